@@ -1,0 +1,19 @@
+#pragma once
+
+// Choice of a backend at run time.
+
+#include <memory>
+
+#include "kernels/ops.hpp"
+#include "kernels/thread_pool.hpp"
+
+namespace troupe::kernels {
+
+/// The specification: plain loops in one thread.
+std::unique_ptr<Ops> make_scalar_ops();
+
+/// The fastest CPU version for this machine; same bits as the scalar one.
+/// @param pool outlives the result; nullptr: everything in the calling thread.
+std::unique_ptr<Ops> make_cpu_ops(ThreadPool* pool);
+
+}  // namespace troupe::kernels

@@ -1,0 +1,103 @@
+#pragma once
+
+// The tensors of a checkpoint, mapped, checked against the config and ready for the kernels.
+// A router loads RouterWeights; an expert shard loads single experts and maps nothing else.
+
+#include <cstddef>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/ids.hpp"
+#include "base/result.hpp"
+#include "base/tensor_view.hpp"
+#include "model/config.hpp"
+
+namespace troupe::model {
+
+/// A gated FFN. gate and up [inner, hidden], down [hidden, inner].
+struct FfnWeights {
+  WeightView gate;
+  WeightView up;
+  WeightView down;
+};
+
+/// MLA of one layer. Dims: D hidden, H heads, dn/dr/dv nope/rope/v, kl/ql LoRA ranks.
+struct AttentionWeights {
+  std::vector<float> input_norm;  ///< [D]
+  WeightView q;                   ///< [H*(dn+dr), D]; only without q_lora_rank
+  WeightView q_a;                 ///< [ql, D]
+  std::vector<float> q_a_bias;    ///< [ql] or empty
+  std::vector<float> q_a_norm;    ///< [ql]
+  WeightView q_b;                 ///< [H*(dn+dr), ql]
+  WeightView kv_a;                ///< [kl+dr, D]: latent rows, then rope rows
+  std::vector<float> kv_a_bias;   ///< [kl+dr] or empty
+  std::vector<float> kv_a_norm;   ///< [kl]
+  std::vector<float> kv_b;        ///< [H, dn+dv, kl] in float32: K rows, then V rows
+  std::vector<float> w_uk_t;      ///< [H, kl, dn]: K rows of kv_b transposed, for the absorbed form
+  WeightView o;                   ///< [D, H*dv]
+  std::vector<float> o_bias;      ///< [D] or empty
+  std::vector<float> post_norm;   ///< [D], before the FFN
+};
+
+/// One decoder layer as the router holds it: everything but the routed experts.
+struct LayerWeights {
+  AttentionWeights attention;
+  FfnWeights dense;              ///< dense layers only
+  std::vector<float> gate;       ///< [E, D] float32, MoE layers only
+  std::vector<float> gate_bias;  ///< [E], noaux_tc only
+  FfnWeights shared;             ///< inner = num_shared * moe_intermediate_size; may be empty
+};
+
+/// eps of q_a_layernorm and kv_a_layernorm, whatever rms_norm_eps says (models.md section 1.3).
+inline constexpr float kLoraNormEps = 1e-6F;
+
+struct RouterWeights {
+  WeightView embedding;           ///< [V, D]
+  std::vector<float> final_norm;  ///< [D]
+  WeightView head;                ///< [V, D]
+  std::vector<LayerWeights> layers;
+  std::shared_ptr<const void> storage;  ///< keeps the mappings alive
+};
+
+/// A routed expert with what keeps its memory alive.
+struct ExpertWeights {
+  FfnWeights ffn;
+  std::shared_ptr<const void> storage;
+};
+
+/// An opened checkpoint directory: config and the index of all tensors; nothing is read yet but the
+/// headers. Cheap to copy (shared and immutable).
+class Checkpoint {
+ public:
+  /// @errors kNotFound, kInvalidArgument, kCorrupt, kUnsupported; messages name file and tensor.
+  static Result<Checkpoint> open(const std::string& directory);
+
+  [[nodiscard]] const ModelConfig& config() const;
+  [[nodiscard]] const std::string& directory() const;
+
+  /// Maps and checks all but the routed experts.
+  [[nodiscard]] Result<std::shared_ptr<const RouterWeights>> load_router() const;
+
+  /// Maps and checks one routed expert and no other bytes (per-expert or fused tensors).
+  [[nodiscard]] Result<ExpertWeights> load_expert(LayerIdx layer, ExpertIdx expert) const;
+
+  /// A digest over config and tensor headers: nodes that disagree on it must not share work.
+  [[nodiscard]] uint64_t digest() const;
+
+  struct Summary {
+    uint64_t total_parameters = 0;
+    uint64_t active_parameters = 0;  ///< per token, head included, embedding excluded
+    std::vector<std::pair<DType, uint64_t>> bytes_by_dtype;
+    uint64_t num_tensors = 0;
+    uint64_t ignored_tensors = 0;  ///< MTP layers and inv_freq buffers
+  };
+  [[nodiscard]] Summary summary() const;
+
+ private:
+  struct State;
+  explicit Checkpoint(std::shared_ptr<const State> state);
+  std::shared_ptr<const State> state_;
+};
+
+}  // namespace troupe::model
