@@ -1,0 +1,74 @@
+#pragma once
+
+// The seam between policy and wires. A Port is one process's presence on a transport; a Link leads
+// to one peer. Implementations: ucx_link (between processes), loopback_link (within one),
+// fault_link (a decorator that drops, delays, duplicates, reorders, corrupts and cuts).
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "base/ids.hpp"
+#include "base/result.hpp"
+#include "transport/frame.hpp"
+
+namespace troupe::transport {
+
+/// What is known of a link, for `troupe status` and metrics. Byte counts are of whole frames.
+struct LinkStats {
+  NodeId peer;
+  std::string transport;  ///< "ucx:shm", "ucx:tcp", "loopback"
+  uint64_t frames_sent = 0;
+  uint64_t frames_received = 0;
+  uint64_t bytes_sent = 0;
+  uint64_t bytes_received = 0;
+  uint64_t frames_rejected = 0;  ///< received and dropped as corrupt or foreign
+};
+
+/// Runs on the driver's thread for each accepted frame: must only hand it on, never block or compute.
+using FrameHandler = std::function<void(Frame frame)>;
+/// Runs on the driver's thread, once, when the transport itself sees that a peer is gone.
+using LinkDownHandler = std::function<void(NodeId peer, Error reason)>;
+
+/// A way to one peer. Thread-safe.
+class Link {
+ public:
+  virtual ~Link() = default;
+
+  /// Queues a frame and returns at once; completion means "left this process", not "delivered".
+  /// The link holds the payload until then and does not copy it.
+  /// @errors kUnavailable after close or peer loss; kResourceExhausted when more than the port's
+  ///         bound of bytes is queued to this peer (the credit scheme above keeps below it).
+  virtual Result<void> send(Frame frame) = 0;
+
+  /// Drops what is queued and forgets the peer; later sends fail. Never blocks.
+  virtual void close() = 0;
+
+  [[nodiscard]] virtual LinkStats stats() const = 0;
+};
+
+/// One process's end of a transport. Thread-safe. Destroying it closes all links and ends within a
+/// bounded time even if peers are dead or stopped.
+class Port {
+ public:
+  virtual ~Port() = default;
+
+  /// What a peer needs to connect(): opaque printable text, exchanged over the control plane.
+  [[nodiscard]] virtual std::string address() const = 0;
+
+  /// Opens a link to a peer at its address(). Does not wait for the peer.
+  /// @errors kInvalidArgument for an address that is not of this transport or was damaged.
+  virtual Result<std::shared_ptr<Link>> connect(NodeId peer, const std::string& address) = 0;
+};
+
+struct PortOptions {
+  NodeId self;
+  uint64_t cluster = 0;  ///< frames of another cluster are rejected
+  size_t max_queued_bytes = kMaxFrameBytes * 2;  ///< per link
+  FrameHandler on_frame;
+  LinkDownHandler on_link_down;
+};
+
+}  // namespace troupe::transport

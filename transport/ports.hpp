@@ -1,0 +1,76 @@
+#pragma once
+
+// The ports there are, by name.
+
+#include <memory>
+#include <string>
+
+#include "transport/link.hpp"
+
+namespace troupe::transport {
+
+/// Which wires UCX may use to a peer. Shared memory needs one host and UCX's error mode NONE: the
+/// loss of a peer is then told by the cluster's failure detector, not by UCX. TCP and RDMA use mode
+/// PEER and report it themselves.
+enum class UcxWires : uint8_t {
+  kAuto,  ///< shared memory to peers on this host, network to others
+  kShm,
+  kNet,
+};
+
+struct UcxOptions {
+  UcxWires wires = UcxWires::kAuto;
+  /// Spin this long before sleeping; 0 (event-driven) where cores are shared.
+  int64_t spin_ns = 0;
+};
+
+/// A UCX worker with its own driver thread.
+/// @errors kInternal naming the UCX call that failed and its status.
+Result<std::unique_ptr<Port>> open_ucx_port(PortOptions options, UcxOptions ucx);
+
+/// UCX reads part of its settings when its library loads, before main(). Sets what Troupe needs
+/// (no signal handlers, tcp address reuse, no warnings) where the user has not, and tells whether
+/// anything changed: the program must then execute itself again.
+bool prepare_ucx_environment();
+
+/// In-process switchboard for tests and for single-process clusters: ports that find each other by
+/// address. Deterministic: each port's handler runs in the sender's thread or, with `manual`, only
+/// when pump() is called.
+class LoopbackNetwork {
+ public:
+  explicit LoopbackNetwork(bool manual = false);
+  ~LoopbackNetwork();
+  std::unique_ptr<Port> open(PortOptions options);
+  /// Delivers what is queued, in order; returns the number of frames.
+  size_t pump();
+
+ private:
+  struct State;
+  std::shared_ptr<State> state_;
+};
+
+/// What a fault port does to each frame it sends; probabilities in [0, 1], drawn from the seed.
+struct FaultOptions {
+  uint64_t seed = 0;
+  double drop = 0;
+  double duplicate = 0;
+  double reorder = 0;   ///< held back and sent after the next frame
+  double corrupt = 0;   ///< one bit of the encoded frame flips
+  bool cut = false;     ///< nothing passes, silently
+};
+
+/// Wraps a port; frames it sends suffer `faults`. The control object changes them while running.
+class FaultControl {
+ public:
+  explicit FaultControl(FaultOptions options);
+  void set(FaultOptions options);
+  [[nodiscard]] FaultOptions get() const;
+
+ private:
+  struct State;
+  std::shared_ptr<State> state_;
+  friend std::unique_ptr<Port> make_fault_port(std::unique_ptr<Port>, const FaultControl&);
+};
+std::unique_ptr<Port> make_fault_port(std::unique_ptr<Port> inner, const FaultControl& control);
+
+}  // namespace troupe::transport
