@@ -1,0 +1,59 @@
+#pragma once
+
+// The way into the cluster for whoever runs in the head's process: the gateway, and tests in its
+// stead. Hides actors from HTTP and HTTP from actors.
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/ids.hpp"
+#include "cluster/membership.hpp"
+#include "scheduler/request.hpp"
+#include "scheduler/scheduler.hpp"
+#include "transport/link.hpp"
+
+namespace troupe::actors {
+
+/// A node as `troupe status` and /v1/troupe/status show it.
+struct NodeStatus {
+  cluster::MemberView member;
+  uint64_t num_experts_held = 0;
+  std::string experts;  ///< "layers 1-4: 0-5", for people
+  uint64_t kv_blocks_used = 0;
+  uint64_t kv_blocks_total = 0;
+  uint64_t rows_computed = 0;  ///< token rows through this node's experts or router
+  std::vector<transport::LinkStats> links;
+};
+
+struct ClusterStatus {
+  bool serving = false;
+  std::string condition;  ///< why not, or "serving"
+  Epoch epoch;
+  std::vector<NodeStatus> nodes;
+  scheduler::SchedulerCounts counts;
+};
+
+class ClusterClient {
+ public:
+  virtual ~ClusterClient() = default;
+
+  /// Gets each event of one request, in order. Called from one thread at a time, which must not be
+  /// blocked: hand the event on. No call comes after Refused, Finished, Failed or cancel().
+  using EventHandler = std::function<void(scheduler::ClientEvent)>;
+
+  /// Submits a request; its id is fresh. Never blocks. The first event is Refused or Admitted.
+  virtual RequestId submit(scheduler::RequestSpec spec, EventHandler on_event) = 0;
+
+  /// The client is gone. Harmless after the end.
+  virtual void cancel(RequestId request) = 0;
+
+  /// Ready to serve? Cheap; for /health.
+  [[nodiscard]] virtual bool serving() const = 0;
+  /// Calls back with the cluster's state, or with what is known after a bounded wait (2 s).
+  virtual void status(std::function<void(ClusterStatus)> on_status) = 0;
+};
+
+}  // namespace troupe::actors

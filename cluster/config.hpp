@@ -1,0 +1,73 @@
+#pragma once
+
+// The YAML configuration of a cluster, typed and checked. Unknown keys and wrong values are errors
+// that name the line; `troupe config show` prints every value with its origin.
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/result.hpp"
+#include "base/time.hpp"
+#include "cluster/membership.hpp"
+
+namespace troupe::cluster {
+
+/// node: experts of layers in [first_layer, last_layer] and numbers in [first_expert, last_expert].
+struct PinConfig {
+  std::string node;
+  uint32_t first_layer = 0, last_layer = UINT32_MAX;
+  uint32_t first_expert = 0, last_expert = UINT32_MAX;
+};
+
+struct NodeConfig {
+  std::string name;
+  Role role = Role::kExperts;
+  uint32_t threads = 1;  ///< compute threads
+};
+
+enum class Wires : uint8_t { kAuto, kShm, kNet };
+
+struct ClusterConfig {
+  std::string name = "troupe";
+  std::string model;         ///< checkpoint directory; relative to the configuration file
+  std::string served_name;   ///< in /v1/models; default: last component of `model`
+  // head
+  std::string control_host = "127.0.0.1";
+  uint16_t control_port = 7600;
+  std::string http_host = "127.0.0.1";
+  uint16_t http_port = 8000;
+  std::vector<NodeConfig> nodes;  ///< >= 1 router and >= 1 experts; the head is not listed
+  std::vector<PinConfig> pins;
+  // limits
+  uint32_t max_queued = 64;
+  uint32_t max_running = 16;
+  uint32_t max_step_tokens = 256;
+  uint32_t max_context = 0;       ///< 0: the model's max_position_embeddings
+  uint32_t kv_blocks = 1024;
+  uint32_t kv_block_tokens = 16;
+  Duration request_timeout = seconds(300);
+  uint32_t max_body_bytes = 8u << 20;
+  uint32_t max_connections = 1024;
+  // failure detection on the control plane
+  Duration heartbeat_interval = milliseconds(200);
+  Duration heartbeat_timeout = milliseconds(1000);
+  Duration assemble_timeout = seconds(30);
+  uint32_t restart_budget = 3;    ///< restarts of one local node within a minute by `troupe up`
+  Wires wires = Wires::kAuto;
+};
+
+/// @param origin the file's name, for messages ("cluster.yaml:12: unknown key 'prot'; did you mean
+///        'port'?").
+/// @errors kInvalidArgument
+Result<ClusterConfig> parse_cluster_config(std::string_view yaml, const std::string& origin);
+/// Reads a file. Relative `model` is resolved against the file's directory.
+/// @errors kNotFound, kInvalidArgument
+Result<ClusterConfig> load_cluster_config(const std::string& path);
+
+/// Every key with its value and "default" or "file:line", as YAML with comments.
+std::string describe(const ClusterConfig& config, std::string_view yaml, const std::string& origin);
+
+}  // namespace troupe::cluster

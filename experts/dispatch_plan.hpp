@@ -1,0 +1,64 @@
+#pragma once
+
+// From the gate's choices to what is sent where, and from what came back to the rows in slot order.
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/ids.hpp"
+#include "experts/placement.hpp"
+
+namespace troupe::experts {
+
+/// One row's work for one expert within a shard's frame.
+struct PlannedAssignment {
+  uint32_t row = 0;  ///< index into ShardDispatch::rows
+  ExpertIdx expert = 0;
+};
+
+/// What goes to one shard: each token row once, however many of its experts are there.
+struct ShardDispatch {
+  NodeId shard;
+  std::vector<uint32_t> rows;  ///< row numbers of the step, ascending
+  std::vector<PlannedAssignment> assignments;  ///< by (row, slot) ascending
+  uint32_t first_result = 0;   ///< where this shard's results start in the gathered expert rows
+};
+
+struct DispatchPlan {
+  LayerIdx layer = 0;
+  std::vector<ShardDispatch> shards;   ///< by node id ascending
+  std::vector<uint32_t> slot_row;      ///< [rows * topk] index into the gathered expert rows
+  uint32_t num_results = 0;            ///< rows * topk
+};
+
+/// @param topk_idx [num_rows, topk], each < placement.num_experts
+DispatchPlan plan_dispatch(LayerIdx layer, std::span<const ExpertIdx> topk_idx, uint32_t num_rows,
+                           uint32_t topk, const Placement& placement);
+
+/// Which shards of one dispatch have answered. A duplicate or stale answer changes nothing.
+class Gather {
+ public:
+  Gather() = default;
+  explicit Gather(const DispatchPlan& plan);
+
+  enum class Verdict : uint8_t { kTake, kDuplicate, kUnknownShard, kWrongSize };
+  /// An answer of `num_rows` rows came from `shard`; on kTake its rows belong at
+  /// ShardDispatch::first_result.
+  Verdict answered(NodeId shard, uint32_t num_rows);
+  [[nodiscard]] bool complete() const { return missing_ == 0; }
+  [[nodiscard]] std::vector<NodeId> awaited() const;
+
+ private:
+  struct Part {
+    NodeId shard;
+    uint32_t num_rows = 0;
+    bool here = false;
+  };
+  std::vector<Part> parts_;
+  uint32_t missing_ = 0;
+};
+
+}  // namespace troupe::experts

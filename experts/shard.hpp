@@ -1,0 +1,77 @@
+#pragma once
+
+// An expert shard's queue: dispatches from any router wait here, and micro-batches are formed from
+// those of one layer. Knows rows and experts, nothing of requests. Pure.
+
+#include <cstdint>
+#include <deque>
+#include <optional>
+#include <set>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "base/ids.hpp"
+#include "experts/placement.hpp"
+
+namespace troupe::experts {
+
+/// Names one dispatch; a resend has the same key but for the attempt.
+struct DispatchKey {
+  NodeId router;
+  StepId step;
+  LayerIdx layer = 0;
+  uint32_t attempt = 0;
+  friend auto operator<=>(const DispatchKey&, const DispatchKey&) = default;
+};
+
+struct ShardOptions {
+  uint32_t max_queued_rows = 65536;  ///< token rows waiting; above it a dispatch is refused
+  uint32_t max_batch_rows = 8192;
+};
+
+// --- events -----------------------------------------------------------------------------------
+/// The shard holds these experts now, for this epoch.
+struct ExpertsLoaded {
+  Epoch epoch;
+  std::vector<ExpertKey> held;
+};
+struct RowsArrived {
+  Epoch epoch;
+  DispatchKey key;
+  uint32_t num_rows = 0;
+  std::vector<ExpertIdx> experts;  ///< distinct or not; each must be held
+};
+struct BatchComputed {};
+/// A router is gone: what it still waits for is dropped.
+struct RouterGone {
+  NodeId router;
+};
+using ShardEvent = std::variant<ExpertsLoaded, RowsArrived, BatchComputed, RouterGone>;
+
+// --- effects ----------------------------------------------------------------------------------
+enum class RejectReason : uint8_t { kStaleEpoch, kNotHeld, kQueueFull, kDuplicate };
+struct RejectRows {
+  DispatchKey key;
+  RejectReason reason = RejectReason::kStaleEpoch;
+};
+/// Compute these dispatches together and answer each; BatchComputed follows.
+struct RunBatch {
+  LayerIdx layer = 0;
+  std::vector<DispatchKey> dispatches;
+};
+using ShardEffect = std::variant<RejectRows, RunBatch>;
+
+class Shard {
+ public:
+  explicit Shard(ShardOptions options);
+  [[nodiscard]] std::vector<ShardEffect> handle(const ShardEvent& event);
+  [[nodiscard]] uint32_t queued_rows() const;
+  [[nodiscard]] std::string check() const;
+
+ private:
+  ShardOptions options_;
+  // (the core's author adds state here)
+};
+
+}  // namespace troupe::experts

@@ -1,0 +1,84 @@
+#pragma once
+
+// A router's batcher: forms each step from running requests, chunked prefill and decode mixed under
+// a token budget (simple continuous batching; decode first, then prefill in arrival order).
+// Pure: the shell brings facts about KV blocks and finished steps as events.
+
+#include <cstdint>
+#include <deque>
+#include <map>
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "base/ids.hpp"
+
+namespace troupe::scheduler {
+
+struct BatcherOptions {
+  uint32_t max_step_tokens = 256;  ///< rows of one step
+  uint32_t max_running = 16;       ///< requests with KV blocks
+};
+
+// --- events -----------------------------------------------------------------------------------
+/// A request to run: `num_known` tokens (prompt and already emitted) wait for prefill;
+/// `max_context` is the most tokens it may ever hold.
+struct Arrived {
+  RequestId request;
+  uint32_t num_known = 0;
+  uint32_t max_context = 0;
+};
+/// The KV holder's answer to ReserveBlocks.
+struct BlocksReserved {
+  RequestId request;
+};
+struct BlocksRefused {  ///< asked again when a request leaves
+  RequestId request;
+};
+/// The step ran: every entry with wants_token got one token appended.
+struct StepDone {
+  StepId step;
+};
+/// Finished, cancelled or failed: frees its place; it appears in no later step.
+struct Left {
+  RequestId request;
+};
+using BatcherEvent = std::variant<Arrived, BlocksReserved, BlocksRefused, StepDone, Left>;
+
+// --- effects ----------------------------------------------------------------------------------
+struct ReserveBlocks {
+  RequestId request;
+  uint32_t num_tokens = 0;  ///< max_context: nothing is preempted at this stage
+};
+/// One request's part in a step: positions first .. first + count - 1 go through the model.
+struct StepEntry {
+  RequestId request;
+  uint32_t first_position = 0;
+  uint32_t count = 0;
+  bool wants_token = false;  ///< the last of its rows is the last known token: sample after it
+  friend bool operator==(const StepEntry&, const StepEntry&) = default;
+};
+struct RunStep {
+  StepId step;
+  std::vector<StepEntry> entries;
+};
+using BatcherEffect = std::variant<ReserveBlocks, RunStep>;
+
+class Batcher {
+ public:
+  explicit Batcher(BatcherOptions options);
+
+  /// At most one step is out at a time; RunStep comes whenever none is and there is work.
+  [[nodiscard]] std::vector<BatcherEffect> handle(const BatcherEvent& event);
+
+  [[nodiscard]] size_t num_waiting() const;
+  [[nodiscard]] size_t num_running() const;
+  [[nodiscard]] std::string check() const;
+
+ private:
+  BatcherOptions options_;
+  // (the core's author adds state here)
+};
+
+}  // namespace troupe::scheduler
