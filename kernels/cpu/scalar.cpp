@@ -1,0 +1,22 @@
+#include "kernels/cpu/scalar.hpp"
+
+namespace troupe::kernels {
+
+const KernelSet& scalar_kernels() {
+  static constexpr KernelSet kSet = {
+      .target = "scalar",
+      .embed = scalar::embed,
+      .gemm = scalar::gemm,
+      .rms_norm = scalar::rms_norm,
+      .rope = scalar::rope,
+      .silu_mul = scalar::silu_mul,
+      .add = scalar::add,
+      .topk_gate = scalar::topk_gate,
+      .mla_absorbed = scalar::mla_absorbed,
+      .mla_expanded = scalar::mla_expanded,
+      .combine = scalar::combine,
+  };
+  return kSet;
+}
+
+}  // namespace troupe::kernels

@@ -1,0 +1,196 @@
+#include <algorithm>
+#include <memory>
+#include <vector>
+
+#include "kernels/backend.hpp"
+#include "kernels/kernel_set.hpp"
+#include "kernels/shape_checks.hpp"
+#include "kernels/thread_pool.hpp"
+
+namespace troupe::kernels {
+namespace {
+
+// Sizes of parts. They decide speed only: every output element is computed by one call whose
+// arithmetic does not depend on the part it is in.
+/// Multiply-adds in a part of a product: some 10 us, many times the cost of handing a part out.
+constexpr size_t kMultiplyAddsPerPart = 1U << 18U;
+/// A part of a product is a multiple of this many outputs: whole register tiles of every version.
+constexpr size_t kOutputsGranule = 24;
+/// Elements in a part of an operation on rows.
+constexpr size_t kElementsPerPart = 1U << 15U;
+/// Heads that read a KV row together, so that it is fetched from memory once for all of them.
+constexpr size_t kHeadsTogether = 4;
+
+constexpr size_t divide_up(size_t a, size_t b) { return (a + b - 1) / b; }
+
+class CpuOps final : public Ops {
+ public:
+  CpuOps(const KernelSet& kernels, ThreadPool* pool) : kernels_(kernels), pool_(pool) {}
+
+  const char* arithmetic_class() const override { return "cpu-f32"; }
+  const char* target() const override { return kernels_.target; }
+
+  void embed(const EmbedParams& p) override {
+    check_shapes(p);
+    over_rows(p.out.rows, p.out.cols, [&](Range rows) { kernels_.embed(p, rows); });
+  }
+
+  void gemm(const GemmParams& p) override { gemm_many({&p, 1}); }
+
+  void gemm_many(std::span<const GemmParams> products) override {
+    std::vector<Part> parts;
+    for (size_t i = 0; i < products.size(); ++i) {
+      check_shapes(products[i]);
+      add_parts(i, products[i].w.out, products[i].x.rows * products[i].w.in, parts);
+    }
+    run(parts.size(), [&](size_t i) { kernels_.gemm(products[parts[i].item], parts[i].outputs); });
+  }
+
+  void rms_norm(const RmsNormParams& p) override {
+    check_shapes(p);
+    over_rows(p.x.rows, p.x.cols, [&](Range rows) { kernels_.rms_norm(p, rows); });
+  }
+
+  void rope(const RopeParams& p) override {
+    check_shapes(p);
+    over_rows(p.x.rows, p.num_heads * p.dim, [&](Range rows) { kernels_.rope(p, rows); });
+  }
+
+  void silu_mul(const SiluMulParams& p) override {
+    check_shapes(p);
+    over_rows(p.gate.rows, p.gate.cols, [&](Range rows) { kernels_.silu_mul(p, rows); });
+  }
+
+  void add(const AddParams& p) override {
+    check_shapes(p);
+    over_rows(p.x.rows, p.x.cols, [&](Range rows) { kernels_.add(p, rows); });
+  }
+
+  void topk_gate(const TopkGateParams& p) override {
+    check_shapes(p);
+    over_rows(p.logits.rows, p.logits.cols * (1 + p.topk),
+              [&](Range rows) { kernels_.topk_gate(p, rows); });
+  }
+
+  void mla_absorbed(const MlaAbsorbedParams& p) override {
+    check_shapes(p);
+    // One row and some of its heads per part: rows see different numbers of positions.
+    const size_t groups = divide_up(p.num_heads, kHeadsTogether);
+    run(p.q_latent.rows * groups, [&](size_t i) {
+      const size_t row = i / groups;
+      const size_t head = i % groups * kHeadsTogether;
+      kernels_.mla_absorbed(p, {row, row + 1},
+                            {head, std::min(head + kHeadsTogether, p.num_heads)});
+    });
+  }
+
+  void mla_expanded(const MlaExpandedParams& p) override {
+    check_shapes(p);
+    // One head and all rows over the same blocks per part: they share its expanded keys and values.
+    std::vector<Range> runs;
+    for (size_t r = 0; r < p.rows.size(); ++r) {
+      if (r > 0 && p.rows[r].blocks.data() == p.rows[r - 1].blocks.data()) {
+        runs.back().last = r + 1;
+      } else {
+        runs.push_back({r, r + 1});
+      }
+    }
+    run(runs.size() * p.num_heads, [&](size_t i) {
+      const size_t head = i % p.num_heads;
+      kernels_.mla_expanded(p, runs[i / p.num_heads], {head, head + 1});
+    });
+  }
+
+  void grouped_ffn(std::span<const FfnParams> experts) override {
+    size_t inner_elements = 0;
+    for (const FfnParams& p : experts) {
+      check_shapes(p);
+      inner_elements += p.x.rows * p.gate.out;
+    }
+    const auto gate_buffer = std::make_unique_for_overwrite<float[]>(inner_elements);
+    const auto up_buffer = std::make_unique_for_overwrite<float[]>(inner_elements);
+
+    std::vector<GemmParams> gate;
+    std::vector<GemmParams> up;
+    std::vector<GemmParams> down;
+    std::vector<Part> parts;
+    size_t at = 0;
+    for (const FfnParams& p : experts) {
+      const Rows gate_out(gate_buffer.get() + at, p.x.rows, p.gate.out);
+      const Rows up_out(up_buffer.get() + at, p.x.rows, p.gate.out);
+      at += p.x.rows * p.gate.out;
+      add_parts(gate.size(), p.gate.out, 2 * p.x.rows * p.gate.in, parts);
+      gate.push_back({.x = p.x, .w = p.gate, .y = gate_out});
+      up.push_back({.x = p.x, .w = p.up, .y = up_out});
+      down.push_back({.x = gate_out, .w = p.down, .y = p.y});
+    }
+    run(parts.size(), [&](size_t i) {
+      const GemmParams& g = gate[parts[i].item];
+      const GemmParams& u = up[parts[i].item];
+      const Range outputs = parts[i].outputs;
+      kernels_.gemm(g, outputs);
+      kernels_.gemm(u, outputs);
+      const Rows g_part(g.y.data + outputs.first, g.y.rows, outputs.size(), g.y.stride);
+      const Rows u_part(u.y.data + outputs.first, u.y.rows, outputs.size(), u.y.stride);
+      kernels_.silu_mul({.gate = g_part, .up = u_part, .out = g_part}, {0, g.y.rows});
+    });
+    gemm_many(down);
+  }
+
+  void combine(const CombineParams& p) override {
+    check_shapes(p);
+    over_rows(p.residual.rows, p.residual.cols * (1 + p.topk),
+              [&](Range rows) { kernels_.combine(p, rows); });
+  }
+
+ private:
+  /// Outputs of one product of several.
+  struct Part {
+    size_t item = 0;
+    Range outputs;
+  };
+
+  /// Cuts the outputs of product `item` into parts; nothing where there is nothing to compute.
+  static void add_parts(size_t item, size_t outputs, size_t multiply_adds_per_output,
+                        std::vector<Part>& parts) {
+    if (multiply_adds_per_output == 0) return;
+    const size_t wanted = divide_up(kMultiplyAddsPerPart, multiply_adds_per_output);
+    const size_t step = divide_up(wanted, kOutputsGranule) * kOutputsGranule;
+    for (size_t first = 0; first < outputs; first += step) {
+      parts.push_back({item, {first, std::min(first + step, outputs)}});
+    }
+  }
+
+  template <class F>
+  void over_rows(size_t rows, size_t elements_per_row, const F& part) {
+    const size_t step =
+        std::max<size_t>(1, kElementsPerPart / std::max<size_t>(1, elements_per_row));
+    run(divide_up(rows, step), [&](size_t i) {
+      part(Range{i * step, std::min((i + 1) * step, rows)});
+    });
+  }
+
+  template <class F>
+  void run(size_t num_parts, const F& part) {
+    if (pool_ == nullptr || num_parts == 1) {
+      for (size_t i = 0; i < num_parts; ++i) part(i);
+    } else {
+      pool_->parallel_for(num_parts, part);
+    }
+  }
+
+  const KernelSet& kernels_;
+  ThreadPool* pool_;
+};
+
+}  // namespace
+
+std::unique_ptr<Ops> make_scalar_ops() {
+  return std::make_unique<CpuOps>(scalar_kernels(), nullptr);
+}
+
+std::unique_ptr<Ops> make_cpu_ops(ThreadPool* pool) {
+  return std::make_unique<CpuOps>(simd_kernels(), pool);
+}
+
+}  // namespace troupe::kernels

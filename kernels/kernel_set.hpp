@@ -1,0 +1,40 @@
+#pragma once
+
+// What a CPU version has to provide: one function per operation that computes a part of it in the
+// calling thread. CpuOps checks shapes, cuts operations into parts and spreads them over threads.
+
+#include <cstddef>
+
+#include "kernels/ops.hpp"
+
+namespace troupe::kernels {
+
+/// The half-open range of rows, outputs or heads that one call computes.
+struct Range {
+  size_t first = 0;
+  size_t last = 0;
+  [[nodiscard]] size_t size() const { return last - first; }
+};
+
+struct KernelSet {
+  const char* target;
+  void (*embed)(const EmbedParams&, Range rows);
+  void (*gemm)(const GemmParams&, Range outputs);
+  void (*rms_norm)(const RmsNormParams&, Range rows);
+  void (*rope)(const RopeParams&, Range rows);
+  void (*silu_mul)(const SiluMulParams&, Range rows);
+  void (*add)(const AddParams&, Range rows);
+  void (*topk_gate)(const TopkGateParams&, Range rows);
+  void (*mla_absorbed)(const MlaAbsorbedParams&, Range rows, Range heads);
+  void (*mla_expanded)(const MlaExpandedParams&, Range rows, Range heads);
+  void (*combine)(const CombineParams&, Range rows);
+};
+
+/// The specification, kernels/cpu/.
+const KernelSet& scalar_kernels();
+
+/// The best version in kernels/simd/ that this CPU runs; the specification where the CPU has no
+/// fused multiply-add, since an emulated one is slower than a plain loop over std::fma.
+const KernelSet& simd_kernels();
+
+}  // namespace troupe::kernels
