@@ -55,9 +55,9 @@ def _attention(prefix, config, generator, latent_gain):
     weights["o_proj.weight"] = _linear(hidden, heads * config["v_head_dim"], generator)
     if config["attention_bias"]:
         if q_rank is not None:
-            weights["q_a_proj.bias"] = _normal(q_rank, 0.3, generator)
-        weights["kv_a_proj_with_mqa.bias"] = _normal(latent_and_rope, 0.3, generator)
-        weights["o_proj.bias"] = _normal(hidden, 0.3, generator)
+            weights["q_a_proj.bias"] = _normal(q_rank, 0.1, generator)
+        weights["kv_a_proj_with_mqa.bias"] = _normal(latent_and_rope, 0.1, generator)
+        weights["o_proj.bias"] = _normal(hidden, 0.1, generator)
     return {f"{prefix}.{name}": value for name, value in weights.items()}
 
 

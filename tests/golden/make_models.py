@@ -70,7 +70,7 @@ def v2(dtype_key, dtype, **keys):
         "kv_lora_rank": 32,
         "max_position_embeddings": 2560,
         "model_type": "deepseek_v2",
-        "moe_intermediate_size": 40,
+        "moe_intermediate_size": 28,
         "moe_layer_freq": 1,
         "n_group": 1,
         "n_routed_experts": 8,
@@ -130,7 +130,7 @@ MODELS = {
     "v2-groups": (
         v2(
             NEW,
-            "float32",
+            "bfloat16",
             n_group=4,
             n_routed_experts=16,
             num_experts_per_tok=4,
@@ -140,7 +140,7 @@ MODELS = {
             topk_method="group_limited_greedy",
             **new_yarn(),
         ),
-        dict(dtype="F32"),
+        dict(dtype="BF16"),
     ),
     "v2-no-yarn-odd": (
         v2(
@@ -177,6 +177,7 @@ MODELS = {
             OLD,
             "bfloat16",
             attention_bias=True,
+            max_position_embeddings=1024,
             q_lora_rank=40,
             v_head_dim=24,
             **old_yarn(factor=16, mscale=1.0, mscale_all_dim=0.707),
@@ -195,6 +196,7 @@ MODELS = {
         v3(
             OLD,
             "bfloat16",
+            max_position_embeddings=2048,
             n_group=1,
             n_routed_experts=12,
             rms_norm_eps=1e-05,
@@ -240,6 +242,7 @@ MODELS = {
             hidden_size=70,
             intermediate_size=101,
             kv_lora_rank=37,
+            max_position_embeddings=512,
             moe_intermediate_size=33,
             n_group=3,
             n_routed_experts=9,

@@ -100,7 +100,7 @@ class Reference:
             if margin > 2 * ROUTER_MARGIN:
                 tokens.append(token)
             else:
-                cache.crop(len(tokens))
+                cache.crop(-1)
         return logits
 
     def prompt(self, length, rng):
@@ -128,7 +128,7 @@ class Reference:
                 self._check_greedy(tokens, out)
                 return tokens, out
             tokens = tokens[: max(0, length - 4)]
-            cache.crop(len(tokens))
+            cache.crop(len(tokens) - cache.get_seq_length())
 
     def _check_greedy(self, prompt, continuation):
         """The continuation found with the cache is that of one pass without it."""
