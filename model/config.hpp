@@ -33,6 +33,13 @@ struct RopeConfig {
   std::optional<double> attention_factor;
 };
 
+/// YaRN's ramp over the pairs of the rotary dimension: pairs up to `low` keep their frequency,
+/// pairs from `high` on are slowed by the factor, those between are blended.
+struct RopeRamp {
+  double low = 0;
+  double high = 0;
+};
+
 struct ModelConfig {
   Architecture architecture = Architecture::kDeepseekV3;
   uint32_t vocab_size = 0;
@@ -75,6 +82,8 @@ struct ModelConfig {
   [[nodiscard]] float softmax_scale() const;
   /// [qk_rope_head_dim / 2] frequencies, YaRN's ramp applied.
   [[nodiscard]] std::vector<float> inv_freq() const;
+  /// REQUIRES: rope.yarn.
+  [[nodiscard]] RopeRamp rope_ramp() const;
   /// Factor on cos and sin: 1 for every released DeepSeek model.
   [[nodiscard]] float rope_magnitude() const;
 };

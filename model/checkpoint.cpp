@@ -1,0 +1,179 @@
+#include <xxhash.h>
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <utility>
+
+#include "model/json.hpp"
+#include "model/mapped_file.hpp"
+#include "model/tensor_store.hpp"
+#include "model/tensor_visitors.hpp"
+#include "model/weights.hpp"
+
+namespace troupe::model {
+
+struct Checkpoint::State {
+  std::string directory;
+  ModelConfig config;
+  TensorStore store;
+  std::vector<ExpertLayout> expert_layouts;  ///< by layer
+  uint64_t digest = 0;
+  Summary summary;
+};
+
+namespace {
+
+constexpr uint64_t kMaxConfigBytes = 1 << 20;
+
+/// Tensors that real checkpoints carry and the main model does not use.
+bool is_ignored(std::string_view name, const ModelConfig& config) {
+  constexpr std::string_view kLayers = "model.layers.";
+  if (name.ends_with(".rotary_emb.inv_freq")) {
+    return true;
+  }
+  if (name == "lm_head.weight") {
+    return config.tie_word_embeddings;
+  }
+  if (!name.starts_with(kLayers)) {
+    return false;
+  }
+  name.remove_prefix(kLayers.size());
+  uint32_t layer = 0;
+  const auto [end, error] = std::from_chars(name.data(), name.data() + name.size(), layer);
+  // Layers beyond the last are those of multi-token prediction.
+  return error == std::errc() && end != name.data() + name.size() && *end == '.' &&
+         layer >= config.num_layers;
+}
+
+/// Parameters and bytes of the tensors that the model uses.
+Checkpoint::Summary summarise(const ModelConfig& config, const TensorStore& store,
+                              const std::vector<bool>& expected) {
+  Checkpoint::Summary summary;
+  summary.num_tensors = store.tensors().size() + store.num_unlisted();
+  summary.ignored_tensors = store.num_unlisted();
+  std::array<uint64_t, 4> bytes{};
+  for (size_t i = 0; i < expected.size(); ++i) {
+    const TensorHeader& header = store.tensors()[i].header;
+    if (!expected[i]) {
+      ++summary.ignored_tensors;
+      continue;
+    }
+    bytes[static_cast<size_t>(*header.dtype)] += header.end - header.begin;
+    if (!header.name.ends_with("_scale_inv")) {
+      summary.total_parameters += header.num_elements();
+    }
+  }
+  for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16, DType::kF8E4M3}) {
+    if (bytes[static_cast<size_t>(dtype)] > 0) {
+      summary.bytes_by_dtype.emplace_back(dtype, bytes[static_cast<size_t>(dtype)]);
+    }
+  }
+  uint64_t moe_layers = 0;
+  for (LayerIdx layer = 0; layer < config.num_layers; ++layer) {
+    moe_layers += config.is_moe_layer(layer) ? 1 : 0;
+  }
+  const uint64_t expert = uint64_t{3} * config.moe_intermediate_size * config.hidden_size;
+  const uint64_t idle = config.num_routed_experts - config.num_experts_per_tok;
+  const uint64_t embedding =
+      config.tie_word_embeddings ? 0 : uint64_t{config.vocab_size} * config.hidden_size;
+  summary.active_parameters = summary.total_parameters - embedding - moe_layers * idle * expert;
+  return summary;
+}
+
+/// [H, dn+dv, kl] -> [H, kl, dn]: the K rows of each head, transposed.
+std::vector<float> transpose_keys(const ModelConfig& config, const std::vector<float>& kv_b) {
+  const size_t latent = config.kv_lora_rank;
+  const size_t nope = config.qk_nope_head_dim;
+  const size_t rows = nope + config.v_head_dim;
+  std::vector<float> out(size_t{config.num_heads} * latent * nope);
+  for (size_t head = 0; head < config.num_heads; ++head) {
+    const float* keys = kv_b.data() + head * rows * latent;
+    float* transposed = out.data() + head * latent * nope;
+    for (size_t row = 0; row < nope; ++row) {
+      for (size_t column = 0; column < latent; ++column) {
+        transposed[column * nope + row] = keys[row * latent + column];
+      }
+    }
+  }
+  return out;
+}
+
+}  // namespace
+
+Checkpoint::Checkpoint(std::shared_ptr<const State> state) : state_(std::move(state)) {}
+
+Result<Checkpoint> Checkpoint::open(const std::string& directory) {
+  const std::string text = TRY(read_text_file(directory + "/config.json", kMaxConfigBytes));
+  auto config = parse_config(text);
+  if (!config.ok()) {
+    return std::move(config).error().with_context(directory);
+  }
+  TensorStore store = TRY(TensorStore::open(directory));
+
+  CheckingVisitor checker(*config, store);
+  RouterWeights unused_router;
+  FfnWeights unused_ffn;
+  TRY(visit_router(*config, checker, unused_router));
+  std::vector<ExpertLayout> layouts(config->num_layers, ExpertLayout::kPerExpert);
+  for (LayerIdx layer = 0; layer < config->num_layers; ++layer) {
+    if (!config->is_moe_layer(layer)) {
+      continue;
+    }
+    if (store.find(fused_experts_name(layer)) != nullptr) {
+      layouts[layer] = ExpertLayout::kFused;
+    }
+    for (ExpertIdx expert = 0; expert < config->num_routed_experts; ++expert) {
+      TRY(visit_expert(*config, layouts[layer], layer, expert, checker, unused_ffn));
+    }
+  }
+  for (size_t i = 0; i < store.tensors().size(); ++i) {
+    const StoredTensor& tensor = store.tensors()[i];
+    if (!checker.expected()[i] && !is_ignored(tensor.header.name, *config)) {
+      return Error{Code::kUnsupported,
+                   store.name_of(tensor) +
+                       " is not part of the architecture that config.json describes; Troupe does "
+                       "not leave out weights it does not understand"};
+    }
+  }
+  const uint64_t digest = XXH3_64bits_withSeed(text.data(), text.size(), TRY(store.digest()));
+  const Summary summary = summarise(*config, store, checker.expected());
+  return Checkpoint(std::make_shared<const State>(
+      State{directory, std::move(*config), std::move(store), std::move(layouts), digest, summary}));
+}
+
+const ModelConfig& Checkpoint::config() const { return state_->config; }
+
+const std::string& Checkpoint::directory() const { return state_->directory; }
+
+uint64_t Checkpoint::digest() const { return state_->digest; }
+
+Checkpoint::Summary Checkpoint::summary() const { return state_->summary; }
+
+Result<std::shared_ptr<const RouterWeights>> Checkpoint::load_router() const {
+  LoadingVisitor loader(state_->config, state_->store);
+  auto weights = std::make_shared<RouterWeights>();
+  TRY(visit_router(state_->config, loader, *weights));
+  weights->storage = TRY(loader.finish());
+  for (LayerWeights& layer : weights->layers) {
+    layer.attention.w_uk_t = transpose_keys(state_->config, layer.attention.kv_b);
+  }
+  return std::shared_ptr<const RouterWeights>(std::move(weights));
+}
+
+Result<ExpertWeights> Checkpoint::load_expert(LayerIdx layer, ExpertIdx expert) const {
+  const ModelConfig& config = state_->config;
+  if (layer >= config.num_layers || !config.is_moe_layer(layer) ||
+      expert >= config.num_routed_experts) {
+    return Error{Code::kInvalidArgument, "there is no expert " + std::to_string(expert) +
+                                             " in layer " + std::to_string(layer) + " of " +
+                                             state_->directory};
+  }
+  LoadingVisitor loader(config, state_->store);
+  ExpertWeights weights;
+  TRY(visit_expert(config, state_->expert_layouts[layer], layer, expert, loader, weights.ffn));
+  weights.storage = TRY(loader.finish());
+  return weights;
+}
+
+}  // namespace troupe::model
