@@ -22,19 +22,21 @@ struct PlannedAssignment {
 /// What goes to one shard: each token row once, however many of its experts are there.
 struct ShardDispatch {
   NodeId shard;
-  std::vector<uint32_t> rows;  ///< row numbers of the step, ascending
+  std::vector<uint32_t> rows;                  ///< row numbers of the step, ascending
   std::vector<PlannedAssignment> assignments;  ///< by (row, slot) ascending
-  uint32_t first_result = 0;   ///< where this shard's results start in the gathered expert rows
+  uint32_t first_result = 0;  ///< where this shard's results start in the gathered expert rows
 };
 
 struct DispatchPlan {
   LayerIdx layer = 0;
-  std::vector<ShardDispatch> shards;   ///< by node id ascending
-  std::vector<uint32_t> slot_row;      ///< [rows * topk] index into the gathered expert rows
-  uint32_t num_results = 0;            ///< rows * topk
+  std::vector<ShardDispatch> shards;  ///< by node id ascending
+  std::vector<uint32_t> slot_row;     ///< [rows * topk] index into the gathered expert rows
+  uint32_t num_results = 0;           ///< rows * topk
 };
 
+/// Only shards that get work are in the plan; each shard answers its assignments in their order.
 /// @param topk_idx [num_rows, topk], each < placement.num_experts
+/// REQUIRES: an MoE layer of the placement. Cost: O(rows * topk + experts).
 DispatchPlan plan_dispatch(LayerIdx layer, std::span<const ExpertIdx> topk_idx, uint32_t num_rows,
                            uint32_t topk, const Placement& placement);
 
@@ -45,7 +47,7 @@ class Gather {
   explicit Gather(const DispatchPlan& plan);
 
   enum class Verdict : uint8_t { kTake, kDuplicate, kUnknownShard, kWrongSize };
-  /// An answer of `num_rows` rows came from `shard`; on kTake its rows belong at
+  /// An answer of `num_rows` rows, one per assignment, came from `shard`; on kTake they belong at
   /// ShardDispatch::first_result.
   Verdict answered(NodeId shard, uint32_t num_rows);
   [[nodiscard]] bool complete() const { return missing_ == 0; }

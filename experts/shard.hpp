@@ -5,8 +5,8 @@
 
 #include <cstdint>
 #include <deque>
+#include <map>
 #include <optional>
-#include <set>
 #include <string>
 #include <variant>
 #include <vector>
@@ -31,7 +31,8 @@ struct ShardOptions {
 };
 
 // --- events -----------------------------------------------------------------------------------
-/// The shard holds these experts now, for this epoch.
+/// The shard holds these experts now, for this epoch; what waits from an older one is rejected as
+/// stale. An epoch that is not newer changes nothing.
 struct ExpertsLoaded {
   Epoch epoch;
   std::vector<ExpertKey> held;
@@ -50,12 +51,15 @@ struct RouterGone {
 using ShardEvent = std::variant<ExpertsLoaded, RowsArrived, BatchComputed, RouterGone>;
 
 // --- effects ----------------------------------------------------------------------------------
+/// kDuplicate: exactly this key is queued or running and will be answered. A resend under another
+/// attempt is computed again, which is harmless.
 enum class RejectReason : uint8_t { kStaleEpoch, kNotHeld, kQueueFull, kDuplicate };
 struct RejectRows {
   DispatchKey key;
   RejectReason reason = RejectReason::kStaleEpoch;
 };
-/// Compute these dispatches together and answer each; BatchComputed follows.
+/// Compute these dispatches, oldest first, together and answer each; BatchComputed follows. The
+/// layer is that of the oldest dispatch waiting. A single dispatch may exceed max_batch_rows.
 struct RunBatch {
   LayerIdx layer = 0;
   std::vector<DispatchKey> dispatches;
@@ -70,8 +74,23 @@ class Shard {
   [[nodiscard]] std::string check() const;
 
  private:
+  struct Queued {
+    DispatchKey key;
+    uint32_t num_rows = 0;  ///< >= 1: an empty dispatch takes its place, too
+  };
+
+  void loaded(const ExpertsLoaded& event, std::vector<ShardEffect>& effects);
+  void arrived(const RowsArrived& event, std::vector<ShardEffect>& effects);
+  [[nodiscard]] std::optional<RejectReason> reason_to_reject(const RowsArrived& event) const;
+  [[nodiscard]] bool holds(LayerIdx layer, ExpertIdx expert) const;
+  std::optional<RunBatch> next_batch();
+
   ShardOptions options_;
-  // (the core's author adds state here)
+  std::optional<Epoch> epoch_;                  ///< none before the first ExpertsLoaded
+  std::map<LayerIdx, std::vector<bool>> held_;  ///< [expert], as long as the highest one held
+  std::deque<Queued> queue_;                    ///< by arrival
+  uint32_t queued_rows_ = 0;
+  std::vector<DispatchKey> running_;  ///< the batch that is out
 };
 
 }  // namespace troupe::experts

@@ -18,7 +18,8 @@ class BlockPool {
   /// @param num_blocks, block_tokens >= 1
   BlockPool(uint32_t num_blocks, uint32_t block_tokens);
 
-  /// Blocks for `num_tokens` tokens of a request that holds none, or nothing if too few are free.
+  /// Blocks for `num_tokens` tokens, or nothing if too few are free.
+  /// REQUIRES: the request holds none.
   std::optional<std::vector<BlockId>> reserve(RequestId request, uint32_t num_tokens);
   /// The block table of a request; empty if it holds none.
   [[nodiscard]] const std::vector<BlockId>& table(RequestId request) const;
@@ -35,7 +36,9 @@ class BlockPool {
  private:
   uint32_t num_blocks_;
   uint32_t block_tokens_;
-  // (the core's author adds state here)
+  std::vector<uint32_t> references_;  ///< [num_blocks] tables that name the block
+  std::vector<BlockId> free_;         ///< a stack; every block with no reference, once
+  std::map<RequestId, std::vector<BlockId>> tables_;
 };
 
 }  // namespace troupe::kvcache

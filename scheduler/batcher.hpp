@@ -23,7 +23,9 @@ struct BatcherOptions {
 
 // --- events -----------------------------------------------------------------------------------
 /// A request to run: `num_known` tokens (prompt and already emitted) wait for prefill;
-/// `max_context` is the most tokens it may ever hold.
+/// `max_context` is the most tokens it may ever hold. A request that is already here is ignored.
+/// REQUIRES: 1 <= num_known < max_context, and max_context tokens fit the whole KV pool: nothing
+/// else can end the wait of a request that never fits.
 struct Arrived {
   RequestId request;
   uint32_t num_known = 0;
@@ -40,7 +42,9 @@ struct BlocksRefused {  ///< asked again when a request leaves
 struct StepDone {
   StepId step;
 };
-/// Finished, cancelled or failed: frees its place; it appears in no later step.
+/// Finished, cancelled or failed: frees its place; it appears in no later step. Sent before the
+/// StepDone of the step that finished it. The shell releases the request's blocks with it, after
+/// whatever reservation it has asked for.
 struct Left {
   RequestId request;
 };
@@ -77,8 +81,41 @@ class Batcher {
   [[nodiscard]] std::string check() const;
 
  private:
+  struct Waiting {
+    RequestId request;
+    uint32_t num_known = 0;
+    uint32_t max_context = 0;
+  };
+  /// Invariant: num_computed <= num_known <= max_context.
+  struct Running {
+    RequestId request;
+    uint32_t num_known = 0;
+    uint32_t max_context = 0;
+    uint32_t num_computed = 0;  ///< positions that went through the model
+    bool decoding = false;      ///< its prefill is over
+  };
+  /// The reservation whose answer is awaited.
+  struct Ask {
+    RequestId request;
+    bool abandoned = false;  ///< the request left meanwhile
+    bool retry = false;      ///< blocks were freed meanwhile: a refusal is out of date
+  };
+
+  void arrived(const Arrived& event);
+  void answered(RequestId request, bool reserved);
+  void step_done(StepId step);
+  void left(RequestId request);
+  std::optional<ReserveBlocks> next_ask();
+  std::optional<RunStep> next_step();
+  Running* find_running(RequestId request);
+
   BatcherOptions options_;
-  // (the core's author adds state here)
+  std::deque<Waiting> waiting_;   ///< by arrival; the one asked for is at the front
+  std::vector<Running> running_;  ///< by arrival
+  std::optional<Ask> ask_;
+  bool front_refused_ = false;   ///< waiting_.front() waits until blocks are freed
+  std::optional<RunStep> step_;  ///< the one that is out, without the entries of those who left
+  StepId last_step_;
 };
 
 }  // namespace troupe::scheduler

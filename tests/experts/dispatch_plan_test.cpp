@@ -1,0 +1,135 @@
+#include "experts/dispatch_plan.hpp"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <map>
+#include <set>
+
+#include "base/random.hpp"
+
+namespace troupe::experts {
+namespace {
+
+using ::testing::ElementsAre;
+
+constexpr NodeId kA{10}, kB{20}, kC{30};
+
+Placement placement_of(std::vector<NodeId> holder) {
+  const auto num_experts = static_cast<uint32_t>(holder.size());
+  return {.epoch = Epoch{1}, .num_layers = 1, .num_experts = num_experts, .holder = holder};
+}
+
+TEST(PlanDispatch, SendsARowOnceToEachShardAndKeepsTheSlots) {
+  const Placement placement = placement_of({kB, kA, kB, kA});
+  // row 0 -> experts 2, 1; row 1 -> experts 0, 2 (both of B)
+  const std::vector<ExpertIdx> topk_idx = {2, 1, 0, 2};
+  const DispatchPlan plan = plan_dispatch(0, topk_idx, 2, 2, placement);
+  ASSERT_EQ(plan.shards.size(), 2U);
+  const auto& [a, b] = std::tie(plan.shards[0], plan.shards[1]);
+  EXPECT_EQ(a.shard, kA);
+  EXPECT_THAT(a.rows, ElementsAre(0));
+  EXPECT_EQ(a.first_result, 0U);
+  EXPECT_EQ(b.shard, kB);
+  EXPECT_THAT(b.rows, ElementsAre(0, 1));
+  EXPECT_EQ(b.first_result, 1U);
+  ASSERT_EQ(b.assignments.size(), 3U);
+  EXPECT_EQ(b.assignments[2].row, 1U);
+  EXPECT_EQ(b.assignments[2].expert, 2U);
+  EXPECT_THAT(plan.slot_row, ElementsAre(1, 0, 2, 3));
+  EXPECT_EQ(plan.num_results, 4U);
+}
+
+TEST(PlanDispatch, LeavesOutShardsWithoutWork) {
+  const std::vector<ExpertIdx> topk_idx = {2};
+  const DispatchPlan plan = plan_dispatch(0, topk_idx, 1, 1, placement_of({kA, kB, kC}));
+  ASSERT_EQ(plan.shards.size(), 1U);
+  EXPECT_EQ(plan.shards[0].shard, kC);
+  EXPECT_TRUE(plan_dispatch(0, {}, 0, 1, placement_of({kA})).shards.empty());
+}
+
+TEST(PlanDispatchDeathTest, StopsTheProcessOnExpertsAndLayersOutsideTheModel) {
+  const Placement placement = placement_of({kA, NodeId{}});
+  const std::vector<ExpertIdx> outside = {2}, unplaced = {1}, right = {0};
+  EXPECT_DEATH(plan_dispatch(0, outside, 1, 1, placement), "num_experts");
+  EXPECT_DEATH(plan_dispatch(0, unplaced, 1, 1, placement), "NodeId");
+  EXPECT_DEATH(plan_dispatch(1, right, 1, 1, placement), "num_layers");
+  EXPECT_DEATH(plan_dispatch(0, right, 1, 2, placement), "topk");
+}
+
+// Follows every (row, slot) by hand through the plan: it must arrive at its expert on the right
+// shard with the right row, and its result must come back to a place of its own.
+void expect_right(const DispatchPlan& plan, const std::vector<ExpertIdx>& topk_idx,
+                  uint32_t num_rows, uint32_t topk, const Placement& placement) {
+  ASSERT_EQ(plan.slot_row.size(), topk_idx.size());
+  ASSERT_EQ(plan.num_results, topk_idx.size());
+  ASSERT_TRUE(std::ranges::is_sorted(plan.shards, {}, &ShardDispatch::shard));
+  ASSERT_EQ(std::set(plan.slot_row.begin(), plan.slot_row.end()).size(), topk_idx.size());
+  for (uint32_t row = 0; row < num_rows; ++row) {
+    for (uint32_t slot = 0; slot < topk; ++slot) {
+      const ExpertIdx expert = topk_idx[row * topk + slot];
+      const auto to =
+          std::ranges::find(plan.shards, placement.at(0, expert), &ShardDispatch::shard);
+      ASSERT_NE(to, plan.shards.end());
+      const uint32_t result = plan.slot_row[row * topk + slot];
+      ASSERT_GE(result, to->first_result);
+      ASSERT_LT(result - to->first_result, to->assignments.size());
+      const PlannedAssignment& work = to->assignments[result - to->first_result];
+      ASSERT_EQ(work.expert, expert);
+      ASSERT_EQ(to->rows.at(work.row), row);
+    }
+  }
+  for (const ShardDispatch& to : plan.shards) {
+    ASSERT_FALSE(to.assignments.empty());
+    const std::set<uint32_t> distinct(to.rows.begin(), to.rows.end());
+    ASSERT_EQ(distinct.size(), to.rows.size()) << "a row travels twice";
+    ASSERT_TRUE(std::ranges::is_sorted(to.rows));
+    ASSERT_TRUE(std::ranges::is_sorted(to.assignments, {}, &PlannedAssignment::row));
+  }
+}
+
+TEST(PlanDispatch, AgreesWithFollowingEverySlotByHandForRandomGates) {
+  constexpr uint64_t kSeed = 11;
+  uint64_t draws = 0;
+  const auto draw = [&](uint64_t n) {
+    return static_cast<uint32_t>(random_bits(kSeed, draws++) % n);
+  };
+  uint64_t num_slots = 0;
+  for (int i = 0; num_slots < 100'000; ++i) {
+    SCOPED_TRACE("seed " + std::to_string(kSeed) + ", case " + std::to_string(i));
+    std::vector<NodeId> holder;
+    const uint32_t num_experts = 1 + draw(64), num_shards = 1 + draw(6);
+    for (uint32_t e = 0; e < num_experts; ++e) holder.push_back(NodeId{1 + draw(num_shards)});
+    const Placement placement = placement_of(holder);
+    const uint32_t num_rows = draw(40), topk = 1 + draw(8);
+    std::vector<ExpertIdx> topk_idx;
+    for (uint32_t j = 0; j < num_rows * topk; ++j) topk_idx.push_back(draw(num_experts));
+    num_slots += topk_idx.size();
+    const DispatchPlan plan = plan_dispatch(0, topk_idx, num_rows, topk, placement);
+    ASSERT_NO_FATAL_FAILURE(expect_right(plan, topk_idx, num_rows, topk, placement));
+  }
+}
+
+TEST(Gather, TakesEachShardOnceAndIsCompleteWithTheLast) {
+  const std::vector<ExpertIdx> topk_idx = {0, 1, 1, 0, 1, 2};
+  const DispatchPlan plan = plan_dispatch(0, topk_idx, 3, 2, placement_of({kA, kB, kC}));
+  Gather gather(plan);
+  EXPECT_FALSE(gather.complete());
+  EXPECT_THAT(gather.awaited(), ElementsAre(kA, kB, kC));
+  EXPECT_EQ(gather.answered(kB, 2), Gather::Verdict::kWrongSize);
+  EXPECT_EQ(gather.answered(kB, 3), Gather::Verdict::kTake);
+  EXPECT_EQ(gather.answered(kB, 3), Gather::Verdict::kDuplicate);
+  EXPECT_EQ(gather.answered(NodeId{99}, 1), Gather::Verdict::kUnknownShard);
+  EXPECT_EQ(gather.answered(NodeId{15}, 1), Gather::Verdict::kUnknownShard);
+  EXPECT_EQ(gather.answered(kA, 2), Gather::Verdict::kTake);
+  EXPECT_THAT(gather.awaited(), ElementsAre(kC));
+  EXPECT_FALSE(gather.complete());
+  EXPECT_EQ(gather.answered(kC, 1), Gather::Verdict::kTake);
+  EXPECT_TRUE(gather.complete());
+  EXPECT_EQ(gather.answered(kC, 1), Gather::Verdict::kDuplicate);
+  EXPECT_TRUE(Gather().complete());
+}
+
+}  // namespace
+}  // namespace troupe::experts

@@ -1,0 +1,155 @@
+#include "experts/placement.hpp"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+#include "base/random.hpp"
+
+namespace troupe::experts {
+namespace {
+
+using ::testing::HasSubstr;
+
+constexpr NodeId kA{70}, kB{30}, kC{50};
+
+PlacementRequest request_of(std::vector<bool> is_moe_layer, uint32_t num_experts,
+                            std::vector<NodeId> shards) {
+  return {.epoch = Epoch{1},
+          .num_layers = static_cast<uint32_t>(is_moe_layer.size()),
+          .num_experts = num_experts,
+          .is_moe_layer = std::move(is_moe_layer),
+          .shards = std::move(shards),
+          .pins = {}};
+}
+
+std::vector<NodeId> layer_of(const Placement& placement, LayerIdx layer) {
+  const auto first = placement.holder.begin() + layer * placement.num_experts;
+  return {first, first + placement.num_experts};
+}
+
+TEST(PlaceExperts, GivesEachShardARunOfNeighboursInConfigurationOrder) {
+  const auto placed = place_experts(request_of({false, true}, 6, {kA, kB, kC}));
+  ASSERT_TRUE(placed.ok());
+  EXPECT_EQ(layer_of(*placed, 0), std::vector<NodeId>(6)) << "a dense layer has no experts";
+  EXPECT_EQ(layer_of(*placed, 1), (std::vector<NodeId>{kA, kA, kB, kB, kC, kC}));
+  EXPECT_EQ(placed->held_by(kB), (std::vector<ExpertKey>{{1, 2}, {1, 3}}));
+}
+
+TEST(PlaceExperts, RotatesTheSurplusOverLayers) {
+  const auto placed = place_experts(request_of({true, true, true}, 4, {kA, kB, kC}));
+  ASSERT_TRUE(placed.ok());
+  EXPECT_EQ(layer_of(*placed, 0), (std::vector<NodeId>{kA, kA, kB, kC}));
+  EXPECT_EQ(layer_of(*placed, 1), (std::vector<NodeId>{kA, kB, kB, kC}));
+  EXPECT_EQ(layer_of(*placed, 2), (std::vector<NodeId>{kA, kB, kC, kC}));
+}
+
+TEST(PlaceExperts, HonoursPinsAndBalancesTheRestAroundThem) {
+  PlacementRequest request = request_of({true, true}, 6, {kA, kB});
+  request.pins = {
+      {.node = kB, .first_layer = 0, .last_layer = 0, .first_expert = 0, .last_expert = 1},
+      {.node = kA, .first_layer = 1, .last_layer = 1, .first_expert = 0, .last_expert = 4}};
+  const auto placed = place_experts(request);
+  ASSERT_TRUE(placed.ok());
+  EXPECT_EQ(layer_of(*placed, 0), (std::vector<NodeId>{kB, kB, kA, kA, kA, kB}));
+  EXPECT_EQ(layer_of(*placed, 1), (std::vector<NodeId>{kA, kA, kA, kA, kA, kB}));
+}
+
+TEST(PlaceExperts, SkipsDenseLayersWithinAPin) {
+  PlacementRequest request = request_of({false, true}, 2, {kA, kB});
+  request.pins = {
+      {.node = kB, .first_layer = 0, .last_layer = 1, .first_expert = 0, .last_expert = 1}};
+  const auto placed = place_experts(request);
+  ASSERT_TRUE(placed.ok());
+  EXPECT_EQ(layer_of(*placed, 0), std::vector<NodeId>(2));
+  EXPECT_EQ(layer_of(*placed, 1), (std::vector<NodeId>{kB, kB}));
+}
+
+TEST(PlaceExperts, IgnoresPinsOfShardsThatAreNotLive) {
+  PlacementRequest request = request_of({true}, 2, {kA});
+  request.pins = {
+      {.node = kB, .first_layer = 0, .last_layer = 9, .first_expert = 0, .last_expert = 9}};
+  const auto placed = place_experts(request);
+  ASSERT_TRUE(placed.ok());
+  EXPECT_EQ(layer_of(*placed, 0), (std::vector<NodeId>{kA, kA}));
+}
+
+TEST(PlaceExperts, RefusesPinsThatOverlapLeaveTheModelOrRunBackwards) {
+  struct Case {
+    std::vector<PlacementPin> pins;
+    const char* message;
+  };
+  const std::vector<Case> cases = {
+      {{{kA, 0, 0, 0, 2}, {kB, 0, 0, 2, 3}}, "overlaps another pin at layer 0, expert 2"},
+      {{{kA, 0, 0, 0, 2}, {kA, 0, 0, 2, 3}}, "overlaps another pin at layer 0, expert 2"},
+      {{{kA, 0, 2, 0, 3}}, "layers 0-2, experts 0-3 to node 70 leaves the model"},
+      {{{kA, 0, 1, 0, 4}}, "has layers 0-1 and experts 0-3"},
+      {{{kA, 1, 0, 0, 3}}, "leaves the model"},
+      {{{kA, 0, 1, 3, 2}}, "leaves the model"},
+      {{{kA, 0, 1, 0, UINT32_MAX}}, "leaves the model"}};
+  for (const Case& wrong : cases) {
+    PlacementRequest request = request_of({true, true}, 4, {kA, kB});
+    request.pins = wrong.pins;
+    const auto placed = place_experts(request);
+    ASSERT_FALSE(placed.ok()) << wrong.message;
+    EXPECT_EQ(placed.error().code, Code::kInvalidArgument);
+    EXPECT_THAT(placed.error().message, HasSubstr(wrong.message));
+  }
+}
+
+TEST(PlaceExperts, NeedsAShard) {
+  const auto placed = place_experts(request_of({true}, 4, {}));
+  ASSERT_FALSE(placed.ok());
+  EXPECT_EQ(placed.error().code, Code::kUnavailable);
+}
+
+TEST(CheckPlacement, FindsAnExpertWithoutALiveHolder) {
+  Placement placement = *place_experts(request_of({false, true}, 4, {kA, kB}));
+  EXPECT_EQ(check(placement, {false, true}, {kA, kB}), "");
+  EXPECT_THAT(check(placement, {false, true}, {kA}), HasSubstr("layer 1, expert 2"));
+  EXPECT_THAT(check(placement, {true, true}, {kA, kB}), HasSubstr("layer 0, expert 0"));
+  EXPECT_THAT(check(placement, {false, false}, {kA, kB}), HasSubstr("the layer is dense"));
+  EXPECT_THAT(check(placement, {true}, {kA, kB}), HasSubstr("shape"));
+  placement.holder[4] = NodeId{};
+  EXPECT_THAT(check(placement, {false, true}, {kA, kB}), HasSubstr("layer 1, expert 0"));
+}
+
+uint64_t spread(const std::vector<uint64_t>& counts) {
+  const auto [least, most] = std::ranges::minmax(counts);
+  return most - least;
+}
+
+TEST(PlaceExperts, IsBalancedInEachLayerAndOverAllForRandomShapes) {
+  constexpr uint64_t kSeed = 7;
+  for (uint64_t i = 0; i < 400; ++i) {
+    SCOPED_TRACE("seed " + std::to_string(kSeed) + ", case " + std::to_string(i));
+    const auto draw = [&](uint64_t stream, uint64_t n) {
+      return random_bits(kSeed, i, stream) % n;
+    };
+    std::vector<bool> is_moe_layer;
+    for (uint64_t layer = 0; layer < 1 + draw(0, 8); ++layer) {
+      is_moe_layer.push_back(draw(100 + layer, 4) != 0);
+    }
+    std::vector<NodeId> shards;
+    for (uint64_t s = 0; s < 1 + draw(1, 7); ++s) shards.push_back(NodeId{1 + (s * 5) % 11});
+    const auto num_experts = static_cast<uint32_t>(1 + draw(2, 40));
+    const auto placed = place_experts(request_of(is_moe_layer, num_experts, shards));
+    ASSERT_TRUE(placed.ok());
+    ASSERT_EQ(check(*placed, is_moe_layer, shards), "");
+    std::vector<uint64_t> totals;
+    for (const NodeId shard : shards) totals.push_back(placed->held_by(shard).size());
+    EXPECT_LE(spread(totals), 1U);
+    for (LayerIdx layer = 0; layer < is_moe_layer.size(); ++layer) {
+      const std::vector<NodeId> holders = layer_of(*placed, layer);
+      std::vector<uint64_t> counts;
+      for (const NodeId shard : shards) {
+        counts.push_back(static_cast<uint64_t>(std::ranges::count(holders, shard)));
+      }
+      EXPECT_LE(spread(counts), 1U) << "layer " << layer;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace troupe::experts
