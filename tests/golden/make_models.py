@@ -185,8 +185,8 @@ MODELS = {
         dict(dtype="BF16"),
     ),
     "v3-groups": (
-        v3(OLD, "float32", num_hidden_layers=4, first_k_dense_replace=2, **old_yarn()),
-        dict(dtype="F32", shards=2),
+        v3(OLD, "bfloat16", num_hidden_layers=4, first_k_dense_replace=2, **old_yarn()),
+        dict(dtype="BF16", shards=2),
     ),
     "v3-negative-bias": (
         v3(NEW, "bfloat16", **new_yarn()),

@@ -191,13 +191,14 @@ def main():
     for name in wanted:
         directory = DIRECTORY / name
         directory.mkdir(exist_ok=True)
+        strings = shared
         if name == "demo":
             path = DEMO
+            strings = shared[::3]
         else:
             path = directory / "tokenizer.json"
             write_tokenizer(path, makers[name](), merges_as_strings=name != "v2")
         tokenizer = Tokenizer.from_file(str(path))
-        strings = shared
         if name == "added":
             contents = [t.content for t in tokenizer.get_added_tokens_decoder().values()]
             strings = [("added", s.encode()) for s in text.added_strings(random.Random(13), contents, 3000)]
