@@ -6,7 +6,8 @@ target_include_directories(troupe_options INTERFACE ${PROJECT_SOURCE_DIR} ${PROJ
 # -ffp-contract=off: a fused multiply-add happens where the source says so and nowhere else, so
 # that every build gives the same bits.
 target_compile_options(troupe_options INTERFACE
-  $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wpedantic -Werror -ffp-contract=off -fno-math-errno>)
+  $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wpedantic -Werror -Wno-missing-field-initializers
+    -ffp-contract=off -fno-math-errno>)
 if(CMAKE_CXX_COMPILER_ID STREQUAL "Clang")
   # TRY() is a statement expression, an extension that both compilers have.
   target_compile_options(troupe_options INTERFACE

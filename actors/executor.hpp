@@ -1,0 +1,24 @@
+#pragma once
+
+// Where long work runs, so that no actor's handler does. A job computes and then sends its result
+// back to the actor as a message.
+
+#include <functional>
+#include <memory>
+
+namespace troupe::actors {
+
+class Executor {
+ public:
+  virtual ~Executor() = default;
+  /// Runs jobs one after the other, in order. The cores bound how many can be waiting.
+  virtual void submit(std::function<void()> job) = 0;
+};
+
+/// One thread. The destructor ends the running job and drops the waiting ones.
+std::unique_ptr<Executor> make_thread_executor();
+
+/// Runs each job within submit(): for tests in virtual time.
+std::unique_ptr<Executor> make_inline_executor();
+
+}  // namespace troupe::actors

@@ -1,0 +1,266 @@
+#include "actors/expert_shard_actor.hpp"
+
+#include <map>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "actors/expert_compute.hpp"
+#include "actors/messages.hpp"
+#include "base/check.hpp"
+#include "base/log.hpp"
+
+namespace troupe::actors {
+namespace {
+
+/// A dispatch as it waits and is computed.
+struct PendingDispatch {
+  transport::Frame frame;
+  std::shared_ptr<transport::Buffer> results;  ///< [assignments, hidden]
+};
+
+/// What jobs share; one job at a time.
+struct ShardEngine {
+  ExpertTable table;
+  ExpertScratch scratch;
+  std::vector<ExpertTask> tasks;
+};
+
+/// Maps what is newly held and lets go of the rest.
+Result<void> load_experts(ShardEngine& engine, const model::Checkpoint& checkpoint,
+                          const std::vector<experts::ExpertKey>& held) {
+  ExpertTable table;
+  for (const experts::ExpertKey& key : held) {
+    const auto have = engine.table.find(key);
+    table[key] = have != engine.table.end() ? have->second
+                                            : TRY(checkpoint.load_expert(key.layer, key.expert));
+  }
+  engine.table = std::move(table);
+  return {};
+}
+
+void compute_batch(ShardEngine& engine, kernels::Ops& ops, LayerIdx layer, size_t hidden,
+                   std::vector<PendingDispatch>& batch) {
+  engine.tasks.clear();
+  for (PendingDispatch& dispatch : batch) {
+    const auto& assignments = dispatch.frame.header.assignments;
+    dispatch.results = transport::Buffer::allocate(assignments.size() * hidden * sizeof(float));
+    for (size_t i = 0; i < assignments.size(); ++i) {
+      engine.tasks.push_back({.in = dispatch.frame.payload->floats() + assignments[i].row * hidden,
+                              .out = dispatch.results->floats() + i * hidden,
+                              .expert = assignments[i].expert});
+    }
+  }
+  compute_experts(ops, engine.table, layer, engine.tasks, hidden, engine.scratch);
+}
+
+/// "layers 1-4: 0-5 (24)" for people; a placement without such a shape gives the count alone.
+std::string describe(const std::vector<experts::ExpertKey>& held) {
+  if (held.empty()) return "none";
+  LayerIdx first = held.front().layer, last = first;
+  ExpertIdx low = held.front().expert, high = low;
+  for (const experts::ExpertKey& key : held) {
+    first = std::min(first, key.layer);
+    last = std::max(last, key.layer);
+    low = std::min(low, key.expert);
+    high = std::max(high, key.expert);
+  }
+  return std::to_string(held.size()) + " in layers " + std::to_string(first) + "-" +
+         std::to_string(last) + ", numbers " + std::to_string(low) + "-" + std::to_string(high);
+}
+
+}  // namespace
+
+class ExpertShardShell {
+ public:
+  ExpertShardShell(caf::stateful_actor<ExpertShardState>* self, const WorkerServices* services,
+                   caf::actor scheduler, experts::ShardOptions options)
+      : self_(self),
+        services_(services),
+        scheduler_(std::move(scheduler)),
+        core_(options),
+        engine_(std::make_shared<ShardEngine>()) {}
+
+  void form(const FormEpochRequest& msg) {
+    epoch_ = msg.placement.epoch;
+    held_ = msg.placement.held_by(services_->self);
+    for (auto& [router, link] : links_) link->close();
+    links_.clear();
+    for (const Peer& router : msg.routers) {
+      auto link = services_->port->connect(router.id, router.link_address);
+      if (!link.ok()) {
+        return report_failure(router.id,
+                              Error{link.error()}.with_context("linking " + router.name));
+      }
+      links_[router.id] = std::move(*link);
+    }
+    auto loaded = std::make_shared<Result<void>>();
+    services_->executor->submit([this, loaded, engine = engine_, held = held_, epoch = epoch_,
+                                 checkpoint = services_->checkpoint,
+                                 me = caf::actor_cast<caf::actor>(self_)] {
+      *loaded = load_experts(*engine, *checkpoint, held);
+      caf::anon_send(me, JobDone{[this, loaded, epoch] { experts_loaded(epoch, *loaded); }});
+    });
+  }
+
+  void end_epoch(Epoch epoch) {
+    if (epoch != epoch_) return;
+    for (auto& [router, link] : links_) {
+      link->close();
+      act(experts::RouterGone{router});
+    }
+    links_.clear();
+  }
+
+  void frame(const transport::Frame& frame) {
+    const transport::FrameHeader& header = frame.header;
+    if (header.kind != transport::FrameKind::kDispatch || links_.count(header.source) == 0) return;
+    const experts::DispatchKey key{.router = header.source,
+                                   .step = header.step,
+                                   .layer = header.layer,
+                                   .attempt = header.attempt};
+    if (header.hidden != services_->checkpoint->config().hidden_size) {
+      return answer(key, transport::FrameKind::kFailed, nullptr, 0);
+    }
+    std::vector<ExpertIdx> wanted;
+    wanted.reserve(header.assignments.size());
+    for (const transport::Assignment& work : header.assignments) wanted.push_back(work.expert);
+    arrived_anew_ = waiting_.try_emplace(key, PendingDispatch{.frame = frame}).second;
+    act(experts::RowsArrived{.epoch = header.epoch,
+                             .key = key,
+                             .num_rows = header.num_rows,
+                             .experts = std::move(wanted)});
+  }
+
+  void link_down(const LinkDown& msg) {
+    const auto link = links_.find(msg.peer);
+    if (link == links_.end()) return;
+    link->second->close();
+    links_.erase(link);
+    act(experts::RouterGone{msg.peer});
+    report_failure(msg.peer, Error{msg.reason}.with_context("link lost"));
+  }
+
+  [[nodiscard]] WorkerStatus status() const {
+    WorkerStatus status{.node = services_->self};
+    status.num_experts_held = held_.size();
+    status.experts = describe(held_);
+    status.rows_computed = rows_computed_;
+    for (const auto& [router, link] : links_) status.links.push_back(link->stats());
+    return status;
+  }
+
+ private:
+  void experts_loaded(Epoch epoch, const Result<void>& loaded) {
+    if (epoch != epoch_) return;  // a newer epoch loads already
+    if (!loaded.ok()) {
+      return report_failure(services_->self,
+                            Error{loaded.error()}.with_context("loading experts"));
+    }
+    log::info("experts_loaded", {{"epoch", epoch}, {"experts", describe(held_)}});
+    act(experts::ExpertsLoaded{.epoch = epoch, .held = held_});
+    self_->send(scheduler_, NodeReadyReport{services_->self, epoch});
+  }
+
+  void act(const experts::ShardEvent& event) {
+    for (experts::ShardEffect& effect : core_.handle(event)) {
+      std::visit([this](auto& e) { perform(e); }, effect);
+    }
+    if (const auto* gone = std::get_if<experts::RouterGone>(&event)) {
+      for (auto at = waiting_.begin(); at != waiting_.end();) {
+        at = at->first.router == gone->router ? waiting_.erase(at) : std::next(at);
+      }
+    }
+  }
+
+  void perform(const experts::RejectRows& e) {
+    if (e.reason == experts::RejectReason::kDuplicate) {
+      if (arrived_anew_) waiting_.erase(e.key);
+      return;  // the first copy, queued or being computed, will be answered
+    }
+    waiting_.erase(e.key);
+    answer(e.key, transport::FrameKind::kFailed, nullptr, 0);
+  }
+
+  void perform(const experts::RunBatch& e) {
+    auto batch = std::make_shared<std::vector<PendingDispatch>>();
+    std::vector<experts::DispatchKey> keys;
+    for (const experts::DispatchKey& key : e.dispatches) {
+      auto node = waiting_.extract(key);
+      CHECK(!node.empty());
+      rows_computed_ += node.mapped().frame.header.num_rows;
+      keys.push_back(key);
+      batch->push_back(std::move(node.mapped()));
+    }
+    services_->executor->submit([this, batch, keys = std::move(keys), layer = e.layer,
+                                 engine = engine_, ops = services_->ops,
+                                 hidden = services_->checkpoint->config().hidden_size,
+                                 me = caf::actor_cast<caf::actor>(self_)] {
+      compute_batch(*engine, *ops, layer, hidden, *batch);
+      caf::anon_send(me, JobDone{[this, batch, keys] { batch_done(keys, *batch); }});
+    });
+  }
+
+  void batch_done(const std::vector<experts::DispatchKey>& keys,
+                  const std::vector<PendingDispatch>& batch) {
+    for (size_t i = 0; i < keys.size(); ++i) {
+      answer(keys[i], transport::FrameKind::kCombine, batch[i].results,
+             static_cast<uint32_t>(batch[i].frame.header.assignments.size()));
+    }
+    act(experts::BatchComputed{});
+  }
+
+  void answer(const experts::DispatchKey& key, transport::FrameKind kind,
+              std::shared_ptr<const transport::Buffer> rows, uint32_t num_rows) {
+    const auto link = links_.find(key.router);
+    if (link == links_.end()) return;  // the router is gone; nobody waits
+    transport::Frame frame{.header = {.kind = kind,
+                                      .cluster = services_->cluster,
+                                      .epoch = epoch_,
+                                      .source = services_->self,
+                                      .step = key.step,
+                                      .layer = key.layer,
+                                      .attempt = key.attempt,
+                                      .num_rows = num_rows,
+                                      .hidden = services_->checkpoint->config().hidden_size},
+                           .payload = std::move(rows)};
+    if (const auto sent = link->second->send(std::move(frame)); !sent.ok()) {
+      report_failure(key.router, Error{sent.error()}.with_context("answering a dispatch"));
+    }
+  }
+
+  void report_failure(NodeId node, Error error) {
+    log::warning("epoch_failure", {{"node", node}, {"epoch", epoch_}, {"reason", error.message}});
+    self_->send(scheduler_, NodeFailedReport{node, epoch_, std::move(error)});
+  }
+
+  caf::stateful_actor<ExpertShardState>* self_;
+  const WorkerServices* services_;
+  caf::actor scheduler_;
+  experts::Shard core_;
+  std::shared_ptr<ShardEngine> engine_;
+  Epoch epoch_;
+  std::vector<experts::ExpertKey> held_;
+  std::map<NodeId, std::shared_ptr<transport::Link>> links_;
+  std::map<experts::DispatchKey, PendingDispatch> waiting_;
+  bool arrived_anew_ = false;  ///< the dispatch at hand was not waiting already
+  uint64_t rows_computed_ = 0;
+};
+
+caf::behavior expert_shard_actor(caf::stateful_actor<ExpertShardState>* self,
+                                 const WorkerServices* services, caf::actor scheduler,
+                                 experts::ShardOptions options) {
+  self->state.shell =
+      std::make_shared<ExpertShardShell>(self, services, std::move(scheduler), options);
+  ExpertShardShell* shell = self->state.shell.get();
+  return {
+      [=](const FormEpochRequest& msg) { shell->form(msg); },
+      [=](const EpochEnded& msg) { shell->end_epoch(msg.epoch); },
+      [=](const FrameArrived& msg) { shell->frame(msg.frame); },
+      [=](const LinkDown& msg) { shell->link_down(msg); },
+      [=](const JobDone& msg) { msg.then(); },
+      [=](const WorkerStatusQuery&) { return shell->status(); },
+  };
+}
+
+}  // namespace troupe::actors

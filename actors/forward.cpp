@@ -1,0 +1,302 @@
+#include "actors/forward.hpp"
+
+#include <algorithm>
+#include <cstring>
+
+#include "base/check.hpp"
+
+namespace troupe::actors {
+namespace {
+
+kernels::GateMethod gate_method(model::TopkMethod method) {
+  switch (method) {
+    case model::TopkMethod::kGreedy: return kernels::GateMethod::kGreedy;
+    case model::TopkMethod::kGroupLimitedGreedy: return kernels::GateMethod::kGroupLimitedGreedy;
+    case model::TopkMethod::kNoauxTc: return kernels::GateMethod::kNoauxTc;
+  }
+  CHECK(false);
+  return kernels::GateMethod::kGreedy;
+}
+
+const float* data_or_null(const std::vector<float>& values) {
+  return values.empty() ? nullptr : values.data();
+}
+
+/// Columns [first, first + cols) of every row.
+template <class T>
+RowsView<T> columns(RowsView<T> rows, size_t first, size_t cols) {
+  CHECK_LE(first + cols, rows.stride);
+  return RowsView<T>(rows.data + first, rows.rows, cols, rows.stride);
+}
+
+WeightView float_matrix(const float* data, size_t out, size_t in) {
+  return WeightView{.data = data, .dtype = DType::kF32, .out = out, .in = in};
+}
+
+}  // namespace
+
+Forward::Forward(const model::ModelConfig& config, const model::RouterWeights& weights,
+                 kernels::Ops& ops, KvStore& kv, AttentionForm form)
+    : config_(config),
+      weights_(weights),
+      ops_(ops),
+      kv_(kv),
+      form_(form),
+      inv_freq_(config.inv_freq()),
+      rope_magnitude_(config.rope_magnitude()),
+      softmax_scale_(config.softmax_scale()) {
+  CHECK_EQ(kv.shape().kv_dim, size_t{config.kv_dim()});
+  CHECK_EQ(kv.shape().num_layers, size_t{config.num_layers});
+}
+
+Rows Forward::rows(std::vector<float>& buffer, size_t cols) {
+  const size_t needed = size_t{num_rows_} * cols;
+  if (buffer.size() < needed) buffer.resize(needed);
+  return Rows(buffer.data(), num_rows_, cols);
+}
+
+void Forward::begin(std::span<const StepSequence> sequences) {
+  tokens_.clear();
+  positions_.clear();
+  runs_.clear();
+  logit_rows_.clear();
+  for (const StepSequence& sequence : sequences) {
+    const size_t count = sequence.tokens.size();
+    CHECK_GT(count, size_t{0});
+    CHECK_LE(size_t{sequence.num_logits}, count);
+    CHECK_LE(sequence.first_position + count,
+             sequence.block_table.size() * kv_.shape().block_tokens);
+    runs_.push_back({.first = static_cast<uint32_t>(tokens_.size()),
+                     .count = static_cast<uint32_t>(count),
+                     .block_table = sequence.block_table});
+    for (size_t i = 0; i < count; ++i) {
+      if (i + sequence.num_logits >= count) {
+        logit_rows_.push_back(static_cast<uint32_t>(tokens_.size()));
+      }
+      tokens_.push_back(sequence.tokens[i]);
+      positions_.push_back(sequence.first_position + static_cast<uint32_t>(i));
+    }
+  }
+  num_rows_ = static_cast<uint32_t>(tokens_.size());
+  CHECK_GT(num_rows_, 0U);
+  layer_ = 0;
+  awaiting_ = false;
+  ops_.embed({.table = weights_.embedding, .tokens = tokens_, .out = rows(hidden_, config_.hidden_size)});
+}
+
+Forward::Status Forward::advance() {
+  const size_t hidden = config_.hidden_size;
+  if (awaiting_) {
+    if (!shared_done_) compute_shared();
+    combine();
+    awaiting_ = false;
+    ++layer_;
+  }
+  for (; layer_ < config_.num_layers; ++layer_) {
+    const model::LayerWeights& weights = weights_.layers[layer_];
+    attention(weights.attention);
+    ops_.rms_norm({.x = rows(hidden_, hidden),
+                   .weight = weights.attention.post_norm.data(),
+                   .eps = config_.rms_norm_eps,
+                   .out = rows(normed_, hidden)});
+    if (config_.is_moe_layer(layer_)) {
+      gate(weights);
+      awaiting_ = true;
+      shared_done_ = false;
+      return Status::kExchange;
+    }
+    const kernels::FfnParams ffn{.x = rows(normed_, hidden),
+                                 .gate = weights.dense.gate,
+                                 .up = weights.dense.up,
+                                 .down = weights.dense.down,
+                                 .y = rows(update_, hidden)};
+    ops_.grouped_ffn({&ffn, 1});
+    ops_.add({.x = rows(hidden_, hidden), .y = rows(update_, hidden)});
+  }
+  head();
+  return Status::kDone;
+}
+
+void Forward::attention(const model::AttentionWeights& weights) {
+  const size_t hidden = config_.hidden_size;
+  const size_t heads = config_.num_heads, qk_dim = config_.qk_head_dim();
+  const size_t rank = config_.kv_lora_rank, rope = config_.qk_rope_head_dim;
+  ops_.rms_norm({.x = rows(hidden_, hidden),
+                 .weight = weights.input_norm.data(),
+                 .eps = config_.rms_norm_eps,
+                 .out = rows(normed_, hidden)});
+  if (config_.q_lora_rank == 0) {
+    ops_.gemm({.x = rows(normed_, hidden), .w = weights.q, .y = rows(q_, heads * qk_dim)});
+  } else {
+    const Rows q_a = rows(q_a_, config_.q_lora_rank);
+    ops_.gemm({.x = rows(normed_, hidden), .w = weights.q_a,
+               .bias = data_or_null(weights.q_a_bias), .y = q_a});
+    ops_.rms_norm({.x = q_a, .weight = weights.q_a_norm.data(), .eps = model::kLoraNormEps,
+                   .out = q_a});
+    ops_.gemm({.x = q_a, .w = weights.q_b, .y = rows(q_, heads * qk_dim)});
+  }
+  const Rows kv = rows(kv_rows_, rank + rope);
+  ops_.gemm({.x = rows(normed_, hidden), .w = weights.kv_a,
+             .bias = data_or_null(weights.kv_a_bias), .y = kv});
+  const Rows latent = columns(kv, 0, rank);
+  ops_.rms_norm({.x = latent, .weight = weights.kv_a_norm.data(), .eps = model::kLoraNormEps,
+                 .out = latent});
+  ops_.rope({.x = columns(kv, rank, rope), .num_heads = 1, .head_dim = rope, .dim = rope,
+             .positions = positions_, .inv_freq = inv_freq_, .magnitude = rope_magnitude_});
+  ops_.rope({.x = rows(q_, heads * qk_dim), .num_heads = heads, .head_dim = qk_dim, .dim = rope,
+             .positions = positions_, .inv_freq = inv_freq_, .magnitude = rope_magnitude_});
+  write_kv();
+  if (form_ == AttentionForm::kAbsorbed) {
+    attend_absorbed(weights);
+  } else {
+    attend_expanded(weights);
+  }
+  ops_.gemm({.x = rows(heads_, heads * config_.v_head_dim), .w = weights.o,
+             .bias = data_or_null(weights.o_bias), .y = rows(update_, hidden)});
+  ops_.add({.x = rows(hidden_, hidden), .y = rows(update_, hidden)});
+}
+
+void Forward::write_kv() {
+  // All rows of the step are written before any is read: a row sees the earlier rows of its own
+  // chunk through the cache, as it will see them in every later step.
+  const size_t block_tokens = kv_.shape().block_tokens, kv_dim = kv_.shape().kv_dim;
+  const auto blocks_up_to = [&](uint32_t row) { return positions_[row] / block_tokens + 1; };
+  size_t num_pointers = 0;
+  for (const RowRun& run : runs_) num_pointers += blocks_up_to(run.first + run.count - 1);
+  block_pointers_.clear();
+  block_pointers_.reserve(num_pointers);  // the spans below point into it
+  attention_rows_.clear();
+  for (const RowRun& run : runs_) {
+    const size_t first_pointer = block_pointers_.size();
+    const size_t num_blocks = blocks_up_to(run.first + run.count - 1);
+    for (size_t b = 0; b < num_blocks; ++b) {
+      block_pointers_.push_back(kv_.block(layer_, run.block_table[b]));
+    }
+    for (uint32_t r = run.first; r < run.first + run.count; ++r) {
+      float* block = kv_.block(layer_, run.block_table[positions_[r] / block_tokens]);
+      std::memcpy(block + (positions_[r] % block_tokens) * kv_dim, kv_rows_.data() + r * kv_dim,
+                  kv_dim * sizeof(float));
+      attention_rows_.push_back(
+          {.blocks = {block_pointers_.data() + first_pointer, blocks_up_to(r)},
+           .context_len = positions_[r] + 1});
+    }
+  }
+}
+
+void Forward::attend_absorbed(const model::AttentionWeights& weights) {
+  const size_t heads = config_.num_heads, rank = config_.kv_lora_rank;
+  const size_t nope = config_.qk_nope_head_dim, rope = config_.qk_rope_head_dim;
+  const size_t qk_dim = nope + rope, v_dim = config_.v_head_dim;
+  const Rows q = rows(q_, heads * qk_dim);
+  const Rows q_latent = rows(q_latent_, heads * rank);
+  const Rows q_rope = rows(q_rope_, heads * rope);
+  products_.clear();
+  for (size_t h = 0; h < heads; ++h) {
+    products_.push_back({.x = columns(q, h * qk_dim, nope),
+                         .w = float_matrix(weights.w_uk_t.data() + h * rank * nope, rank, nope),
+                         .y = columns(q_latent, h * rank, rank)});
+    for (uint32_t r = 0; r < num_rows_; ++r) {
+      std::memcpy(q_rope.row(r) + h * rope, q.row(r) + h * qk_dim + nope, rope * sizeof(float));
+    }
+  }
+  ops_.gemm_many(products_);
+  const Rows o_latent = rows(o_latent_, heads * rank);
+  ops_.mla_absorbed({.q_latent = q_latent, .q_rope = q_rope, .rows = attention_rows_,
+                     .block_tokens = kv_.shape().block_tokens, .num_heads = heads, .kv_rank = rank,
+                     .rope_dim = rope, .scale = softmax_scale_, .out = o_latent});
+  const Rows out = rows(heads_, heads * v_dim);
+  products_.clear();
+  for (size_t h = 0; h < heads; ++h) {
+    const float* values = weights.kv_b.data() + (h * (nope + v_dim) + nope) * rank;
+    products_.push_back({.x = columns(o_latent, h * rank, rank),
+                         .w = float_matrix(values, v_dim, rank),
+                         .y = columns(out, h * v_dim, v_dim)});
+  }
+  ops_.gemm_many(products_);
+}
+
+void Forward::attend_expanded(const model::AttentionWeights& weights) {
+  const size_t heads = config_.num_heads;
+  ops_.mla_expanded({.q = rows(q_, heads * config_.qk_head_dim()), .kv_b = weights.kv_b.data(),
+                     .rows = attention_rows_, .block_tokens = kv_.shape().block_tokens,
+                     .num_heads = heads, .kv_rank = config_.kv_lora_rank,
+                     .nope_dim = config_.qk_nope_head_dim, .rope_dim = config_.qk_rope_head_dim,
+                     .v_dim = config_.v_head_dim, .scale = softmax_scale_,
+                     .out = rows(heads_, heads * config_.v_head_dim)});
+}
+
+void Forward::gate(const model::LayerWeights& weights) {
+  const size_t experts = config_.num_routed_experts, topk = config_.num_experts_per_tok;
+  const Rows logits = rows(gate_logits_, experts);
+  ops_.gemm({.x = rows(normed_, config_.hidden_size),
+             .w = float_matrix(weights.gate.data(), experts, config_.hidden_size),
+             .y = logits});
+  topk_idx_.resize(num_rows_ * topk);
+  topk_weight_.resize(num_rows_ * topk);
+  ops_.topk_gate({.logits = logits, .bias = data_or_null(weights.gate_bias),
+                  .method = gate_method(config_.topk_method), .num_groups = config_.num_groups,
+                  .topk_groups = config_.topk_groups, .topk = topk,
+                  .normalize = config_.norm_topk_prob, .scale = config_.routed_scaling_factor,
+                  .topk_idx = topk_idx_.data(), .topk_weight = topk_weight_.data()});
+}
+
+Exchange Forward::exchange() const {
+  CHECK(awaiting_);
+  return {.layer = layer_,
+          .rows = ConstRows(normed_.data(), num_rows_, config_.hidden_size),
+          .topk_idx = topk_idx_,
+          .topk = config_.num_experts_per_tok};
+}
+
+void Forward::compute_shared() {
+  CHECK(awaiting_);
+  const model::FfnWeights& shared = weights_.layers[layer_].shared;
+  if (!shared.gate.empty()) {
+    const kernels::FfnParams ffn{.x = rows(normed_, config_.hidden_size),
+                                 .gate = shared.gate,
+                                 .up = shared.up,
+                                 .down = shared.down,
+                                 .y = rows(shared_, config_.hidden_size)};
+    ops_.grouped_ffn({&ffn, 1});
+  }
+  shared_done_ = true;
+}
+
+void Forward::provide(ConstRows expert_rows, std::span<const uint32_t> slot_row) {
+  CHECK(awaiting_);
+  CHECK_EQ(slot_row.size(), topk_idx_.size());
+  expert_rows_ = expert_rows;
+  slot_row_ = slot_row;
+}
+
+void Forward::combine() {
+  CHECK(expert_rows_.data != nullptr);
+  const bool has_shared = !weights_.layers[layer_].shared.gate.empty();
+  ops_.combine({.expert_rows = expert_rows_, .slot_row = slot_row_.data(),
+                .topk_weight = topk_weight_.data(), .topk = config_.num_experts_per_tok,
+                .shared = has_shared ? ConstRows(rows(shared_, config_.hidden_size)) : ConstRows(),
+                .residual = rows(hidden_, config_.hidden_size)});
+  expert_rows_ = ConstRows();
+  slot_row_ = {};
+}
+
+void Forward::head() {
+  const size_t hidden = config_.hidden_size, wanted = logit_rows_.size();
+  if (wanted == 0) return;
+  head_in_.resize(std::max(head_in_.size(), wanted * hidden));
+  logits_.resize(std::max(logits_.size(), wanted * config_.vocab_size));
+  for (size_t i = 0; i < wanted; ++i) {
+    std::memcpy(head_in_.data() + i * hidden, hidden_.data() + logit_rows_[i] * hidden,
+                hidden * sizeof(float));
+  }
+  const Rows in(head_in_.data(), wanted, hidden);
+  ops_.rms_norm({.x = in, .weight = weights_.final_norm.data(), .eps = config_.rms_norm_eps,
+                 .out = in});
+  ops_.gemm({.x = in, .w = weights_.head, .y = Rows(logits_.data(), wanted, config_.vocab_size)});
+}
+
+ConstRows Forward::logits() const {
+  return ConstRows(logits_.data(), logit_rows_.size(), config_.vocab_size);
+}
+
+}  // namespace troupe::actors

@@ -1,0 +1,118 @@
+#pragma once
+
+// The order of operations in one step of the model, cut where token rows leave for the experts.
+//
+// A step is: begin(), then advance() until it says kDone. At each kExchange the caller sends the
+// rows of exchange() to whoever holds the chosen experts, may call compute_shared() meanwhile, and
+// hands the experts' rows to provide(). There is no actor, thread or clock in here: the router's
+// actor runs the pieces on its executor, `troupe generate` in one loop; both give the same bits.
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "actors/kv_store.hpp"
+#include "base/ids.hpp"
+#include "base/tensor_view.hpp"
+#include "kernels/ops.hpp"
+#include "model/config.hpp"
+#include "model/weights.hpp"
+
+namespace troupe::actors {
+
+/// Which of MLA's two equal forms a model run uses; they round differently, so it never changes
+/// within a cluster.
+enum class AttentionForm : uint8_t { kAbsorbed, kExpanded };
+
+/// Some consecutive tokens of one sequence.
+struct StepSequence {
+  std::span<const TokenId> tokens;
+  uint32_t first_position = 0;
+  std::span<const BlockId> block_table;  ///< covers first_position + tokens.size() positions
+  /// Rows of `tokens` whose logits are wanted, counted from its end: 0 none, 1 the last...
+  uint32_t num_logits = 0;
+};
+
+/// What the experts must compute for one MoE layer.
+struct Exchange {
+  LayerIdx layer = 0;
+  ConstRows rows;                        ///< [num_rows, hidden], after the second norm
+  std::span<const ExpertIdx> topk_idx;   ///< [num_rows, topk]
+  uint32_t topk = 0;
+};
+
+class Forward {
+ public:
+  enum class Status : uint8_t { kExchange, kDone };
+
+  /// All arguments outlive the object.
+  Forward(const model::ModelConfig& config, const model::RouterWeights& weights,
+          kernels::Ops& ops, KvStore& kv, AttentionForm form);
+
+  /// Starts a step over these sequences' tokens. Token ids are below vocab_size.
+  void begin(std::span<const StepSequence> sequences);
+
+  /// Computes up to the next MoE layer's gate, or to the logits.
+  Status advance();
+
+  /// REQUIRES: advance() returned kExchange.
+  [[nodiscard]] Exchange exchange() const;
+  /// The shared expert of the layer at hand; advance() calls it if the caller has not.
+  void compute_shared();
+  /// The routed experts' rows, [any, hidden]; slot_row [num_rows * topk] says which row answers
+  /// which slot. Both must stay until the next advance() returns.
+  void provide(ConstRows expert_rows, std::span<const uint32_t> slot_row);
+
+  /// [sum of num_logits, vocab], in the order of the sequences and their tokens.
+  /// REQUIRES: advance() returned kDone.
+  [[nodiscard]] ConstRows logits() const;
+
+  [[nodiscard]] uint32_t num_rows() const { return num_rows_; }
+
+ private:
+  /// The step's rows of one sequence.
+  struct RowRun {
+    uint32_t first = 0;
+    uint32_t count = 0;
+    std::span<const BlockId> block_table;
+  };
+
+  Rows rows(std::vector<float>& buffer, size_t cols);
+  void attention(const model::AttentionWeights& weights);
+  void attend_absorbed(const model::AttentionWeights& weights);
+  void attend_expanded(const model::AttentionWeights& weights);
+  void write_kv();
+  void gate(const model::LayerWeights& weights);
+  void combine();
+  void head();
+
+  const model::ModelConfig& config_;
+  const model::RouterWeights& weights_;
+  kernels::Ops& ops_;
+  KvStore& kv_;
+  AttentionForm form_;
+  std::vector<float> inv_freq_;
+  float rope_magnitude_;
+  float softmax_scale_;
+
+  // One step's state.
+  uint32_t num_rows_ = 0;
+  LayerIdx layer_ = 0;
+  bool awaiting_ = false;     ///< at a MoE layer's exchange
+  bool shared_done_ = false;
+  std::vector<TokenId> tokens_;
+  std::vector<uint32_t> positions_;
+  std::vector<RowRun> runs_;
+  std::vector<uint32_t> logit_rows_;
+  std::vector<float> hidden_, normed_, q_a_, q_, kv_rows_, q_latent_, q_rope_, o_latent_, heads_,
+      update_, gate_logits_, topk_weight_, shared_, head_in_, logits_;
+  std::vector<ExpertIdx> topk_idx_;
+  std::vector<kernels::AttentionRow> attention_rows_;
+  std::vector<const float*> block_pointers_;
+  std::vector<kernels::GemmParams> products_;
+  ConstRows expert_rows_;
+  std::span<const uint32_t> slot_row_;
+};
+
+}  // namespace troupe::actors

@@ -1,0 +1,100 @@
+#include "actors/gateway_actor.hpp"
+
+#include <atomic>
+#include <map>
+#include <utility>
+
+#include "actors/messages.hpp"
+#include "actors/system.hpp"
+
+namespace troupe::actors {
+namespace {
+
+constexpr std::chrono::seconds kStatusTimeout{2};
+
+struct GatewayState {
+  static inline const char* name = "gateway";
+  std::map<RequestId, ClusterClient::EventHandler> streams;
+};
+
+bool ends_stream(const scheduler::ClientEvent& event) {
+  return !std::holds_alternative<scheduler::Admitted>(event) &&
+         !std::holds_alternative<scheduler::TokensEmitted>(event);
+}
+
+caf::behavior gateway_actor(caf::stateful_actor<GatewayState>* self, caf::actor scheduler,
+                            std::shared_ptr<std::atomic<bool>> serving) {
+  self->monitor(scheduler);
+  self->set_down_handler([=](const caf::down_msg&) {
+    serving->store(false);
+    for (auto& [request, on_event] : self->state.streams) {
+      on_event(scheduler::Failed{
+          request, Error{Code::kUnavailable, "the scheduler ended; the request cannot go on"}});
+    }
+    self->state.streams.clear();
+  });
+  self->send(scheduler, WatchServing{});
+  return {
+      [=](const LocalSubmit& msg) {
+        self->state.streams[msg.request] = msg.on_event;
+        self->send(scheduler, SubmitRequest{msg.request, msg.spec});
+      },
+      [=](const CancelRequest& msg) {
+        if (self->state.streams.erase(msg.request) != 0) self->send(scheduler, msg);
+      },
+      [=](const ClientEventArrived& msg) {
+        const auto stream = self->state.streams.find(msg.request);
+        if (stream == self->state.streams.end()) return;  // cancelled meanwhile
+        const ClusterClient::EventHandler on_event = stream->second;
+        if (ends_stream(msg.event)) self->state.streams.erase(stream);
+        on_event(msg.event);
+      },
+      [=](const ServingChanged& msg) { serving->store(msg.serving); },
+      [=](const LocalStatusQuery& msg) {
+        const auto on_status = msg.on_status;
+        self->request(scheduler, kStatusTimeout, ClusterStatusQuery{})
+            .then([=](const ClusterStatus& status) { on_status(status); },
+                  [=](const caf::error&) {
+                    ClusterStatus unknown;
+                    unknown.condition = "the scheduler did not answer within two seconds";
+                    on_status(unknown);
+                  });
+      },
+  };
+}
+
+class ActorClusterClient : public ClusterClient {
+ public:
+  ActorClusterClient(caf::actor_system& system, const caf::actor& scheduler)
+      : gateway_(system.spawn(gateway_actor, scheduler, serving_)),
+        next_request_(fresh_node_id().value) {}
+  ~ActorClusterClient() override {
+    caf::anon_send_exit(gateway_, caf::exit_reason::user_shutdown);
+  }
+
+  RequestId submit(scheduler::RequestSpec spec, EventHandler on_event) override {
+    // Counting up from a random start: unique over the lives of all gateways of a cluster.
+    const RequestId request{next_request_.fetch_add(1)};
+    caf::anon_send(gateway_, LocalSubmit{request, std::move(spec), std::move(on_event)});
+    return request;
+  }
+  void cancel(RequestId request) override { caf::anon_send(gateway_, CancelRequest{request}); }
+  [[nodiscard]] bool serving() const override { return serving_->load(); }
+  void status(std::function<void(ClusterStatus)> on_status) override {
+    caf::anon_send(gateway_, LocalStatusQuery{std::move(on_status)});
+  }
+
+ private:
+  std::shared_ptr<std::atomic<bool>> serving_ = std::make_shared<std::atomic<bool>>(false);
+  caf::actor gateway_;
+  std::atomic<uint64_t> next_request_;
+};
+
+}  // namespace
+
+std::unique_ptr<ClusterClient> make_cluster_client(caf::actor_system& system,
+                                                   caf::actor scheduler) {
+  return std::make_unique<ActorClusterClient>(system, scheduler);
+}
+
+}  // namespace troupe::actors

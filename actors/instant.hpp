@@ -1,0 +1,17 @@
+#pragma once
+
+// The actors' clock: the actor system's own, so that tests run in virtual time.
+
+#include <caf/all.hpp>
+
+#include "base/time.hpp"
+
+namespace troupe::actors {
+
+inline Instant now(const caf::local_actor* self) {
+  return {std::chrono::duration_cast<std::chrono::nanoseconds>(
+              self->clock().now().time_since_epoch())
+              .count()};
+}
+
+}  // namespace troupe::actors

@@ -1,0 +1,130 @@
+#include "actors/local_model.hpp"
+
+#include <algorithm>
+#include <numeric>
+
+namespace troupe::actors {
+namespace {
+
+constexpr size_t kBlockTokens = 16;
+
+}  // namespace
+
+LocalModel::LocalModel(model::Checkpoint checkpoint, const LocalModelOptions& options)
+    : checkpoint_(std::move(checkpoint)),
+      options_(options),
+      pool_(options.num_threads),
+      ops_(kernels::make_cpu_ops(&pool_)) {
+  if (options_.max_context == 0) options_.max_context = config().max_position_embeddings;
+}
+
+Result<std::unique_ptr<LocalModel>> LocalModel::load(const model::Checkpoint& checkpoint,
+                                                     const LocalModelOptions& options) {
+  std::unique_ptr<LocalModel> local(new LocalModel(checkpoint, options));
+  local->weights_ = TRY(checkpoint.load_router());
+  const model::ModelConfig& config = checkpoint.config();
+  for (LayerIdx layer = 0; layer < config.num_layers; ++layer) {
+    if (!config.is_moe_layer(layer)) continue;
+    for (ExpertIdx expert = 0; expert < config.num_routed_experts; ++expert) {
+      local->experts_[{layer, expert}] = TRY(checkpoint.load_expert(layer, expert));
+    }
+  }
+  const size_t num_blocks = (local->options_.max_context + kBlockTokens - 1) / kBlockTokens;
+  local->kv_ = std::make_unique<KvStore>(KvShape{.num_layers = config.num_layers,
+                                                 .num_blocks = num_blocks,
+                                                 .block_tokens = kBlockTokens,
+                                                 .kv_dim = config.kv_dim()});
+  for (uint32_t b = 0; b < num_blocks; ++b) local->block_table_.push_back(BlockId{b});
+  local->forward_ = std::make_unique<Forward>(config, *local->weights_, *local->ops_, *local->kv_,
+                                              options.form);
+  return local;
+}
+
+Result<void> LocalModel::check_tokens(std::span<const TokenId> tokens, size_t num_more) const {
+  if (tokens.empty()) return Error{Code::kInvalidArgument, "the prompt has no tokens"};
+  for (const TokenId token : tokens) {
+    if (token < 0 || static_cast<uint32_t>(token) >= config().vocab_size) {
+      return Error{Code::kInvalidArgument,
+                   "token id " + std::to_string(token) + " is outside the vocabulary of " +
+                       std::to_string(config().vocab_size)};
+    }
+  }
+  if (tokens.size() + num_more > options_.max_context) {
+    return Error{Code::kInvalidArgument,
+                 std::to_string(tokens.size()) + " prompt tokens and " + std::to_string(num_more) +
+                     " to generate exceed the context of " + std::to_string(options_.max_context)};
+  }
+  return {};
+}
+
+ConstRows LocalModel::step(std::span<const TokenId> tokens, uint32_t first_position,
+                           uint32_t num_logits) {
+  const size_t hidden = config().hidden_size;
+  const StepSequence sequence{.tokens = tokens,
+                              .first_position = first_position,
+                              .block_table = block_table_,
+                              .num_logits = num_logits};
+  forward_->begin({&sequence, 1});
+  while (forward_->advance() == Forward::Status::kExchange) {
+    const Exchange exchange = forward_->exchange();
+    const size_t num_tasks = exchange.topk_idx.size();
+    expert_rows_.resize(std::max(expert_rows_.size(), num_tasks * hidden));
+    tasks_.clear();
+    for (size_t i = 0; i < num_tasks; ++i) {
+      tasks_.push_back({.in = exchange.rows.row(i / exchange.topk),
+                        .out = expert_rows_.data() + i * hidden,
+                        .expert = exchange.topk_idx[i]});
+    }
+    compute_experts(*ops_, experts_, exchange.layer, tasks_, hidden, scratch_);
+    slot_row_.resize(num_tasks);
+    std::iota(slot_row_.begin(), slot_row_.end(), 0U);
+    forward_->provide(ConstRows(expert_rows_.data(), num_tasks, hidden), slot_row_);
+  }
+  return forward_->logits();
+}
+
+Result<void> LocalModel::logits(
+    std::span<const TokenId> tokens,
+    const std::function<void(uint32_t, std::span<const float>)>& visit) {
+  TRY(check_tokens(tokens, 0));
+  for (size_t first = 0; first < tokens.size(); first += options_.chunk_tokens) {
+    const auto chunk =
+        tokens.subspan(first, std::min<size_t>(options_.chunk_tokens, tokens.size() - first));
+    const ConstRows rows =
+        step(chunk, static_cast<uint32_t>(first), static_cast<uint32_t>(chunk.size()));
+    for (size_t r = 0; r < rows.rows; ++r) {
+      visit(static_cast<uint32_t>(first + r), {rows.row(r), rows.cols});
+    }
+  }
+  return {};
+}
+
+Result<scheduler::FinishReason> LocalModel::generate(
+    const scheduler::RequestSpec& spec,
+    const std::function<bool(const model::SampledToken&)>& on_token) {
+  TRY(check_tokens(spec.prompt, spec.max_tokens));
+  TRY(model::validate(spec.sampling));
+  std::vector<TokenId> known = spec.prompt;
+  uint32_t computed = 0;
+  for (uint32_t emitted = 0; emitted < spec.max_tokens;) {
+    const auto left = static_cast<uint32_t>(known.size()) - computed;
+    const uint32_t count = std::min(left, options_.chunk_tokens);
+    const ConstRows rows = step(std::span(known).subspan(computed, count), computed,
+                                count == left ? 1 : 0);
+    computed += count;
+    if (count < left) continue;
+    const model::SampledToken token =
+        model::sample({rows.row(0), rows.cols}, spec.sampling, known.size());
+    known.push_back(token.token);
+    ++emitted;
+    const bool go_on = on_token(token);
+    if (std::find(spec.stop_token_ids.begin(), spec.stop_token_ids.end(), token.token) !=
+            spec.stop_token_ids.end() ||
+        !go_on) {
+      return scheduler::FinishReason::kStop;
+    }
+  }
+  return scheduler::FinishReason::kLength;
+}
+
+}  // namespace troupe::actors

@@ -1,0 +1,290 @@
+#pragma once
+
+// Every message between actors, grouped by receiver. Those of the first part cross the network and
+// can be inspected; those of the second stay in one process and pass by reference count. Tensors
+// never ride in either: rows travel as frames over links.
+//
+// CAF 0.17 drops unknown trailing fields and turns a message with a missing field into (), so these
+// structs may only grow at the end; nodes of different versions are refused when they join.
+
+#include <caf/all.hpp>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "actors/client.hpp"
+#include "base/ids.hpp"
+#include "base/result.hpp"
+#include "cluster/membership.hpp"
+#include "experts/placement.hpp"
+#include "model/sampling.hpp"
+#include "scheduler/request.hpp"
+#include "transport/frame.hpp"
+
+namespace troupe {
+
+// Found by argument-dependent lookup when messages that hold these types are inspected.
+template <class Inspector, class Tag, class Rep>
+auto inspect(Inspector& f, Id<Tag, Rep>& x) {
+  return f(x.value);
+}
+template <class Inspector>
+auto inspect(Inspector& f, Duration& x) {
+  return f(x.ns);
+}
+template <class Inspector>
+auto inspect(Inspector& f, Error& x) {
+  return f(x.code, x.message);
+}
+
+namespace model {
+template <class Inspector>
+auto inspect(Inspector& f, SamplingParams& x) {
+  return f(x.temperature, x.top_p, x.top_k, x.min_p, x.seed, x.want_logprobs, x.num_top_logprobs);
+}
+template <class Inspector>
+auto inspect(Inspector& f, SampledToken& x) {
+  return f(x.token, x.logprob, x.top_logprobs);
+}
+}  // namespace model
+
+namespace scheduler {
+template <class Inspector>
+auto inspect(Inspector& f, RequestSpec& x) {
+  return f(x.prompt, x.max_tokens, x.sampling, x.stop_token_ids, x.timeout);
+}
+}  // namespace scheduler
+
+namespace experts {
+template <class Inspector>
+auto inspect(Inspector& f, Placement& x) {
+  return f(x.epoch, x.num_layers, x.num_experts, x.holder);
+}
+}  // namespace experts
+
+namespace cluster {
+template <class Inspector>
+auto inspect(Inspector& f, NodeInfo& x) {
+  return f(x.id, x.name, x.role, x.version, x.checkpoint_digest, x.arithmetic_class, x.link_address,
+           x.host, x.pid);
+}
+}  // namespace cluster
+
+namespace transport {
+template <class Inspector>
+auto inspect(Inspector& f, LinkStats& x) {
+  return f(x.peer, x.transport, x.frames_sent, x.frames_received, x.bytes_sent, x.bytes_received,
+           x.frames_rejected);
+}
+}  // namespace transport
+
+namespace actors {
+
+// ---- to the scheduler actor, over the network -------------------------------------------------
+
+/// From a node actor: let me in. `worker` is its router or expert-shard actor.
+struct JoinCluster {
+  cluster::NodeInfo info;
+  caf::actor node;
+  caf::actor worker;
+};
+/// From a worker: everything for this epoch is loaded and linked.
+struct NodeReadyReport {
+  NodeId node;
+  Epoch epoch;
+};
+/// From a worker: this epoch cannot be served by `node` (itself, or a peer it cannot reach).
+struct NodeFailedReport {
+  NodeId node;
+  Epoch epoch;
+  Error error;
+};
+/// One request's part of a StepTokens.
+struct Emission {
+  RequestId request;
+  uint32_t attempt = 0;
+  uint32_t first = 0;
+  std::vector<model::SampledToken> tokens;
+  bool finished = false;
+  scheduler::FinishReason reason = scheduler::FinishReason::kStop;
+};
+/// From a router: what one step produced.
+struct StepTokens {
+  NodeId router;
+  std::vector<Emission> emissions;
+};
+/// From a router: a request cannot go on.
+struct RequestFailed {
+  NodeId router;
+  RequestId request;
+  uint32_t attempt = 0;
+  Error error;
+};
+/// From a gateway actor, which gets the ClientEvents.
+struct SubmitRequest {
+  RequestId request;
+  scheduler::RequestSpec spec;
+};
+struct CancelRequest {
+  RequestId request;
+};
+
+// ---- to node actors and workers, over the network ---------------------------------------------
+
+struct JoinAccepted {
+  std::string cluster;
+};
+struct JoinRejected {
+  Error error;
+};
+struct Peer {
+  NodeId id;
+  std::string name;
+  std::string link_address;
+};
+/// To workers: load, link, and report ready for this epoch. Ends every older one.
+struct FormEpochRequest {
+  experts::Placement placement;
+  std::vector<Peer> routers;
+  std::vector<Peer> shards;
+};
+/// To workers: drop what runs in this epoch.
+struct EpochEnded {
+  Epoch epoch;
+};
+/// To a router.
+struct StartRequest {
+  RequestId request;
+  uint32_t attempt = 0;
+  scheduler::RequestSpec spec;
+  std::vector<TokenId> emitted;
+};
+struct CancelAttempt {
+  RequestId request;
+  uint32_t attempt = 0;
+};
+/// To workers; answered with a WorkerStatus.
+struct WorkerStatusQuery {
+  Epoch epoch;
+};
+struct WorkerStatus {
+  NodeId node;
+  uint64_t num_experts_held = 0;
+  std::string experts;
+  uint64_t kv_blocks_used = 0;
+  uint64_t kv_blocks_total = 0;
+  uint64_t rows_computed = 0;
+  std::vector<transport::LinkStats> links;
+};
+
+// ---- to the KV-cache holder, within the router's process --------------------------------------
+
+/// Answered with BlocksReply.
+struct ReserveBlocksFor {
+  RequestId request;
+  uint32_t num_tokens = 0;
+};
+struct BlocksReply {
+  RequestId request;
+  bool granted = false;
+  std::vector<BlockId> table;
+};
+struct ReleaseBlocks {
+  RequestId request;
+};
+/// Answered with two uint64_t: used and total blocks.
+struct KvUsageQuery {
+  Epoch epoch;
+};
+
+#define TROUPE_INSPECT(Type, ...)                           \
+  template <class Inspector>                                \
+  auto inspect(Inspector& f, Type& x) {                     \
+    return f(caf::meta::type_name(#Type), __VA_ARGS__);     \
+  }
+TROUPE_INSPECT(JoinCluster, x.info, x.node, x.worker)
+TROUPE_INSPECT(NodeReadyReport, x.node, x.epoch)
+TROUPE_INSPECT(NodeFailedReport, x.node, x.epoch, x.error)
+TROUPE_INSPECT(Emission, x.request, x.attempt, x.first, x.tokens, x.finished, x.reason)
+TROUPE_INSPECT(StepTokens, x.router, x.emissions)
+TROUPE_INSPECT(RequestFailed, x.router, x.request, x.attempt, x.error)
+TROUPE_INSPECT(SubmitRequest, x.request, x.spec)
+TROUPE_INSPECT(CancelRequest, x.request)
+TROUPE_INSPECT(JoinAccepted, x.cluster)
+TROUPE_INSPECT(JoinRejected, x.error)
+TROUPE_INSPECT(Peer, x.id, x.name, x.link_address)
+TROUPE_INSPECT(FormEpochRequest, x.placement, x.routers, x.shards)
+TROUPE_INSPECT(EpochEnded, x.epoch)
+TROUPE_INSPECT(StartRequest, x.request, x.attempt, x.spec, x.emitted)
+TROUPE_INSPECT(CancelAttempt, x.request, x.attempt)
+TROUPE_INSPECT(WorkerStatusQuery, x.epoch)
+TROUPE_INSPECT(WorkerStatus, x.node, x.num_experts_held, x.experts, x.kv_blocks_used,
+               x.kv_blocks_total, x.rows_computed, x.links)
+TROUPE_INSPECT(ReserveBlocksFor, x.request, x.num_tokens)
+TROUPE_INSPECT(BlocksReply, x.request, x.granted, x.table)
+TROUPE_INSPECT(ReleaseBlocks, x.request)
+TROUPE_INSPECT(KvUsageQuery, x.epoch)
+#undef TROUPE_INSPECT
+
+// ---- within one process only ------------------------------------------------------------------
+
+/// To a worker, from its port's thread.
+struct FrameArrived {
+  transport::Frame frame;
+};
+/// To a worker, from its port's thread: the transport lost a peer.
+struct LinkDown {
+  NodeId peer;
+  Error reason;
+};
+/// To a worker, from its executor: runs in the worker's thread with what the job left behind.
+/// One message for all completions: the job's author knows what must follow.
+struct JobDone {
+  std::function<void()> then;
+};
+/// To the gateway actor, from any thread of the gateway.
+struct LocalSubmit {
+  RequestId request;
+  scheduler::RequestSpec spec;
+  ClusterClient::EventHandler on_event;
+};
+struct LocalStatusQuery {
+  std::function<void(ClusterStatus)> on_status;
+};
+/// To the scheduler actor, from the gateway actor: tell me whether the cluster serves.
+struct WatchServing {};
+/// To the gateway actor, from the scheduler actor.
+struct ServingChanged {
+  bool serving = false;
+};
+/// To the gateway actor, from the scheduler actor.
+struct ClientEventArrived {
+  RequestId request;
+  scheduler::ClientEvent event;
+};
+/// To the scheduler actor: look at deadlines.
+struct Wake {
+  int64_t at_ns = 0;
+};
+/// To the scheduler actor; answered with a ClusterStatus within two seconds.
+struct ClusterStatusQuery {};
+/// To the scheduler actor: refuse what is new, end what waits.
+struct StopCluster {};
+
+}  // namespace actors
+}  // namespace troupe
+
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::FrameArrived)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::LinkDown)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::JobDone)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::LocalSubmit)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::LocalStatusQuery)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::WatchServing)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::ServingChanged)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::ClientEventArrived)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::Wake)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::ClusterStatusQuery)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::ClusterStatus)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::StopCluster)

@@ -1,0 +1,36 @@
+#pragma once
+
+// One per attention device: shell over the batcher and the dispatch bookkeeping. It forms steps,
+// has them computed segment by segment on the executor, exchanges rows with the expert shards over
+// links in between, and reports the tokens. The handlers only decide and send.
+
+#include <caf/all.hpp>
+#include <memory>
+
+#include "actors/router_engine.hpp"
+#include "actors/services.hpp"
+#include "base/time.hpp"
+#include "scheduler/batcher.hpp"
+
+namespace troupe::actors {
+
+struct RouterOptions {
+  scheduler::BatcherOptions batcher;
+  /// A shard that has not answered a dispatch for this long is reported as failed.
+  Duration exchange_timeout = seconds(20);
+  /// Bytes of rows that may be out to one shard; a dispatch waits until they fit.
+  size_t credit_bytes = size_t{64} << 20;
+};
+
+class RouterShell;
+struct RouterState {
+  static inline const char* name = "router";
+  std::shared_ptr<RouterShell> shell;
+};
+
+/// @param services outlives the actor. @param engine is used by its jobs only.
+caf::behavior router_actor(caf::stateful_actor<RouterState>* self, const WorkerServices* services,
+                           std::shared_ptr<RouterEngine> engine, caf::actor kv_holder,
+                           caf::actor scheduler, RouterOptions options);
+
+}  // namespace troupe::actors

@@ -1,0 +1,92 @@
+#include "actors/router_engine.hpp"
+
+#include <algorithm>
+#include <cstring>
+
+#include "base/check.hpp"
+
+namespace troupe::actors {
+
+RouterEngine::RouterEngine(const model::ModelConfig& config,
+                           std::shared_ptr<const model::RouterWeights> weights, kernels::Ops& ops,
+                           KvShape kv, AttentionForm form)
+    : config_(config),
+      weights_(std::move(weights)),
+      kv_(kv),
+      forward_(config, *weights_, ops, kv_, form) {}
+
+void RouterEngine::set_epoch(std::shared_ptr<const experts::Placement> placement,
+                             transport::FrameHeader prototype) {
+  placement_ = std::move(placement);
+  prototype_ = std::move(prototype);
+}
+
+Segment RouterEngine::begin(StepId step, std::vector<StepPart> parts) {
+  parts_ = std::move(parts);
+  prototype_.step = step;
+  std::vector<StepSequence> sequences;
+  sequences.reserve(parts_.size());
+  for (const StepPart& part : parts_) {
+    sequences.push_back({.tokens = part.tokens,
+                         .first_position = part.first_position,
+                         .block_table = part.block_table,
+                         .num_logits = part.wants_token ? 1U : 0U});
+    rows_computed_ += part.tokens.size();
+  }
+  forward_.begin(sequences);
+  return advance();
+}
+
+Segment RouterEngine::resume(const experts::DispatchPlan& plan,
+                             const std::vector<GatheredFrame>& answers) {
+  const size_t hidden = config_.hidden_size;
+  expert_rows_.resize(std::max(expert_rows_.size(), plan.num_results * hidden));
+  for (const GatheredFrame& answer : answers) {
+    std::memcpy(expert_rows_.data() + answer.first_result * hidden,
+                answer.frame.payload->floats(),
+                answer.frame.header.num_rows * hidden * sizeof(float));
+  }
+  forward_.provide(ConstRows(expert_rows_.data(), plan.num_results, hidden), plan.slot_row);
+  return advance();
+}
+
+Segment RouterEngine::advance() {
+  Segment segment;
+  segment.status = forward_.advance();
+  if (segment.status == Forward::Status::kExchange) {
+    const Exchange exchange = forward_.exchange();
+    const size_t hidden = config_.hidden_size;
+    segment.plan =
+        experts::plan_dispatch(exchange.layer, exchange.topk_idx,
+                               static_cast<uint32_t>(exchange.rows.rows), exchange.topk, *placement_);
+    for (const experts::ShardDispatch& dispatch : segment.plan.shards) {
+      transport::Frame frame{.header = prototype_};
+      frame.header.layer = exchange.layer;
+      frame.header.num_rows = static_cast<uint32_t>(dispatch.rows.size());
+      frame.header.hidden = static_cast<uint32_t>(hidden);
+      frame.header.assignments.reserve(dispatch.assignments.size());
+      for (const experts::PlannedAssignment& work : dispatch.assignments) {
+        frame.header.assignments.push_back({.row = work.row, .expert = work.expert});
+      }
+      auto payload = transport::Buffer::allocate(dispatch.rows.size() * hidden * sizeof(float));
+      for (size_t i = 0; i < dispatch.rows.size(); ++i) {
+        std::memcpy(payload->floats() + i * hidden, exchange.rows.row(dispatch.rows[i]),
+                    hidden * sizeof(float));
+      }
+      frame.payload = std::move(payload);
+      segment.frames.emplace_back(dispatch.shard, std::move(frame));
+    }
+    return segment;
+  }
+  const ConstRows logits = forward_.logits();
+  size_t row = 0;
+  for (const StepPart& part : parts_) {
+    if (!part.wants_token) continue;
+    segment.sampled.push_back(model::sample({logits.row(row++), logits.cols}, part.sampling,
+                                            part.first_position + part.tokens.size()));
+  }
+  CHECK_EQ(row, logits.rows);
+  return segment;
+}
+
+}  // namespace troupe::actors

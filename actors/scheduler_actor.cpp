@@ -1,0 +1,328 @@
+#include "actors/scheduler_actor.hpp"
+
+#include <algorithm>
+#include <map>
+#include <optional>
+#include <utility>
+
+#include "actors/instant.hpp"
+#include "base/log.hpp"
+
+namespace troupe::actors {
+namespace {
+
+constexpr std::chrono::milliseconds kStatusTimeout{1000};
+
+}  // namespace
+
+class SchedulerShell {
+ public:
+  SchedulerShell(caf::stateful_actor<SchedulerActorState>* self, SchedulerActorOptions options)
+      : self_(self),
+        options_(std::move(options)),
+        scheduler_(options_.scheduler),
+        membership_(options_.membership, now(self)) {
+    schedule_wake();
+  }
+
+  void join(const JoinCluster& msg) {
+    const NodeId id = msg.info.id;
+    nodes_[id] = Node{msg.node, msg.worker};
+    self_->monitor(msg.node);
+    on_membership(cluster::NodeJoining{msg.info});
+  }
+
+  void down(const caf::down_msg& msg) {
+    for (const auto& [id, node] : nodes_) {
+      if (node.node.address() == msg.source) {
+        on_membership(cluster::NodeLost{id, "connection to its process ended: " +
+                                                self_->system().render(msg.reason)});
+        nodes_.erase(id);
+        return;
+      }
+    }
+    std::vector<RequestId> orphans;
+    for (const auto& [request, client] : clients_) {
+      if (client.address() == msg.source) orphans.push_back(request);
+    }
+    for (const RequestId request : orphans) cancel(request);
+    watchers_.erase(std::remove_if(watchers_.begin(), watchers_.end(),
+                                   [&](const caf::actor& a) { return a.address() == msg.source; }),
+                    watchers_.end());
+  }
+
+  void submit(const SubmitRequest& msg, const caf::actor& client) {
+    clients_[msg.request] = client;
+    on_scheduler(scheduler::Submitted{msg.request, msg.spec});
+  }
+
+  void cancel(RequestId request) {
+    clients_.erase(request);
+    on_scheduler(scheduler::Cancelled{request});
+  }
+
+  void watch(const caf::actor& client) {
+    self_->monitor(client);
+    watchers_.push_back(client);
+    self_->send(client, ServingChanged{membership_.serving()});
+  }
+
+  void emitted(const StepTokens& msg) {
+    for (const Emission& emission : msg.emissions) {
+      if (!emission.tokens.empty()) {
+        on_scheduler(scheduler::RouterEmitted{msg.router, emission.request, emission.attempt,
+                                              emission.first, emission.tokens});
+      }
+      if (emission.finished) {
+        on_scheduler(scheduler::RouterFinished{msg.router, emission.request, emission.attempt,
+                                               emission.reason});
+      }
+    }
+  }
+
+  void wake(const Wake& msg) {
+    if (wake_at_ && msg.at_ns == wake_at_->ns) wake_at_.reset();
+    on_membership(cluster::Tick{});
+    on_scheduler(scheduler::Tick{});
+  }
+
+  void on_scheduler(const scheduler::SchedulerEvent& event) {
+    for (scheduler::SchedulerEffect& effect : scheduler_.handle(event, now(self_))) {
+      std::visit([this](auto& e) { perform(e); }, effect);
+    }
+    tell_running();
+    schedule_wake();
+  }
+
+  void on_membership(const cluster::MembershipEvent& event) {
+    const bool served = membership_.serving();
+    for (const cluster::MembershipEffect& effect : membership_.handle(event, now(self_))) {
+      std::visit([this](const auto& e) { perform(e); }, effect);
+    }
+    if (served != membership_.serving()) {
+      for (const caf::actor& watcher : watchers_) {
+        self_->send(watcher, ServingChanged{membership_.serving()});
+      }
+    }
+    schedule_wake();
+  }
+
+  /// Asks every worker for its part and answers when all have, or have taken too long.
+  void status(caf::response_promise promise) {
+    struct Pending {
+      ClusterStatus status;
+      size_t missing = 0;
+      caf::response_promise promise;
+    };
+    auto pending = std::make_shared<Pending>();
+    pending->promise = std::move(promise);
+    pending->status.serving = membership_.serving();
+    pending->status.condition = membership_.condition();
+    pending->status.epoch = membership_.epoch();
+    pending->status.counts = scheduler_.counts();
+    for (const cluster::MemberView& member : membership_.members()) {
+      pending->status.nodes.push_back(NodeStatus{.member = member});
+    }
+    pending->missing = pending->status.nodes.size() + 1;
+    const auto arrived = [pending] {
+      if (--pending->missing == 0) pending->promise.deliver(pending->status);
+    };
+    for (size_t i = 0; i < pending->status.nodes.size(); ++i) {
+      const auto node = nodes_.find(pending->status.nodes[i].member.info.id);
+      if (node == nodes_.end()) {
+        arrived();
+        continue;
+      }
+      self_->request(node->second.worker, kStatusTimeout, WorkerStatusQuery{membership_.epoch()})
+          .then(
+              [pending, arrived, i](WorkerStatus& worker) {
+                NodeStatus& into = pending->status.nodes[i];
+                into.num_experts_held = worker.num_experts_held;
+                into.experts = std::move(worker.experts);
+                into.kv_blocks_used = worker.kv_blocks_used;
+                into.kv_blocks_total = worker.kv_blocks_total;
+                into.rows_computed = worker.rows_computed;
+                into.links = std::move(worker.links);
+                arrived();
+              },
+              [arrived](const caf::error&) { arrived(); });
+    }
+    arrived();
+  }
+
+ private:
+  struct Node {
+    caf::actor node;
+    caf::actor worker;
+  };
+
+  // --- effects of the scheduler's core ---
+  void perform(scheduler::Tell& e) {
+    const auto client = clients_.find(e.request);
+    if (client == clients_.end()) return;  // cancelled by a client that is gone
+    const bool last = !std::holds_alternative<scheduler::Admitted>(e.event) &&
+                      !std::holds_alternative<scheduler::TokensEmitted>(e.event);
+    self_->send(client->second, ClientEventArrived{e.request, std::move(e.event)});
+    if (last) clients_.erase(client);
+  }
+  void perform(scheduler::StartOnRouter& e) {
+    const auto node = nodes_.find(e.router);
+    if (node == nodes_.end()) return;  // its loss is the next event
+    self_->send(node->second.worker,
+                StartRequest{e.request, e.attempt, std::move(e.spec), std::move(e.emitted)});
+  }
+  void perform(scheduler::CancelOnRouter& e) {
+    const auto node = nodes_.find(e.router);
+    if (node != nodes_.end()) {
+      self_->send(node->second.worker, CancelAttempt{e.request, e.attempt});
+    }
+  }
+
+  // --- effects of the membership's core ---
+  void perform(const cluster::AcceptNode& e) {
+    log::info("node_accepted", {{"node", e.node}});
+    self_->send(nodes_.at(e.node).node, JoinAccepted{options_.cluster});
+  }
+  void perform(const cluster::RejectNode& e) {
+    log::warning("node_rejected", {{"node", e.node}, {"reason", e.error.message}});
+    dismiss(e.node, e.error);
+  }
+  void perform(const cluster::DropNode& e) {
+    log::warning("node_dropped", {{"node", e.node}, {"reason", e.reason.message}});
+    dismiss(e.node, e.reason);
+  }
+  void perform(const cluster::FormEpoch& e) {
+    const auto placed = place(e);
+    if (!placed.ok()) {
+      log::error("placement_failed", {{"epoch", e.epoch}, {"reason", placed.error().message}});
+      return;
+    }
+    FormEpochRequest request{.placement = *placed, .routers = peers(e.routers),
+                             .shards = peers(e.shards)};
+    log::info("epoch_forming", {{"epoch", e.epoch}, {"routers", e.routers.size()},
+                                {"shards", e.shards.size()}});
+    for (const auto* group : {&e.routers, &e.shards}) {
+      for (const cluster::NodeInfo& info : *group) {
+        self_->send(nodes_.at(info.id).worker, request);
+      }
+    }
+    routers_.clear();
+    for (const cluster::NodeInfo& info : e.routers) routers_.push_back(info.id);
+  }
+  void perform(const cluster::StartServing& e) {
+    log::info("serving", {{"epoch", e.epoch}});
+    for (const NodeId router : routers_) on_scheduler(scheduler::RouterUp{router});
+  }
+  void perform(const cluster::StopServing& e) {
+    log::warning("serving_stopped", {{"epoch", e.epoch}, {"reason", e.reason.message}});
+    for (const auto& [id, node] : nodes_) self_->send(node.worker, EpochEnded{e.epoch});
+    for (const NodeId router : routers_) on_scheduler(scheduler::RouterDown{router, e.reason});
+  }
+
+  Result<experts::Placement> place(const cluster::FormEpoch& e) const {
+    const model::ModelConfig& model = options_.model;
+    experts::PlacementRequest request{.epoch = e.epoch,
+                                      .num_layers = model.num_layers,
+                                      .num_experts = model.num_routed_experts};
+    for (LayerIdx l = 0; l < model.num_layers; ++l) {
+      request.is_moe_layer.push_back(model.is_moe_layer(l));
+    }
+    for (const cluster::NodeInfo& shard : e.shards) {
+      request.shards.push_back(shard.id);
+      for (const cluster::PinConfig& pin : options_.pins) {
+        if (pin.node != shard.name) continue;
+        request.pins.push_back({.node = shard.id,
+                                .first_layer = pin.first_layer,
+                                .last_layer = std::min(pin.last_layer, model.num_layers - 1),
+                                .first_expert = pin.first_expert,
+                                .last_expert =
+                                    std::min(pin.last_expert, model.num_routed_experts - 1)});
+      }
+    }
+    return experts::place_experts(request);
+  }
+
+  static std::vector<Peer> peers(const std::vector<cluster::NodeInfo>& infos) {
+    std::vector<Peer> result;
+    for (const cluster::NodeInfo& info : infos) {
+      result.push_back({info.id, info.name, info.link_address});
+    }
+    return result;
+  }
+
+  void dismiss(NodeId id, const Error& reason) {
+    const auto node = nodes_.find(id);
+    if (node == nodes_.end()) return;
+    self_->send(node->second.node, JoinRejected{reason});
+    self_->demonitor(node->second.node);
+    nodes_.erase(node);
+  }
+
+  /// A node that waits to be taken in is taken when no request runs.
+  void tell_running() {
+    const scheduler::SchedulerCounts counts = scheduler_.counts();
+    const uint64_t running = counts.running + counts.queued;
+    if (running == told_running_) return;
+    told_running_ = running;
+    on_membership(cluster::RequestsRunning{running});
+  }
+
+  void schedule_wake() {
+    std::optional<Instant> next = scheduler_.next_deadline();
+    if (const auto other = membership_.next_deadline(); other && (!next || *other < *next)) {
+      next = other;
+    }
+    if (!next || (wake_at_ && *wake_at_ <= *next)) return;
+    wake_at_ = next;
+    const int64_t wait_ns = std::max<int64_t>(0, (*next - now(self_)).ns);
+    self_->delayed_send(self_, std::chrono::nanoseconds(wait_ns), Wake{next->ns});
+  }
+
+  caf::stateful_actor<SchedulerActorState>* self_;
+  SchedulerActorOptions options_;
+  scheduler::Scheduler scheduler_;
+  cluster::Membership membership_;
+  std::map<NodeId, Node> nodes_;
+  std::map<RequestId, caf::actor> clients_;
+  std::vector<caf::actor> watchers_;
+  std::vector<NodeId> routers_;  ///< of the epoch in force
+  std::optional<Instant> wake_at_;
+  uint64_t told_running_ = 0;
+};
+
+caf::behavior scheduler_actor(caf::stateful_actor<SchedulerActorState>* self,
+                              SchedulerActorOptions options) {
+  self->state.shell = std::make_shared<SchedulerShell>(self, std::move(options));
+  SchedulerShell* shell = self->state.shell.get();
+  self->set_down_handler([=](const caf::down_msg& msg) { shell->down(msg); });
+  return {
+      [=](const JoinCluster& msg) { shell->join(msg); },
+      [=](const NodeReadyReport& msg) {
+        shell->on_membership(cluster::NodeReady{msg.node, msg.epoch});
+      },
+      [=](const NodeFailedReport& msg) {
+        shell->on_membership(cluster::NodeFailed{msg.node, msg.epoch, msg.error});
+      },
+      [=](const StepTokens& msg) { shell->emitted(msg); },
+      [=](const RequestFailed& msg) {
+        shell->on_scheduler(
+            scheduler::RouterFailed{msg.router, msg.request, msg.attempt, msg.error});
+      },
+      [=](const SubmitRequest& msg) {
+        shell->submit(msg, caf::actor_cast<caf::actor>(self->current_sender()));
+      },
+      [=](const CancelRequest& msg) { shell->cancel(msg.request); },
+      [=](const WatchServing&) {
+        shell->watch(caf::actor_cast<caf::actor>(self->current_sender()));
+      },
+      [=](const Wake& msg) { shell->wake(msg); },
+      [=](const ClusterStatusQuery&) -> caf::result<ClusterStatus> {
+        auto promise = self->make_response_promise();
+        shell->status(promise);
+        return promise;
+      },
+      [=](const StopCluster&) { shell->on_scheduler(scheduler::Stopping{}); },
+  };
+}
+
+}  // namespace troupe::actors

@@ -1,0 +1,34 @@
+#pragma once
+
+// What a process lends to its worker actor. Everything outlives the actors.
+
+#include <caf/all.hpp>
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "actors/executor.hpp"
+#include "base/ids.hpp"
+#include "kernels/ops.hpp"
+#include "model/weights.hpp"
+#include "transport/link.hpp"
+
+namespace troupe::actors {
+
+struct WorkerServices {
+  NodeId self;
+  uint64_t cluster = 0;  ///< hash of the cluster's name, for frames
+  const model::Checkpoint* checkpoint = nullptr;
+  kernels::Ops* ops = nullptr;
+  Executor* executor = nullptr;
+  /// Opened after the worker is spawned (its frames go there) and before the node joins.
+  transport::Port* port = nullptr;
+};
+
+/// Port options whose frames and losses go to this worker as messages.
+transport::PortOptions port_options_for(NodeId self, uint64_t cluster, const caf::actor& worker);
+
+/// Hash of a cluster's name, for frame headers.
+uint64_t cluster_hash(const std::string& name);
+
+}  // namespace troupe::actors

@@ -1,0 +1,186 @@
+// The whole forward pass against transformers, on the tiny checkpoints of tests/golden.
+
+#include <gtest/gtest.h>
+
+#include <boost/json.hpp>
+#include <cmath>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+
+#include "actors/local_model.hpp"
+
+namespace troupe::actors {
+namespace {
+
+namespace fs = std::filesystem;
+namespace json = boost::json;
+
+const fs::path kModels = fs::path(TROUPE_SOURCE_DIR) / "tests/golden/models";
+constexpr double kRelativeTolerance = 2e-4;
+
+std::string read_file(const fs::path& path) {
+  std::ifstream in(path, std::ios::binary);
+  std::stringstream text;
+  text << in.rdbuf();
+  return text.str();
+}
+
+std::vector<std::string> model_names() {
+  std::vector<std::string> names;
+  for (const auto& entry : fs::directory_iterator(kModels)) {
+    names.push_back(entry.path().filename().string());
+  }
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+std::vector<TokenId> tokens(const json::value& array) {
+  std::vector<TokenId> ids;
+  for (const auto& id : array.as_array()) ids.push_back(static_cast<TokenId>(id.as_int64()));
+  return ids;
+}
+
+std::unique_ptr<LocalModel> load(const std::string& name, const LocalModelOptions& options) {
+  auto checkpoint = model::Checkpoint::open((kModels / name).string());
+  if (!checkpoint.ok()) {
+    ADD_FAILURE() << checkpoint.error().message;
+    return nullptr;
+  }
+  auto local = LocalModel::load(*checkpoint, options);
+  if (!local.ok()) {
+    ADD_FAILURE() << local.error().message;
+    return nullptr;
+  }
+  return std::move(*local);
+}
+
+using Logits = std::vector<std::vector<float>>;
+
+Logits all_logits(LocalModel& local, const std::vector<TokenId>& prompt) {
+  Logits rows;
+  const auto done = local.logits(prompt, [&](uint32_t position, std::span<const float> row) {
+    EXPECT_EQ(position, rows.size());
+    rows.emplace_back(row.begin(), row.end());
+  });
+  EXPECT_TRUE(done.ok()) << done.error().message;
+  return rows;
+}
+
+class Golden : public testing::TestWithParam<std::string> {
+ protected:
+  void SetUp() override {
+    golden_ = json::parse(read_file(kModels / GetParam() / "golden.json"));
+    logits_ = read_file(kModels / GetParam() / golden_.at("logits_file").as_string().c_str());
+  }
+
+  std::vector<float> expected_row(const json::value& prompt, size_t row) const {
+    const auto vocab = static_cast<size_t>(golden_.at("vocab_size").as_int64());
+    const size_t at = static_cast<size_t>(prompt.at("offset").as_int64()) + row * vocab * 4;
+    EXPECT_LE(at + vocab * 4, logits_.size());
+    std::vector<float> values(vocab);
+    std::memcpy(values.data(), logits_.data() + at, vocab * 4);
+    return values;
+  }
+
+  /// Largest difference over the row's largest magnitude, over all stored rows.
+  double worst_error(LocalModel& local) const {
+    double worst = 0;
+    for (const json::value& prompt : golden_.at("prompts").as_array()) {
+      const Logits ours = all_logits(local, tokens(prompt.at("tokens")));
+      const auto& positions = prompt.at("positions").as_array();
+      for (size_t i = 0; i < positions.size(); ++i) {
+        const auto position = static_cast<size_t>(positions[i].as_int64());
+        const std::vector<float> expected = expected_row(prompt, i);
+        double scale = 0, difference = 0;
+        for (size_t v = 0; v < expected.size(); ++v) {
+          scale = std::max<double>(scale, std::abs(expected[v]));
+          difference = std::max<double>(difference, std::abs(ours[position][v] - expected[v]));
+          if (!std::isfinite(ours[position][v])) return INFINITY;
+        }
+        worst = std::max(worst, difference / scale);
+      }
+    }
+    return worst;
+  }
+
+  json::value golden_;
+  std::string logits_;
+};
+
+TEST_P(Golden, LogitsAgreeWithTransformersInTheAbsorbedForm) {
+  const auto local = load(GetParam(), {});
+  ASSERT_NE(local, nullptr);
+  const double worst = worst_error(*local);
+  RecordProperty("worst_relative_error", std::to_string(worst));
+  EXPECT_LE(worst, kRelativeTolerance);
+}
+
+TEST_P(Golden, LogitsAgreeWithTransformersInTheExpandedForm) {
+  const auto local = load(GetParam(), {.form = AttentionForm::kExpanded});
+  ASSERT_NE(local, nullptr);
+  EXPECT_LE(worst_error(*local), kRelativeTolerance);
+}
+
+TEST_P(Golden, GreedyContinuationIsIdentical) {
+  const auto local = load(GetParam(), {.num_threads = 2});
+  ASSERT_NE(local, nullptr);
+  for (const json::value& greedy : golden_.at("greedy").as_array()) {
+    const std::vector<TokenId> expected = tokens(greedy.at("continuation"));
+    ASSERT_EQ(expected.size(), 64U);
+    scheduler::RequestSpec spec{.prompt = tokens(greedy.at("prompt")),
+                                .max_tokens = static_cast<uint32_t>(expected.size())};
+    spec.sampling.temperature = 0;
+    std::vector<TokenId> ours;
+    const auto done = local->generate(spec, [&](const model::SampledToken& token) {
+      ours.push_back(token.token);
+      return true;
+    });
+    ASSERT_TRUE(done.ok()) << done.error().message;
+    EXPECT_EQ(ours, expected);
+  }
+}
+
+TEST_P(Golden, ChunkedOneShotAndTokenByTokenPrefillAgreeBitForBit) {
+  for (const AttentionForm form : {AttentionForm::kAbsorbed, AttentionForm::kExpanded}) {
+    const std::vector<TokenId> prompt = tokens(golden_.at("prompts").as_array().back().at("tokens"));
+    Logits whole;
+    for (const uint32_t chunk : {512U, 1U, 7U, 64U}) {
+      const auto local =
+          load(GetParam(), {.num_threads = chunk % 3 + 1, .form = form, .chunk_tokens = chunk});
+      ASSERT_NE(local, nullptr);
+      const Logits rows = all_logits(*local, prompt);
+      if (whole.empty()) whole = rows;
+      ASSERT_EQ(rows.size(), whole.size());
+      for (size_t r = 0; r < rows.size(); ++r) {
+        ASSERT_EQ(0, std::memcmp(rows[r].data(), whole[r].data(), rows[r].size() * 4))
+            << "chunk of " << chunk << ", position " << r;
+      }
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Models, Golden, testing::ValuesIn(model_names()),
+                         [](const auto& info) {
+                           std::string name = info.param;
+                           std::replace(name.begin(), name.end(), '-', '_');
+                           return name;
+                         });
+
+TEST(GoldenModels, AreAtLeastTwelve) { EXPECT_GE(model_names().size(), 12U); }
+
+TEST(LocalModel, RefusesTokensOutsideTheVocabularyAndTooLongPrompts) {
+  const auto local = load("v3-odd", {.max_context = 32});
+  ASSERT_NE(local, nullptr);
+  const auto ignore = [](uint32_t, std::span<const float>) {};
+  EXPECT_EQ(local->logits(std::vector<TokenId>{}, ignore).error().code, Code::kInvalidArgument);
+  EXPECT_EQ(local->logits(std::vector<TokenId>{-1}, ignore).error().code, Code::kInvalidArgument);
+  EXPECT_EQ(local->logits(std::vector<TokenId>{1 << 20}, ignore).error().code,
+            Code::kInvalidArgument);
+  EXPECT_EQ(local->logits(std::vector<TokenId>(33, 1), ignore).error().code,
+            Code::kInvalidArgument);
+}
+
+}  // namespace
+}  // namespace troupe::actors
