@@ -19,7 +19,7 @@ namespace troupe::transport {
 /// What is known of a link, for `troupe status` and metrics. Byte counts are of whole frames.
 struct LinkStats {
   NodeId peer;
-  std::string transport;  ///< "ucx:shm", "ucx:tcp", "loopback"
+  std::string transport;  ///< "ucx:shm", "ucx:net", "loopback"
   uint64_t frames_sent = 0;
   uint64_t frames_received = 0;
   uint64_t bytes_sent = 0;
@@ -27,7 +27,15 @@ struct LinkStats {
   uint64_t frames_rejected = 0;  ///< received and dropped as corrupt or foreign
 };
 
-/// Runs on the driver's thread for each accepted frame: must only hand it on, never block or compute.
+/// What a port has received from all peers together.
+struct PortStats {
+  uint64_t frames_received = 0;
+  uint64_t bytes_received = 0;
+  uint64_t frames_rejected = 0;  ///< corrupt, of another cluster or version, or too large
+};
+
+/// Runs on the driver's thread for each accepted frame: must only hand it on, never block or
+/// compute.
 using FrameHandler = std::function<void(Frame frame)>;
 /// Runs on the driver's thread, once, when the transport itself sees that a peer is gone.
 using LinkDownHandler = std::function<void(NodeId peer, Error reason)>;
@@ -42,6 +50,13 @@ class Link {
   /// @errors kUnavailable after close or peer loss; kResourceExhausted when more than the port's
   ///         bound of bytes is queued to this peer (the credit scheme above keeps below it).
   virtual Result<void> send(Frame frame) = 0;
+
+  /// The first half of send(): the frame stamped with this port's node and cluster, checked and
+  /// encoded. @errors kInvalidArgument for a frame no receiver would accept.
+  virtual Result<EncodedFrame> encode(Frame frame) const = 0;
+
+  /// The second half of send(): queues bytes as they are, even those a receiver will refuse.
+  virtual Result<void> send_encoded(EncodedFrame frame) = 0;
 
   /// Drops what is queued and forgets the peer; later sends fail. Never blocks.
   virtual void close() = 0;
@@ -58,14 +73,18 @@ class Port {
   /// What a peer needs to connect(): opaque printable text, exchanged over the control plane.
   [[nodiscard]] virtual std::string address() const = 0;
 
-  /// Opens a link to a peer at its address(). Does not wait for the peer.
-  /// @errors kInvalidArgument for an address that is not of this transport or was damaged.
+  /// Opens a link to a peer at its address(). Does not wait for the peer. While a link to `peer`
+  /// is open, connecting again gives the same one; dropping the last pointer to a link closes it.
+  /// @errors kInvalidArgument for an address that is not of this transport or was damaged;
+  ///         kUnsupported for one of another protocol version or with no wire in common.
   virtual Result<std::shared_ptr<Link>> connect(NodeId peer, const std::string& address) = 0;
+
+  [[nodiscard]] virtual PortStats stats() const = 0;
 };
 
 struct PortOptions {
   NodeId self;
-  uint64_t cluster = 0;  ///< frames of another cluster are rejected
+  uint64_t cluster = 0;                          ///< frames of another cluster are rejected
   size_t max_queued_bytes = kMaxFrameBytes * 2;  ///< per link
   FrameHandler on_frame;
   LinkDownHandler on_link_down;

@@ -54,9 +54,9 @@ struct FaultOptions {
   uint64_t seed = 0;
   double drop = 0;
   double duplicate = 0;
-  double reorder = 0;   ///< held back and sent after the next frame
-  double corrupt = 0;   ///< one bit of the encoded frame flips
-  bool cut = false;     ///< nothing passes, silently
+  double reorder = 0;  ///< held back and sent after the next frame
+  double corrupt = 0;  ///< one bit of the encoded frame flips
+  bool cut = false;    ///< nothing passes, silently
 };
 
 /// Wraps a port; frames it sends suffer `faults`. The control object changes them while running.
