@@ -8,7 +8,9 @@
 #include <deque>
 #include <map>
 #include <optional>
+#include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/ids.hpp"
@@ -22,6 +24,8 @@ struct SchedulerOptions {
   uint32_t max_running = 16;  ///< on one router at a time
   uint32_t max_context = 0;   ///< prompt + max_tokens of one request
   Duration min_retry_after = seconds(1);
+  /// How long the queue waits for a router after the last one went down.
+  Duration max_wait_without_router = milliseconds(1500);
 };
 
 // --- events -----------------------------------------------------------------------------------
@@ -37,12 +41,14 @@ struct Cancelled {
 struct RouterUp {
   NodeId router;
 };
-/// A router is gone, or cannot compute (an expert node is gone): its requests end in Failed.
+/// A router is gone, or cannot compute (an expert node is gone): its requests end in Failed. Each
+/// is also cancelled on the router, which may be alive; on one that is gone there is nothing to do.
 struct RouterDown {
   NodeId router;
   Error reason;
 };
-/// Tokens from a router. Stale attempts, duplicates and gaps are dropped.
+/// Tokens from a router. Stale attempts and duplicates are dropped; after a gap, or more tokens
+/// than were asked for, the request ends in Failed, because its stream can no longer be right.
 struct RouterEmitted {
   NodeId router;
   RequestId request;
@@ -62,7 +68,7 @@ struct RouterFailed {
   uint32_t attempt = 0;
   Error error;
 };
-/// Time passed: deadlines are looked at. Sent when next_deadline() is reached.
+/// Time passed. Sent when next_deadline() is reached; every other event looks at deadlines, too.
 struct Tick {};
 /// The head is stopping: refuse what is new, end what waits.
 struct Stopping {};
@@ -111,7 +117,7 @@ class Scheduler {
 
   [[nodiscard]] std::vector<SchedulerEffect> handle(const SchedulerEvent& event, Instant now);
 
-  /// The earliest deadline of a queued or running request.
+  /// When the next request or the wait for a router ends.
   [[nodiscard]] std::optional<Instant> next_deadline() const;
   [[nodiscard]] SchedulerCounts counts() const;
 
@@ -119,9 +125,46 @@ class Scheduler {
   [[nodiscard]] std::string check() const;
 
  private:
-  struct Entry;
+  /// A request from Admitted to its end: the token log and where it runs.
+  struct Entry {
+    RequestSpec spec;
+    Instant deadline;
+    std::vector<TokenId> emitted;
+    uint32_t attempt = 0;          ///< starts so far
+    std::optional<NodeId> router;  ///< none while it is queued
+  };
+  using Entries = std::map<RequestId, Entry>;
+  using Effects = std::vector<SchedulerEffect>;
+
+  void on(const Submitted& event, Instant now, Effects& effects);
+  void on(const Cancelled& event, Instant now, Effects& effects);
+  void on(const RouterUp& event, Instant now, Effects& effects);
+  void on(const RouterDown& event, Instant now, Effects& effects);
+  void on(const RouterEmitted& event, Instant now, Effects& effects);
+  void on(const RouterFinished& event, Instant now, Effects& effects);
+  void on(const RouterFailed& event, Instant now, Effects& effects);
+  void on(const Tick& event, Instant now, Effects& effects);
+  void on(const Stopping& event, Instant now, Effects& effects);
+
+  [[nodiscard]] std::optional<Error> reason_to_refuse(const RequestSpec& spec) const;
+  [[nodiscard]] std::optional<NodeId> free_router() const;
+  [[nodiscard]] Duration retry_after() const;
+  Entry* find_attempt(NodeId router, RequestId request, uint32_t attempt);
+  void start_queued(Effects& effects);
+  void end_what_is_late(Instant now, Effects& effects);
+  void fail(RequestId request, Error error, Effects& effects);
+  void fail_queued(const Error& error, Effects& effects);
+  /// Takes the request out of every list.
+  void forget(Entries::iterator entry);
+
   SchedulerOptions options_;
-  // (the core's author adds state here; ordered containers only)
+  Entries requests_;
+  std::deque<RequestId> queue_;                        ///< by submission
+  std::map<NodeId, uint32_t> routers_;                 ///< that are up, with what runs on each
+  std::set<std::pair<Instant, RequestId>> deadlines_;  ///< of every entry
+  std::optional<Instant> queue_deadline_;              ///< the end of the wait for a router
+  bool stopping_ = false;
+  SchedulerCounts counts_;  ///< but for queued and running, which counts() fills in
 };
 
 }  // namespace troupe::scheduler

@@ -1,0 +1,286 @@
+#include "scheduler/scheduler.hpp"
+
+#include <algorithm>
+#include <limits>
+
+#include "base/check.hpp"
+
+namespace troupe::scheduler {
+namespace {
+
+// Clients ignore a Retry-After beyond a minute (openai-node) or two (openai-python).
+constexpr Duration kMaxRetryAfter = seconds(60);
+
+Instant later(Instant now, Duration timeout) {
+  const Duration left{std::numeric_limits<int64_t>::max() - std::max<int64_t>(now.ns, 0)};
+  return now + std::min(timeout, left);
+}
+
+std::string name(NodeId router) { return "router " + std::to_string(router.value); }
+
+}  // namespace
+
+Scheduler::Scheduler(SchedulerOptions options) : options_(options) {
+  CHECK_GE(options.max_running, 1U);
+  CHECK_GE(options.max_context, 1U);
+}
+
+std::vector<SchedulerEffect> Scheduler::handle(const SchedulerEvent& event, Instant now) {
+  Effects effects;
+  std::visit([&](const auto& e) { on(e, now, effects); }, event);
+  end_what_is_late(now, effects);
+  start_queued(effects);
+  return effects;
+}
+
+void Scheduler::on(const Submitted& event, Instant now, Effects& effects) {
+  if (requests_.contains(event.request)) return;
+  if (auto reason = reason_to_refuse(event.spec)) {
+    ++counts_.refused_total;
+    effects.emplace_back(
+        Tell{event.request, Refused{event.request, *std::move(reason), retry_after()}});
+    return;
+  }
+  const Instant deadline = later(now, event.spec.timeout);
+  requests_[event.request] = {.spec = event.spec, .deadline = deadline};
+  queue_.push_back(event.request);
+  deadlines_.emplace(deadline, event.request);
+  ++counts_.admitted_total;
+  counts_.prompt_tokens_total += event.spec.prompt.size();
+  effects.emplace_back(Tell{event.request, Admitted{event.request}});
+}
+
+std::optional<Error> Scheduler::reason_to_refuse(const RequestSpec& spec) const {
+  if (spec.prompt.empty() || spec.max_tokens == 0 || spec.timeout <= Duration{}) {
+    return Error{Code::kInvalidArgument,
+                 "a request needs a prompt of at least one token, max_tokens of at least 1 and a "
+                 "timeout above zero"};
+  }
+  const uint64_t wanted = uint64_t{spec.prompt.size()} + spec.max_tokens;
+  if (wanted > options_.max_context) {
+    return Error{Code::kInvalidArgument,
+                 "This model's maximum context length is " + std::to_string(options_.max_context) +
+                     " tokens. However, you requested " + std::to_string(wanted) + " tokens (" +
+                     std::to_string(spec.prompt.size()) + " in the messages, " +
+                     std::to_string(spec.max_tokens) + " in the completion)."};
+  }
+  if (stopping_) return Error{Code::kUnavailable, "draining: the server is stopping"};
+  if (routers_.empty()) {
+    return Error{
+        Code::kUnavailable,
+        "no_capacity: no router is ready to compute; `troupe status` shows what is missing"};
+  }
+  if (!free_router() && queue_.size() >= options_.max_queued) {
+    return Error{Code::kResourceExhausted, "queue_full: " + std::to_string(queue_.size()) +
+                                               " requests are waiting already; try again later"};
+  }
+  return std::nullopt;
+}
+
+std::optional<NodeId> Scheduler::free_router() const {
+  std::optional<NodeId> best;
+  uint32_t fewest = options_.max_running;
+  for (const auto& [router, num_running] : routers_) {
+    if (num_running < fewest) {
+      best = router;
+      fewest = num_running;
+    }
+  }
+  return best;
+}
+
+/// One `min_retry_after` per turn of all places that the queue needs to empty.
+Duration Scheduler::retry_after() const {
+  const uint64_t places = std::max<uint64_t>(routers_.size(), 1) * options_.max_running;
+  const auto turns = static_cast<int64_t>(std::min<uint64_t>(1 + queue_.size() / places, 60));
+  return std::clamp(options_.min_retry_after * turns, seconds(1), kMaxRetryAfter);
+}
+
+void Scheduler::on(const Cancelled& event, Instant, Effects& effects) {
+  const auto entry = requests_.find(event.request);
+  if (entry == requests_.end()) return;
+  if (entry->second.router) {
+    effects.emplace_back(
+        CancelOnRouter{*entry->second.router, event.request, entry->second.attempt});
+  }
+  forget(entry);
+  ++counts_.cancelled_total;
+}
+
+void Scheduler::on(const RouterUp& event, Instant, Effects&) {
+  routers_.try_emplace(event.router, 0);
+  queue_deadline_.reset();
+}
+
+void Scheduler::on(const RouterDown& event, Instant now, Effects& effects) {
+  const auto router = routers_.find(event.router);
+  if (router == routers_.end()) return;
+  // Failover goes here: an entry has all that StartOnRouter needs to resume it elsewhere.
+  std::vector<RequestId> lost;
+  for (const auto& [request, entry] : requests_) {
+    if (entry.router == event.router) lost.push_back(request);
+  }
+  for (const RequestId request : lost) {
+    effects.emplace_back(CancelOnRouter{event.router, request, requests_[request].attempt});
+    fail(request,
+         {Code::kUnavailable, name(event.router) + " went down while it computed this request: " +
+                                  event.reason.message},
+         effects);
+  }
+  routers_.erase(router);
+  if (routers_.empty()) queue_deadline_ = later(now, options_.max_wait_without_router);
+}
+
+Scheduler::Entry* Scheduler::find_attempt(NodeId router, RequestId request, uint32_t attempt) {
+  const auto entry = requests_.find(request);
+  if (entry == requests_.end()) return nullptr;
+  return entry->second.router == router && entry->second.attempt == attempt ? &entry->second
+                                                                            : nullptr;
+}
+
+void Scheduler::on(const RouterEmitted& event, Instant, Effects& effects) {
+  Entry* entry = find_attempt(event.router, event.request, event.attempt);
+  if (entry == nullptr) return;
+  const uint64_t due = entry->emitted.size();
+  const uint64_t end = uint64_t{event.first} + event.tokens.size();
+  if (event.first > due || end > entry->spec.max_tokens) {
+    effects.emplace_back(CancelOnRouter{event.router, event.request, event.attempt});
+    fail(
+        event.request,
+        {Code::kInternal, name(event.router) + " sent tokens " + std::to_string(event.first) +
+                              " to " + std::to_string(end) + " where token " + std::to_string(due) +
+                              " of at most " + std::to_string(entry->spec.max_tokens) + " was due"},
+        effects);
+    return;
+  }
+  if (end <= due) return;
+  const auto first_new = event.tokens.begin() + static_cast<int64_t>(due - event.first);
+  TokensEmitted told{event.request, static_cast<uint32_t>(due), {first_new, event.tokens.end()}};
+  for (const model::SampledToken& token : told.tokens) entry->emitted.push_back(token.token);
+  counts_.generated_tokens_total += told.tokens.size();
+  effects.emplace_back(Tell{event.request, std::move(told)});
+}
+
+void Scheduler::on(const RouterFinished& event, Instant, Effects& effects) {
+  if (find_attempt(event.router, event.request, event.attempt) == nullptr) return;
+  forget(requests_.find(event.request));
+  ++counts_.finished_total;
+  effects.emplace_back(Tell{event.request, Finished{event.request, event.reason}});
+}
+
+void Scheduler::on(const RouterFailed& event, Instant, Effects& effects) {
+  if (find_attempt(event.router, event.request, event.attempt) == nullptr) return;
+  fail(event.request, event.error, effects);
+}
+
+void Scheduler::on(const Tick&, Instant, Effects&) {}
+
+void Scheduler::on(const Stopping&, Instant, Effects& effects) {
+  stopping_ = true;
+  fail_queued({Code::kUnavailable, "draining: the server stopped before the request could start"},
+              effects);
+}
+
+void Scheduler::start_queued(Effects& effects) {
+  while (!queue_.empty()) {
+    const auto router = free_router();
+    if (!router) return;
+    const RequestId request = queue_.front();
+    queue_.pop_front();
+    Entry& entry = requests_[request];
+    entry.router = router;
+    ++entry.attempt;
+    ++routers_[*router];
+    effects.emplace_back(StartOnRouter{*router, request, entry.attempt, entry.spec, entry.emitted});
+  }
+}
+
+void Scheduler::end_what_is_late(Instant now, Effects& effects) {
+  while (!deadlines_.empty() && deadlines_.begin()->first <= now) {
+    const RequestId request = deadlines_.begin()->second;
+    const Entry& entry = requests_[request];
+    if (entry.router) {
+      effects.emplace_back(CancelOnRouter{*entry.router, request, entry.attempt});
+    }
+    const std::string allowed = std::to_string(entry.spec.timeout.ns / milliseconds(1).ns) + " ms";
+    fail(request,
+         {Code::kDeadlineExceeded,
+          entry.router ? "the request had " + std::to_string(entry.emitted.size()) + " of up to " +
+                             std::to_string(entry.spec.max_tokens) + " tokens when its " + allowed +
+                             " were over"
+                       : "the request was still queued when its " + allowed + " were over"},
+         effects);
+  }
+  if (queue_deadline_ && *queue_deadline_ <= now) {
+    queue_deadline_.reset();
+    fail_queued({Code::kUnavailable, "no_capacity: no router came back for the queued request"},
+                effects);
+  }
+}
+
+void Scheduler::fail(RequestId request, Error error, Effects& effects) {
+  forget(requests_.find(request));
+  ++counts_.failed_total;
+  effects.emplace_back(Tell{request, Failed{request, std::move(error)}});
+}
+
+void Scheduler::fail_queued(const Error& error, Effects& effects) {
+  while (!queue_.empty()) fail(queue_.front(), error, effects);
+}
+
+void Scheduler::forget(Entries::iterator entry) {
+  const auto& [request, ended] = *entry;
+  if (ended.router) {
+    --routers_[*ended.router];
+  } else {
+    std::erase(queue_, request);
+  }
+  deadlines_.erase({ended.deadline, request});
+  requests_.erase(entry);
+}
+
+std::optional<Instant> Scheduler::next_deadline() const {
+  std::optional<Instant> next = queue_deadline_;
+  if (!deadlines_.empty()) {
+    next = std::min(next.value_or(deadlines_.begin()->first), deadlines_.begin()->first);
+  }
+  return next;
+}
+
+SchedulerCounts Scheduler::counts() const {
+  SchedulerCounts counts = counts_;
+  counts.queued = queue_.size();
+  counts.running = requests_.size() - queue_.size();
+  return counts;
+}
+
+std::string Scheduler::check() const {
+  std::map<NodeId, uint32_t> running;
+  for (const auto& [router, num_running] : routers_) running[router] = 0;
+  for (const auto& [request, entry] : requests_) {
+    const std::string who = "request " + std::to_string(request.value);
+    const auto in_queue = std::ranges::count(queue_, request);
+    if (in_queue != (entry.router ? 0 : 1)) return who + " is queued wrongly";
+    if (!deadlines_.contains({entry.deadline, request})) return who + " has no deadline";
+    if (entry.emitted.size() > entry.spec.max_tokens) return who + " has too many tokens";
+    if (!entry.router) continue;
+    if (!running.contains(*entry.router)) return who + " runs on a router that is down";
+    ++running[*entry.router];
+  }
+  if (running != routers_) return "a router's count of requests is wrong";
+  for (const auto& [router, num_running] : routers_) {
+    if (num_running > options_.max_running) return name(router) + " runs too many requests";
+  }
+  if (deadlines_.size() != requests_.size()) return "a deadline outlived its request";
+  if (queue_.size() > options_.max_queued) return "the queue exceeds its bound";
+  if (!queue_.empty() && free_router()) return "a request waits although a router is free";
+  if (!queue_.empty() && routers_.empty() && !queue_deadline_) return "the queue waits for ever";
+  if (queue_deadline_ && !routers_.empty()) return "a wait for routers goes on although one is up";
+  if (counts_.admitted_total !=
+      counts_.finished_total + counts_.failed_total + counts_.cancelled_total + requests_.size()) {
+    return "an admitted request was lost or ended twice";
+  }
+  return "";
+}
+
+}  // namespace troupe::scheduler
