@@ -1,0 +1,186 @@
+#include "model/sampling.hpp"
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cmath>
+#include <string>
+
+#include "base/random.hpp"
+
+namespace troupe::model {
+namespace {
+
+// exp and log are our own: the C library's differ between CPUs in the last bit (some use fused
+// multiply-adds), which could move a draw. These use only operations that IEEE 754 rounds exactly,
+// in a fixed order, so every machine gets the same bits.
+
+/// 1/k!, the coefficients of e^r.
+constexpr std::array<double, 14> kInverseFactorials = [] {
+  std::array<double, 14> out{1.0};
+  double factorial = 1.0;
+  for (size_t k = 1; k < out.size(); ++k) out[k] = 1.0 / (factorial *= static_cast<double>(k));
+  return out;
+}();
+
+/// e^x for x <= 0 (or hardly above) within 2 units in the last place; 0 below -708.
+double exp_of(double x) {
+  if (!(x > -708.0)) return 0.0;
+  constexpr double kLog2E = 1.4426950408889634;
+  constexpr double kLn2High = 0x1.62e42feep-1;  // ends in zero bits: a product with n is exact
+  constexpr double kLn2Low = 0x1.a39ef35793c76p-33;
+  const double n = std::floor(x * kLog2E + 0.5);
+  const double r = (x - n * kLn2High) - n * kLn2Low;  // |r| < 0.35: the next term is below 2^-57
+  double sum = kInverseFactorials.back();
+  for (size_t k = kInverseFactorials.size() - 1; k-- > 0;) sum = sum * r + kInverseFactorials[k];
+  return sum * std::bit_cast<double>(static_cast<uint64_t>(1023 + static_cast<int64_t>(n)) << 52);
+}
+
+/// ln x for x >= 1: Halley's iteration on exp_of, the exponent as the first guess.
+double log_of(double x) {
+  constexpr double kLn2 = 0.6931471805599453;
+  const auto exponent = static_cast<int64_t>(std::bit_cast<uint64_t>(x) >> 52) - 1023;
+  double y = static_cast<double>(exponent) * kLn2;
+  for (int i = 0; i < 4; ++i) {
+    const double ratio = x * exp_of(-y);
+    y += 2.0 * (ratio - 1.0) / (ratio + 1.0);
+  }
+  return y;
+}
+
+struct Candidate {
+  TokenId token;
+  float logit;
+  double weight;  // in the tempered distribution; that of the most likely token is 1
+};
+
+bool more_likely(const Candidate& a, const Candidate& b) {
+  return a.logit != b.logit ? a.logit > b.logit : a.token < b.token;
+}
+
+bool less_likely(const Candidate& a, const Candidate& b) { return more_likely(b, a); }
+
+void keep_top_k(std::vector<Candidate>& candidates, size_t k) {
+  if (k >= candidates.size()) return;
+  std::nth_element(candidates.begin(), candidates.begin() + static_cast<ptrdiff_t>(k - 1),
+                   candidates.end(), more_likely);
+  candidates.resize(k);
+  std::sort(candidates.begin(), candidates.end(),
+            [](const Candidate& a, const Candidate& b) { return a.token < b.token; });
+}
+
+double total_weight(const std::vector<Candidate>& candidates) {
+  double total = 0;
+  for (const Candidate& candidate : candidates) total += candidate.weight;
+  return total;
+}
+
+/// Keeps the fewest, most likely first, whose share reaches `top_p`; at least one.
+void keep_top_p(std::vector<Candidate>& candidates, double top_p) {
+  const double wanted = top_p * total_weight(candidates);
+  // A heap gives them in falling order without sorting the long tail.
+  std::make_heap(candidates.begin(), candidates.end(), less_likely);
+  double sum = 0;
+  auto tail = candidates.end();
+  do {
+    std::pop_heap(candidates.begin(), tail, less_likely);
+    --tail;
+    sum += tail->weight;
+  } while (tail != candidates.begin() && sum < wanted);
+  candidates.erase(candidates.begin(), tail);
+  std::sort(candidates.begin(), candidates.end(),
+            [](const Candidate& a, const Candidate& b) { return a.token < b.token; });
+}
+
+/// The candidate at which the running sum, in order of ids, passes `uniform` of the total.
+TokenId draw(const std::vector<Candidate>& candidates, double uniform) {
+  const double target = uniform * total_weight(candidates);
+  double sum = 0;
+  TokenId chosen = kNoToken;
+  for (const Candidate& candidate : candidates) {
+    if (candidate.weight == 0) continue;
+    chosen = candidate.token;
+    sum += candidate.weight;
+    if (sum > target) break;
+  }
+  return chosen;
+}
+
+TokenId choose(std::vector<Candidate> candidates, const SamplingParams& params, float highest,
+               uint64_t position) {
+  if (params.top_k > 0) keep_top_k(candidates, static_cast<size_t>(params.top_k));
+  const double temperature = params.temperature;
+  for (Candidate& candidate : candidates) {
+    candidate.weight =
+        exp_of((static_cast<double>(candidate.logit) - static_cast<double>(highest)) / temperature);
+  }
+  if (params.top_p < 1.0F) keep_top_p(candidates, params.top_p);
+  std::erase_if(candidates, [&](const Candidate& candidate) {
+    return candidate.weight < static_cast<double>(params.min_p);
+  });
+  return draw(candidates, random_uniform(params.seed, position));
+}
+
+void add_logprobs(const std::vector<Candidate>& candidates, const SamplingParams& params,
+                  float highest, SampledToken& out) {
+  double total = 0;
+  for (const Candidate& candidate : candidates) {
+    total += exp_of(static_cast<double>(candidate.logit) - static_cast<double>(highest));
+  }
+  const double log_total = log_of(total);
+  const auto logprob = [&](const Candidate& candidate) {
+    return static_cast<float>(static_cast<double>(candidate.logit) - static_cast<double>(highest) -
+                              log_total);
+  };
+  std::vector<Candidate> top(std::min<size_t>(params.num_top_logprobs, candidates.size()));
+  std::partial_sort_copy(candidates.begin(), candidates.end(), top.begin(), top.end(), more_likely);
+  for (const Candidate& candidate : top) {
+    out.top_logprobs.emplace_back(candidate.token, logprob(candidate));
+  }
+  const auto chosen =
+      std::find_if(candidates.begin(), candidates.end(),
+                   [&](const Candidate& candidate) { return candidate.token == out.token; });
+  out.logprob = logprob(*chosen);
+}
+
+}  // namespace
+
+Result<void> validate(const SamplingParams& params) {
+  const auto wrong = [](std::string_view field, std::string_view limits, auto value) {
+    return Error{Code::kInvalidArgument, std::string(field) + " has to be " + std::string(limits) +
+                                             ", not " + std::to_string(value)};
+  };
+  // Written so that NaN fails each of them.
+  if (!(params.temperature >= 0.0F && params.temperature <= kMaxTemperature)) {
+    return wrong("temperature", "in 0 .. 2", params.temperature);
+  }
+  if (!(params.top_p > 0.0F && params.top_p <= 1.0F)) {
+    return wrong("top_p", "above 0 and at most 1", params.top_p);
+  }
+  if (!(params.min_p >= 0.0F && params.min_p <= 1.0F)) {
+    return wrong("min_p", "in 0 .. 1", params.min_p);
+  }
+  if (params.num_top_logprobs > kMaxTopLogprobs) {
+    return wrong("top_logprobs", "in 0 .. 20", params.num_top_logprobs);
+  }
+  return {};
+}
+
+SampledToken sample(std::span<const float> logits, const SamplingParams& params,
+                    uint64_t position) {
+  std::vector<Candidate> candidates;
+  candidates.reserve(logits.size());
+  for (size_t i = 0; i < logits.size(); ++i) {
+    if (std::isfinite(logits[i])) candidates.push_back({static_cast<TokenId>(i), logits[i], 0});
+  }
+  SampledToken out;
+  out.token = kNoToken;
+  if (candidates.empty()) return out;
+  const Candidate best = *std::min_element(candidates.begin(), candidates.end(), more_likely);
+  out.token =
+      params.temperature == 0.0F ? best.token : choose(candidates, params, best.logit, position);
+  if (params.want_logprobs) add_logprobs(candidates, params, best.logit, out);
+  return out;
+}
+
+}  // namespace troupe::model
