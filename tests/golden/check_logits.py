@@ -16,7 +16,8 @@ LIMIT = 2e-4
 
 
 def troupe(binary, command, directory, tokens, *more):
-    arguments = [binary, command, "--model", directory, "--tokens", ",".join(map(str, tokens)), *more]
+    ids = ",".join(map(str, tokens))
+    arguments = [binary, command, "--model", directory, "--tokens", ids, *more]
     done = subprocess.run(arguments, capture_output=True, text=True)
     if done.returncode != 0:
         sys.exit(f"{' '.join(map(str, arguments))[:200]}: {done.stderr.strip()}")

@@ -310,7 +310,9 @@ MODELS = {
 }
 
 
-def make(name, config, dtype, *, shards=1, fused=False, mtp=False, power_of_two=False, bias_dtype="F32", **gains):
+def make(name, config, dtype, *, shards=1, fused=False, mtp=False, power_of_two=False,
+         bias_dtype="F32", **gains):
+    """Writes one model's directory; `gains` go to checkpoint.random_weights."""
     seed = 1000 + list(MODELS).index(name)
     directory = MODELS_DIR / name
     weights = checkpoint.random_weights(config, seed, **gains)
@@ -337,7 +339,7 @@ def make(name, config, dtype, *, shards=1, fused=False, mtp=False, power_of_two=
 
 def main():
     if Version(transformers.__version__) < Version("5.16"):
-        sys.exit("transformers >= 5.16 is needed: older ones leave mscale out of V2's softmax scale")
+        sys.exit("transformers >= 5.16 is needed: older ones forget mscale in V2's softmax scale")
     for name in sys.argv[1:] or MODELS:
         config, storage = MODELS[name]
         make(name, config, **storage)

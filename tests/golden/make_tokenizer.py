@@ -91,7 +91,9 @@ def make_v2():
     digits = pre_tokenizers.Digits(individual_digits=True)
     tokenizer = bpe(V2_SPLITS, 1200, [], [digits])
     tokenizer.add_tokens([AddedToken(t, normalized=True, special=False) for t in V3_ADDED[:3]])
-    tokenizer.add_special_tokens([AddedToken(t, normalized=False, special=True) for t in SPECIAL[:2]])
+    tokenizer.add_special_tokens(
+        [AddedToken(t, normalized=False, special=True) for t in SPECIAL[:2]]
+    )
     return tokenizer
 
 
@@ -182,8 +184,7 @@ def write_tokenizer(path, tokenizer, merges_as_strings):
 
 def main():
     wanted = sys.argv[1:] or ["v3", "v2", "added", "demo"]
-    tokens = [t for t in SPECIAL + V3_ADDED + ["<|EOT|>", "<｜place▁holder▁no▁1｜>"]]
-    shared = text.strings(tokens)
+    shared = text.strings(SPECIAL + V3_ADDED + ["<|EOT|>", "<｜place▁holder▁no▁1｜>"])
     print(f"{len(shared)} strings")
     DIRECTORY.mkdir(exist_ok=True)
     write_strings(DIRECTORY / "strings.bin", shared)
@@ -201,7 +202,8 @@ def main():
         tokenizer = Tokenizer.from_file(str(path))
         if name == "added":
             contents = [t.content for t in tokenizer.get_added_tokens_decoder().values()]
-            strings = [("added", s.encode()) for s in text.added_strings(random.Random(13), contents, 3000)]
+            texts = text.added_strings(random.Random(13), contents, 3000)
+            strings = [("added", s.encode()) for s in texts]
             write_strings(directory / "strings.bin", strings)
         write_encodings(directory / "ids.bin", tokenizer, strings)
         write_decodings(directory / "decodings.bin", tokenizer, 2000)

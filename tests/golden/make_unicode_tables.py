@@ -66,7 +66,8 @@ def print_table(name, comment, points):
 
 def main():
     print("// Character classes as the Hugging Face tokenizers see them: sorted, closed ranges.")
-    print(f"// Measured from tokenizers {tokenizers.__version__} by tests/golden/make_unicode_tables.py.")
+    version = tokenizers.__version__
+    print(f"// Measured from tokenizers {version} by tests/golden/make_unicode_tables.py.")
     print("// The including file defines `struct UnicodeRange { char32_t first, last; }`.")
     print("// clang-format off")
     space = regex_class(r"\s")
@@ -76,7 +77,9 @@ def main():
     print_table("kUnicodeNumber", r"Regex \p{N}.", regex_class(r"\p{N}"))
     print_table("kUnicodePunctuation", r"Regex \p{P}.", regex_class(r"\p{P}"))
     print_table("kUnicodeSymbol", r"Regex \p{S}.", regex_class(r"\p{S}"))
-    print_table("kUnicodeSpace", r"Regex \s, and what lstrip and rstrip of added tokens swallow.", space)
+    print_table(
+        "kUnicodeSpace", r"Regex \s, and what lstrip and rstrip of added tokens swallow.", space
+    )
     print_table("kUnicodeDigit", "The pre-tokenizer Digits.", digits())
     print_table("kUnicodeWord", "Word characters for single_word of added tokens.", word())
     print("// clang-format on")

@@ -1,4 +1,4 @@
-"""Writes a checkpoint with the real layer shapes of DeepSeek-V2-Lite, few layers and random weights.
+"""Writes a checkpoint with the layer shapes of DeepSeek-V2-Lite, few layers and random weights.
 
     python tests/golden/make_v2_lite_slice.py DIRECTORY     # 2.6 GB; needs 12 GB of memory
 

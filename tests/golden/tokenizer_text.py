@@ -26,17 +26,27 @@ CHINESE = """专家节点收到了令牌，然后把结果送回路由器。
 한국어 문장도 있어요. 안녕하세요, 반갑습니다!
 """.splitlines()
 
-CODE = """#include <vector>\nint main(int argc, char** argv) {\n    return argc > 1 ? 0x1F : -1;  // done\n}
-def forward(self, x):\n\t\"\"\"Doc.\"\"\"\n\tif x is None or x != 3.14e-10:\n\t\treturn self.fn(x[::-1], key=lambda v: v**2)
-for (let i = 0; i < list.length; ++i) { total += list[i] ?? 0; }\n\n\nconst f = async () => await g();
+CODE = r"""#include <vector>
+int main(int argc, char** argv) {
+    return argc > 1 ? 0x1F : -1;  // done
+}
+def forward(self, x):
+	'''Doc.'''
+	if x is None or x != 3.14e-10:
+		return self.fn(x[::-1], key=lambda v: v**2)
+for (let i = 0; i < list.length; ++i) { total += list[i] ?? 0; }
+
+
+const f = async () => await g();
 SELECT a.id, COUNT(*) FROM t_items AS a WHERE a.x >= 10 AND b LIKE '%foo_%' GROUP BY 1;
 {"model": "deepseek", "stream": true, "messages": [{"role": "user", "content": null}]}
 <div class="row">&nbsp;<a href='#'>link</a></div><!-- note -->
 $ curl -s http://127.0.0.1:8080/v1/models | jq '.data[].id' && echo $?
 let x: Result<Vec<u8>, Box<dyn Error>> = Ok(vec![0; 16]); // r#"raw"#
-    if __name__ == '__main__':\r\n        main()\r\n
+printf("%s\n", "C:\dir\x00"); // \u00e9 \\ escapes
+    if __name__ == '__main__':
+        main()
 """.splitlines()
-CODE = [line.encode().decode("unicode_escape") for line in CODE]
 
 OTHER = """Größe, naïve café, ångström, señor, façade, œuvre, Straße, İstanbul, ﬁnal, ℓ₁-norm
 Привет, как дела? Съешь ещё этих мягких булок.
@@ -64,6 +74,10 @@ RECENT = [(0x31350, 0x323AF), (0x2EBF0, 0x2EE5D), (0x11F00, 0x11F59), (0x1E4D0, 
           (0x16D40, 0x16D79), (0x1CC00, 0x1CCF9), (0x1E5D0, 0x1E5FF), (0x1C89, 0x1C8A),
           (0xA7CB, 0xA7DC), (0x1FAE0, 0x1FAEF), (0x11DE0, 0x11DE9), (0x16EA0, 0x16ED3),
           (0x323B0, 0x33479), (0x88F, 0x897), (0x20C1, 0x20C1), (0x2FFC, 0x2FFF)]
+
+ILL_FORMED = [b"\xc0\xaf", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xff\xfe", b"\xe0\x80\x80",
+              b"\xf0\x9f\x98", b"\xe4\xb8", b"\xc3"]
+MARKS = [*range(0x300, 0x316), 0x5B8, 0x64B, 0x93F, 0xE31, 0x20D7, 0xFE0F, 0x200D]
 
 KINDS = ["english", "chinese", "code", "digits", "emoji", "spaces", "mixed", "category", "boundary",
          "recent", "combining", "added", "invalid", "random", "long"]
@@ -112,7 +126,10 @@ def _category_strings(rng):
         points = by_category[category]
         for _ in range(70):
             c = [chr(rng.choice(points)) for _ in range(4)]
-            yield f"a{c[0]} {c[1]}{c[2]}b\n{c[3]}1" if rng.random() < 0.5 else " ".join(c) + "x" + c[0]
+            if rng.random() < 0.5:
+                yield f"a{c[0]} {c[1]}{c[2]}b\n{c[3]}1"
+            else:
+                yield " ".join(c) + "x" + c[0]
 
 
 def _invalid(rng):
@@ -126,8 +143,7 @@ def _invalid(rng):
         elif kind == 1:
             data[at:at] = bytes([rng.randrange(0x80, 0x100)])
         elif kind == 2:
-            data[at:at] = rng.choice([b"\xc0\xaf", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xff\xfe",
-                                      b"\xe0\x80\x80", b"\xf0\x9f\x98", b"\xe4\xb8", b"\xc3"])
+            data[at:at] = rng.choice(ILL_FORMED)
         else:
             data = data[:at]
     return bytes(data)
@@ -164,14 +180,14 @@ def strings(added_tokens):
     han = sorted(set("".join(CHINESE)))
     scripts = _pieces(OTHER)
     everything = english + chinese + code + scripts + EMOJI + SPACES + SPACES
-    marks = [chr(c) for c in (*range(0x300, 0x316), 0x5B8, 0x64B, 0x93F, 0xE31, 0x20D7, 0xFE0F, 0x200D)]
+    marks = [chr(c) for c in MARKS]
     out = []
     out += [("english", line) for line in ENGLISH] + [("chinese", line) for line in CHINESE]
     out += [("code", line) for line in CODE] + [("mixed", line) for line in OTHER + ["", " "]]
     out += some("english", 2200, lambda: join(english, 1, 7))
     out += some("chinese", 1200, lambda: join(chinese, 1, 3))
     out += some("chinese", 1200, lambda: join(han, 1, 12))
-    out += some("code", 2000, lambda: join(code, 1, 7, ("", "\n", "    ")))
+    out += some("code", 2000, lambda: join(code, 1, 7, ("", "\n", "\r\n", "    ")))
     out += some("digits", 1500, lambda: _digits(rng))
     out += some("emoji", 800, lambda: join(EMOJI + [" ", "a", "1"], 1, 5))
     out += some("spaces", 2500, lambda: join(SPACES + ["a", "Be", "1", "。", "!"], 2, 7))
@@ -181,7 +197,8 @@ def strings(added_tokens):
     rng.shuffle(ends)
     for at in range(0, len(ends), 3):
         c = [chr(point) for point in ends[at : at + 3]]
-        out.append(("boundary", rng.choice(["a", " ", "1", "!"]).join(c) + rng.choice(["b", "\n", "2"])))
+        joined = rng.choice(["a", " ", "1", "!"]).join(c)
+        out.append(("boundary", joined + rng.choice(["b", "\n", "2"])))
     for first, last in RECENT:
         out += some("recent", 40, lambda: "".join(
             chr(rng.randint(first, last)) + rng.choice(["", "a", " ", "!"]) for _ in range(3)))
@@ -192,7 +209,8 @@ def strings(added_tokens):
     out += [("added", text) for text in added_strings(rng, added_tokens, 1500)]
     out += some("invalid", 1000, lambda: _invalid(rng))
     out += some("random", 1500, lambda: "".join(
-        chr(rng.choice([rng.randrange(0x80), rng.randrange(0xD800), rng.randrange(0xE000, 0x110000)]))
+        chr(rng.choice(
+            [rng.randrange(0x80), rng.randrange(0xD800), rng.randrange(0xE000, 0x110000)]))
         for _ in range(rng.randrange(1, 9))))
     out += [("long", text) for text in (
         "a" * 3000, " " * 3000, "\n" * 2000, " \n" * 1000, "=" * 2000, "中" * 1000, "1" * 1000,
