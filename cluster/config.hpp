@@ -32,8 +32,8 @@ enum class Wires : uint8_t { kAuto, kShm, kNet };
 
 struct ClusterConfig {
   std::string name = "troupe";
-  std::string model;         ///< checkpoint directory; relative to the configuration file
-  std::string served_name;   ///< in /v1/models; default: last component of `model`
+  std::string model;        ///< checkpoint directory; relative to the configuration file
+  std::string served_name;  ///< in /v1/models; default: last component of `model`
   // head
   std::string control_host = "127.0.0.1";
   uint16_t control_port = 7600;
@@ -45,7 +45,7 @@ struct ClusterConfig {
   uint32_t max_queued = 64;
   uint32_t max_running = 16;
   uint32_t max_step_tokens = 256;
-  uint32_t max_context = 0;       ///< 0: the model's max_position_embeddings
+  uint32_t max_context = 0;  ///< 0: the model's max_position_embeddings
   uint32_t kv_blocks = 1024;
   uint32_t kv_block_tokens = 16;
   Duration request_timeout = seconds(300);
@@ -55,7 +55,7 @@ struct ClusterConfig {
   Duration heartbeat_interval = milliseconds(200);
   Duration heartbeat_timeout = milliseconds(1000);
   Duration assemble_timeout = seconds(30);
-  uint32_t restart_budget = 3;    ///< restarts of one local node within a minute by `troupe up`
+  uint32_t restart_budget = 3;  ///< restarts of one local node within a minute by `troupe up`
   Wires wires = Wires::kAuto;
 };
 

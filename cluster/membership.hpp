@@ -8,11 +8,17 @@
 // when all are ready, serving starts. A lost node ends the epoch: serving stops, and a new epoch is
 // formed from those that remain, if one router and one shard are left. A node that joins a serving
 // cluster is taken in with the next epoch, which starts when no request is running.
+//
+// A node whose failure is kUnavailable blames a peer (it could not reach a shard, say): it is kept,
+// because the head may be about to hear of that peer's death, and the epoch is formed anew after a
+// second; only the third such failure in a row drops it. Any other failure drops it at once.
 
 #include <cstdint>
 #include <map>
 #include <optional>
 #include <string>
+#include <string_view>
+#include <utility>
 #include <variant>
 #include <vector>
 
@@ -27,7 +33,7 @@ enum class Role : uint8_t { kRouter, kExperts };
 /// What a node says of itself when it joins.
 struct NodeInfo {
   NodeId id;
-  std::string name;                ///< from the configuration, unique among live nodes
+  std::string name;  ///< from the configuration, unique among live nodes
   Role role = Role::kExperts;
   std::string version;             ///< must equal the head's
   uint64_t checkpoint_digest = 0;  ///< must equal the head's
@@ -62,6 +68,7 @@ struct NodeFailed {
   Epoch epoch;
   Error error;
 };
+/// Requests that hold a router now. Sent when the count changes.
 struct RequestsRunning {
   uint64_t count = 0;
 };
@@ -77,7 +84,8 @@ struct RejectNode {
   NodeId node;
   Error error;
 };
-/// Form this epoch: routers and shards in configuration order (unknown names last, by join).
+/// Form this epoch, dropping whatever older one is in force or being formed: routers and shards in
+/// configuration order.
 struct FormEpoch {
   Epoch epoch;
   std::vector<NodeInfo> routers;
@@ -92,7 +100,8 @@ struct StopServing {
   Epoch epoch;
   Error reason;
 };
-/// The head should disconnect from this node (it failed or took too long).
+/// The head should disconnect from this node (it failed or took too long). It is no member any
+/// more; it may join again.
 struct DropNode {
   NodeId node;
   Error reason;
@@ -100,7 +109,14 @@ struct DropNode {
 using MembershipEffect =
     std::variant<AcceptNode, RejectNode, FormEpoch, StartServing, StopServing, DropNode>;
 
-enum class NodeState : uint8_t { kJoined, kForming, kReady };
+enum class NodeState : uint8_t {
+  kJoined,   ///< waits for the next epoch
+  kForming,  ///< has been told of the current epoch
+  kReady,    ///< serves, or waits for the others to be ready
+};
+
+std::string_view to_string(Role role);        ///< "router", "experts": as in the configuration
+std::string_view to_string(NodeState state);  ///< "joined", "forming", "ready"
 
 struct MemberView {
   NodeInfo info;
@@ -120,8 +136,52 @@ class Membership {
   [[nodiscard]] std::string check() const;
 
  private:
+  struct Member {
+    NodeInfo info;
+    NodeState state = NodeState::kJoined;
+    uint32_t failures = 0;  ///< in a row that blamed a peer
+  };
+  enum class Phase : uint8_t {
+    kAssembling,  ///< waits for every expected node, until assemble_deadline_
+    kWaiting,     ///< has too few nodes, or is about to form an epoch of those it has
+    kForming,     ///< waits for NodeReady of all, until form_deadline_
+    kRetrying,    ///< a node blamed a peer: forms anew at form_deadline_, or when a node is lost
+    kServing,
+  };
+  using Members = std::map<NodeId, Member>;
+  using Effects = std::vector<MembershipEffect>;
+
+  void on(const NodeJoining& event, Instant now, Effects& effects);
+  void on(const NodeLost& event, Instant now, Effects& effects);
+  void on(const NodeReady& event, Instant now, Effects& effects);
+  void on(const NodeFailed& event, Instant now, Effects& effects);
+  void on(const RequestsRunning& event, Instant now, Effects& effects);
+  void on(const Tick& event, Instant now, Effects& effects);
+
+  [[nodiscard]] std::optional<Error> reason_to_reject(const NodeInfo& info) const;
+  [[nodiscard]] size_t count(Role role) const;           ///< members
+  [[nodiscard]] size_t count_expected(Role role) const;  ///< of the configuration
+  [[nodiscard]] bool enough() const {
+    return count(Role::kRouter) > 0 && count(Role::kExperts) > 0;
+  }
+  [[nodiscard]] std::vector<std::string> names_in(NodeState state) const;
+  [[nodiscard]] const Member* find(std::string_view name) const;
+  /// Takes a member out, with a DropNode if it is to be disconnected, and ends its epoch.
+  void remove(NodeId node, const Error& reason, bool drop, Effects& effects);
+  /// Ends the epoch in force or being formed; stops serving if it was in force.
+  void end_epoch(Phase next, const Error& reason, Effects& effects);
+  void follow_deadlines(Instant now, Effects& effects);
+  /// Forms an epoch or starts serving, if it is time for that.
+  void advance(Instant now, Effects& effects);
+  void form(Instant now, Effects& effects);
+
   MembershipOptions options_;
-  // (the core's author adds state here)
+  Instant assemble_deadline_;
+  Instant form_deadline_;
+  Phase phase_ = Phase::kAssembling;
+  Epoch epoch_;  ///< the last that was formed; {0}: none yet
+  Members members_;
+  uint64_t num_requests_ = 0;
 };
 
 }  // namespace troupe::cluster

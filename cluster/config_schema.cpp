@@ -1,0 +1,169 @@
+#include "cluster/config_schema.hpp"
+
+#include <algorithm>
+#include <array>
+
+#include "cluster/config_values.hpp"
+
+namespace troupe::cluster {
+namespace {
+
+constexpr std::array<std::pair<std::string_view, Wires>, 3> kWires = {
+    {{"auto", Wires::kAuto}, {"shm", Wires::kShm}, {"net", Wires::kNet}}};
+
+Error wrong(std::string_view name, const std::string& expected, const YamlNode& node) {
+  return {Code::kInvalidArgument,
+          std::string(name) + " must be " + expected + ", not " + found(node)};
+}
+
+bool is_plain_text(const YamlNode& node) {
+  return node.kind == YamlNode::Kind::kText && !node.quoted;
+}
+
+Result<std::string> read_path(std::string_view name, const YamlNode& node) {
+  const bool printable = std::ranges::none_of(
+      node.text, [](char c) { return static_cast<unsigned char>(c) < ' ' || c == '\x7f'; });
+  if (node.kind != YamlNode::Kind::kText || node.text.empty() || node.text.size() > 4'096 ||
+      !printable) {
+    return wrong(name, "a path", node);
+  }
+  return node.text;
+}
+
+Result<Duration> read_duration(const Setting& setting, const YamlNode& node) {
+  const auto value = is_plain_text(node) ? parse_duration(node.text) : std::nullopt;
+  const Duration least{setting.least}, most{setting.most};
+  if (!value || *value < least || *value > most) {
+    return wrong(setting.name(),
+                 "a duration such as 200ms or 2s, from " + duration_text(least) + " to " +
+                     duration_text(most),
+                 node);
+  }
+  return *value;
+}
+
+Result<uint32_t> read_size(const Setting& setting, const YamlNode& node) {
+  const auto value = is_plain_text(node) ? parse_size(node.text) : std::nullopt;
+  const auto least = static_cast<uint64_t>(setting.least);
+  const auto most = static_cast<uint64_t>(setting.most);
+  if (!value || *value < least || *value > most) {
+    return wrong(
+        setting.name(),
+        "a size such as 512KiB or 8MiB, from " + size_text(least) + " to " + size_text(most), node);
+  }
+  return static_cast<uint32_t>(*value);
+}
+
+Result<Wires> read_wires(const Setting& setting, const YamlNode& node) {
+  for (const auto& [name, wires] : kWires) {
+    if (node.kind == YamlNode::Kind::kText && node.text == name) return wires;
+  }
+  return wrong(setting.name(), "auto, shm or net", node);
+}
+
+}  // namespace
+
+std::string Setting::name() const {
+  return section.empty() ? std::string(key) : std::string(section) + "." + std::string(key);
+}
+
+std::string found(const YamlNode& node) {
+  switch (node.kind) {
+    case YamlNode::Kind::kNothing:
+      return "nothing";
+    case YamlNode::Kind::kList:
+      return "a list";
+    case YamlNode::Kind::kMap:
+      return "a map";
+    case YamlNode::Kind::kText:
+      break;
+  }
+  std::string text;
+  for (const char c : node.text.substr(0, 64)) text += c >= ' ' && c <= '~' ? c : '?';
+  return (node.quoted ? "the quoted '" : "'") + text + (node.text.size() > 64 ? "...'" : "'");
+}
+
+Result<uint64_t> read_number(std::string_view name, const YamlNode& node, uint64_t least,
+                             uint64_t most) {
+  const auto value = is_plain_text(node) ? parse_number(node.text) : std::nullopt;
+  if (!value || *value < least || *value > most) {
+    return wrong(
+        name, "a whole number from " + std::to_string(least) + " to " + std::to_string(most), node);
+  }
+  return *value;
+}
+
+Result<std::string> read_word(std::string_view name, const YamlNode& node) {
+  const bool fits = std::ranges::all_of(node.text, [](char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
+           std::string_view("._:/-").find(c) != std::string_view::npos;
+  });
+  if (node.kind != YamlNode::Kind::kText || node.text.empty() || node.text.size() > 255 || !fits) {
+    return wrong(name, "a word of letters, digits and . _ : / -", node);
+  }
+  return node.text;
+}
+
+Result<void> read_setting(const Setting& setting, const YamlNode& node, ClusterConfig& config) {
+  const auto number = [&] {
+    return read_number(setting.name(), node, static_cast<uint64_t>(setting.least),
+                       static_cast<uint64_t>(setting.most));
+  };
+  struct Reader {
+    const Setting& setting;
+    const YamlNode& node;
+    ClusterConfig& config;
+    decltype(number)& read;
+
+    Result<void> operator()(Setting::Word to) {
+      config.*to.field = TRY(read_word(setting.name(), node));
+      return {};
+    }
+    Result<void> operator()(Setting::Path to) {
+      config.*to.field = TRY(read_path(setting.name(), node));
+      return {};
+    }
+    Result<void> operator()(uint16_t ClusterConfig::*to) {
+      config.*to = static_cast<uint16_t>(TRY(read()));
+      return {};
+    }
+    Result<void> operator()(uint32_t ClusterConfig::*to) {
+      config.*to = static_cast<uint32_t>(TRY(read()));
+      return {};
+    }
+    Result<void> operator()(Setting::Bytes to) {
+      config.*to.field = TRY(read_size(setting, node));
+      return {};
+    }
+    Result<void> operator()(Duration ClusterConfig::*to) {
+      config.*to = TRY(read_duration(setting, node));
+      return {};
+    }
+    Result<void> operator()(Wires ClusterConfig::*to) {
+      config.*to = TRY(read_wires(setting, node));
+      return {};
+    }
+  };
+  return std::visit(Reader{setting, node, config, number}, setting.field);
+}
+
+std::string show_setting(const Setting& setting, const ClusterConfig& config) {
+  struct Shower {
+    const ClusterConfig& config;
+
+    std::string operator()(Setting::Word from) { return quoted_text(config.*from.field); }
+    std::string operator()(Setting::Path from) { return quoted_text(config.*from.field); }
+    std::string operator()(uint16_t ClusterConfig::*from) { return std::to_string(config.*from); }
+    std::string operator()(uint32_t ClusterConfig::*from) { return std::to_string(config.*from); }
+    std::string operator()(Setting::Bytes from) { return size_text(config.*from.field); }
+    std::string operator()(Duration ClusterConfig::*from) { return duration_text(config.*from); }
+    std::string operator()(Wires ClusterConfig::*from) {
+      const auto named =
+          std::ranges::find(kWires, config.*from, &std::pair<std::string_view, Wires>::second);
+      return std::string(named->first);
+    }
+  };
+  return std::visit(Shower{config}, setting.field);
+}
+
+}  // namespace troupe::cluster

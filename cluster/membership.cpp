@@ -1,0 +1,330 @@
+#include "cluster/membership.hpp"
+
+#include <algorithm>
+
+#include "base/check.hpp"
+
+namespace troupe::cluster {
+namespace {
+
+constexpr uint32_t kMaxFailures = 3;          // in a row that blame a peer
+constexpr Duration kRetryDelay = seconds(1);  // about what a failure detector needs
+
+std::string joined(const std::vector<std::string>& names) {
+  std::string text;
+  for (const std::string& name : names) text += (text.empty() ? "" : ", ") + name;
+  return text;
+}
+
+/// A name from outside, fit for a message.
+std::string shown(std::string_view name) {
+  std::string text = "'";
+  for (const char c : name.substr(0, 64)) text += c >= ' ' && c <= '~' ? c : '?';
+  return text + (name.size() > 64 ? "...'" : "'");
+}
+
+std::string hex(uint64_t digest) {
+  std::string text;
+  for (int shift = 60; shift >= 0; shift -= 4) text += "0123456789abcdef"[(digest >> shift) & 15];
+  return text;
+}
+
+std::string counted(size_t n, std::string_view noun) {
+  return std::to_string(n) + " " + std::string(noun) + (n == 1 ? "" : "s");
+}
+
+}  // namespace
+
+std::string_view to_string(Role role) { return role == Role::kRouter ? "router" : "experts"; }
+
+std::string_view to_string(NodeState state) {
+  switch (state) {
+    case NodeState::kJoined:
+      return "joined";
+    case NodeState::kForming:
+      return "forming";
+    case NodeState::kReady:
+      return "ready";
+  }
+  return "unknown";
+}
+
+Membership::Membership(MembershipOptions options, Instant start)
+    : options_(std::move(options)), assemble_deadline_(start + options_.assemble_timeout) {
+  CHECK(count_expected(Role::kRouter) > 0 && count_expected(Role::kExperts) > 0);
+}
+
+std::vector<MembershipEffect> Membership::handle(const MembershipEvent& event, Instant now) {
+  Effects effects;
+  std::visit([&](const auto& e) { on(e, now, effects); }, event);
+  follow_deadlines(now, effects);
+  advance(now, effects);
+  return effects;
+}
+
+void Membership::on(const NodeJoining& event, Instant, Effects& effects) {
+  if (auto reason = reason_to_reject(event.info)) {
+    effects.emplace_back(RejectNode{event.info.id, *std::move(reason)});
+    return;
+  }
+  members_.try_emplace(event.info.id, Member{.info = event.info});
+  effects.emplace_back(AcceptNode{event.info.id});
+}
+
+std::optional<Error> Membership::reason_to_reject(const NodeInfo& info) const {
+  const auto wrong = [](std::string message) { return Error{Code::kInvalidArgument, message}; };
+  if (info.version != options_.version) {
+    return wrong("the node runs troupe " + shown(info.version) + ", the head runs troupe " +
+                 shown(options_.version) + "; install the same version on both");
+  }
+  if (info.checkpoint_digest != options_.checkpoint_digest) {
+    return wrong("the node's model has the digest " + hex(info.checkpoint_digest) +
+                 ", the head's has " + hex(options_.checkpoint_digest) +
+                 "; give both the same checkpoint");
+  }
+  const auto expected =
+      std::ranges::find(options_.expected, info.name, &std::pair<std::string, Role>::first);
+  if (expected == options_.expected.end()) {
+    std::vector<std::string> names;
+    for (const auto& [name, role] : options_.expected) names.push_back(name);
+    return wrong("the configuration has no node " + shown(info.name) + "; it names " +
+                 joined(names));
+  }
+  if (info.role != expected->second) {
+    return wrong("the configuration gives " + info.name + " the role " +
+                 std::string(to_string(expected->second)) + ", but it joined as " +
+                 std::string(to_string(info.role)));
+  }
+  const Member* live = find(info.name);
+  if (live != nullptr && live->info.id == info.id) return std::nullopt;  // it asks again
+  if (live != nullptr) {
+    return Error{Code::kUnavailable, "a node named " + info.name + " is live already (process " +
+                                         std::to_string(live->info.pid) + " on " +
+                                         shown(live->info.host) +
+                                         "); if it has just died, try again in a second"};
+  }
+  if (info.id == NodeId{} || members_.contains(info.id)) {
+    return wrong("the node id " + std::to_string(info.id.value) +
+                 " is taken or zero; a node draws a new random id at each start");
+  }
+  if (!members_.empty()) {
+    const NodeInfo& first = members_.begin()->second.info;
+    if (info.arithmetic_class != first.arithmetic_class) {
+      return wrong("the node computes in the arithmetic class " + shown(info.arithmetic_class) +
+                   ", the cluster in " + shown(first.arithmetic_class) +
+                   "; mixing them would change the tokens");
+    }
+  }
+  return std::nullopt;
+}
+
+void Membership::on(const NodeLost& event, Instant, Effects& effects) {
+  const auto member = members_.find(event.node);
+  if (member == members_.end()) return;
+  remove(event.node,
+         {Code::kUnavailable, "node " + member->second.info.name + " was lost: " + event.reason},
+         false, effects);
+}
+
+void Membership::on(const NodeReady& event, Instant, Effects&) {
+  const auto member = members_.find(event.node);
+  if (member == members_.end() || event.epoch != epoch_) return;
+  if (member->second.state == NodeState::kForming) member->second.state = NodeState::kReady;
+}
+
+void Membership::on(const NodeFailed& event, Instant now, Effects& effects) {
+  const auto found = members_.find(event.node);
+  if (found == members_.end() || event.epoch != epoch_) return;
+  Member& member = found->second;
+  if (member.state == NodeState::kJoined) return;  // of an epoch that is over
+  const Error reason{event.error.code,
+                     "node " + member.info.name + " failed: " + event.error.message};
+  if (event.error.code != Code::kUnavailable || ++member.failures == kMaxFailures) {
+    remove(event.node, reason, true, effects);
+    return;
+  }
+  member.state = NodeState::kJoined;
+  if (phase_ == Phase::kRetrying) return;
+  end_epoch(Phase::kRetrying, reason, effects);
+  form_deadline_ = now + kRetryDelay;
+}
+
+void Membership::on(const RequestsRunning& event, Instant, Effects&) {
+  num_requests_ = event.count;
+}
+
+void Membership::on(const Tick&, Instant, Effects&) {}
+
+void Membership::remove(NodeId node, const Error& reason, bool drop, Effects& effects) {
+  const auto member = members_.find(node);
+  const bool took_part = member->second.state != NodeState::kJoined || phase_ == Phase::kRetrying;
+  members_.erase(member);
+  if (drop) effects.emplace_back(DropNode{node, reason});
+  if (took_part) end_epoch(Phase::kWaiting, reason, effects);
+}
+
+void Membership::end_epoch(Phase next, const Error& reason, Effects& effects) {
+  if (phase_ == Phase::kServing) {
+    effects.emplace_back(StopServing{epoch_, {Code::kUnavailable, reason.message}});
+    num_requests_ = 0;
+  }
+  phase_ = next;
+  if (next != Phase::kWaiting) return;
+  for (auto& [node, member] : members_) member.state = NodeState::kJoined;
+}
+
+void Membership::follow_deadlines(Instant now, Effects& effects) {
+  if (phase_ == Phase::kAssembling && now >= assemble_deadline_) phase_ = Phase::kWaiting;
+  if (phase_ == Phase::kRetrying && now >= form_deadline_) phase_ = Phase::kWaiting;
+  if (phase_ != Phase::kForming || now < form_deadline_) return;
+  for (const std::string& name : names_in(NodeState::kForming)) {
+    remove(find(name)->info.id,
+           {Code::kDeadlineExceeded,
+            "node " + name + " was not ready for epoch " + std::to_string(epoch_.value) +
+                " within " + std::to_string(options_.ready_timeout.ns / seconds(1).ns) + " s"},
+           true, effects);
+  }
+}
+
+void Membership::advance(Instant now, Effects& effects) {
+  if (phase_ == Phase::kAssembling && members_.size() == options_.expected.size()) {
+    form(now, effects);
+  } else if (phase_ == Phase::kWaiting && enough()) {
+    form(now, effects);
+  }
+  const auto newcomers = names_in(NodeState::kJoined);
+  if (phase_ == Phase::kForming && names_in(NodeState::kForming).empty()) {
+    if (newcomers.empty() || num_requests_ > 0) {
+      phase_ = Phase::kServing;
+      for (auto& [node, member] : members_) member.failures = 0;
+      effects.emplace_back(StartServing{epoch_});
+    } else {
+      form(now, effects);  // with those who joined meanwhile: nobody is being served yet
+    }
+  } else if (phase_ == Phase::kServing && !newcomers.empty() && num_requests_ == 0) {
+    end_epoch(Phase::kWaiting, {Code::kUnavailable, "a new epoch takes in " + joined(newcomers)},
+              effects);
+    form(now, effects);
+  }
+}
+
+void Membership::form(Instant now, Effects& effects) {
+  FormEpoch form{.epoch = Epoch{epoch_.value + 1}, .routers = {}, .shards = {}};
+  for (const MemberView& member : members()) {
+    (member.info.role == Role::kRouter ? form.routers : form.shards).push_back(member.info);
+  }
+  for (auto& [node, member] : members_) member.state = NodeState::kForming;
+  epoch_ = form.epoch;
+  phase_ = Phase::kForming;
+  form_deadline_ = now + options_.ready_timeout;
+  effects.emplace_back(std::move(form));
+}
+
+bool Membership::serving() const { return phase_ == Phase::kServing; }
+Epoch Membership::epoch() const { return epoch_; }
+
+size_t Membership::count(Role role) const {
+  return static_cast<size_t>(std::ranges::count(
+      members_, role, [](const auto& member) { return member.second.info.role; }));
+}
+
+size_t Membership::count_expected(Role role) const {
+  return static_cast<size_t>(
+      std::ranges::count(options_.expected, role, &std::pair<std::string, Role>::second));
+}
+
+const Membership::Member* Membership::find(std::string_view name) const {
+  for (const auto& [node, member] : members_) {
+    if (member.info.name == name) return &member;
+  }
+  return nullptr;
+}
+
+std::vector<MemberView> Membership::members() const {
+  std::vector<MemberView> views;
+  for (const auto& [name, role] : options_.expected) {
+    if (const Member* member = find(name)) views.push_back({member->info, member->state});
+  }
+  return views;
+}
+
+std::vector<std::string> Membership::names_in(NodeState state) const {
+  std::vector<std::string> names;
+  for (const MemberView& member : members()) {
+    if (member.state == state) names.push_back(member.info.name);
+  }
+  return names;
+}
+
+std::string Membership::condition() const {
+  const std::string epoch = "epoch " + std::to_string(epoch_.value);
+  std::vector<std::string> missing;
+  for (const auto& [name, role] : options_.expected) {
+    if (find(name) == nullptr) missing.push_back(name);
+  }
+  switch (phase_) {
+    case Phase::kAssembling:
+    case Phase::kWaiting: {
+      const size_t routers = count_expected(Role::kRouter), shards = count_expected(Role::kExperts);
+      return "waiting for " + joined(missing) + " (" + std::to_string(count(Role::kRouter)) +
+             " of " + counted(routers, "router") + ", " + std::to_string(count(Role::kExperts)) +
+             " of " + counted(shards, "shard") + ")";
+    }
+    case Phase::kForming:
+      return "forming " + epoch + ": waiting for " + joined(names_in(NodeState::kForming)) +
+             " to be ready";
+    case Phase::kRetrying:
+      return epoch + " could not be formed or kept: " + joined(names_in(NodeState::kJoined)) +
+             " could not reach a peer; a new one is formed within a second";
+    case Phase::kServing:
+      break;
+  }
+  std::string text = "serving " + epoch + " with " + counted(count(Role::kRouter), "router") +
+                     " and " + counted(count(Role::kExperts), "shard");
+  const auto newcomers = names_in(NodeState::kJoined);
+  if (!missing.empty()) text += "; missing " + joined(missing);
+  if (!newcomers.empty()) text += "; " + joined(newcomers) + " waits until no request is running";
+  return text;
+}
+
+std::optional<Instant> Membership::next_deadline() const {
+  switch (phase_) {
+    case Phase::kAssembling:
+      return assemble_deadline_;
+    case Phase::kForming:
+    case Phase::kRetrying:
+      return form_deadline_;
+    case Phase::kWaiting:
+    case Phase::kServing:
+      break;
+  }
+  return std::nullopt;
+}
+
+std::string Membership::check() const {
+  if (members().size() != members_.size()) return "a member's name is unknown or there twice";
+  const bool some_form = !names_in(NodeState::kForming).empty();
+  switch (phase_) {
+    case Phase::kAssembling:
+      if (epoch_ != Epoch{}) return "still assembling, but an epoch was formed";
+      return members_.size() == options_.expected.size() ? "all are here, but no epoch" : "";
+    case Phase::kWaiting:
+      return enough() ? "the nodes suffice, but no epoch" : "";
+    case Phase::kForming:
+      return some_form ? "" : "all are ready, but nobody is served";
+    case Phase::kRetrying:
+      return epoch_ == Epoch{} ? "an epoch failed that was not formed" : "";
+    case Phase::kServing:
+      break;
+  }
+  bool router = false, shard = false;
+  for (const auto& [node, member] : members_) {
+    if (member.state != NodeState::kReady) continue;
+    (member.info.role == Role::kRouter ? router : shard) = true;
+  }
+  if (some_form || !router || !shard) return "serving without all it needs";
+  const bool newcomers = !names_in(NodeState::kJoined).empty();
+  return newcomers && num_requests_ == 0 ? "a node waits although no request runs" : "";
+}
+
+}  // namespace troupe::cluster
