@@ -1,5 +1,7 @@
+#include <algorithm>
 #include <cmath>
 #include <limits>
+#include <span>
 #include <vector>
 
 #include "kernels/cpu/exp.hpp"
@@ -15,8 +17,16 @@ const float* kv_row(const AttentionRow& row, size_t t, size_t block_tokens, size
   return row.blocks[t / block_tokens] + (t % block_tokens) * width;
 }
 
+size_t longest_context(std::span<const AttentionRow> rows, Range range) {
+  size_t longest = 0;
+  for (size_t r = range.first; r < range.last; ++r) {
+    longest = std::max<size_t>(longest, rows[r].context_len);
+  }
+  return longest;
+}
+
 /// Turns scores into exp(score - maximum), in place. @returns their sum by rule 2.
-float softmax_numerators(std::vector<float>& scores) {
+float softmax_numerators(std::span<float> scores) {
   float maximum = -std::numeric_limits<float>::infinity();
   for (const float s : scores) maximum = s > maximum ? s : maximum;
   PartialSums sums{};
@@ -31,12 +41,13 @@ float softmax_numerators(std::vector<float>& scores) {
 
 void mla_absorbed(const MlaAbsorbedParams& p, Range rows, Range heads) {
   const size_t width = p.kv_rank + p.rope_dim;
+  std::vector<float> buffer(longest_context(p.rows, rows));
   for (size_t r = rows.first; r < rows.last; ++r) {
     const AttentionRow& row = p.rows[r];
     for (size_t h = heads.first; h < heads.last; ++h) {
       const float* q_latent = p.q_latent.row(r) + h * p.kv_rank;
       const float* q_rope = p.q_rope.row(r) + h * p.rope_dim;
-      std::vector<float> scores(row.context_len);
+      const std::span<float> scores(buffer.data(), row.context_len);
       for (size_t t = 0; t < scores.size(); ++t) {
         const float* kv = kv_row(row, t, p.block_tokens, width);
         scores[t] =
@@ -59,22 +70,25 @@ void mla_expanded(const MlaExpandedParams& p, Range rows, Range heads) {
   const size_t width = p.kv_rank + p.rope_dim;
   const size_t qk_dim = p.nope_dim + p.rope_dim;
   const size_t kv_dim = p.nope_dim + p.v_dim;
+  const size_t longest = longest_context(p.rows, rows);
+  std::vector<float> buffer(longest);
+  std::vector<float> expanded(longest * kv_dim);
   for (size_t h = heads.first; h < heads.last; ++h) {
     const float* kv_b = p.kv_b + h * kv_dim * p.kv_rank;
     // [positions, kv_dim]: k_nope and v of this head. Rows over the same blocks share them; what is
     // made for a position does not depend on the row that asks for it.
-    std::vector<float> expanded;
+    size_t num_expanded = 0;
     for (size_t r = rows.first; r < rows.last; ++r) {
       const AttentionRow& row = p.rows[r];
-      if (r > rows.first && row.blocks.data() != p.rows[r - 1].blocks.data()) expanded.clear();
-      for (size_t t = expanded.size() / kv_dim; t < row.context_len; ++t) {
-        const float* latent = kv_row(row, t, p.block_tokens, width);
+      if (r > rows.first && row.blocks.data() != p.rows[r - 1].blocks.data()) num_expanded = 0;
+      for (; num_expanded < row.context_len; ++num_expanded) {
+        const float* latent = kv_row(row, num_expanded, p.block_tokens, width);
         for (size_t o = 0; o < kv_dim; ++o) {
-          expanded.push_back(dot(kv_b + o * p.kv_rank, latent, p.kv_rank));
+          expanded[num_expanded * kv_dim + o] = dot(kv_b + o * p.kv_rank, latent, p.kv_rank);
         }
       }
       const float* q = p.q.row(r) + h * qk_dim;
-      std::vector<float> scores(row.context_len);
+      const std::span<float> scores(buffer.data(), row.context_len);
       for (size_t t = 0; t < scores.size(); ++t) {
         const float* k_rope = kv_row(row, t, p.block_tokens, width) + p.kv_rank;
         scores[t] = (dot(q, expanded.data() + t * kv_dim, p.nope_dim) +

@@ -3,6 +3,7 @@
 // sin and cos in double, the same bits everywhere: libm's versions differ between releases and even
 // between the variants one libm chooses from at run time.
 
+#include <array>
 #include <cmath>
 
 namespace troupe::kernels {
@@ -11,6 +12,18 @@ struct SinCos {
   double sin;
   double cos;
 };
+
+/// Ratios of neighbouring Taylor coefficients, -1 / (2k (2k + 1)) and -1 / ((2k - 1) 2k).
+inline constexpr auto kSinSteps = [] {
+  std::array<double, 10> steps{};
+  for (int k = 1; k < 10; ++k) steps[k] = -1.0 / (2 * k * (2 * k + 1));
+  return steps;
+}();
+inline constexpr auto kCosSteps = [] {
+  std::array<double, 10> steps{};
+  for (int k = 1; k < 10; ++k) steps[k] = -1.0 / ((2 * k - 1) * (2 * k));
+  return steps;
+}();
 
 /// Error below 3e-16 for |x| < 2^24 (context lengths end long before); NaN and infinity give NaN.
 /// The angle is reduced by multiples of pi/2 in two parts; the series are Taylor's, whose first
@@ -26,8 +39,8 @@ inline SinCos sin_cos(double x) {
   double s = 0;
   double c = 0;
   for (int k = 9; k >= 1; --k) {  // 1 - z/(2k(2k+1)) (1 - ...), and the same for cos
-    s = -z / (2 * k * (2 * k + 1)) * (1 + s);
-    c = -z / ((2 * k - 1) * (2 * k)) * (1 + c);
+    s = z * kSinSteps[k] * (1 + s);
+    c = z * kCosSteps[k] * (1 + c);
   }
   s = std::fma(r, s, r);
   c = 1 + c;

@@ -55,57 +55,73 @@ float group_score(GateMethod method, const float* choice, size_t size) {
   return method == GateMethod::kNoauxTc ? best + second : best;
 }
 
-/// Sets the choice scores of all groups but the best `topk_groups` to `masked`.
-void keep_best_groups(const TopkGateParams& p, float masked, std::vector<float>& choice) {
-  const size_t group_size = choice.size() / p.num_groups;
-  std::vector<float> scores(p.num_groups);
-  for (size_t g = 0; g < p.num_groups; ++g) {
-    scores[g] = group_score(p.method, choice.data() + g * group_size, group_size);
-  }
-  std::vector<bool> kept(p.num_groups);
-  for (size_t i = 0; i < p.topk_groups; ++i) take_best(scores, kept);
-  for (size_t e = 0; e < choice.size(); ++e) {
-    if (!kept[e / group_size]) choice[e] = masked;
-  }
-}
+/// The gate of one row; its buffers serve all rows of a call.
+class Gate {
+ public:
+  explicit Gate(const TopkGateParams& p)
+      : p_(p),
+        score_(p.logits.cols),
+        choice_(p.logits.cols),
+        taken_(p.logits.cols),
+        group_scores_(p.num_groups),
+        kept_(p.num_groups) {}
 
-void gate_row(const TopkGateParams& p, size_t r) {
-  const size_t num_experts = p.logits.cols;
-  std::vector<float> score(p.logits.row(r), p.logits.row(r) + num_experts);
-  std::vector<float> choice;
-  if (p.method == GateMethod::kNoauxTc) {
-    for (float& s : score) s = 1.0F / (1.0F + exp_f32(-s));
-    choice = score;
-    if (p.bias != nullptr) {
-      for (size_t e = 0; e < num_experts; ++e) choice[e] += p.bias[e];
+  void choose(size_t r) {
+    std::copy_n(p_.logits.row(r), score_.size(), score_.begin());
+    if (p_.method == GateMethod::kNoauxTc) {
+      for (float& s : score_) s = 1.0F / (1.0F + exp_f32(-s));
+      choice_ = score_;
+      for (size_t e = 0; p_.bias != nullptr && e < choice_.size(); ++e) choice_[e] += p_.bias[e];
+      if (p_.topk_groups < p_.num_groups) keep_best_groups(choice_, -kInfinity);
+    } else {
+      softmax(score_);
+      if (p_.method == GateMethod::kGroupLimitedGreedy) keep_best_groups(score_, 0.0F);
+      choice_ = score_;
     }
-    if (p.topk_groups < p.num_groups) keep_best_groups(p, -kInfinity, choice);
-  } else {
-    softmax(score);
-    if (p.method == GateMethod::kGroupLimitedGreedy) keep_best_groups(p, 0.0F, score);
-    choice = score;
+
+    ExpertIdx* topk_idx = p_.topk_idx + r * p_.topk;
+    float* topk_weight = p_.topk_weight + r * p_.topk;
+    taken_.assign(taken_.size(), false);
+    float sum = 0;
+    for (size_t s = 0; s < p_.topk; ++s) {
+      const size_t expert = take_best(choice_, taken_);
+      topk_idx[s] = static_cast<ExpertIdx>(expert);
+      topk_weight[s] = score_[expert];
+      sum += score_[expert];
+    }
+    for (size_t s = 0; s < p_.topk; ++s) {
+      if (p_.normalize) topk_weight[s] /= sum + 1e-20F;
+      topk_weight[s] *= p_.scale;
+    }
   }
 
-  ExpertIdx* topk_idx = p.topk_idx + r * p.topk;
-  float* topk_weight = p.topk_weight + r * p.topk;
-  std::vector<bool> taken(num_experts);
-  float sum = 0;
-  for (size_t s = 0; s < p.topk; ++s) {
-    const size_t expert = take_best(choice, taken);
-    topk_idx[s] = static_cast<ExpertIdx>(expert);
-    topk_weight[s] = score[expert];
-    sum += score[expert];
+ private:
+  /// Sets the scores of all groups but the best `topk_groups` to `masked`.
+  void keep_best_groups(std::vector<float>& scores, float masked) {
+    const size_t group_size = scores.size() / p_.num_groups;
+    for (size_t g = 0; g < p_.num_groups; ++g) {
+      group_scores_[g] = group_score(p_.method, scores.data() + g * group_size, group_size);
+    }
+    kept_.assign(kept_.size(), false);
+    for (size_t i = 0; i < p_.topk_groups; ++i) take_best(group_scores_, kept_);
+    for (size_t e = 0; e < scores.size(); ++e) {
+      if (!kept_[e / group_size]) scores[e] = masked;
+    }
   }
-  for (size_t s = 0; s < p.topk; ++s) {
-    if (p.normalize) topk_weight[s] /= sum + 1e-20F;
-    topk_weight[s] *= p.scale;
-  }
-}
+
+  const TopkGateParams& p_;
+  std::vector<float> score_;   // what weights are taken from
+  std::vector<float> choice_;  // what experts are chosen by
+  std::vector<bool> taken_;
+  std::vector<float> group_scores_;
+  std::vector<bool> kept_;
+};
 
 }  // namespace
 
 void topk_gate(const TopkGateParams& p, Range rows) {
-  for (size_t r = rows.first; r < rows.last; ++r) gate_row(p, r);
+  Gate gate(p);
+  for (size_t r = rows.first; r < rows.last; ++r) gate.choose(r);
 }
 
 }  // namespace troupe::kernels::scalar

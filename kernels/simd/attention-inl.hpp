@@ -1,0 +1,293 @@
+// Attention in both forms, as two passes over the visible positions: all scores, then the weighted
+// sum. One pass with a running maximum would rescale, and so round, depending on where it is cut.
+//
+// A "query" below is one head of one row. Queries over the same keys go through them together, so
+// that each key is fetched once for several of them.
+
+#if defined(TROUPE_KERNELS_SIMD_ATTENTION_INL) == defined(HWY_TARGET_TOGGLE)
+#ifdef TROUPE_KERNELS_SIMD_ATTENTION_INL
+#undef TROUPE_KERNELS_SIMD_ATTENTION_INL
+#else
+#define TROUPE_KERNELS_SIMD_ATTENTION_INL
+#endif
+
+#include <algorithm>
+#include <limits>
+#include <memory>
+
+#include "kernels/simd/gemm-inl.hpp"
+
+HWY_BEFORE_NAMESPACE();
+namespace troupe::kernels::HWY_NAMESPACE {
+
+/// scores[0, n) become exp(score - maximum). @returns their sum by rule 2.
+float softmax_numerators(float* scores, size_t n) {
+  float maximum = -std::numeric_limits<float>::infinity();
+  for (size_t t = 0; t < n; ++t) maximum = scores[t] > maximum ? scores[t] : maximum;
+  const V maximum_lanes = hn::Set(kFloats, maximum);
+  V sums[kVecs];
+  for (size_t v = 0; v < kVecs; ++v) sums[v] = hn::Zero(kFloats);
+  const size_t whole = n - n % kNumPartialSums;
+  for (size_t t = 0; t < whole; t += kNumPartialSums) {
+    for (size_t v = 0; v < kVecs; ++v) {
+      float* at = scores + t + v * kLanes;
+      const V p = exp_lanes(hn::Sub(hn::LoadU(kFloats, at), maximum_lanes));
+      hn::StoreU(p, kFloats, at);
+      sums[v] = hn::Add(sums[v], p);
+    }
+  }
+  PartialSums lanes;
+  for (size_t v = 0; v < kVecs; ++v) hn::StoreU(sums[v], kFloats, lanes.data() + v * kLanes);
+  for (size_t t = whole; t < n; ++t) {
+    scores[t] = exp_f32(scores[t] - maximum);
+    lanes[t - whole] += scores[t];
+  }
+  return kernels::add_tree(lanes);
+}
+
+constexpr size_t kTileQueries = 4;
+/// Vectors of columns that a tile of weighted sums holds for each of its queries.
+constexpr size_t kTileColumns = 2;
+
+/// out[q][c] += weights[q][t] * values[t][c] for t ascending, one fused multiply-add each; queries
+/// and columns of one tile.
+template <size_t kQueries, size_t kColumns>
+HWY_INLINE void weigh_tile(const float* weights, size_t weights_stride, const float* values,
+                           size_t values_stride, size_t positions, float* out, size_t out_stride) {
+  V sums[kQueries][kColumns];
+  for (size_t q = 0; q < kQueries; ++q) {
+    for (size_t c = 0; c < kColumns; ++c) {
+      sums[q][c] = hn::LoadU(kFloats, out + q * out_stride + c * kLanes);
+    }
+  }
+  for (size_t t = 0; t < positions; ++t) {
+    V value[kColumns];
+    for (size_t c = 0; c < kColumns; ++c) {
+      value[c] = hn::LoadU(kFloats, values + t * values_stride + c * kLanes);
+    }
+    for (size_t q = 0; q < kQueries; ++q) {
+      const V weight = hn::Set(kFloats, weights[q * weights_stride + t]);
+      for (size_t c = 0; c < kColumns; ++c) sums[q][c] = hn::MulAdd(weight, value[c], sums[q][c]);
+    }
+  }
+  for (size_t q = 0; q < kQueries; ++q) {
+    for (size_t c = 0; c < kColumns; ++c) {
+      hn::StoreU(sums[q][c], kFloats, out + q * out_stride + c * kLanes);
+    }
+  }
+}
+
+template <size_t kQueries>
+HWY_INLINE void weigh_columns(const float* weights, size_t weights_stride, const float* values,
+                              size_t values_stride, size_t positions, float* out, size_t out_stride,
+                              size_t columns) {
+  size_t c = 0;
+  for (; c + kTileColumns * kLanes <= columns; c += kTileColumns * kLanes) {
+    weigh_tile<kQueries, kTileColumns>(weights, weights_stride, values + c, values_stride,
+                                       positions, out + c, out_stride);
+  }
+  for (; c + kLanes <= columns; c += kLanes) {
+    weigh_tile<kQueries, 1>(weights, weights_stride, values + c, values_stride, positions, out + c,
+                            out_stride);
+  }
+  for (; c < columns; ++c) {
+    for (size_t q = 0; q < kQueries; ++q) {
+      float& sum = out[q * out_stride + c];
+      for (size_t t = 0; t < positions; ++t) {
+        sum = std::fma(weights[q * weights_stride + t], values[t * values_stride + c], sum);
+      }
+    }
+  }
+}
+
+/// The same for any number of queries.
+void weigh(const float* weights, size_t weights_stride, size_t queries, const float* values,
+           size_t values_stride, size_t positions, float* out, size_t out_stride, size_t columns) {
+  size_t q = 0;
+  for (; q + kTileQueries <= queries; q += kTileQueries) {
+    weigh_columns<kTileQueries>(weights + q * weights_stride, weights_stride, values, values_stride,
+                                positions, out + q * out_stride, out_stride, columns);
+  }
+  for (; q < queries; ++q) {
+    weigh_columns<1>(weights + q * weights_stride, weights_stride, values, values_stride, positions,
+                     out + q * out_stride, out_stride, columns);
+  }
+}
+
+void divide(float* x, size_t n, float by) {
+  const V by_lanes = hn::Set(kFloats, by);
+  size_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) {
+    hn::StoreU(hn::Div(hn::LoadU(kFloats, x + i), by_lanes), kFloats, x + i);
+  }
+  for (; i < n; ++i) x[i] /= by;
+}
+
+/// Calls part(first position, positions, their KV rows) for the blocks of positions [first, last).
+template <class Part>
+HWY_INLINE void over_blocks(const AttentionRow& row, size_t block_tokens, size_t width,
+                            size_t first, size_t last, const Part& part) {
+  for (size_t t = first; t < last;) {
+    const size_t within = t % block_tokens;
+    const size_t count = std::min(block_tokens - within, last - t);
+    part(t, count, row.blocks[t / block_tokens] + within * width);
+    t += count;
+  }
+}
+
+size_t longest_context(std::span<const AttentionRow> rows, Range range) {
+  size_t longest = 0;
+  for (size_t r = range.first; r < range.last; ++r) {
+    longest = std::max<size_t>(longest, rows[r].context_len);
+  }
+  return longest;
+}
+
+void mla_absorbed(const MlaAbsorbedParams& p, Range rows, Range heads) {
+  const size_t width = p.kv_rank + p.rope_dim;
+  const size_t longest = longest_context(p.rows, rows);
+  const auto scores = std::make_unique_for_overwrite<float[]>(heads.size() * longest);
+  const auto sums = std::make_unique_for_overwrite<float[]>(heads.size());
+  for (size_t r = rows.first; r < rows.last; ++r) {
+    const AttentionRow& row = p.rows[r];
+    const float* q_latent = p.q_latent.row(r) + heads.first * p.kv_rank;
+    const float* q_rope = p.q_rope.row(r) + heads.first * p.rope_dim;
+    float* out = p.out.row(r) + heads.first * p.kv_rank;
+    over_blocks(row, p.block_tokens, width, 0, row.context_len,
+                [&](size_t t, size_t count, const float* kv) HWY_ATTR {
+                  dot_all(q_latent, p.kv_rank, heads.size(), RowsOf<F32Row>{kv, width}, count,
+                          p.kv_rank, [&](size_t h, size_t i, float dot) HWY_ATTR {
+                            scores[h * longest + t + i] = dot;
+                          });
+                  dot_all(q_rope, p.rope_dim, heads.size(), RowsOf<F32Row>{kv + p.kv_rank, width},
+                          count, p.rope_dim, [&](size_t h, size_t i, float dot) HWY_ATTR {
+                            float& score = scores[h * longest + t + i];
+                            score = (score + dot) * p.scale;
+                          });
+                });
+    for (size_t h = 0; h < heads.size(); ++h) {
+      sums[h] = softmax_numerators(scores.get() + h * longest, row.context_len);
+    }
+    std::fill_n(out, heads.size() * p.kv_rank, 0.0F);
+    over_blocks(row, p.block_tokens, width, 0, row.context_len,
+                [&](size_t t, size_t count, const float* kv) HWY_ATTR {
+                  weigh(scores.get() + t, longest, heads.size(), kv, width, count, out, p.kv_rank,
+                        p.kv_rank);
+                });
+    for (size_t h = 0; h < heads.size(); ++h) divide(out + h * p.kv_rank, p.kv_rank, sums[h]);
+  }
+}
+
+/// Rows of one request that go through its keys and values together.
+constexpr size_t kRowsTogether = 8;
+
+/// One head of mla_expanded for rows over the same blocks, and that head's keys and values.
+class ExpandedHead {
+ public:
+  /// @param longest the largest context_len that will be asked for.
+  ExpandedHead(const MlaExpandedParams& p, size_t head, size_t longest)
+      : p_(p),
+        head_(head),
+        longest_(longest),
+        kv_(std::make_unique_for_overwrite<float[]>(longest * kv_dim())),
+        scores_(std::make_unique_for_overwrite<float[]>(kRowsTogether * longest)) {}
+
+  /// Forgets the keys and values: the next rows are over other blocks.
+  void reset() { made_ = 0; }
+
+  void attend(Range rows) {
+    size_t common = longest_;
+    for (size_t r = rows.first; r < rows.last; ++r) {
+      expand(p_.rows[r]);
+      common = std::min<size_t>(common, p_.rows[r].context_len);
+    }
+    // Positions that all rows see, then what each of them sees beyond.
+    score(rows, 0, common);
+    for (size_t r = rows.first; r < rows.last; ++r) {
+      score({r, r + 1}, common, p_.rows[r].context_len, r - rows.first);
+    }
+    float sums[kRowsTogether];
+    for (size_t r = rows.first; r < rows.last; ++r) {
+      sums[r - rows.first] =
+          softmax_numerators(scores_.get() + (r - rows.first) * longest_, p_.rows[r].context_len);
+      std::fill_n(out(r), p_.v_dim, 0.0F);
+    }
+    const float* values = kv_.get() + p_.nope_dim;
+    weigh(scores_.get(), longest_, rows.size(), values, kv_dim(), common, out(rows.first),
+          p_.out.stride, p_.v_dim);
+    for (size_t r = rows.first; r < rows.last; ++r) {
+      weigh(scores_.get() + (r - rows.first) * longest_ + common, longest_, 1,
+            values + common * kv_dim(), kv_dim(), p_.rows[r].context_len - common, out(r),
+            p_.out.stride, p_.v_dim);
+      divide(out(r), p_.v_dim, sums[r - rows.first]);
+    }
+  }
+
+ private:
+  [[nodiscard]] size_t kv_dim() const { return p_.nope_dim + p_.v_dim; }
+  [[nodiscard]] size_t width() const { return p_.kv_rank + p_.rope_dim; }
+  [[nodiscard]] float* out(size_t r) const { return p_.out.row(r) + head_ * p_.v_dim; }
+
+  /// Makes keys and values of the row's positions that are not there yet.
+  void expand(const AttentionRow& row) {
+    const WeightView kv_b{
+        .data = p_.kv_b + head_ * kv_dim() * p_.kv_rank, .out = kv_dim(), .in = p_.kv_rank};
+    if (made_ >= row.context_len) return;
+    over_blocks(row, p_.block_tokens, width(), made_, row.context_len,
+                [&](size_t t, size_t count, const float* latent) HWY_ATTR {
+                  gemm({.x = ConstRows(latent, count, p_.kv_rank, width()),
+                        .w = kv_b,
+                        .y = Rows(kv_.get() + t * kv_dim(), count, kv_dim())},
+                       {0, kv_dim()});
+                });
+    made_ = row.context_len;
+  }
+
+  /// Scores of the positions [first, last), the first row's into scores row `at`.
+  void score(Range rows, size_t first, size_t last, size_t at = 0) {
+    const float* q = p_.q.row(rows.first) + head_ * (p_.nope_dim + p_.rope_dim);
+    float* scores = scores_.get() + at * longest_;
+    over_blocks(p_.rows[rows.first], p_.block_tokens, width(), first, last,
+                [&](size_t t, size_t count, const float* latent) HWY_ATTR {
+                  dot_all(q, p_.q.stride, rows.size(),
+                          RowsOf<F32Row>{kv_.get() + t * kv_dim(), kv_dim()}, count, p_.nope_dim,
+                          [&](size_t r, size_t i, float dot)
+                              HWY_ATTR { scores[r * longest_ + t + i] = dot; });
+                  dot_all(q + p_.nope_dim, p_.q.stride, rows.size(),
+                          RowsOf<F32Row>{latent + p_.kv_rank, width()}, count, p_.rope_dim,
+                          [&](size_t r, size_t i, float dot) HWY_ATTR {
+                            float& score = scores[r * longest_ + t + i];
+                            score = (score + dot) * p_.scale;
+                          });
+                });
+  }
+
+  const MlaExpandedParams& p_;
+  size_t head_;
+  size_t longest_;
+  size_t made_ = 0;                  ///< positions whose keys and values are in kv_
+  std::unique_ptr<float[]> kv_;      ///< [longest, nope_dim + v_dim]
+  std::unique_ptr<float[]> scores_;  ///< [kRowsTogether, longest]
+};
+
+void mla_expanded(const MlaExpandedParams& p, Range rows, Range heads) {
+  const size_t longest = longest_context(p.rows, rows);
+  for (size_t h = heads.first; h < heads.last; ++h) {
+    ExpandedHead head(p, h, longest);
+    for (size_t r = rows.first; r < rows.last;) {
+      const auto* blocks = p.rows[r].blocks.data();
+      if (r > rows.first && blocks != p.rows[r - 1].blocks.data()) head.reset();
+      size_t last = r + 1;
+      while (last < rows.last && last - r < kRowsTogether && p.rows[last].blocks.data() == blocks) {
+        ++last;
+      }
+      head.attend({r, last});
+      r = last;
+    }
+  }
+}
+
+}  // namespace troupe::kernels::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#endif

@@ -1,0 +1,158 @@
+// The inner loop of every product: a tile of dot products in registers, over rows of weights that
+// are converted to float32 as they are loaded.
+
+#if defined(TROUPE_KERNELS_SIMD_DOT_INL) == defined(HWY_TARGET_TOGGLE)
+#ifdef TROUPE_KERNELS_SIMD_DOT_INL
+#undef TROUPE_KERNELS_SIMD_DOT_INL
+#else
+#define TROUPE_KERNELS_SIMD_DOT_INL
+#endif
+
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/cpu/convert.hpp"
+#include "kernels/simd/lanes-inl.hpp"
+
+HWY_BEFORE_NAMESPACE();
+namespace troupe::kernels::HWY_NAMESPACE {
+
+// A row of weights: load(k) gives kLanes elements from k on, at(k) one. No alignment is assumed.
+
+struct F32Row {
+  const float* data;
+  HWY_INLINE V load(size_t k) const { return hn::LoadU(kFloats, data + k); }
+  HWY_INLINE float at(size_t k) const { return internal::load<float>(data, k); }
+};
+
+struct Bf16Row {
+  const uint16_t* data;
+  HWY_INLINE V load(size_t k) const {
+    const hn::Rebind<uint16_t, Floats> narrow;
+    const hn::RebindToUnsigned<Floats> wide;
+    const auto bits = hn::PromoteTo(wide, hn::LoadU(narrow, data + k));
+    return hn::BitCast(kFloats, hn::ShiftLeft<16>(bits));
+  }
+  HWY_INLINE float at(size_t k) const { return from_bf16(internal::load<uint16_t>(data, k)); }
+};
+
+struct F16Row {
+  const hwy::float16_t* data;
+  HWY_INLINE V load(size_t k) const {
+    const hn::Rebind<hwy::float16_t, Floats> narrow;
+    return hn::PromoteTo(kFloats, hn::LoadU(narrow, data + k));
+  }
+  HWY_INLINE float at(size_t k) const { return from_f16(internal::load<uint16_t>(data, k)); }
+};
+
+/// E4M3 without scales; see from_f8e4m3.
+struct F8Row {
+  const uint8_t* data;
+  HWY_INLINE V load(size_t k) const {
+    const hn::Rebind<uint8_t, Floats> narrow;
+    const hn::RebindToUnsigned<Floats> wide;
+    const auto bits = hn::PromoteTo(wide, hn::LoadU(narrow, data + k));
+    const auto magnitude = hn::And(bits, hn::Set(wide, 0x7fU));
+    const auto sign = hn::ShiftLeft<24>(hn::Xor(bits, magnitude));
+    const V value =
+        hn::Mul(hn::BitCast(kFloats, hn::ShiftLeft<20>(magnitude)), hn::Set(kFloats, 0x1p120F));
+    // All ones is a NaN, and stays one whatever is or-ed to it.
+    const auto nan = hn::VecFromMask(wide, hn::Eq(magnitude, hn::Set(wide, 0x7fU)));
+    return hn::Or(hn::Or(value, hn::BitCast(kFloats, sign)), hn::BitCast(kFloats, nan));
+  }
+  HWY_INLINE float at(size_t k) const { return from_f8e4m3(data[k]); }
+};
+
+// Register tiles. Accumulators are rows * outputs * kVecs registers; the rest holds operands.
+// AVX2 (16 registers): 12 accumulators; AVX3 and NEON (32): 16.
+constexpr size_t kTileRows = kVecs == 1 ? 4 : 2;
+constexpr size_t kTileOutputs = kVecs == 1 ? 4 : (kVecs == 2 ? 3 : 2);
+/// For a single row: enough independent sums to hide the latency of the addition.
+constexpr size_t kTileOutputsOneRow = kVecs == 1 ? 8 : 4;
+
+/// out[r][o] = x[r] . w[o], each by rule 1.
+template <size_t kRows, size_t kOutputs, class Row>
+HWY_INLINE void dot_tile(const float* const (&x)[kRows], const Row (&w)[kOutputs], size_t n,
+                         float (&out)[kRows][kOutputs]) {
+  V sums[kRows][kOutputs][kVecs];
+  for (size_t r = 0; r < kRows; ++r) {
+    for (size_t o = 0; o < kOutputs; ++o) {
+      for (size_t v = 0; v < kVecs; ++v) sums[r][o][v] = hn::Zero(kFloats);
+    }
+  }
+  const size_t whole = n - n % kNumPartialSums;
+  for (size_t k = 0; k < whole; k += kNumPartialSums) {
+    for (size_t v = 0; v < kVecs; ++v) {
+      V x_lanes[kRows];
+      for (size_t r = 0; r < kRows; ++r) x_lanes[r] = hn::LoadU(kFloats, x[r] + k + v * kLanes);
+      for (size_t o = 0; o < kOutputs; ++o) {
+        const V w_lanes = w[o].load(k + v * kLanes);
+        for (size_t r = 0; r < kRows; ++r) {
+          sums[r][o][v] = hn::MulAdd(x_lanes[r], w_lanes, sums[r][o][v]);
+        }
+      }
+    }
+  }
+  for (size_t r = 0; r < kRows; ++r) {
+    for (size_t o = 0; o < kOutputs; ++o) {
+      if (whole == n) {
+        out[r][o] = add_tree(sums[r][o]);
+        continue;
+      }
+      // The last elements go to the lanes they belong to; the other lanes stay untouched (adding a
+      // zero could change the sign of theirs).
+      PartialSums lanes;
+      for (size_t v = 0; v < kVecs; ++v) {
+        hn::StoreU(sums[r][o][v], kFloats, lanes.data() + v * kLanes);
+      }
+      for (size_t k = whole; k < n; ++k) {
+        lanes[k - whole] = std::fma(x[r][k], w[o].at(k), lanes[k - whole]);
+      }
+      out[r][o] = kernels::add_tree(lanes);
+    }
+  }
+}
+
+/// Rows of weights in memory, `stride` elements apart.
+template <class Row>
+struct RowsOf {
+  decltype(Row::data) data;
+  size_t stride;
+  HWY_INLINE Row row(size_t o) const { return {data + o * stride}; }
+};
+
+/// Calls sink(r, o, x[r] . w[o]) for `rows` rows and `outputs` outputs, tile by tile.
+template <class Row, class Sink>
+HWY_INLINE void dot_all(const float* x, size_t x_stride, size_t rows, const RowsOf<Row>& w,
+                        size_t outputs, size_t n, const Sink& sink) {
+  const auto tiles = [&]<size_t kRows, size_t kOutputs>(size_t r, size_t o_first) HWY_ATTR {
+    size_t o = o_first;
+    const float* x_rows[kRows];
+    for (size_t i = 0; i < kRows; ++i) x_rows[i] = x + (r + i) * x_stride;
+    for (; o + kOutputs <= outputs; o += kOutputs) {
+      Row w_rows[kOutputs];
+      for (size_t j = 0; j < kOutputs; ++j) w_rows[j] = w.row(o + j);
+      float out[kRows][kOutputs];
+      dot_tile(x_rows, w_rows, n, out);
+      for (size_t i = 0; i < kRows; ++i) {
+        for (size_t j = 0; j < kOutputs; ++j) sink(r + i, o + j, out[i][j]);
+      }
+    }
+    return o;
+  };
+  size_t r = 0;
+  for (; r + kTileRows <= rows; r += kTileRows) {
+    const size_t o = tiles.template operator()<kTileRows, kTileOutputs>(r, 0);
+    tiles.template operator()<kTileRows, 1>(r, o);
+  }
+  for (; r < rows; ++r) {
+    const size_t o = tiles.template operator()<1, kTileOutputsOneRow>(r, 0);
+    tiles.template operator()<1, 1>(r, o);
+  }
+}
+
+}  // namespace troupe::kernels::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#endif

@@ -1,0 +1,117 @@
+// Products with stored weights, and embedding.
+//
+// Few rows (decode): the weights are read once and converted in registers, so that memory is the
+// limit. Many rows (prefill): a tile of weight rows is first converted into a scratch area that
+// stays in the second-level cache while all rows pass over it. Both give the same bits, since
+// conversion is exact (FP8 with scales: rounded once, the same way).
+
+#if defined(TROUPE_KERNELS_SIMD_GEMM_INL) == defined(HWY_TARGET_TOGGLE)
+#ifdef TROUPE_KERNELS_SIMD_GEMM_INL
+#undef TROUPE_KERNELS_SIMD_GEMM_INL
+#else
+#define TROUPE_KERNELS_SIMD_GEMM_INL
+#endif
+
+#include <algorithm>
+#include <memory>
+
+#include "kernels/kernel_set.hpp"
+#include "kernels/simd/dot-inl.hpp"
+
+HWY_BEFORE_NAMESPACE();
+namespace troupe::kernels::HWY_NAMESPACE {
+
+/// With more rows than this, converting first is faster.
+constexpr size_t kMaxRowsInRegisters = 4;
+/// Floats of converted weights, and of rows of x, that stay in the second-level cache together.
+constexpr size_t kCachedFloats = 24U << 10U;
+
+template <class Row>
+RowsOf<Row> rows_of(const WeightView& w, size_t first_output) {
+  using Pointer = decltype(Row::data);
+  return {static_cast<Pointer>(w.data) + first_output * w.in, w.in};
+}
+
+/// out[0, n) = row[0, n) * scale.
+template <class Row>
+HWY_INLINE void convert(const Row& row, size_t first, size_t last, float scale, float* out) {
+  const V scale_lanes = hn::Set(kFloats, scale);
+  size_t i = first;
+  for (; i + kLanes <= last; i += kLanes) {
+    hn::StoreU(hn::Mul(row.load(i), scale_lanes), kFloats, out + i);
+  }
+  for (; i < last; ++i) out[i] = row.at(i) * scale;
+}
+
+/// Row `o` of a weight matrix as float32, as weight_row() does it. (x * 1 is x.)
+void convert_row(const WeightView& w, size_t o, float* out) {
+  switch (w.dtype) {
+    case DType::kF32:
+      return convert(rows_of<F32Row>(w, o).row(0), 0, w.in, 1.0F, out);
+    case DType::kF16:
+      return convert(rows_of<F16Row>(w, o).row(0), 0, w.in, 1.0F, out);
+    case DType::kBF16:
+      return convert(rows_of<Bf16Row>(w, o).row(0), 0, w.in, 1.0F, out);
+    case DType::kF8E4M3:
+      break;
+  }
+  const F8Row row = rows_of<F8Row>(w, o).row(0);
+  if (w.scales == nullptr) return convert(row, 0, w.in, 1.0F, out);
+  constexpr size_t kBlock = WeightView::kScaleBlock;
+  const float* scales = w.scales + o / kBlock * ((w.in + kBlock - 1) / kBlock);
+  for (size_t first = 0; first < w.in; first += kBlock) {
+    convert(row, first, std::min(first + kBlock, w.in), scales[first / kBlock], out);
+  }
+}
+
+/// The outputs [first, first + count), whose weights `w` starts with, for all rows.
+template <class Row>
+void product(const GemmParams& p, const RowsOf<Row>& w, size_t first, size_t count) {
+  const size_t rows_at_once =
+      std::max(kTileRows, kCachedFloats / std::max<size_t>(1, p.w.in) / kTileRows * kTileRows);
+  for (size_t r0 = 0; r0 < p.x.rows; r0 += rows_at_once) {
+    const size_t rows = std::min(rows_at_once, p.x.rows - r0);
+    dot_all(p.x.row(r0), p.x.stride, rows, w, count, p.w.in,
+            [&](size_t r, size_t o, float sum) HWY_ATTR {
+              p.y.row(r0 + r)[first + o] = p.bias == nullptr ? sum : sum + p.bias[first + o];
+            });
+  }
+}
+
+void gemm_converting_first(const GemmParams& p, Range outputs) {
+  const size_t in = p.w.in;
+  const size_t at_once =
+      std::min(outputs.size(), std::max(kTileOutputs, kCachedFloats / std::max<size_t>(1, in) /
+                                                          kTileOutputs * kTileOutputs));
+  const auto scratch = std::make_unique_for_overwrite<float[]>(at_once * in);
+  for (size_t first = outputs.first; first < outputs.last; first += at_once) {
+    const size_t count = std::min(at_once, outputs.last - first);
+    for (size_t o = 0; o < count; ++o) convert_row(p.w, first + o, scratch.get() + o * in);
+    product(p, RowsOf<F32Row>{scratch.get(), in}, first, count);
+  }
+}
+
+void gemm(const GemmParams& p, Range outputs) {
+  const size_t first = outputs.first;
+  const bool in_registers = p.x.rows <= kMaxRowsInRegisters;
+  if (p.w.dtype == DType::kF32) {
+    product(p, rows_of<F32Row>(p.w, first), first, outputs.size());
+  } else if (p.w.dtype == DType::kBF16 && in_registers) {
+    product(p, rows_of<Bf16Row>(p.w, first), first, outputs.size());
+  } else if (p.w.dtype == DType::kF16 && in_registers) {
+    product(p, rows_of<F16Row>(p.w, first), first, outputs.size());
+  } else {
+    gemm_converting_first(p, outputs);
+  }
+}
+
+void embed(const EmbedParams& p, Range rows) {
+  for (size_t r = rows.first; r < rows.last; ++r) {
+    convert_row(p.table, static_cast<size_t>(p.tokens[r]), p.out.row(r));
+  }
+}
+
+}  // namespace troupe::kernels::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#endif

@@ -1,0 +1,162 @@
+#pragma once
+
+// What the kernel tests share: reproducible data, weights in every stored form, KV blocks, and a
+// comparison of bits that says where two results differ.
+
+#include <gtest/gtest.h>
+#include <hwy/targets.h>
+
+#include <bit>
+#include <cmath>
+#include <cstring>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/random.hpp"
+#include "kernels/backend.hpp"
+
+namespace troupe::kernels {
+
+/// A stream of draws; equal seeds give equal streams.
+class Draws {
+ public:
+  explicit Draws(uint64_t seed) : seed_(seed) {}
+  uint64_t bits() { return random_bits(seed_, position_++); }
+  size_t below(size_t n) { return bits() % n; }
+  /// Between -1 and 1, times a power of two from 2^-6 to 1.
+  float value() {
+    const uint64_t b = bits();
+    const double uniform = static_cast<double>(b >> 11) * 0x1p-52 - 1.0;
+    return static_cast<float>(std::ldexp(uniform, -static_cast<int>(b % 7)));
+  }
+  std::vector<float> values(size_t n) {
+    std::vector<float> out(n);
+    for (float& v : out) v = value();
+    return out;
+  }
+
+ private:
+  uint64_t seed_;
+  uint64_t position_ = 0;
+};
+
+/// A random weight matrix in one stored form, at an odd address.
+struct StoredWeight {
+  std::vector<std::byte> bytes;
+  std::vector<float> scales;
+  WeightView view;
+
+  StoredWeight(DType dtype, size_t out, size_t in, Draws& draws, bool with_scales = true)
+      : bytes(1 + out * in * size_of(dtype)) {
+    for (size_t i = 0; i < out * in; ++i) {
+      const float value = draws.value();
+      uint32_t bits = std::bit_cast<uint32_t>(value);
+      if (dtype == DType::kBF16) bits >>= 16U;
+      if (dtype == DType::kF16) bits = draws.bits() & 0xbfffU;  // magnitude below 2
+      if (dtype == DType::kF8E4M3) bits = draws.bits() % 0x7fU | (draws.bits() & 0x80U);
+      std::memcpy(bytes.data() + 1 + i * size_of(dtype), &bits, size_of(dtype));
+    }
+    view = {.data = bytes.data() + 1, .dtype = dtype, .out = out, .in = in};
+    if (dtype == DType::kF8E4M3 && with_scales) {
+      for (size_t i = 0; i < (out + 127) / 128 * ((in + 127) / 128); ++i) {
+        scales.push_back(0.004F + 0.001F * std::abs(draws.value()));
+      }
+      view.scales = scales.data();
+    }
+  }
+};
+
+inline const std::vector<DType>& all_dtypes() {
+  static const std::vector<DType> kAll = {DType::kF32, DType::kF16, DType::kBF16, DType::kF8E4M3};
+  return kAll;
+}
+
+/// The cached rows of one request, in blocks that do not follow each other in memory.
+struct KvCache {
+  std::vector<std::vector<float>> storage;
+  std::vector<const float*> blocks;
+
+  KvCache(size_t positions, size_t block_tokens, size_t width, Draws& draws) {
+    const size_t n = (positions + block_tokens - 1) / block_tokens;
+    for (size_t b = 0; b < n; ++b) storage.push_back(draws.values(block_tokens * width));
+    for (size_t b = 0; b < n; ++b) blocks.push_back(storage[n - 1 - b].data());
+  }
+  [[nodiscard]] AttentionRow row(size_t context_len) const {
+    return {.blocks = blocks, .context_len = static_cast<uint32_t>(context_len)};
+  }
+};
+
+/// "" if all bits agree (a NaN agrees with any NaN), else the first difference.
+inline std::string bit_difference(const std::vector<float>& want, const std::vector<float>& got) {
+  if (want.size() != got.size()) return "sizes differ";
+  for (size_t i = 0; i < want.size(); ++i) {
+    if (std::isnan(want[i]) && std::isnan(got[i])) continue;
+    if (std::bit_cast<uint32_t>(want[i]) == std::bit_cast<uint32_t>(got[i])) continue;
+    std::ostringstream out;
+    out << "element " << i << " of " << want.size() << ": " << std::hexfloat << want[i] << " vs "
+        << got[i];
+    return out.str();
+  }
+  return "";
+}
+
+/// Every way to compute that this machine has: each Highway target, without a pool and with pools
+/// of 1, 2, 3 and 5 threads.
+class Versions {
+ public:
+  struct Version {
+    std::string name;
+    std::unique_ptr<ThreadPool> pool;
+    std::unique_ptr<Ops> ops;
+  };
+
+  Versions() {
+    bool has_specification = false;
+    for (const int64_t target : hwy::SupportedAndGeneratedTargets()) {
+      hwy::SetSupportedTargetsForTest(target);
+      const bool is_specification = make_cpu_ops(nullptr)->target() == std::string("scalar");
+      if (is_specification && has_specification) continue;
+      has_specification = has_specification || is_specification;
+      for (const size_t num_threads : {0, 1, 2, 3, 5}) {
+        if (is_specification && num_threads != 3) continue;
+        Version v;
+        if (num_threads > 0) v.pool = std::make_unique<ThreadPool>(num_threads);
+        v.ops = make_cpu_ops(v.pool.get());
+        v.name = std::string(hwy::TargetName(target)) + "/" + v.ops->target() + ", " +
+                 std::to_string(num_threads) + " threads";
+        versions_.push_back(std::move(v));
+      }
+    }
+    hwy::SetSupportedTargetsForTest(0);
+  }
+
+  [[nodiscard]] const std::vector<Version>& all() const { return versions_; }
+
+ private:
+  std::vector<Version> versions_;
+};
+
+inline const Versions& versions() {
+  static const Versions kVersions;
+  return kVersions;
+}
+
+inline Ops& scalar() {
+  static const std::unique_ptr<Ops> kScalar = make_scalar_ops();
+  return *kScalar;
+}
+
+/// Runs `compute` with the specification and with every version and expects the same bits.
+/// @param compute returns all results of one run.
+inline void expect_same_bits(const std::string& what,
+                             const std::function<std::vector<float>(Ops&)>& compute) {
+  const std::vector<float> want = compute(scalar());
+  for (const Versions::Version& v : versions().all()) {
+    const std::string difference = bit_difference(want, compute(*v.ops));
+    ASSERT_EQ(difference, "") << what << " with " << v.name;
+  }
+}
+
+}  // namespace troupe::kernels
