@@ -4,59 +4,20 @@
 #include <xxhash.h>
 
 #include <algorithm>
-#include <boost/json/object.hpp>
-#include <map>
 #include <numeric>
 #include <utility>
 
 #include "model/json.hpp"
+#include "model/weight_map.hpp"
 
 namespace troupe::model {
 namespace {
 
-namespace json = boost::json;
-
 constexpr uint64_t kMaxIndexBytes = 64 << 20;
-constexpr size_t kMaxFiles = 4096;
 constexpr std::string_view kSingleFile = "model.safetensors";
 constexpr std::string_view kIndexFile = "model.safetensors.index.json";
 
-std::string_view view_of(const json::string& text) { return {text.data(), text.size()}; }
-
 bool exists(const std::string& path) { return ::access(path.c_str(), F_OK) == 0; }
-
-/// Only plain names may be opened: an index must not reach outside its directory.
-bool is_plain_file_name(std::string_view name) {
-  return !name.empty() && name.size() <= 255 && name.front() != '.' &&
-         name.find('/') == std::string_view::npos && name.find('\0') == std::string_view::npos;
-}
-
-/// file name -> names of the tensors that the index expects in it.
-using WeightMap = std::map<std::string, std::vector<std::string>, std::less<>>;
-
-Result<WeightMap> parse_index(std::string_view text) {
-  const json::value document = TRY(parse_json(text, 8));
-  const json::value* weight_map =
-      document.is_object() ? document.get_object().if_contains("weight_map") : nullptr;
-  if (weight_map == nullptr || !weight_map->is_object()) {
-    return Error{Code::kCorrupt, "weight_map is missing or not an object"};
-  }
-  WeightMap files;
-  for (const json::key_value_pair& entry : weight_map->get_object()) {
-    const std::string_view tensor(entry.key().data(), entry.key().size());
-    if (!entry.value().is_string() || !is_plain_file_name(view_of(entry.value().get_string()))) {
-      return Error{Code::kCorrupt, "weight_map sends tensor " + quoted(tensor) + " to " +
-                                       describe(entry.value()) +
-                                       ", which is not a plain file name"};
-    }
-    files[std::string(view_of(entry.value().get_string()))].emplace_back(tensor);
-    if (files.size() > kMaxFiles) {
-      return Error{Code::kCorrupt,
-                   "weight_map names more than " + std::to_string(kMaxFiles) + " files"};
-    }
-  }
-  return files;
-}
 
 }  // namespace
 
@@ -84,7 +45,7 @@ Result<void> TensorStore::open_single(const std::string& path) {
 
 Result<void> TensorStore::open_sharded(const std::string& directory,
                                        const std::string& index_path) {
-  auto weight_map = parse_index(TRY(read_text_file(index_path, kMaxIndexBytes)));
+  auto weight_map = parse_weight_map(TRY(read_text_file(index_path, kMaxIndexBytes)));
   if (!weight_map.ok()) {
     return std::move(weight_map).error().with_context(index_path);
   }
