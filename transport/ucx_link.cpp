@@ -15,7 +15,6 @@
 #include <time.h>
 #include <unistd.h>
 
-#include <array>
 #include <atomic>
 #include <cerrno>
 #include <cstring>
@@ -36,10 +35,14 @@
 namespace troupe::transport {
 namespace {
 
-constexpr unsigned kFrameMessage = 1;  // AM ids
-constexpr unsigned kGoodbyeMessage = 2;
-// UCX takes 8100 bytes at most; a frame's header of this size has about 490 assignments.
-constexpr size_t kMaxInlineHeader = 4096;
+// Ids of active messages.
+constexpr unsigned kFrameMessage = 1;   ///< source, frame's header unless sent ahead; payload
+constexpr unsigned kHeaderMessage = 2;  ///< source; frame's header of the next kFrameMessage
+constexpr unsigned kGoodbyeMessage = 3;
+// UCX 1.13 takes 8100 bytes of message header; this has room for about 970 assignments.
+constexpr size_t kMaxInlineHeader = 7936;
+// Headers whose frame has not come; more of them than peers is somebody's mischief.
+constexpr size_t kMaxLoneHeaders = 1024;
 // UCX work done in a row before commands get their turn.
 constexpr int kProgressBurst = 64;
 // When UCX has sends that wait for a stopped peer it can neither progress nor be armed; then the
@@ -172,7 +175,8 @@ class Driver {
     std::shared_ptr<Channel> channel;
     EncodedFrame frame;
     std::vector<std::byte> message_header;
-    std::array<ucp_dt_iov_t, 2> pieces;
+    int num_pending = 0;  ///< active messages of it that UCX still reads from
+    ucs_status_t status = UCS_OK;
     Driver* driver = nullptr;
     std::list<SendOp>::iterator self;
   };
@@ -181,12 +185,15 @@ class Driver {
   struct Arrival {
     Driver* driver = nullptr;
     uint64_t source = 0;
-    std::shared_ptr<Buffer> message;  // nullptr: it failed on the way
+    unsigned id = kFrameMessage;
+    size_t header_bytes = 0;          ///< how much of `message` came in the message's header
+    std::shared_ptr<Buffer> message;  ///< nullptr: it failed on the way
     bool complete = false;
   };
 
-  static ucs_status_t on_frame(void* argument, const void* header, size_t header_length, void* data,
-                               size_t length, const ucp_am_recv_param_t* param);
+  template <unsigned id>
+  static ucs_status_t on_message(void* argument, const void* header, size_t header_length,
+                                 void* data, size_t length, const ucp_am_recv_param_t* param);
   static ucs_status_t on_goodbye(void* argument, const void* header, size_t header_length,
                                  void* data, size_t length, const ucp_am_recv_param_t* param);
   static void on_received(void* request, ucs_status_t status, size_t length, void* argument);
@@ -201,15 +208,16 @@ class Driver {
 
   void open_channel(const std::shared_ptr<Channel>& channel, const std::vector<std::byte>& address);
   void send(const std::shared_ptr<Channel>& channel, EncodedFrame frame);
-  void finish_send(std::list<SendOp>::iterator op, ucs_status_t status);
+  void post(std::list<SendOp>::iterator op, unsigned id, size_t header_bytes, Bytes data);
+  void finish_send(std::list<SendOp>::iterator op);
   void say_goodbye(const Channel& channel);
   void close_endpoint(Channel& channel);
   void lose(Channel* channel, Error reason);
 
-  void receive_rendezvous(ucp_worker_h worker, uint64_t source, Bytes header, void* descriptor,
+  void receive_rendezvous(ucp_worker_h worker, Arrival arrival, void* descriptor, std::byte* into,
                           size_t length);
-  void hand_on_arrived(uint64_t source);
-  void accept(std::shared_ptr<const Buffer> message);
+  void hand_on(Arrival arrival);
+  void accept(Result<Frame> frame, size_t size_bytes);
   void reject(const Error& error);
 
   const PortOptions& options_;
@@ -236,8 +244,13 @@ class Driver {
   };
   std::vector<Loss> losses_;
   std::list<SendOp> sends_;
-  std::map<uint64_t, std::list<Arrival>> arrivals_;  // by source; only non-empty lists
+  std::map<uint64_t, std::list<Arrival>> arrivals_;           // by source; only non-empty lists
+  std::map<uint64_t, std::shared_ptr<Buffer>> lone_headers_;  // by source
 };
+
+Error lost_peer(ucs_status_t status) {
+  return Error{Code::kUnavailable, std::string("UCX lost the peer: ") + ucs_status_string(status)};
+}
 
 int64_t monotonic_ns() {
   timespec now{};
@@ -271,7 +284,8 @@ Result<void> Driver::open() {
   TRY(watch(commands_.event_fd()));
   for (const auto& worker : workers_) {
     receivers_.push_back({this, worker->handle()});
-    TRY(worker->on_message(kFrameMessage, &Driver::on_frame, &receivers_.back()));
+    TRY(worker->on_message(kFrameMessage, &on_message<kFrameMessage>, &receivers_.back()));
+    TRY(worker->on_message(kHeaderMessage, &on_message<kHeaderMessage>, &receivers_.back()));
     TRY(worker->on_message(kGoodbyeMessage, &Driver::on_goodbye, &receivers_.back()));
     TRY(watch(worker->event_fd()));
   }
@@ -362,53 +376,50 @@ void Driver::send(const std::shared_ptr<Channel>& channel, EncodedFrame frame) {
   op->self = op;
 
   EncodedFrame& sending = op->frame;
-  const bool inline_header = sending.header.size() <= kMaxInlineHeader;
-  std::vector<std::byte>& header = op->message_header;
-  header.resize(sizeof(uint64_t) + (inline_header ? sending.header.size() : 0));
-  std::memcpy(header.data(), &options_.self.value, sizeof(uint64_t));
-  // UCX takes pointers to non-const but only reads what it sends.
-  void* payload = sending.payload ? const_cast<std::byte*>(sending.payload->data()) : nullptr;
-  const size_t payload_bytes = sending.payload ? sending.payload->size() : 0;
+  std::vector<std::byte>& message_header = op->message_header;
+  message_header.resize(sizeof(uint64_t));
+  std::memcpy(message_header.data(), &options_.self.value, sizeof(uint64_t));
+  if (sending.header.size() > kMaxInlineHeader) {
+    post(op, kHeaderMessage, sizeof(uint64_t), {sending.header.data(), sending.header.size()});
+  } else {
+    message_header.insert(message_header.end(), sending.header.begin(), sending.header.end());
+  }
+  const Bytes payload =
+      sending.payload ? Bytes(sending.payload->data(), sending.payload->size()) : Bytes();
+  post(op, kFrameMessage, message_header.size(), payload);
+  if (op->num_pending == 0) finish_send(op);
+}
 
+void Driver::post(std::list<SendOp>::iterator op, unsigned id, size_t header_bytes, Bytes data) {
   ucp_request_param_t params{};
   params.op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA;
   params.cb.send = &Driver::on_sent;
   params.user_data = &*op;
-  ucs_status_ptr_t request = nullptr;
-  if (inline_header) {
-    std::memcpy(header.data() + sizeof(uint64_t), sending.header.data(), sending.header.size());
-    request = ucp_am_send_nbx(channel->endpoint, kFrameMessage, header.data(), header.size(),
-                              payload, payload_bytes, &params);
-  } else {
-    op->pieces = {{{.buffer = sending.header.data(), .length = sending.header.size()},
-                   {.buffer = payload, .length = payload_bytes}}};
-    params.op_attr_mask |= UCP_OP_ATTR_FIELD_DATATYPE;
-    params.datatype = ucp_dt_make_iov();
-    request = ucp_am_send_nbx(channel->endpoint, kFrameMessage, header.data(), header.size(),
-                              op->pieces.data(), payload_bytes > 0 ? 2 : 1, &params);
-  }
-  if (request == nullptr) {
-    finish_send(op, UCS_OK);
-  } else if (UCS_PTR_IS_ERR(request)) {
-    finish_send(op, UCS_PTR_STATUS(request));
+  ucs_status_ptr_t request = ucp_am_send_nbx(op->channel->endpoint, id, op->message_header.data(),
+                                             header_bytes, data.data(), data.size(), &params);
+  if (UCS_PTR_IS_ERR(request)) {
+    op->status = UCS_PTR_STATUS(request);
+  } else if (request != nullptr) {
+    ++op->num_pending;
   }
 }
 
 void Driver::on_sent(void* request, ucs_status_t status, void* argument) {
   auto* op = static_cast<SendOp*>(argument);
   ucp_request_free(request);
-  op->driver->finish_send(op->self, status);
+  if (status != UCS_OK) op->status = status;
+  if (--op->num_pending == 0) op->driver->finish_send(op->self);
 }
 
-void Driver::finish_send(std::list<SendOp>::iterator op, ucs_status_t status) {
+void Driver::finish_send(std::list<SendOp>::iterator op) {
   Channel& channel = *op->channel;
   const size_t size = op->frame.size_bytes();
   channel.queued_bytes -= size;
-  if (status == UCS_OK) {
+  if (op->status == UCS_OK) {
     ++channel.frames_sent;
     channel.bytes_sent += size;
   } else if (channel.endpoint != nullptr) {
-    losses_.push_back({&channel, ucx_error("sending a frame", status)});
+    losses_.push_back({&channel, lost_peer(op->status)});
   }
   sends_.erase(op);
 }
@@ -438,15 +449,13 @@ void Driver::close_endpoint(Channel& channel) {
 
 void Driver::on_endpoint_error(void* argument, ucp_ep_h, ucs_status_t status) {
   auto* channel = static_cast<Channel*>(argument);
-  channel->driver->losses_.push_back(
-      {channel,
-       Error{Code::kUnavailable, std::string("UCX lost the peer: ") + ucs_status_string(status)}});
+  channel->driver->losses_.push_back({channel, lost_peer(status)});
 }
 
 bool Driver::settle_losses() {
   if (losses_.empty()) return false;
   while (!losses_.empty()) {
-    const Loss loss = losses_.back();
+    const Loss loss = losses_.front();
     lose(loss.channel, loss.reason);
   }
   return true;
@@ -465,8 +474,9 @@ void Driver::lose(Channel* channel, Error reason) {
   if (options_.on_link_down) options_.on_link_down(kept->peer, std::move(reason));
 }
 
-ucs_status_t Driver::on_frame(void* argument, const void* header, size_t header_length, void* data,
-                              size_t length, const ucp_am_recv_param_t* param) {
+template <unsigned id>
+ucs_status_t Driver::on_message(void* argument, const void* header, size_t header_length,
+                                void* data, size_t length, const ucp_am_recv_param_t* param) {
   const auto& [driver, worker] = *static_cast<Receiver*>(argument);
   uint64_t source = 0;
   if (header_length < sizeof(source) || header_length > kMaxFrameBytes ||
@@ -477,71 +487,80 @@ ucs_status_t Driver::on_frame(void* argument, const void* header, size_t header_
     return UCS_OK;  // for a rendezvous: UCX tells the sender that it is done with
   }
   std::memcpy(&source, header, sizeof(source));
-  const Bytes frame_header(static_cast<const std::byte*>(header) + sizeof(source),
-                           header_length - sizeof(source));
+  const Bytes front(static_cast<const std::byte*>(header) + sizeof(source),
+                    header_length - sizeof(source));
+  Arrival arrival{.driver = driver,
+                  .source = source,
+                  .id = id,
+                  .header_bytes = front.size(),
+                  .message = Buffer::allocate(front.size() + length)};
+  if (!front.empty()) std::memcpy(arrival.message->data(), front.data(), front.size());
+  std::byte* const rest = arrival.message->data() + front.size();
   if ((param->recv_attr & UCP_AM_RECV_ATTR_FLAG_RNDV) != 0) {
-    driver->receive_rendezvous(worker, source, frame_header, data, length);
+    driver->receive_rendezvous(worker, std::move(arrival), data, rest, length);
     return UCS_INPROGRESS;
   }
   // Copied: eager messages are small, UCX's buffers are few, and frames outlive ports.
-  auto message = Buffer::allocate(frame_header.size() + length);
-  if (!frame_header.empty()) {
-    std::memcpy(message->data(), frame_header.data(), frame_header.size());
-  }
-  if (length > 0) std::memcpy(message->data() + frame_header.size(), data, length);
+  if (length > 0) std::memcpy(rest, data, length);
+  arrival.complete = true;
   const auto before = driver->arrivals_.find(source);
   if (before == driver->arrivals_.end()) {
-    driver->accept(std::move(message));
+    driver->hand_on(std::move(arrival));
   } else {
-    before->second.push_back({.driver = driver, .message = std::move(message), .complete = true});
+    before->second.push_back(std::move(arrival));
   }
   return UCS_OK;
 }
 
-void Driver::receive_rendezvous(ucp_worker_h worker, uint64_t source, Bytes header,
-                                void* descriptor, size_t length) {
-  std::list<Arrival>& arrivals = arrivals_[source];
-  arrivals.push_back(
-      {.driver = this, .source = source, .message = Buffer::allocate(header.size() + length)});
-  Arrival* const arrival = &arrivals.back();
-  if (!header.empty()) std::memcpy(arrival->message->data(), header.data(), header.size());
+void Driver::receive_rendezvous(ucp_worker_h worker, Arrival arrival, void* descriptor,
+                                std::byte* into, size_t length) {
+  Arrival& waiting = arrivals_[arrival.source].emplace_back(std::move(arrival));
   ucp_request_param_t params{};
   params.op_attr_mask =
       UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA | UCP_OP_ATTR_FLAG_NO_IMM_CMPL;
   params.cb.recv_am = &Driver::on_received;
-  params.user_data = arrival;
-  ucs_status_ptr_t request = ucp_am_recv_data_nbx(
-      worker, descriptor, arrival->message->data() + header.size(), length, &params);
+  params.user_data = &waiting;
+  ucs_status_ptr_t request = ucp_am_recv_data_nbx(worker, descriptor, into, length, &params);
   if (!UCS_PTR_IS_PTR(request)) {  // with NO_IMM_CMPL that is an error
-    on_received(nullptr, UCS_PTR_STATUS(request), 0, arrival);
+    on_received(nullptr, UCS_PTR_STATUS(request), 0, &waiting);
   }
 }
 
 void Driver::on_received(void* request, ucs_status_t status, size_t, void* argument) {
   auto* arrival = static_cast<Arrival*>(argument);
+  Driver* driver = arrival->driver;
   if (request != nullptr) ucp_request_free(request);
   arrival->complete = true;
-  if (status != UCS_OK) {
-    arrival->message = nullptr;
-    arrival->driver->reject(ucx_error("receiving a frame", status));
-  }
-  arrival->driver->hand_on_arrived(arrival->source);
-}
-
-void Driver::hand_on_arrived(uint64_t source) {
-  const auto found = arrivals_.find(source);
+  if (status != UCS_OK) arrival->message = nullptr;  // its sender is gone
+  const auto found = driver->arrivals_.find(arrival->source);
   std::list<Arrival>& arrivals = found->second;
   while (!arrivals.empty() && arrivals.front().complete) {
-    const std::shared_ptr<Buffer> message = std::move(arrivals.front().message);
+    Arrival first = std::move(arrivals.front());
     arrivals.pop_front();
-    if (message) accept(message);
+    driver->hand_on(std::move(first));
   }
-  if (arrivals.empty()) arrivals_.erase(found);
+  if (arrivals.empty()) driver->arrivals_.erase(found);
 }
 
-void Driver::accept(std::shared_ptr<const Buffer> message) {
-  const size_t size = message->size();
-  auto frame = decode_frame(std::move(message));
+void Driver::hand_on(Arrival arrival) {
+  if (arrival.message == nullptr) return;
+  const size_t size = arrival.message->size();
+  if (arrival.id == kHeaderMessage) {
+    if (lone_headers_.size() >= kMaxLoneHeaders) lone_headers_.clear();
+    lone_headers_[arrival.source] = std::move(arrival.message);
+  } else if (arrival.header_bytes > 0) {
+    accept(decode_frame(std::move(arrival.message)), size);
+  } else if (const auto lone = lone_headers_.extract(arrival.source); !lone.empty()) {
+    const Buffer& header = *lone.mapped();
+    if (size == 0) arrival.message = nullptr;
+    accept(decode_frame({header.data(), header.size()}, std::move(arrival.message)),
+           header.size() + size);
+  } else {
+    reject(Error{Code::kCorrupt, "a payload without a header"});
+  }
+}
+
+void Driver::accept(Result<Frame> frame, size_t size_bytes) {
   if (!frame.ok()) return reject(frame.error());
   const FrameHeader& header = frame.value().header;
   const auto found = channels_.find(header.source);
@@ -550,10 +569,10 @@ void Driver::accept(std::shared_ptr<const Buffer> message) {
     return reject(Error{Code::kInvalidArgument, "the frame is of another cluster"});
   }
   ++counters_.frames_received;
-  counters_.bytes_received += size;
+  counters_.bytes_received += size_bytes;
   if (found != channels_.end()) {
     ++found->second->frames_received;
-    found->second->bytes_received += size;
+    found->second->bytes_received += size_bytes;
   }
   options_.on_frame(std::move(frame).value());
 }
@@ -598,6 +617,7 @@ void Driver::shut_down() {
   workers_.clear();
   sends_.clear();
   arrivals_.clear();
+  lone_headers_.clear();
 }
 
 class UcxLink final : public Link {

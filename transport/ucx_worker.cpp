@@ -34,6 +34,7 @@ Result<void> UcxWorker::open_context() {
   if (wires_ == Wires::kShm) {
     TRY(set("TLS", "posix,cma"));
     TRY(set("MM_ERROR_HANDLING", "y"));
+    TRY(set("MEMORY_INVALIDATE", "y"));
     // Without a socket only a look at the peer's pid tells that it died; its default is 20 s.
     TRY(set("KEEPALIVE_INTERVAL", "500ms"));
   } else if (std::getenv("UCX_TLS") == nullptr) {
