@@ -1,0 +1,133 @@
+#include "gateway/api_error.hpp"
+
+#include <algorithm>
+
+#include "gateway/json_writer.hpp"
+
+namespace troupe::gateway {
+namespace {
+
+uint32_t retry_seconds(Duration wait) {
+  // openai-node ignores values above 60 s, and 0 would invite a busy loop.
+  return static_cast<uint32_t>(std::clamp<int64_t>((wait.ns + 999'999'999) / 1'000'000'000, 1, 60));
+}
+
+ApiError bad_request(std::string code, std::optional<std::string> param, std::string message) {
+  ApiError error;
+  error.message = std::move(message);
+  error.code = std::move(code);
+  error.param = std::move(param);
+  return error;
+}
+
+ApiError unavailable(std::string code, std::string message, Duration retry_after) {
+  ApiError error;
+  error.status = 503;
+  error.type = "unavailable_error";
+  error.code = std::move(code);
+  error.message = std::move(message);
+  error.retry_after_s = retry_seconds(retry_after);
+  return error;
+}
+
+}  // namespace
+
+ApiError invalid_json(std::string message) {
+  return bad_request("invalid_json", std::nullopt, std::move(message));
+}
+
+ApiError invalid_value(std::string param, std::string message) {
+  return bad_request("invalid_value", std::move(param), std::move(message));
+}
+
+ApiError unsupported_parameter(std::string param, std::string message) {
+  return bad_request("unsupported_parameter", std::move(param), std::move(message));
+}
+
+ApiError model_not_found(std::string_view model) {
+  ApiError error = bad_request("model_not_found", "model",
+                               "The model `" + std::string(model) + "` does not exist.");
+  error.status = 404;
+  error.type = "not_found_error";
+  return error;
+}
+
+ApiError context_length_exceeded(uint64_t max_context, uint64_t num_prompt, uint64_t num_completion,
+                                 std::string param) {
+  return bad_request(
+      "context_length_exceeded", std::move(param),
+      "This model's maximum context length is " + std::to_string(max_context) +
+          " tokens. However, you requested " + std::to_string(num_prompt + num_completion) +
+          " tokens (" + std::to_string(num_prompt) + " in the messages, " +
+          std::to_string(num_completion) +
+          " in the completion). Please reduce the length of the messages or completion.");
+}
+
+ApiError http_error(int status, std::string message) {
+  ApiError error;
+  error.status = status;
+  error.message = std::move(message);
+  if (status == 404) error.type = "not_found_error";
+  return error;
+}
+
+ApiError loading(std::string_view condition) {
+  std::string message = "The cluster is not ready to serve";
+  if (!condition.empty()) message += ": " + std::string(condition);
+  return unavailable("loading", message + ". Try again in a moment; GET /health tells when.",
+                     seconds(2));
+}
+
+ApiError draining() {
+  return unavailable("draining", "This server is stopping and takes no new requests.", seconds(5));
+}
+
+ApiError from_error(const Error& error, Duration retry_after) {
+  ApiError answer;
+  answer.message = error.message;
+  switch (error.code) {
+    case Code::kInvalidArgument: answer.code = "invalid_value"; return answer;
+    case Code::kNotFound:
+      answer.status = 404;
+      answer.type = "not_found_error";
+      return answer;
+    case Code::kUnsupported:
+      answer.status = 501;
+      answer.type = "not_supported_error";
+      answer.code = "not_implemented";
+      answer.retry_is_useless = true;
+      return answer;
+    case Code::kResourceExhausted:
+      answer.status = 429;
+      answer.type = "rate_limit_error";
+      answer.code = "queue_full";
+      answer.retry_after_s = retry_seconds(retry_after);
+      return answer;
+    case Code::kUnavailable: return unavailable("no_capacity", error.message, retry_after);
+    case Code::kDeadlineExceeded:
+      answer.status = 408;
+      answer.type = "timeout_error";
+      answer.code = "request_timeout";
+      return answer;
+    case Code::kCorrupt:
+    case Code::kCancelled:
+    case Code::kInternal: break;
+  }
+  // The same tokens always: what failed by itself once fails again.
+  answer.status = 500;
+  answer.type = "server_error";
+  answer.code = error.code == Code::kCancelled ? "cancelled" : "internal_error";
+  answer.retry_is_useless = true;
+  return answer;
+}
+
+std::string error_body(const ApiError& error) {
+  JsonWriter json;
+  json.begin_object().key("error").begin_object();
+  json.field("message", error.message).field("type", error.type);
+  json.field("param", error.param).field("code", error.code);
+  json.end_object().end_object();
+  return json.take();
+}
+
+}  // namespace troupe::gateway

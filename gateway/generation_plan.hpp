@@ -1,0 +1,49 @@
+#pragma once
+
+// A checked request for answers: which prompts, how many answers each, when to stop. Pure.
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/ids.hpp"
+#include "base/time.hpp"
+#include "gateway/api_error.hpp"
+#include "gateway/gateway_model.hpp"
+#include "gateway/openai_request.hpp"
+#include "gateway/openai_response.hpp"
+#include "scheduler/request.hpp"
+
+namespace troupe::gateway {
+
+struct GenerationPlan {
+  ResponseKind kind = ResponseKind::kChat;
+  std::vector<std::vector<TokenId>> prompts;
+  GenerationRequest request;
+  bool echo = false;
+  std::string request_id;
+  int64_t created = 0;  ///< seconds since 1970
+  Duration timeout;
+  Instant arrived;
+  std::vector<uint32_t> max_tokens;  ///< per prompt; set by complete_plan
+
+  [[nodiscard]] uint32_t num_choices() const {
+    return static_cast<uint32_t>(prompts.size()) * request.num_choices;
+  }
+};
+
+/// The prompt of a chat, rendered as the model's template does.
+ApiResult<std::vector<TokenId>> tokens_of_chat(const GatewayModel& model, const ChatRequest& chat);
+/// The prompts of a completions request, in order; text gets the tokenizer's BOS.
+ApiResult<std::vector<std::vector<TokenId>>> tokens_of_prompts(const GatewayModel& model,
+                                                               const Prompts& prompts);
+
+/// Checks the prompts against the vocabulary and the context and fills in max_tokens and the seed.
+std::optional<ApiError> complete_plan(GenerationPlan& plan, const GatewayModel& model);
+
+/// What the cluster is asked for choice `index`: prompt index / n, seed + index % n, so that one
+/// prompt's answers do not depend on which other prompts came with it.
+scheduler::RequestSpec spec_of(const GenerationPlan& plan, const GatewayModel& model, uint32_t index);
+
+}  // namespace troupe::gateway

@@ -1,0 +1,82 @@
+#pragma once
+
+// Reads the bodies of OpenAI-shaped requests. Pure. A field that would change the answer and is not
+// supported is refused by name, never ignored; null means unset; unknown fields are collected for
+// one log line.
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <variant>
+#include <vector>
+
+#include "base/ids.hpp"
+#include "gateway/api_error.hpp"
+#include "model/chat_format.hpp"
+#include "model/sampling.hpp"
+
+namespace troupe::gateway {
+
+inline constexpr uint32_t kMaxChoices = 16;       ///< n
+inline constexpr uint32_t kMaxPrompts = 128;      ///< prompts times n of one completions request
+inline constexpr uint32_t kMaxStopStrings = 16;
+inline constexpr size_t kMaxStopBytes = 1024;     ///< of one stop string
+inline constexpr uint32_t kMaxTopLogprobs = 20;
+inline constexpr uint32_t kMaxTokensLimit = 1U << 24;
+
+/// What chat and text completions share.
+struct GenerationRequest {
+  std::optional<std::string> model;
+  model::SamplingParams sampling;  ///< seed: only if has_seed
+  bool has_seed = false;
+  std::optional<uint32_t> max_tokens;  ///< >= 1
+  uint32_t num_choices = 1;            ///< 1 .. kMaxChoices, per prompt
+  std::vector<std::string> stop;       ///< none empty
+  std::vector<TokenId> stop_token_ids;
+  bool include_stop = false;  ///< include_stop_str_in_output
+  bool skip_special_tokens = true;
+  bool ignore_eos = false;
+  bool stream = false;
+  bool include_usage = false;
+  bool continuous_usage = false;
+  std::vector<std::string> ignored_fields;  ///< unknown names, for the log
+};
+
+struct ChatRequest {
+  GenerationRequest generation;
+  std::vector<model::ChatMessage> messages;  ///< not empty
+  bool thinking = false;                     ///< chat_template_kwargs.thinking
+  bool add_generation_prompt = true;
+};
+
+using Prompts = std::variant<std::vector<std::string>, std::vector<std::vector<TokenId>>>;
+
+struct CompletionRequest {
+  GenerationRequest generation;
+  Prompts prompts;  ///< 1 .. kMaxPrompts / n, each token list not empty
+  bool echo = false;
+};
+
+/// POST /tokenize: a prompt or a chat.
+struct TokenizeRequest {
+  std::optional<std::string> model;
+  std::variant<std::string, ChatRequest> input;
+  bool add_special_tokens = true;  ///< of a prompt
+  bool return_token_strs = false;
+};
+
+struct DetokenizeRequest {
+  std::optional<std::string> model;
+  std::vector<TokenId> tokens;
+};
+
+/// Defaults that come before OpenAI's: the model's generation_config.json.
+ApiResult<ChatRequest> parse_chat_request(std::string_view body,
+                                          const model::SamplingParams& defaults);
+ApiResult<CompletionRequest> parse_completion_request(std::string_view body,
+                                                      const model::SamplingParams& defaults);
+ApiResult<TokenizeRequest> parse_tokenize_request(std::string_view body);
+ApiResult<DetokenizeRequest> parse_detokenize_request(std::string_view body);
+
+}  // namespace troupe::gateway

@@ -1,0 +1,79 @@
+#include "gateway/status_exchange.hpp"
+
+#include <mutex>
+#include <utility>
+
+namespace troupe::gateway {
+namespace {
+
+constexpr Duration kLongestWait = seconds(5);  // the cluster itself answers within 2 s
+
+/// Outlives the exchange in the hands of the cluster.
+struct Slot {
+  std::mutex mutex;
+  std::optional<actors::ClusterStatus> status;
+  std::function<void()> wake;
+};
+
+class StatusExchange final : public Exchange {
+ public:
+  StatusExchange(actors::ClusterClient& client,
+                 std::function<HttpResponse(const actors::ClusterStatus&)> render)
+      : client_(client), render_(std::move(render)) {}
+  ~StatusExchange() override { close(); }
+
+  void start(std::function<void()> wake) override {
+    slot_->wake = std::move(wake);
+    client_.status([slot = slot_](actors::ClusterStatus status) {
+      const std::lock_guard lock(slot->mutex);
+      slot->status = std::move(status);
+      if (slot->wake) slot->wake();
+    });
+  }
+
+  Progress poll(Instant now) override {
+    if (!deadline_) deadline_ = now + kLongestWait;
+    std::optional<actors::ClusterStatus> status;
+    {
+      const std::lock_guard lock(slot_->mutex);
+      status = std::exchange(slot_->status, std::nullopt);
+    }
+    if (status) return end(render_(*status));
+    if (now < *deadline_) return {};
+    return end(error_response(
+        from_error({Code::kUnavailable, "The cluster did not report its state in time."})));
+  }
+
+  void abandon(Instant) override { close(); }
+
+  Progress interrupt(const ApiError& reason, Instant) override {
+    return end(error_response(reason));
+  }
+
+ private:
+  void close() {
+    const std::lock_guard lock(slot_->mutex);
+    slot_->wake = nullptr;
+  }
+  Progress end(HttpResponse response) {
+    close();
+    Progress progress;
+    progress.response = std::move(response);
+    progress.done = true;
+    return progress;
+  }
+
+  actors::ClusterClient& client_;
+  std::function<HttpResponse(const actors::ClusterStatus&)> render_;
+  std::shared_ptr<Slot> slot_ = std::make_shared<Slot>();
+  std::optional<Instant> deadline_;
+};
+
+}  // namespace
+
+std::unique_ptr<Exchange> make_status_exchange(
+    actors::ClusterClient& client, std::function<HttpResponse(const actors::ClusterStatus&)> render) {
+  return std::make_unique<StatusExchange>(client, std::move(render));
+}
+
+}  // namespace troupe::gateway

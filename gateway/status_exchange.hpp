@@ -1,0 +1,18 @@
+#pragma once
+
+// An answer made from the cluster's state, which arrives a little later.
+
+#include <functional>
+#include <memory>
+
+#include "actors/client.hpp"
+#include "gateway/exchange.hpp"
+
+namespace troupe::gateway {
+
+/// Asks for the status, at most 5 s, and answers what `render` makes of it. `client` and what
+/// `render` refers to must outlive the exchange.
+std::unique_ptr<Exchange> make_status_exchange(
+    actors::ClusterClient& client, std::function<HttpResponse(const actors::ClusterStatus&)> render);
+
+}  // namespace troupe::gateway

@@ -1,0 +1,144 @@
+#include "gateway/http_client.hpp"
+
+#include <arpa/inet.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <thread>
+
+namespace troupe::gateway {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+/// Answers one connection with fixed bytes, whatever it is asked.
+class CannedServer {
+ public:
+  explicit CannedServer(std::string answer) : fd_(::socket(AF_INET, SOCK_STREAM, 0)) {
+    sockaddr_in address{};
+    address.sin_family = AF_INET;
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    socklen_t size = sizeof address;
+    ::bind(fd_, reinterpret_cast<sockaddr*>(&address), size);
+    ::listen(fd_, 1);
+    ::getsockname(fd_, reinterpret_cast<sockaddr*>(&address), &size);
+    port_ = ntohs(address.sin_port);
+    thread_ = std::thread([this, answer = std::move(answer)] {
+      const int connection = ::accept(fd_, nullptr, nullptr);
+      char byte = 0;
+      std::string& seen = request;
+      while (!seen.ends_with("\r\n\r\n") && ::recv(connection, &byte, 1, 0) == 1) seen += byte;
+      ::send(connection, answer.data(), answer.size(), MSG_NOSIGNAL);
+      ::shutdown(connection, SHUT_WR);
+      while (::recv(connection, &byte, 1, 0) == 1) {
+      }
+      ::close(connection);
+    });
+  }
+  ~CannedServer() {
+    thread_.join();
+    ::close(fd_);
+  }
+  [[nodiscard]] std::string url() const { return "http://127.0.0.1:" + std::to_string(port_); }
+
+  std::string request;
+
+ private:
+  int fd_;
+  uint16_t port_ = 0;
+  std::thread thread_;
+};
+
+Result<ClientResponse> get(const std::string& answer) {
+  const CannedServer server(answer);
+  return HttpClient::create(server.url()).value().get("/x");
+}
+
+TEST(HttpClient, ReadsBodiesOfEveryFraming) {
+  EXPECT_EQ(get("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nabc").value().body, "ab");
+  EXPECT_EQ(get("HTTP/1.1 200 OK\r\n\r\nabc").value().body, "abc");
+  EXPECT_EQ(get("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+                "2\r\nab\r\nA\r\n0123456789\r\n0\r\n\r\n").value().body,
+            "ab0123456789");
+}
+
+TEST(HttpClient, GivesStatusAndHeaders) {
+  const auto response = get("HTTP/1.1 503 No\r\nRetry-After:  7 \r\nContent-Length: 0\r\n\r\n").value();
+  EXPECT_EQ(response.status, 503);
+  EXPECT_EQ(response.header("retry-after"), "7");
+  EXPECT_EQ(response.header("absent"), "");
+}
+
+TEST(HttpClient, RefusesAnswersThatAreNoHttp) {
+  for (const char* answer :
+       {"", "SSH-2.0-x\r\n", "HTTP/1.1 abc\r\n\r\n", "HTTP/1.1 200 OK\r\nno colon\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nab"}) {
+    const auto response = get(answer);
+    ASSERT_FALSE(response.ok()) << answer;
+    EXPECT_EQ(response.error().code, Code::kCorrupt) << answer;
+  }
+  EXPECT_FALSE(get("HTTP/1.1 200 OK\r\nA: " + std::string(200'000, 'x')).ok());
+}
+
+TEST(HttpClient, CutsStreamsIntoEvents) {
+  const CannedServer server(
+      "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"
+      ": comment\n\ndata: one\n\nevent: x\r\ndata: two\r\ndata: lines\r\n\r\ndata:[DONE]\n\n");
+  std::vector<std::string> events;
+  const auto response = HttpClient::create(server.url()).value().post_stream(
+      "/x", "{}", [&](std::string_view data) {
+        events.emplace_back(data);
+        return true;
+      });
+  ASSERT_TRUE(response.ok());
+  EXPECT_THAT(events, ElementsAre("one", "two\nlines", "[DONE]"));
+}
+
+TEST(HttpClient, EndsAStreamWhenTheHandlerHasEnough) {
+  const CannedServer server(
+      "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: 1\n\ndata: 2\n\n");
+  int count = 0;
+  const auto response = HttpClient::create(server.url()).value().post_stream(
+      "/x", "{}", [&](std::string_view) { return ++count < 1; });
+  EXPECT_TRUE(response.ok());
+  EXPECT_EQ(count, 1);
+}
+
+TEST(HttpClient, GivesTheBodyOfAnErrorInsteadOfEvents) {
+  const CannedServer server("HTTP/1.1 429 No\r\nContent-Type: application/json\r\n\r\n{}");
+  const auto response = HttpClient::create(server.url()).value().post_stream(
+      "/x", "{}", [](std::string_view) { return true; });
+  EXPECT_EQ(response.value().status, 429);
+  EXPECT_EQ(response.value().body, "{}");
+}
+
+TEST(HttpClient, PutsThePathOfTheBaseUrlFirst) {
+  CannedServer server("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+  ASSERT_TRUE(HttpClient::create(server.url() + "/base/").value().get("/x").ok());
+  EXPECT_THAT(server.request, HasSubstr("GET /base/x HTTP/1.1\r\n"));
+}
+
+TEST(HttpClient, TakesOnlyHttpUrls) {
+  for (const char* url : {"", "https://x", "http://", "http://:80", "http://x:0", "http://x:99999",
+                          "http://x:ab", "http://x\r\n", "x:80"}) {
+    EXPECT_FALSE(HttpClient::create(url).ok()) << url;
+  }
+  EXPECT_TRUE(HttpClient::create("http://localhost").ok());
+  EXPECT_TRUE(HttpClient::create("http://[::1]:80/v1").ok());
+}
+
+TEST(HttpClient, SaysWhereNobodyListens) {
+  const auto response = HttpClient::create("http://127.0.0.1:1").value().get("/");
+  ASSERT_FALSE(response.ok());
+  EXPECT_EQ(response.error().code, Code::kUnavailable);
+  EXPECT_THAT(response.error().message, HasSubstr("cannot reach http://127.0.0.1:1"));
+}
+
+}  // namespace
+}  // namespace troupe::gateway

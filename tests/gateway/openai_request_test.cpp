@@ -1,0 +1,342 @@
+#include "gateway/openai_request.hpp"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <string>
+
+namespace troupe::gateway {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+constexpr const char* kHi = R"("messages":[{"role":"user","content":"hi"}])";
+
+/// {"messages":[...],<fields>}
+std::string chat_body(const std::string& fields) {
+  return "{" + std::string(kHi) + (fields.empty() ? "" : "," + fields) + "}";
+}
+
+ChatRequest parse_good_chat(const std::string& body) {
+  auto parsed = parse_chat_request(body, {});
+  if (const auto* error = std::get_if<ApiError>(&parsed)) {
+    ADD_FAILURE() << body << ": " << error->message;
+    return {};
+  }
+  return std::get<ChatRequest>(std::move(parsed));
+}
+
+CompletionRequest parse_good_completion(const std::string& body) {
+  auto parsed = parse_completion_request(body, {});
+  if (const auto* error = std::get_if<ApiError>(&parsed)) {
+    ADD_FAILURE() << body << ": " << error->message;
+    return {};
+  }
+  return std::get<CompletionRequest>(std::move(parsed));
+}
+
+struct BadCase {
+  const char* name;
+  std::string body;
+  const char* code;
+  const char* param;    ///< "" if none
+  const char* message;  ///< part of it
+};
+
+void PrintTo(const BadCase& c, std::ostream* out) { *out << c.name; }
+
+void expect_error(const ApiError& error, const BadCase& expected) {
+  EXPECT_EQ(error.status, 400);
+  EXPECT_EQ(error.type, "invalid_request_error");
+  EXPECT_EQ(error.code, expected.code);
+  EXPECT_EQ(error.param.value_or(""), expected.param);
+  EXPECT_THAT(error.message, HasSubstr(expected.message));
+}
+
+class BadChat : public ::testing::TestWithParam<BadCase> {};
+
+TEST_P(BadChat, IsRefusedWithTheFieldAtFault) {
+  const auto parsed = parse_chat_request(GetParam().body, {});
+  ASSERT_TRUE(std::holds_alternative<ApiError>(parsed)) << GetParam().body;
+  expect_error(std::get<ApiError>(parsed), GetParam());
+}
+
+std::vector<BadCase> bad_chats() {
+  const auto with = [](const char* name, const char* fields, const char* param, const char* message) {
+    return BadCase{name, chat_body(fields), "invalid_value", param, message};
+  };
+  const auto unsupported = [](const char* name, const char* fields, const char* param) {
+    return BadCase{name, chat_body(fields), "unsupported_parameter", param, "not supported yet"};
+  };
+  std::string deep = "1";
+  for (int i = 0; i < 100; ++i) deep = "[" + deep + "]";
+  return {
+      {"empty", "", "invalid_json", "", "not valid JSON"},
+      {"cut", R"({"messages":[)", "invalid_json", "", "not valid JSON"},
+      {"trailing", chat_body("") + "x", "invalid_json", "", "not valid JSON"},
+      {"array", "[]", "invalid_json", "", "must be a JSON object"},
+      {"number", "7", "invalid_json", "", "must be a JSON object"},
+      {"deep", chat_body("\"x\":" + deep), "invalid_json", "", "not valid JSON"},
+      {"twice", chat_body(R"("n":1,"n":2)"), "invalid_json", "", "not valid JSON"},
+      {"not_utf8", chat_body("\"user\":\"\xff\xfe\""), "invalid_json", "", "not valid JSON"},
+      {"lone_surrogate", chat_body(R"("user":"\ud800")"), "invalid_json", "", "not valid JSON"},
+      {"nan", chat_body(R"("temperature":NaN)"), "invalid_json", "", "not valid JSON"},
+      {"no_messages", "{}", "invalid_value", "messages", "is missing"},
+      {"null_messages", R"({"messages":null})", "invalid_value", "messages", "is missing"},
+      {"no_message", R"({"messages":[]})", "invalid_value", "messages", "at least one"},
+      {"messages_text", R"({"messages":"hi"})", "invalid_value", "messages", "must be a list"},
+      {"message_text", R"({"messages":["hi"]})", "invalid_value", "messages[0]", "an object"},
+      {"role_missing", R"({"messages":[{"content":"x"}]})", "invalid_value", "messages[0].role",
+       "must be system"},
+      {"role_unknown", R"({"messages":[{"role":"boss","content":"x"}]})", "invalid_value",
+       "messages[0].role", "boss"},
+      {"role_number", R"({"messages":[{"role":1,"content":"x"}]})", "invalid_value",
+       "messages[0].role", "a string"},
+      {"role_tool", R"({"messages":[{"role":"tool","content":"x"}]})", "unsupported_parameter",
+       "messages[0].role", "not supported yet"},
+      {"second_message", R"({"messages":[{"role":"user","content":"x"},{"role":"user"}]})",
+       "invalid_value", "messages[1].content", "is missing"},
+      {"content_null", R"({"messages":[{"role":"user","content":null}]})", "invalid_value",
+       "messages[0].content", "is missing"},
+      {"content_number", R"({"messages":[{"role":"user","content":5}]})", "invalid_value",
+       "messages[0].content", "a string"},
+      {"content_image",
+       R"({"messages":[{"role":"user","content":[{"type":"image_url","image_url":{}}]}]})",
+       "unsupported_parameter", "messages[0].content", "image_url"},
+      {"content_part_without_text", R"({"messages":[{"role":"user","content":[{"type":"text"}]}]})",
+       "invalid_value", "messages[0].content", "text part"},
+      {"content_part_string", R"({"messages":[{"role":"user","content":["x"]}]})", "invalid_value",
+       "messages[0].content", "must hold objects"},
+      {"message_tool_calls",
+       R"({"messages":[{"role":"assistant","content":"","tool_calls":[{"id":"1"}]}]})",
+       "unsupported_parameter", "messages[0].tool_calls", "not supported yet"},
+      with("model_number", R"("model":7)", "model", "a string"),
+      with("temperature_low", R"("temperature":-0.1)", "temperature", "between 0 and 2"),
+      with("temperature_high", R"("temperature":2.01)", "temperature", "between 0 and 2"),
+      with("temperature_text", R"("temperature":"1")", "temperature", "a number"),
+      with("temperature_bool", R"("temperature":true)", "temperature", "a number"),
+      with("temperature_huge", R"("temperature":1e300)", "temperature", "between 0 and 2"),
+      with("top_p_zero", R"("top_p":0)", "top_p", "greater than 0"),
+      with("top_p_high", R"("top_p":1.5)", "top_p", "between 0 and 1"),
+      with("min_p_high", R"("min_p":1.5)", "min_p", "between 0 and 1"),
+      with("top_k_low", R"("top_k":-2)", "top_k", "between -1"),
+      with("top_k_fraction", R"("top_k":1.5)", "top_k", "an integer"),
+      with("seed_text", R"("seed":"1")", "seed", "an integer"),
+      with("seed_beyond_int64", R"("seed":9223372036854775808)", "seed", "between"),
+      with("n_zero", R"("n":0)", "n", "between 1 and 16"),
+      with("n_high", R"("n":17)", "n", "between 1 and 16"),
+      with("max_tokens_zero", R"("max_tokens":0)", "max_tokens", "between 1"),
+      with("max_tokens_negative", R"("max_tokens":-1)", "max_tokens", "between 1"),
+      with("max_tokens_huge", R"("max_tokens":99999999999)", "max_tokens", "between 1"),
+      with("max_completion_tokens_text", R"("max_completion_tokens":"5")", "max_completion_tokens",
+           "an integer"),
+      with("stop_number", R"("stop":5)", "stop", "a string or a list"),
+      with("stop_empty", R"("stop":"")", "stop", "1 to 1024 bytes"),
+      with("stop_mixed", R"("stop":["a",1])", "stop", "1 to 1024 bytes"),
+      with("stop_many", R"("stop":["1","2","3","4","5","6","7","8","9","0","1","2","3","4","5","6","7"])",
+           "stop", "at most 16"),
+      with("stop_long", ("\"stop\":\"" + std::string(1025, 'x') + "\"").c_str(), "stop", "1024"),
+      with("stop_token_ids", R"("stop_token_ids":[-1])", "stop_token_ids", "token ids"),
+      with("logprobs_number", R"("logprobs":5)", "logprobs", "true or false"),
+      with("top_logprobs_alone", R"("top_logprobs":3)", "top_logprobs", "needs"),
+      with("top_logprobs_high", R"("logprobs":true,"top_logprobs":21)", "top_logprobs",
+           "between 0 and 20"),
+      with("stream_text", R"("stream":"yes")", "stream", "true or false"),
+      with("stream_options_alone", R"("stream_options":{})", "stream_options", "only together"),
+      with("stream_options_list", R"("stream":true,"stream_options":[])", "stream_options", "an object"),
+      with("include_usage_text", R"("stream":true,"stream_options":{"include_usage":"y"})",
+           "stream_options.include_usage", "true or false"),
+      with("ignore_eos_number", R"("ignore_eos":1)", "ignore_eos", "true or false"),
+      with("kwargs_text", R"("chat_template_kwargs":"x")", "chat_template_kwargs", "an object"),
+      with("thinking_text", R"("chat_template_kwargs":{"thinking":"x"})",
+           "chat_template_kwargs.thinking", "true or false"),
+      with("response_format_text", R"("response_format":"json")", "response_format", "an object"),
+      {"response_format_json", chat_body(R"("response_format":{"type":"json_object"})"),
+       "unsupported_parameter", "response_format", "type \"text\" only"},
+      {"best_of", chat_body(R"("best_of":2)"), "unsupported_parameter", "best_of", "equal to `n`"},
+      unsupported("tools", R"("tools":[{"type":"function"}])", "tools"),
+      unsupported("tool_choice", R"("tool_choice":"required")", "tool_choice"),
+      unsupported("functions", R"("functions":[{}])", "functions"),
+      unsupported("frequency_penalty", R"("frequency_penalty":0.5)", "frequency_penalty"),
+      unsupported("presence_penalty", R"("presence_penalty":-1)", "presence_penalty"),
+      unsupported("repetition_penalty", R"("repetition_penalty":1.1)", "repetition_penalty"),
+      unsupported("logit_bias", R"("logit_bias":{"5":1})", "logit_bias"),
+      unsupported("min_tokens", R"("min_tokens":3)", "min_tokens"),
+      unsupported("beam_search", R"("use_beam_search":true)", "use_beam_search"),
+      unsupported("guided_json", R"("guided_json":{})", "guided_json"),
+      unsupported("structured_outputs", R"("structured_outputs":{"regex":"a"})", "structured_outputs"),
+      unsupported("continue_final", R"("continue_final_message":true)", "continue_final_message"),
+      unsupported("penalty_text", R"("frequency_penalty":"0")", "frequency_penalty"),
+  };
+}
+
+INSTANTIATE_TEST_SUITE_P(OpenaiRequest, BadChat, ::testing::ValuesIn(bad_chats()),
+                         [](const auto& info) { return std::string(info.param.name); });
+
+class BadCompletion : public ::testing::TestWithParam<BadCase> {};
+
+TEST_P(BadCompletion, IsRefusedWithTheFieldAtFault) {
+  const auto parsed = parse_completion_request(GetParam().body, {});
+  ASSERT_TRUE(std::holds_alternative<ApiError>(parsed)) << GetParam().body;
+  expect_error(std::get<ApiError>(parsed), GetParam());
+}
+
+std::vector<BadCase> bad_completions() {
+  std::string many = R"({"n":16,"prompt":["a")";
+  for (int i = 0; i < 8; ++i) many += ",\"a\"";
+  many += "]}";
+  return {
+      {"no_prompt", "{}", "invalid_value", "prompt", "is missing"},
+      {"prompt_number", R"({"prompt":5})", "invalid_value", "prompt", "must be a string"},
+      {"prompt_empty_list", R"({"prompt":[]})", "invalid_value", "prompt", "must be a string"},
+      {"prompt_mixed", R"({"prompt":["a",1]})", "invalid_value", "prompt", "mixes strings"},
+      {"prompt_mixed_lists", R"({"prompt":[[1],2]})", "invalid_value", "prompt", "mixes lists"},
+      {"prompt_empty_tokens", R"({"prompt":[[]]})", "invalid_value", "prompt", "empty list"},
+      {"prompt_negative", R"({"prompt":[-1]})", "invalid_value", "prompt", "token ids"},
+      {"prompt_fraction", R"({"prompt":[1.5]})", "invalid_value", "prompt", "token ids"},
+      {"prompt_beyond_int32", R"({"prompt":[2147483648]})", "invalid_value", "prompt", "token ids"},
+      {"prompt_bool", R"({"prompt":[true]})", "invalid_value", "prompt", "token ids"},
+      {"too_many", many, "invalid_value", "prompt", "asks for 144 answers"},
+      {"logprobs_bool", R"({"prompt":"a","logprobs":true})", "invalid_value", "logprobs", "an integer"},
+      {"logprobs_high", R"({"prompt":"a","logprobs":21})", "invalid_value", "logprobs", "0 and 20"},
+      {"suffix", R"({"prompt":"a","suffix":"b"})", "unsupported_parameter", "suffix",
+       "not supported yet"},
+      {"echo_logprobs", R"({"prompt":"a","echo":true,"logprobs":0})", "unsupported_parameter", "echo",
+       "together with `logprobs`"},
+  };
+}
+
+INSTANTIATE_TEST_SUITE_P(OpenaiRequest, BadCompletion, ::testing::ValuesIn(bad_completions()),
+                         [](const auto& info) { return std::string(info.param.name); });
+
+TEST(OpenaiRequest, HasOpenaisDefaults) {
+  const auto request = parse_good_chat(chat_body(""));
+  const auto& generation = request.generation;
+  EXPECT_EQ(generation.sampling.temperature, 1.0F);
+  EXPECT_EQ(generation.sampling.top_p, 1.0F);
+  EXPECT_EQ(generation.sampling.top_k, 0);
+  EXPECT_EQ(generation.num_choices, 1U);
+  EXPECT_FALSE(generation.max_tokens.has_value());
+  EXPECT_FALSE(generation.has_seed);
+  EXPECT_FALSE(generation.stream);
+  EXPECT_TRUE(request.add_generation_prompt);
+  EXPECT_FALSE(request.thinking);
+  EXPECT_TRUE(generation.ignored_fields.empty());
+}
+
+TEST(OpenaiRequest, ReadsEveryChatField) {
+  const auto request = parse_good_chat(chat_body(
+      R"("model":"m","temperature":0.5,"top_p":0.9,"top_k":40,"min_p":0.05,"seed":-7,"n":3,)"
+      R"("max_tokens":9,"max_completion_tokens":11,"stop":["a","b"],"stop_token_ids":[4],)"
+      R"("logprobs":true,"top_logprobs":5,"stream":true,"ignore_eos":true,)"
+      R"("stream_options":{"include_usage":true,"continuous_usage_stats":true},)"
+      R"("include_stop_str_in_output":true,"skip_special_tokens":false,)"
+      R"("chat_template_kwargs":{"thinking":true},"add_generation_prompt":false)"));
+  const auto& generation = request.generation;
+  EXPECT_EQ(generation.model, "m");
+  EXPECT_EQ(generation.sampling.temperature, 0.5F);
+  EXPECT_EQ(generation.sampling.top_p, 0.9F);
+  EXPECT_EQ(generation.sampling.top_k, 40);
+  EXPECT_EQ(generation.sampling.min_p, 0.05F);
+  EXPECT_EQ(static_cast<int64_t>(generation.sampling.seed), -7);
+  EXPECT_TRUE(generation.has_seed);
+  EXPECT_EQ(generation.num_choices, 3U);
+  EXPECT_EQ(generation.max_tokens, 11U);
+  EXPECT_THAT(generation.stop, ElementsAre("a", "b"));
+  EXPECT_THAT(generation.stop_token_ids, ElementsAre(4));
+  EXPECT_TRUE(generation.sampling.want_logprobs);
+  EXPECT_EQ(generation.sampling.num_top_logprobs, 5U);
+  EXPECT_TRUE(generation.stream);
+  EXPECT_TRUE(generation.include_usage);
+  EXPECT_TRUE(generation.continuous_usage);
+  EXPECT_TRUE(generation.ignore_eos);
+  EXPECT_TRUE(generation.include_stop);
+  EXPECT_FALSE(generation.skip_special_tokens);
+  EXPECT_TRUE(request.thinking);
+  EXPECT_FALSE(request.add_generation_prompt);
+}
+
+TEST(OpenaiRequest, NullMeansUnset) {
+  const auto request = parse_good_chat(chat_body(
+      R"("model":null,"temperature":null,"top_p":null,"seed":null,"n":null,"max_tokens":null,)"
+      R"("stop":null,"logprobs":null,"top_logprobs":null,"stream":null,"stream_options":null,)"
+      R"("tools":null,"tool_choice":null,"response_format":null,"logit_bias":null,)"
+      R"("frequency_penalty":null,"unheard_of":null)"));
+  EXPECT_EQ(request.generation.sampling.temperature, 1.0F);
+  EXPECT_FALSE(request.generation.model.has_value());
+  EXPECT_TRUE(request.generation.ignored_fields.empty());
+}
+
+TEST(OpenaiRequest, AcceptsUnsupportedFieldsThatAskForNothing) {
+  parse_good_chat(chat_body(
+      R"("tools":[],"tool_choice":"auto","frequency_penalty":0,"presence_penalty":0.0,)"
+      R"("repetition_penalty":1,"logit_bias":{},"response_format":{"type":"text"},"best_of":1,)"
+      R"("use_beam_search":false,"user":"me","metadata":{"a":"b"},"parallel_tool_calls":true)"));
+}
+
+TEST(OpenaiRequest, CollectsUnknownFieldsForTheLog) {
+  const auto request = parse_good_chat(chat_body(R"("zap":1,"user":"me","zip":{})"));
+  EXPECT_THAT(request.generation.ignored_fields, ElementsAre("zap", "zip"));
+}
+
+TEST(OpenaiRequest, JoinsTextPartsAndMapsRoles) {
+  const auto request = parse_good_chat(
+      R"({"messages":[{"role":"developer","content":"d"},)"
+      R"({"role":"user","content":[{"type":"text","text":"a"},{"type":"text","text":"b"}]},)"
+      R"({"role":"assistant","content":null},{"role":"user","content":"\u4e03"}]})");
+  ASSERT_EQ(request.messages.size(), 4U);
+  EXPECT_EQ(request.messages[0].role, model::ChatRole::kSystem);
+  EXPECT_EQ(request.messages[1].content, "ab");
+  EXPECT_EQ(request.messages[2].role, model::ChatRole::kAssistant);
+  EXPECT_EQ(request.messages[2].content, "");
+  EXPECT_EQ(request.messages[3].content, "七");
+}
+
+TEST(OpenaiRequest, TakesIntegersWrittenWithAZeroFraction) {
+  EXPECT_EQ(parse_good_chat(chat_body(R"("max_tokens":16.0)")).generation.max_tokens, 16U);
+}
+
+TEST(OpenaiRequest, PutsTheModelsDefaultsBeforeOpenais) {
+  model::SamplingParams defaults;
+  defaults.temperature = 0.3F;
+  defaults.top_p = 0.8F;
+  auto parsed = parse_chat_request(chat_body(R"("top_p":0.5)"), defaults);
+  const auto& sampling = std::get<ChatRequest>(parsed).generation.sampling;
+  EXPECT_EQ(sampling.temperature, 0.3F);
+  EXPECT_EQ(sampling.top_p, 0.5F);
+}
+
+TEST(OpenaiRequest, TakesAllFourFormsOfAPrompt) {
+  using Strings = std::vector<std::string>;
+  using Lists = std::vector<std::vector<TokenId>>;
+  EXPECT_EQ(std::get<Strings>(parse_good_completion(R"({"prompt":"a"})").prompts), Strings{"a"});
+  EXPECT_EQ(std::get<Strings>(parse_good_completion(R"({"prompt":["a","b"]})").prompts),
+            (Strings{"a", "b"}));
+  EXPECT_EQ(std::get<Lists>(parse_good_completion(R"({"prompt":[1,2]})").prompts), (Lists{{1, 2}}));
+  EXPECT_EQ(std::get<Lists>(parse_good_completion(R"({"prompt":[[1],[2,3]]})").prompts),
+            (Lists{{1}, {2, 3}}));
+}
+
+TEST(OpenaiRequest, TakesCompletionLogprobsAsANumber) {
+  const auto request = parse_good_completion(R"({"prompt":"a","logprobs":0})");
+  EXPECT_TRUE(request.generation.sampling.want_logprobs);
+  EXPECT_EQ(request.generation.sampling.num_top_logprobs, 0U);
+}
+
+TEST(OpenaiRequest, ReadsTokenizeAndDetokenize) {
+  auto parsed = parse_tokenize_request(R"({"prompt":"x","add_special_tokens":false})");
+  ASSERT_TRUE(std::holds_alternative<TokenizeRequest>(parsed));
+  EXPECT_FALSE(std::get<TokenizeRequest>(parsed).add_special_tokens);
+  parsed = parse_tokenize_request(R"({"messages":[{"role":"user","content":"x"}]})");
+  ASSERT_TRUE(std::holds_alternative<TokenizeRequest>(parsed));
+  EXPECT_TRUE(std::holds_alternative<ChatRequest>(std::get<TokenizeRequest>(parsed).input));
+  EXPECT_TRUE(std::holds_alternative<ApiError>(parse_tokenize_request("{}")));
+  EXPECT_TRUE(std::holds_alternative<ApiError>(parse_detokenize_request("{}")));
+  EXPECT_TRUE(std::holds_alternative<ApiError>(parse_detokenize_request(R"({"tokens":["a"]})")));
+  auto tokens = parse_detokenize_request(R"({"tokens":[3,1]})");
+  EXPECT_THAT(std::get<DetokenizeRequest>(tokens).tokens, ElementsAre(3, 1));
+}
+
+}  // namespace
+}  // namespace troupe::gateway
