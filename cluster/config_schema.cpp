@@ -20,12 +20,12 @@ bool is_plain_text(const YamlNode& node) {
   return node.kind == YamlNode::Kind::kText && !node.quoted;
 }
 
-Result<std::string> read_path(std::string_view name, const YamlNode& node) {
+Result<std::string> read_text(std::string_view name, const YamlNode& node) {
   const bool printable = std::ranges::none_of(
       node.text, [](char c) { return static_cast<unsigned char>(c) < ' ' || c == '\x7f'; });
   if (node.kind != YamlNode::Kind::kText || node.text.empty() || node.text.size() > 4'096 ||
       !printable) {
-    return wrong(name, "a path", node);
+    return wrong(name, "a text without control characters, of 1 to 4096 bytes", node);
   }
   return node.text;
 }
@@ -119,8 +119,8 @@ Result<void> read_setting(const Setting& setting, const YamlNode& node, ClusterC
       config.*to.field = TRY(read_word(setting.name(), node));
       return {};
     }
-    Result<void> operator()(Setting::Path to) {
-      config.*to.field = TRY(read_path(setting.name(), node));
+    Result<void> operator()(Setting::Text to) {
+      config.*to.field = TRY(read_text(setting.name(), node));
       return {};
     }
     Result<void> operator()(uint16_t ClusterConfig::*to) {
@@ -152,7 +152,7 @@ std::string show_setting(const Setting& setting, const ClusterConfig& config) {
     const ClusterConfig& config;
 
     std::string operator()(Setting::Word from) { return quoted_text(config.*from.field); }
-    std::string operator()(Setting::Path from) { return quoted_text(config.*from.field); }
+    std::string operator()(Setting::Text from) { return quoted_text(config.*from.field); }
     std::string operator()(uint16_t ClusterConfig::*from) { return std::to_string(config.*from); }
     std::string operator()(uint32_t ClusterConfig::*from) { return std::to_string(config.*from); }
     std::string operator()(Setting::Bytes from) { return size_text(config.*from.field); }

@@ -20,13 +20,13 @@ struct Setting {
   struct Word {  ///< letters, digits and . _ : / -, at most 255
     std::string ClusterConfig::*field;
   };
-  struct Path {  ///< anything without control characters, at most 4,096 bytes
+  struct Text {  ///< anything without control characters, at most 4,096 bytes
     std::string ClusterConfig::*field;
   };
   struct Bytes {
     uint32_t ClusterConfig::*field;
   };
-  using Field = std::variant<Word, Path, uint16_t ClusterConfig::*, uint32_t ClusterConfig::*,
+  using Field = std::variant<Word, Text, uint16_t ClusterConfig::*, uint32_t ClusterConfig::*,
                              Bytes, Duration ClusterConfig::*, Wires ClusterConfig::*>;
 
   std::string_view section;  ///< "" at the top level
@@ -40,8 +40,8 @@ struct Setting {
 // Upper bounds are far above sense; they keep products of two settings within their types.
 inline constexpr std::array<Setting, 21> kSettings = {{
     {"", "name", Setting::Word{&ClusterConfig::name}},
-    {"", "model", Setting::Path{&ClusterConfig::model}},
-    {"", "served_name", Setting::Word{&ClusterConfig::served_name}},
+    {"", "model", Setting::Text{&ClusterConfig::model}},
+    {"", "served_name", Setting::Text{&ClusterConfig::served_name}},
     {"control", "host", Setting::Word{&ClusterConfig::control_host}},
     {"control", "port", &ClusterConfig::control_port, 0, 65'535},
     {"http", "host", Setting::Word{&ClusterConfig::http_host}},

@@ -1,0 +1,323 @@
+#include "scheduler/scheduler.hpp"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+namespace troupe::scheduler {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+
+std::string id(RequestId request) { return std::to_string(request.value); }
+
+/// "tell 1: admitted", "tell 1: tokens 0 [7 8]", "tell 1: failed unavailable: ...",
+/// "start 1.1 on 10 after [7 8]", "cancel 1.1 on 10".
+std::string text(const SchedulerEffect& effect) {
+  if (const auto* start = std::get_if<StartOnRouter>(&effect)) {
+    std::string line = "start " + id(start->request) + "." + std::to_string(start->attempt) +
+                       " on " + std::to_string(start->router.value);
+    if (!start->emitted.empty()) line += " after " + std::to_string(start->emitted.size());
+    return line;
+  }
+  if (const auto* cancel = std::get_if<CancelOnRouter>(&effect)) {
+    return "cancel " + id(cancel->request) + "." + std::to_string(cancel->attempt) + " on " +
+           std::to_string(cancel->router.value);
+  }
+  const auto& [request, event] = std::get<Tell>(effect);
+  const std::string line = "tell " + id(request) + ": ";
+  const auto error = [](const Error& e) {
+    return std::string(to_string(e.code)) + ": " + e.message;
+  };
+  if (std::holds_alternative<Admitted>(event)) return line + "admitted";
+  if (const auto* refused = std::get_if<Refused>(&event)) {
+    return line + "refused for " + std::to_string(refused->retry_after.ns / seconds(1).ns) + " s " +
+           error(refused->error);
+  }
+  if (const auto* failed = std::get_if<Failed>(&event))
+    return line + "failed " + error(failed->error);
+  if (const auto* finished = std::get_if<Finished>(&event)) {
+    return line + (finished->reason == FinishReason::kStop ? "stop" : "length");
+  }
+  const auto& emitted = std::get<TokensEmitted>(event);
+  std::string tokens;
+  for (const auto& token : emitted.tokens) {
+    tokens += (tokens.empty() ? "" : " ") + std::to_string(token.token);
+  }
+  return line + "tokens " + std::to_string(emitted.first) + " [" + tokens + "]";
+}
+
+constexpr uint64_t kR = 10, kS = 20;  // routers
+
+class SchedulerTest : public ::testing::Test {
+ protected:
+  std::vector<std::string> tell(const SchedulerEvent& event) {
+    std::vector<std::string> lines;
+    for (const SchedulerEffect& effect : scheduler.handle(event, now)) {
+      lines.push_back(text(effect));
+    }
+    EXPECT_EQ(scheduler.check(), "");
+    return lines;
+  }
+  std::vector<std::string> submit(uint64_t request, uint32_t num_prompt = 3,
+                                  uint32_t max_tokens = 4, Duration timeout = seconds(10)) {
+    return tell(Submitted{RequestId{request},
+                          {.prompt = std::vector<TokenId>(num_prompt, 1),
+                           .max_tokens = max_tokens,
+                           .sampling = {},
+                           .stop_token_ids = {},
+                           .timeout = timeout}});
+  }
+  std::vector<std::string> emit(uint64_t request, uint32_t first, std::vector<TokenId> tokens,
+                                uint64_t router = kR, uint32_t attempt = 1) {
+    RouterEmitted event{NodeId{router}, RequestId{request}, attempt, first, {}};
+    for (const TokenId token : tokens) event.tokens.push_back({.token = token});
+    return tell(event);
+  }
+  std::vector<std::string> finish(uint64_t request, uint64_t router = kR, uint32_t attempt = 1) {
+    return tell(RouterFinished{NodeId{router}, RequestId{request}, attempt, FinishReason::kLength});
+  }
+  std::vector<std::string> up(uint64_t router = kR) { return tell(RouterUp{NodeId{router}}); }
+  std::vector<std::string> down(uint64_t router = kR) {
+    return tell(RouterDown{NodeId{router}, {Code::kUnavailable, "shard-1 was lost"}});
+  }
+  std::vector<std::string> cancel(uint64_t request) { return tell(Cancelled{RequestId{request}}); }
+
+  Instant now{seconds(100).ns};
+  Scheduler scheduler{{.max_queued = 3, .max_running = 2, .max_context = 20}};
+};
+
+TEST_F(SchedulerTest, CarriesARequestFromAdmissionToItsEnd) {
+  up();
+  EXPECT_THAT(submit(1), ElementsAre("tell 1: admitted", "start 1.1 on 10"));
+  EXPECT_THAT(emit(1, 0, {7}), ElementsAre("tell 1: tokens 0 [7]"));
+  EXPECT_THAT(emit(1, 1, {8, 9}), ElementsAre("tell 1: tokens 1 [8 9]"));
+  EXPECT_THAT(finish(1), ElementsAre("tell 1: length"));
+  const SchedulerCounts counts = scheduler.counts();
+  EXPECT_EQ(counts.admitted_total, 1U);
+  EXPECT_EQ(counts.finished_total, 1U);
+  EXPECT_EQ(counts.prompt_tokens_total, 3U);
+  EXPECT_EQ(counts.generated_tokens_total, 3U);
+  EXPECT_EQ(counts.running, 0U);
+  EXPECT_EQ(scheduler.next_deadline(), std::nullopt) << "nothing is left of it";
+}
+
+TEST_F(SchedulerTest, StartsOnTheRouterWithTheFewestRequests) {
+  up(kS);
+  up(kR);
+  EXPECT_THAT(submit(1), ElementsAre("tell 1: admitted", "start 1.1 on 10"));
+  EXPECT_THAT(submit(2), ElementsAre("tell 2: admitted", "start 2.1 on 20"));
+  EXPECT_THAT(submit(3), ElementsAre("tell 3: admitted", "start 3.1 on 10"));
+  finish(1);
+  finish(3);
+  EXPECT_THAT(submit(4), ElementsAre("tell 4: admitted", "start 4.1 on 10"));
+}
+
+TEST_F(SchedulerTest, QueuesInOrderAndRefusesWithRetryAfterBeyondTheBound) {
+  up();
+  for (uint64_t r = 1; r <= 2; ++r) submit(r);
+  for (uint64_t r = 5; r >= 3; --r) {
+    EXPECT_THAT(submit(r), ElementsAre("tell " + std::to_string(r) + ": admitted"));
+  }
+  EXPECT_THAT(submit(6), ElementsAre(HasSubstr("tell 6: refused for 2 s resource_exhausted")));
+  EXPECT_EQ(scheduler.counts().queued, 3U);
+  EXPECT_EQ(scheduler.counts().refused_total, 1U);
+  EXPECT_THAT(finish(2), ElementsAre("tell 2: length", "start 5.1 on 10"));
+  EXPECT_THAT(submit(6), ElementsAre("tell 6: admitted"));
+  EXPECT_THAT(cancel(1), ElementsAre("cancel 1.1 on 10", "start 4.1 on 10"));
+}
+
+TEST_F(SchedulerTest, KeepsRetryAfterBetweenOneSecondAndAMinute) {
+  Scheduler patient({.max_queued = 1'000,
+                     .max_running = 1,
+                     .max_context = 20,
+                     .min_retry_after = milliseconds(10)});
+  Scheduler slow(
+      {.max_queued = 1'000, .max_running = 1, .max_context = 20, .min_retry_after = seconds(1)});
+  const RequestSpec spec{.prompt = {1}, .max_tokens = 1, .timeout = seconds(1)};
+  for (auto* scheduler_under : {&patient, &slow}) {
+    (void)scheduler_under->handle(RouterUp{NodeId{1}}, now);
+    for (uint64_t r = 1; r <= 1'001; ++r) {
+      (void)scheduler_under->handle(Submitted{RequestId{r}, spec}, now);
+    }
+  }
+  const auto retry_after = [&](Scheduler& s) {
+    const auto effects = s.handle(Submitted{RequestId{5'000}, spec}, now);
+    return std::get<Refused>(std::get<Tell>(effects.at(0)).event).retry_after;
+  };
+  EXPECT_EQ(retry_after(patient), seconds(1));
+  EXPECT_EQ(retry_after(slow), seconds(60));
+}
+
+TEST_F(SchedulerTest, RefusesWhatExceedsTheContextInTheWordsThatClientsKnow) {
+  up();
+  EXPECT_THAT(submit(1, 16, 5),
+              ElementsAre(HasSubstr("invalid_argument: This model's maximum context length is 20 "
+                                    "tokens. However, you requested 21 tokens (16 in the messages, "
+                                    "5 in the completion).")));
+  EXPECT_THAT(submit(2, 16, 4), ElementsAre("tell 2: admitted", "start 2.1 on 10"));
+  EXPECT_THAT(submit(3, 1, UINT32_MAX), ElementsAre(HasSubstr("requested 4294967296 tokens")));
+}
+
+TEST_F(SchedulerTest, RefusesARequestThatCannotBeMeant) {
+  up();
+  EXPECT_THAT(submit(1, 0), ElementsAre(HasSubstr("invalid_argument")));
+  EXPECT_THAT(submit(2, 1, 0), ElementsAre(HasSubstr("invalid_argument")));
+  EXPECT_THAT(submit(3, 1, 1, seconds(0)), ElementsAre(HasSubstr("invalid_argument")));
+}
+
+TEST_F(SchedulerTest, RefusesAtOnceWithoutARouter) {
+  EXPECT_THAT(submit(1),
+              ElementsAre(HasSubstr("tell 1: refused for 1 s unavailable: no_capacity")));
+  up();
+  submit(1);
+  down();
+  EXPECT_THAT(submit(2), ElementsAre(HasSubstr("unavailable: no_capacity")));
+}
+
+TEST_F(SchedulerTest, EndsQueuedAndRunningRequestsAtTheirDeadlines) {
+  up();
+  submit(1, 3, 4, seconds(5));
+  submit(2, 3, 4, seconds(9));
+  submit(3, 3, 4, seconds(2));
+  submit(4, 3, 4, seconds(7));
+  emit(1, 0, {7});
+  EXPECT_EQ(scheduler.next_deadline(), Instant{seconds(102).ns});
+  now = Instant{seconds(102).ns - 1};
+  EXPECT_THAT(tell(Tick{}), IsEmpty());
+  now = Instant{seconds(102).ns};
+  EXPECT_THAT(tell(Tick{}), ElementsAre("tell 3: failed deadline_exceeded: the request was still "
+                                        "queued when its 2000 ms were over"));
+  now = Instant{seconds(105).ns};
+  EXPECT_THAT(tell(Tick{}),
+              ElementsAre("cancel 1.1 on 10",
+                          "tell 1: failed deadline_exceeded: the request had 1 of up to 4 tokens "
+                          "when its 5000 ms were over",
+                          "start 4.1 on 10"));
+  EXPECT_THAT(emit(1, 1, {8}), IsEmpty()) << "nothing follows the end";
+  EXPECT_EQ(scheduler.next_deadline(), Instant{seconds(107).ns});
+}
+
+TEST_F(SchedulerTest, TakesAnyTimeoutWithoutOverflow) {
+  up();
+  EXPECT_THAT(submit(1, 1, 1, Duration{INT64_MAX}),
+              ElementsAre("tell 1: admitted", "start 1.1 on 10"));
+  EXPECT_EQ(scheduler.next_deadline(), Instant{INT64_MAX});
+}
+
+TEST_F(SchedulerTest, CancelsAQueuedRequestSilentlyAndARunningOneOnItsRouter) {
+  up();
+  for (uint64_t r = 1; r <= 4; ++r) submit(r);
+  EXPECT_THAT(cancel(3), IsEmpty());
+  EXPECT_THAT(cancel(1), ElementsAre("cancel 1.1 on 10", "start 4.1 on 10"));
+  EXPECT_THAT(cancel(1), IsEmpty());
+  EXPECT_THAT(cancel(99), IsEmpty());
+  EXPECT_THAT(finish(1), IsEmpty()) << "a cancelled request has no end";
+  EXPECT_EQ(scheduler.counts().cancelled_total, 2U);
+}
+
+TEST_F(SchedulerTest, DropsDuplicatesAndTrimsOverlaps) {
+  up();
+  submit(1);
+  emit(1, 0, {7, 8});
+  EXPECT_THAT(emit(1, 0, {7, 8}), IsEmpty());
+  EXPECT_THAT(emit(1, 1, {8}), IsEmpty());
+  EXPECT_THAT(emit(1, 2, {}), IsEmpty());
+  EXPECT_THAT(emit(1, 1, {8, 9}), ElementsAre("tell 1: tokens 2 [9]"));
+}
+
+TEST_F(SchedulerTest, FailsARequestWhoseStreamHasAGapOrRunsOver) {
+  up();
+  submit(1);
+  emit(1, 0, {7});
+  EXPECT_THAT(emit(1, 2, {9}),
+              ElementsAre("cancel 1.1 on 10",
+                          HasSubstr("tell 1: failed internal: router 10 sent tokens 2 to 3")));
+  submit(2, 3, 2);
+  EXPECT_THAT(emit(2, 0, {7, 8, 9}),
+              ElementsAre("cancel 2.1 on 10", HasSubstr("tell 2: failed internal")));
+  submit(3);
+  EXPECT_THAT(emit(3, UINT32_MAX, {7}),
+              ElementsAre("cancel 3.1 on 10", HasSubstr("tell 3: failed internal")));
+}
+
+TEST_F(SchedulerTest, DropsWhatComesFromAnotherAttemptOrRouter) {
+  up(kR);
+  up(kS);
+  submit(1);
+  for (const auto& [router, attempt] : {std::pair(kR, 0U), std::pair(kR, 2U), std::pair(kS, 1U)}) {
+    EXPECT_THAT(emit(1, 0, {7}, router, attempt), IsEmpty());
+    EXPECT_THAT(finish(1, router, attempt), IsEmpty());
+    EXPECT_THAT(tell(RouterFailed{NodeId{router}, RequestId{1}, attempt, {}}), IsEmpty());
+  }
+  EXPECT_THAT(finish(1), ElementsAre("tell 1: length"));
+}
+
+TEST_F(SchedulerTest, PassesOnTheErrorOfARouter) {
+  up();
+  submit(1);
+  EXPECT_THAT(
+      tell(RouterFailed{NodeId{kR}, RequestId{1}, 1, {Code::kUnavailable, "shard-2 is gone"}}),
+      ElementsAre("tell 1: failed unavailable: shard-2 is gone"));
+}
+
+TEST_F(SchedulerTest, FailsTheRequestsOfALostRouterOnly) {
+  up(kR);
+  up(kS);
+  submit(1);
+  submit(2);
+  emit(1, 0, {7});
+  EXPECT_THAT(down(kR),
+              ElementsAre("cancel 1.1 on 10",
+                          "tell 1: failed unavailable: router 10 went down while it computed this "
+                          "request: shard-1 was lost"));
+  EXPECT_THAT(emit(1, 1, {8}), IsEmpty());
+  EXPECT_THAT(finish(2, kS), ElementsAre("tell 2: length"));
+  EXPECT_THAT(down(kR), IsEmpty());
+}
+
+TEST_F(SchedulerTest, KeepsTheQueueForARouterThatComesBackSoon) {
+  up();
+  for (uint64_t r = 1; r <= 4; ++r) submit(r);
+  down();
+  EXPECT_EQ(scheduler.counts().queued, 2U);
+  EXPECT_EQ(scheduler.next_deadline(), now + milliseconds(1500));
+  now = now + milliseconds(1499);
+  EXPECT_THAT(up(kS), ElementsAre("start 3.1 on 20", "start 4.1 on 20"));
+  now = now + milliseconds(1);
+  EXPECT_THAT(tell(Tick{}), IsEmpty());
+}
+
+TEST_F(SchedulerTest, EndsTheQueueWhenNoRouterComesBack) {
+  up();
+  for (uint64_t r = 1; r <= 4; ++r) submit(r);
+  down();
+  now = *scheduler.next_deadline();
+  EXPECT_THAT(tell(Tick{}), ElementsAre(HasSubstr("tell 3: failed unavailable: no_capacity"),
+                                        HasSubstr("tell 4: failed unavailable: no_capacity")));
+  EXPECT_EQ(scheduler.next_deadline(), std::nullopt);
+}
+
+TEST_F(SchedulerTest, FinishesWhatRunsWhenTheHeadStopsAndTakesNothingNew) {
+  up();
+  for (uint64_t r = 1; r <= 3; ++r) submit(r);
+  EXPECT_THAT(tell(Stopping{}), ElementsAre(HasSubstr("tell 3: failed unavailable: draining")));
+  EXPECT_THAT(submit(4), ElementsAre(HasSubstr("refused for 1 s unavailable: draining")));
+  EXPECT_THAT(emit(1, 0, {7}), ElementsAre("tell 1: tokens 0 [7]"));
+  EXPECT_THAT(finish(1), ElementsAre("tell 1: length"));
+}
+
+TEST_F(SchedulerTest, IgnoresARepeatedSubmissionAndARepeatedRouterUp) {
+  up();
+  submit(1);
+  EXPECT_THAT(submit(1), IsEmpty());
+  EXPECT_THAT(up(), IsEmpty());
+  submit(2);
+  EXPECT_THAT(submit(3), ElementsAre("tell 3: admitted")) << "the router is still full";
+  EXPECT_THAT(submit(3), IsEmpty());
+}
+
+}  // namespace
+}  // namespace troupe::scheduler
