@@ -7,6 +7,7 @@
 #include <condition_variable>
 #include <cstring>
 #include <mutex>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -57,6 +58,17 @@ class Inbox {
   std::vector<Frame> frames_;
   std::vector<std::pair<NodeId, Error>> losses_;
 };
+
+/// True once the condition holds; for what no handler announces.
+template <class Condition>
+bool eventually(Condition condition) {
+  const auto end = std::chrono::steady_clock::now() + kDeadline;
+  while (!condition()) {
+    if (std::chrono::steady_clock::now() > end) return false;
+    std::this_thread::yield();
+  }
+  return true;
+}
 
 /// A ping whose payload is `size_bytes` of a pattern that differs with `salt`.
 inline Frame ping(size_t size_bytes, uint64_t salt = 0) {

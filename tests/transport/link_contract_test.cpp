@@ -2,6 +2,10 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <map>
+#include <thread>
+
 #include "tests/transport/inbox.hpp"
 #include "transport/ports.hpp"
 
@@ -74,6 +78,214 @@ TEST_P(LinkContract, FramesOfEverySizeArriveWholeAndInOrder) {
     if (frames[i].payload) {
       EXPECT_EQ(reinterpret_cast<uintptr_t>(frames[i].payload->data()) % kFrameAlignment, 0U);
     }
+  }
+}
+
+TEST_P(LinkContract, BothWaysAtOnceNothingIsLost) {
+  Inbox inbox_a, inbox_b;
+  auto a = open(kA, inbox_a);
+  auto b = open(kB, inbox_b);
+  auto to_b = connect(*a, kB, *b);
+  auto to_a = connect(*b, kA, *a);
+  constexpr size_t kFrames = 1000;
+  std::thread other([&] {
+    for (size_t i = 0; i < kFrames; ++i) ASSERT_TRUE(to_a->send(ping(i * 7 % 20'000, i)).ok());
+  });
+  for (size_t i = 0; i < kFrames; ++i) ASSERT_TRUE(to_b->send(ping(i * 13 % 20'000, i)).ok());
+  other.join();
+  ASSERT_TRUE(inbox_a.wait_for_frames(kFrames));
+  ASSERT_TRUE(inbox_b.wait_for_frames(kFrames));
+  const auto at_a = inbox_a.frames(), at_b = inbox_b.frames();
+  for (size_t i = 0; i < kFrames; ++i) {
+    ASSERT_TRUE(same_payload(at_a[i], ping(i * 7 % 20'000, i))) << i;
+    ASSERT_TRUE(same_payload(at_b[i], ping(i * 13 % 20'000, i))) << i;
+  }
+  EXPECT_TRUE(eventually([&] { return to_b->stats().frames_sent == kFrames; }));
+  EXPECT_EQ(to_b->stats().frames_received, kFrames);
+  EXPECT_EQ(a->stats().frames_received, kFrames);
+  EXPECT_EQ(to_b->stats().bytes_sent, b->stats().bytes_received);
+}
+
+TEST_P(LinkContract, ManySendersReachOnePort) {
+  Inbox inbox;
+  auto sink = open(kA, inbox);
+  constexpr size_t kSenders = 4, kFrames = 250;
+  std::vector<Inbox> ignored(kSenders);
+  std::vector<std::unique_ptr<Port>> ports;
+  std::vector<std::shared_ptr<Link>> links;
+  for (size_t i = 0; i < kSenders; ++i) {
+    ports.push_back(open(NodeId{100 + i}, ignored[i]));
+    links.push_back(connect(*ports.back(), kA, *sink));
+  }
+  std::vector<std::thread> threads;
+  for (size_t i = 0; i < kSenders; ++i) {
+    threads.emplace_back([&, i] {
+      for (size_t n = 0; n < kFrames; ++n) ASSERT_TRUE(links[i]->send(ping(n * 97, n)).ok());
+    });
+  }
+  for (auto& thread : threads) thread.join();
+  ASSERT_TRUE(inbox.wait_for_frames(kSenders * kFrames));
+  std::map<NodeId, uint64_t> next;
+  for (const Frame& frame : inbox.frames()) {
+    EXPECT_EQ(frame.header.step.value, next[frame.header.source]++);
+  }
+}
+
+TEST_P(LinkContract, AHeaderOfThousandsOfAssignmentsArrives) {
+  Inbox inbox_a, inbox_b;
+  auto a = open(kA, inbox_a);
+  auto b = open(kB, inbox_b);
+  auto link = connect(*a, kB, *b);
+  size_t expected = 0;
+  for (const uint32_t rows : {1U, 100U, 125U, 130U, 700U, 2000U}) {
+    Frame dispatch;
+    dispatch.header = {.kind = FrameKind::kDispatch,
+                       .epoch = Epoch{5},
+                       .step = StepId{6},
+                       .layer = 7,
+                       .attempt = 8,
+                       .num_rows = rows,
+                       .hidden = 24,
+                       .arithmetic_class = 9};
+    for (uint32_t i = 0; i < rows * 8; ++i) {
+      dispatch.header.assignments.push_back({.row = i / 8, .expert = i * 7 % 256});
+    }
+    auto payload = Buffer::allocate(rows * 24 * sizeof(float));
+    for (size_t i = 0; i < rows * 24; ++i) payload->floats()[i] = static_cast<float>(i) * 0.5F;
+    dispatch.payload = payload;
+    ASSERT_TRUE(link->send(dispatch).ok());
+    dispatch.header.cluster = kCluster;
+    dispatch.header.source = kA;
+    ASSERT_TRUE(inbox_b.wait_for_frames(++expected));
+    EXPECT_EQ(inbox_b.frames().back().header, dispatch.header);
+    EXPECT_TRUE(same_payload(inbox_b.frames().back(), dispatch));
+  }
+}
+
+TEST_P(LinkContract, FramesOfAnotherClusterAreDroppedAndCounted) {
+  Inbox inbox_a, inbox_b;
+  auto a = open(kA, inbox_a, kCluster + 1);
+  auto b = open(kB, inbox_b);
+  auto c = open(kC, inbox_a);
+  auto stranger = connect(*a, kB, *b);
+  auto friendly = connect(*c, kB, *b);
+  ASSERT_TRUE(stranger->send(ping(100)).ok());
+  ASSERT_TRUE(stranger->send(ping(100'000)).ok());
+  EXPECT_TRUE(eventually([&] { return b->stats().frames_rejected == 2; }));
+  ASSERT_TRUE(friendly->send(ping(5)).ok());
+  ASSERT_TRUE(inbox_b.wait_for_frames(1));
+  EXPECT_EQ(inbox_b.frames()[0].header.source, kC);
+}
+
+TEST_P(LinkContract, BytesThatAreNoFrameAreDroppedAndTheNextFramePasses) {
+  Inbox inbox_a, inbox_b;
+  auto a = open(kA, inbox_a);
+  auto b = open(kB, inbox_b);
+  auto link = connect(*a, kB, *b);
+  size_t num_bad = 0;
+  for (const size_t size : {1, 8, 64, 4096, 9000, 20'000}) {
+    EncodedFrame garbage;
+    garbage.header.assign(size, std::byte{0xff});
+    garbage.payload = ping(size).payload;
+    ASSERT_TRUE(link->send_encoded(garbage).ok());
+    ++num_bad;
+    EncodedFrame other_version = std::move(link->encode(ping(100))).value();
+    other_version.header[12] = std::byte{kProtocolVersion + 1};
+    ASSERT_TRUE(link->send_encoded(other_version).ok());
+    EncodedFrame cut = std::move(link->encode(ping(size))).value();
+    cut.payload = ping(size - 1).payload;
+    ASSERT_TRUE(link->send_encoded(cut).ok());
+    num_bad += 2;
+  }
+  ASSERT_TRUE(link->send(ping(77, 1)).ok());
+  ASSERT_TRUE(inbox_b.wait_for_frames(1));
+  EXPECT_TRUE(same_payload(inbox_b.frames()[0], ping(77, 1)));
+  EXPECT_EQ(b->stats().frames_rejected, num_bad);
+}
+
+TEST_P(LinkContract, AFrameNoReceiverWouldAcceptIsNotSent) {
+  Inbox inbox_a, inbox_b;
+  auto a = open(kA, inbox_a);
+  auto b = open(kB, inbox_b);
+  auto link = connect(*a, kB, *b);
+  Frame frame = ping(64);
+  frame.header.kind = FrameKind::kDispatch;  // 64 bytes are not 0 rows
+  const auto sent = link->send(frame);
+  ASSERT_FALSE(sent.ok());
+  EXPECT_EQ(sent.error().code, Code::kInvalidArgument);
+}
+
+TEST_P(LinkContract, AClosedLinkSendsNoMoreAndAnotherMayBeOpened) {
+  Inbox inbox_a, inbox_b;
+  auto a = open(kA, inbox_a);
+  auto b = open(kB, inbox_b);
+  auto link = connect(*a, kB, *b);
+  EXPECT_EQ(connect(*a, kB, *b), link) << "an open link is shared";
+  ASSERT_TRUE(link->send(ping(1, 1)).ok());
+  ASSERT_TRUE(inbox_b.wait_for_frames(1));
+  link->close();
+  EXPECT_EQ(link->send(ping(1, 2)).error().code, Code::kUnavailable);
+  auto again = connect(*a, kB, *b);
+  EXPECT_NE(again, link);
+  ASSERT_TRUE(again->send(ping(1, 3)).ok());
+  ASSERT_TRUE(inbox_b.wait_for_frames(2));
+  EXPECT_EQ(inbox_b.frames()[1].header.step.value, 3U);
+  EXPECT_TRUE(inbox_a.losses().empty());
+}
+
+TEST_P(LinkContract, ALinkOutlivesItsPort) {
+  Inbox inbox_a, inbox_b;
+  auto a = open(kA, inbox_a);
+  auto b = open(kB, inbox_b);
+  auto link = connect(*a, kB, *b);
+  ASSERT_TRUE(link->send(ping(1)).ok());
+  ASSERT_TRUE(inbox_b.wait_for_frames(1));
+  const Frame kept = inbox_b.frames()[0];
+  a.reset();
+  b.reset();
+  EXPECT_EQ(link->send(ping(1)).error().code, Code::kUnavailable);
+  link->close();
+  EXPECT_TRUE(same_payload(kept, ping(1))) << "frames outlive the port they came by";
+}
+
+TEST_P(LinkContract, ThePeersPortClosingIsToldOnce) {
+  Inbox inbox_a, inbox_b;
+  auto a = open(kA, inbox_a);
+  auto b = open(kB, inbox_b);
+  auto to_b = connect(*a, kB, *b);
+  auto to_a = connect(*b, kA, *a);
+  ASSERT_TRUE(to_b->send(ping(1)).ok());
+  ASSERT_TRUE(to_a->send(ping(1)).ok());
+  ASSERT_TRUE(inbox_a.wait_for_frames(1));
+  ASSERT_TRUE(inbox_b.wait_for_frames(1));
+  b.reset();
+  ASSERT_TRUE(inbox_a.wait_for_losses(1));
+  EXPECT_EQ(inbox_a.losses()[0].first, kB);
+  EXPECT_EQ(inbox_a.losses()[0].second.code, Code::kUnavailable);
+  EXPECT_EQ(to_b->send(ping(1)).error().code, Code::kUnavailable);
+  EXPECT_TRUE(inbox_b.losses().empty());
+}
+
+TEST_P(LinkContract, DamagedAddressesAreRefused) {
+  Inbox inbox;
+  auto a = open(kA, inbox);
+  auto b = open(kB, inbox);
+  std::string address = b->address();
+  EXPECT_TRUE(std::all_of(address.begin(), address.end(), [](char c) { return c > 32 && c < 127; }));
+  for (const std::string& bad :
+       {std::string(), std::string("x"), std::string("ucx1:"), std::string("ucx1:00"),
+        std::string("loopback:"), std::string("loopback:1x"), std::string(100'000, '0'),
+        "ucx1:" + std::string(1 << 17, '0'), address.substr(0, address.size() - 1), address + "0"}) {
+    if (GetParam() == Wire::kLoopback && bad == address + "0") continue;  // a number like any other
+    const auto link = a->connect(kB, bad);
+    ASSERT_FALSE(link.ok()) << bad.substr(0, 40);
+    EXPECT_EQ(link.error().code, Code::kInvalidArgument) << link.error().message;
+  }
+  if (GetParam() == Wire::kLoopback) return;
+  for (size_t i = 0; i < address.size(); ++i) {
+    std::string damaged = address;
+    damaged[i] = damaged[i] == '0' ? '1' : '0';
+    EXPECT_FALSE(a->connect(kB, damaged).ok()) << "character " << i;
   }
 }
 
