@@ -70,6 +70,10 @@ class Tokenizer {
   /// The id of an added token by its content, or of a token by its bytes.
   [[nodiscard]] std::optional<TokenId> id_of(std::string_view content) const;
 
+  /// Whether the pre-tokenizer needs no regex library, as for all of DeepSeek's: linear time, and
+  /// exact on Unicode 16.
+  [[nodiscard]] bool splits_in_linear_time() const { return pre_tokenizer_.is_linear(); }
+
   /// Highest id + 1. The model's vocab_size may be larger (padding).
   [[nodiscard]] size_t vocab_size() const { return offsets_.size() - 1; }
 
