@@ -130,7 +130,9 @@ TEST_P(GemmBits, AgreeForEmbeddings) {
 
 TEST_P(GemmBits, AgreeForGroupedFfns) {
   Draws draws(6);
-  for (const auto& [hidden, inner] : {std::pair<size_t, size_t>{36, 17}, {129, 100}, {256, 384}}) {
+  for (const auto& dims : {std::pair<size_t, size_t>{36, 17}, {129, 100}, {256, 384}}) {
+    const size_t hidden = dims.first;
+    const size_t inner = dims.second;
     std::vector<StoredWeight> weights;
     std::vector<std::vector<float>> x;
     for (const size_t rows : {1, 4, 0, 17, 2}) {
