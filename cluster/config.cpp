@@ -273,7 +273,8 @@ Result<ClusterConfig> read_config(std::string_view yaml, const std::string& orig
   if (config.served_name.empty()) {
     auto model = std::filesystem::path(config.model).lexically_normal();
     if (!model.has_filename()) model = model.parent_path();  // "models/demo/"
-    config.served_name = model.has_filename() ? model.filename().string() : config.name;
+    const std::string last = model.filename().string();
+    config.served_name = last.empty() || last == "." || last == ".." ? config.name : last;
   }
   return config;
 }

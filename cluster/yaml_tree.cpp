@@ -7,6 +7,7 @@
 
 #include <optional>
 #include <sstream>
+#include <utility>
 
 namespace troupe::cluster {
 namespace {
@@ -92,7 +93,7 @@ class TreeBuilder : public YAML::EventHandler {
     if (parent.kind == YamlNode::Kind::kList) {
       parent.items.push_back(std::move(node));
     } else if (key) {
-      parent.entries.emplace_back(std::move(key->first), std::move(node));
+      parent.entries.push_back({std::move(key->first), std::move(node)});
       key.reset();
     } else if (node.kind != YamlNode::Kind::kText) {
       fail(node.line, "a key must be a plain word");

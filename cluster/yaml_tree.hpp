@@ -7,12 +7,13 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
-#include <utility>
 #include <vector>
 
 #include "base/result.hpp"
 
 namespace troupe::cluster {
+
+struct YamlEntry;
 
 struct YamlNode {
   enum class Kind : uint8_t { kNothing, kText, kList, kMap };
@@ -22,9 +23,14 @@ struct YamlNode {
   bool quoted = false;  ///< text in quotes is never a number
   std::string text;
   std::vector<YamlNode> items;
-  std::vector<std::pair<std::string, YamlNode>> entries;  ///< in the file's order, keys distinct
+  std::vector<YamlEntry> entries;  ///< in the file's order, keys distinct
 
   [[nodiscard]] const YamlNode* find(std::string_view key) const;
+};
+
+struct YamlEntry {
+  std::string key;
+  YamlNode node;
 };
 
 inline constexpr size_t kMaxYamlBytes = 1 << 20;
