@@ -83,38 +83,40 @@ std::optional<uint8_t> Alphabet::add(const CodePointSet& set) {
 }
 
 bool Alphabet::finish() {
-  // One bit per set; a change of the bits starts a new interval of like characters.
-  std::map<char32_t, uint64_t> toggles{{0, 0}};
+  // One bit per set; where bits change, another interval of like characters starts.
+  std::map<char32_t, uint64_t> changes{{kLastCodePoint + 1, 0}};
   for (size_t i = 0; i < sets_.size(); ++i) {
     for (const UnicodeRange& range : sets_[i]) {
-      toggles[range.first] ^= uint64_t{1} << i;
-      toggles[range.last + 1] ^= uint64_t{1} << i;
+      changes[range.first] ^= uint64_t{1} << i;
+      changes[range.last + 1] ^= uint64_t{1} << i;
     }
   }
-  std::vector<uint8_t> flat(kLastCodePoint + 1);
-  std::map<uint64_t, uint8_t> symbol_of_bits;
   members_.assign(sets_.size(), Members{});
+  std::map<uint64_t, uint8_t> symbol_of_bits;
+  std::map<uint8_t, uint16_t> uniform_pages;  // most pages hold one symbol only; those are shared
+  auto change = changes.begin();
   uint64_t bits = 0;
-  for (auto it = toggles.begin(); it != toggles.end() && it->first <= kLastCodePoint; ++it) {
-    bits ^= it->second;
-    const auto [entry, is_new] =
-        symbol_of_bits.try_emplace(bits, static_cast<uint8_t>(symbol_of_bits.size()));
-    if (symbol_of_bits.size() > 256) return false;
-    if (is_new) {
-      for (size_t i = 0; i < sets_.size(); ++i) members_[i][entry->second] = (bits >> i & 1) != 0;
+  uint8_t symbol = 0;
+  for (char32_t c = 0; c <= kLastCodePoint;) {
+    if (c == 0 || c == change->first) {
+      if (c == change->first) bits ^= (change++)->second;
+      if (symbol_of_bits.size() == 256 && !symbol_of_bits.contains(bits)) return false;
+      symbol = symbol_of_bits.try_emplace(bits, static_cast<uint8_t>(symbol_of_bits.size()))
+                   .first->second;
+      for (size_t i = 0; i < sets_.size(); ++i) members_[i][symbol] = (bits >> i & 1) != 0;
     }
-    const auto next = std::next(it);
-    const char32_t end = next == toggles.end() ? kLastCodePoint + 1 : next->first;
-    std::fill(flat.begin() + it->first, flat.begin() + end, entry->second);
-  }
-  std::map<std::vector<uint8_t>, uint16_t> page_of;
-  for (size_t start = 0; start < flat.size(); start += 256) {
-    std::vector<uint8_t> page(flat.begin() + static_cast<ptrdiff_t>(start),
-                              flat.begin() + static_cast<ptrdiff_t>(start + 256));
-    const auto [entry, is_new] =
-        page_of.try_emplace(std::move(page), static_cast<uint16_t>(page_of.size()));
-    if (is_new) symbols_.insert(symbols_.end(), entry->first.begin(), entry->first.end());
-    pages_.push_back(entry->second);
+    if (c % 256 == 0 && change->first >= c + 256) {
+      const auto [page, is_new] =
+          uniform_pages.try_emplace(symbol, static_cast<uint16_t>(symbols_.size() / 256));
+      if (is_new) symbols_.insert(symbols_.end(), 256, symbol);
+      pages_.push_back(page->second);
+      c += 256;
+      continue;
+    }
+    if (c % 256 == 0) pages_.push_back(static_cast<uint16_t>(symbols_.size() / 256));
+    const char32_t end = std::min<char32_t>((c / 256 + 1) * 256, change->first);
+    symbols_.insert(symbols_.end(), end - c, symbol);
+    c = end;
   }
   return true;
 }

@@ -58,7 +58,7 @@ class Alphabet {
   std::vector<CodePointSet> sets_;
   std::vector<Members> members_;
   std::vector<uint16_t> pages_;   // [0x1100] page of each block of 256 code points
-  std::vector<uint8_t> symbols_;  // [pages, 256], equal pages stored once
+  std::vector<uint8_t> symbols_;  // [pages, 256], pages of one symbol stored once
 };
 
 }  // namespace troupe::model
