@@ -211,8 +211,8 @@ class Driver {
   void post(std::list<SendOp>::iterator op, unsigned id, size_t header_bytes, Bytes data);
   void finish_send(std::list<SendOp>::iterator op);
   void say_goodbye(const Channel& channel);
-  void close_endpoint(Channel& channel);
-  void lose(Channel* channel, Error reason);
+  void forget(const std::shared_ptr<Channel>& channel);
+  void lose(Channel* lost, Error reason);
 
   void receive_rendezvous(ucp_worker_h worker, Arrival arrival, void* descriptor, std::byte* into,
                           size_t length);
@@ -237,7 +237,8 @@ class Driver {
   int64_t last_work_ns_ = 0;
 
   std::vector<Command> batch_;
-  std::map<NodeId, std::shared_ptr<Channel>> channels_;  // the open ones
+  std::map<Channel*, std::shared_ptr<Channel>> channels_;  // those not closed or lost
+  std::map<NodeId, Channel*> by_peer_;                     // the latest of each peer
   struct Loss {
     Channel* channel;
     Error reason;
@@ -320,7 +321,7 @@ bool Driver::take_commands() {
         break;
       case Command::Kind::kClose:
         say_goodbye(*command.channel);
-        close_endpoint(*command.channel);
+        forget(command.channel);
         break;
     }
   }
@@ -358,7 +359,8 @@ void Driver::open_channel(const std::shared_ptr<Channel>& channel,
   params.err_mode = UCP_ERR_HANDLING_MODE_PEER;
   params.err_handler = {.cb = &Driver::on_endpoint_error, .arg = channel.get()};
   channel->driver = this;
-  channels_[channel->peer] = channel;
+  channels_[channel.get()] = channel;
+  by_peer_[channel->peer] = channel.get();
   const ucs_status_t status = ucp_ep_create(channel->worker->handle(), &params, &channel->endpoint);
   if (status != UCS_OK) {
     channel->endpoint = nullptr;
@@ -435,16 +437,18 @@ void Driver::say_goodbye(const Channel& channel) {
   if (UCS_PTR_IS_PTR(request)) ucp_request_free(request);
 }
 
-void Driver::close_endpoint(Channel& channel) {
-  if (channel.endpoint == nullptr) return;
-  ucp_request_param_t params{};
-  params.op_attr_mask = UCP_OP_ATTR_FIELD_FLAGS;
-  params.flags = UCP_EP_CLOSE_FLAG_FORCE;
-  ucs_status_ptr_t request = ucp_ep_close_nbx(std::exchange(channel.endpoint, nullptr), &params);
-  if (UCS_PTR_IS_PTR(request)) ucp_request_free(request);  // freed when it completes
-  std::erase_if(losses_, [&](const Loss& loss) { return loss.channel == &channel; });
-  const auto found = channels_.find(channel.peer);
-  if (found != channels_.end() && found->second.get() == &channel) channels_.erase(found);
+void Driver::forget(const std::shared_ptr<Channel>& channel) {
+  if (channel->endpoint != nullptr) {
+    ucp_request_param_t params{};
+    params.op_attr_mask = UCP_OP_ATTR_FIELD_FLAGS;
+    params.flags = UCP_EP_CLOSE_FLAG_FORCE;
+    ucs_status_ptr_t request = ucp_ep_close_nbx(std::exchange(channel->endpoint, nullptr), &params);
+    if (UCS_PTR_IS_PTR(request)) ucp_request_free(request);  // freed when it completes
+  }
+  std::erase_if(losses_, [&](const Loss& loss) { return loss.channel == channel.get(); });
+  const auto latest = by_peer_.find(channel->peer);
+  if (latest != by_peer_.end() && latest->second == channel.get()) by_peer_.erase(latest);
+  channels_.erase(channel.get());
 }
 
 void Driver::on_endpoint_error(void* argument, ucp_ep_h, ucs_status_t status) {
@@ -461,17 +465,16 @@ bool Driver::settle_losses() {
   return true;
 }
 
-void Driver::lose(Channel* channel, Error reason) {
-  const auto found = channels_.find(channel->peer);
+void Driver::lose(Channel* lost, Error reason) {
+  const auto found = channels_.find(lost);
   CHECK(found != channels_.end());
-  const std::shared_ptr<Channel> kept = found->second;
+  const std::shared_ptr<Channel> channel = found->second;
   LinkState open = LinkState::kOpen;
   const bool was_open = channel->state.compare_exchange_strong(open, LinkState::kLost);
-  close_endpoint(*channel);
-  std::erase_if(losses_, [&](const Loss& loss) { return loss.channel == channel; });
+  forget(channel);
   if (!was_open) return;  // its user has closed it already
-  log::info("link_lost", {{"peer", kept->peer}, {"reason", reason.message}});
-  if (options_.on_link_down) options_.on_link_down(kept->peer, std::move(reason));
+  log::info("link_lost", {{"peer", channel->peer}, {"reason", reason.message}});
+  if (options_.on_link_down) options_.on_link_down(channel->peer, std::move(reason));
 }
 
 template <unsigned id>
@@ -563,14 +566,14 @@ void Driver::hand_on(Arrival arrival) {
 void Driver::accept(Result<Frame> frame, size_t size_bytes) {
   if (!frame.ok()) return reject(frame.error());
   const FrameHeader& header = frame.value().header;
-  const auto found = channels_.find(header.source);
+  const auto found = by_peer_.find(header.source);
   if (header.cluster != options_.cluster) {
-    if (found != channels_.end()) ++found->second->frames_rejected;
+    if (found != by_peer_.end()) ++found->second->frames_rejected;
     return reject(Error{Code::kInvalidArgument, "the frame is of another cluster"});
   }
   ++counters_.frames_received;
   counters_.bytes_received += size_bytes;
-  if (found != channels_.end()) {
+  if (found != by_peer_.end()) {
     ++found->second->frames_received;
     found->second->bytes_received += size_bytes;
   }
@@ -594,20 +597,20 @@ ucs_status_t Driver::on_goodbye(void* argument, const void* header, size_t heade
     return UCS_OK;
   }
   std::memcpy(&goodbye, header, sizeof(goodbye));
-  const auto found = driver->channels_.find(NodeId{goodbye.source});
-  if (goodbye.cluster == driver->options_.cluster && found != driver->channels_.end()) {
+  const auto found = driver->by_peer_.find(NodeId{goodbye.source});
+  if (goodbye.cluster == driver->options_.cluster && found != driver->by_peer_.end()) {
     driver->losses_.push_back(
-        {found->second.get(), Error{Code::kUnavailable, "the peer closed the link"}});
+        {found->second, Error{Code::kUnavailable, "the peer closed the link"}});
   }
   return UCS_OK;
 }
 
 void Driver::shut_down() {
-  for (const auto& channels = channels_; !channels.empty();) {
-    const std::shared_ptr<Channel> channel = channels.begin()->second;
+  while (!channels_.empty()) {
+    const std::shared_ptr<Channel> channel = channels_.begin()->second;
     channel->state = LinkState::kClosed;
     say_goodbye(*channel);
-    close_endpoint(*channel);
+    forget(channel);
   }
   // Forced closes end the pending sends at once; a bounded number of rounds lets UCX say so. What
   // it has not said by then ends with the workers.

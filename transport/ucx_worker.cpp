@@ -37,8 +37,11 @@ Result<void> UcxWorker::open_context() {
     TRY(set("MEMORY_INVALIDATE", "y"));
     // Without a socket only a look at the peer's pid tells that it died; its default is 20 s.
     TRY(set("KEEPALIVE_INTERVAL", "500ms"));
-  } else if (std::getenv("UCX_TLS") == nullptr) {
-    TRY(set("TLS", "^posix,sysv,cma,self"));
+  } else {
+    if (std::getenv("UCX_TLS") == nullptr) TRY(set("TLS", "^posix,sysv,cma,self"));
+    // Blocking connects stop the driver for two minutes when a host swallows packets, and when the
+    // peer's port closes at that moment, UCX aborts (assertion in tcp_ep.c:478).
+    TRY(set("CONN_NB", "y"));
   }
 
   ucp_params_t params{};
