@@ -271,11 +271,13 @@ TEST_P(LinkContract, DamagedAddressesAreRefused) {
   auto a = open(kA, inbox);
   auto b = open(kB, inbox);
   std::string address = b->address();
-  EXPECT_TRUE(std::all_of(address.begin(), address.end(), [](char c) { return c > 32 && c < 127; }));
+  EXPECT_TRUE(
+      std::all_of(address.begin(), address.end(), [](char c) { return c > 32 && c < 127; }));
   for (const std::string& bad :
        {std::string(), std::string("x"), std::string("ucx1:"), std::string("ucx1:00"),
         std::string("loopback:"), std::string("loopback:1x"), std::string(100'000, '0'),
-        "ucx1:" + std::string(1 << 17, '0'), address.substr(0, address.size() - 1), address + "0"}) {
+        "ucx1:" + std::string(1 << 17, '0'), address.substr(0, address.size() - 1),
+        address + "0"}) {
     if (GetParam() == Wire::kLoopback && bad == address + "0") continue;  // a number like any other
     const auto link = a->connect(kB, bad);
     ASSERT_FALSE(link.ok()) << bad.substr(0, 40);
