@@ -66,23 +66,35 @@ struct ExpertWeights {
   std::shared_ptr<const void> storage;
 };
 
-/// An opened checkpoint directory: config and the index of all tensors; nothing is read yet but the
-/// headers. Cheap to copy (shared and immutable).
+/// An opened checkpoint directory: config and the index of all tensors. Opening reads headers and,
+/// for the digest, samples. Cheap to copy (shared and immutable); all methods may run concurrently.
+///
+/// Every tensor has to be accounted for. Left out and counted: layers beyond the last (multi-token
+/// prediction), rotary_emb.inv_freq buffers, a head of its own beside a tied one, tensors of a shard
+/// that the index does not list. Any other unknown tensor is an error: a model computed without
+/// some of its weights would answer, wrongly.
+///
+/// Files stay open, so replacing them by rename is safe. Truncating one in place is noticed at the
+/// next load, but touching pages already mapped then raises SIGBUS.
 class Checkpoint {
  public:
+  /// Checks names, shapes and types of all tensors against the config.
   /// @errors kNotFound, kInvalidArgument, kCorrupt, kUnsupported; messages name file and tensor.
   static Result<Checkpoint> open(const std::string& directory);
 
   [[nodiscard]] const ModelConfig& config() const;
   [[nodiscard]] const std::string& directory() const;
 
-  /// Maps and checks all but the routed experts.
+  /// Maps all but the routed experts; norms, biases, gates and kv_b are copied as float32.
+  /// @errors kCorrupt if a file has changed; kResourceExhausted if it cannot be mapped.
   [[nodiscard]] Result<std::shared_ptr<const RouterWeights>> load_router() const;
 
-  /// Maps and checks one routed expert and no other bytes (per-expert or fused tensors).
+  /// Maps the pages of one routed expert and no others (per-expert or fused tensors).
+  /// @errors as load_router(); kInvalidArgument if there is no such expert.
   [[nodiscard]] Result<ExpertWeights> load_expert(LayerIdx layer, ExpertIdx expert) const;
 
-  /// A digest over config and tensor headers: nodes that disagree on it must not share work.
+  /// A digest over config.json, tensor headers and samples of the data (16 of 4 KiB per file):
+  /// nodes that disagree on it must not share work.
   [[nodiscard]] uint64_t digest() const;
 
   struct Summary {
@@ -90,7 +102,7 @@ class Checkpoint {
     uint64_t active_parameters = 0;  ///< per token, head included, embedding excluded
     std::vector<std::pair<DType, uint64_t>> bytes_by_dtype;
     uint64_t num_tensors = 0;
-    uint64_t ignored_tensors = 0;  ///< MTP layers and inv_freq buffers
+    uint64_t ignored_tensors = 0;  ///< left out, see Checkpoint
   };
   [[nodiscard]] Summary summary() const;
 
