@@ -3,12 +3,13 @@
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
 
+#include "model/tokenizer_utf8.hpp"
+
 namespace troupe::model {
 namespace {
 
 constexpr uint32_t kMatchLimit = 1'000'000;
 constexpr size_t kMaxPatternBytes = 64 << 10;
-constexpr size_t kJitStackBytes = 1 << 20;
 
 /// Why PCRE2 would read the pattern otherwise than Oniguruma does, or empty.
 std::string_view dialect_difference(std::string_view pattern) {
@@ -33,6 +34,13 @@ std::string_view dialect_difference(std::string_view pattern) {
   return {};
 }
 
+/// A pattern for a message: in quotes, cut where it is long.
+std::string shown(std::string_view pattern) {
+  std::string out = "\"";
+  append_lossy_utf8(out, pattern.substr(0, 200));
+  return out + "\"";
+}
+
 std::string pcre2_message(int code) {
   PCRE2_UCHAR buffer[256];
   return pcre2_get_error_message(code, buffer, sizeof(buffer)) < 0
@@ -44,7 +52,6 @@ struct FreeContext {
   void operator()(pcre2_compile_context* p) const { pcre2_compile_context_free(p); }
   void operator()(pcre2_match_context* p) const { pcre2_match_context_free(p); }
   void operator()(pcre2_match_data* p) const { pcre2_match_data_free(p); }
-  void operator()(pcre2_jit_stack* p) const { pcre2_jit_stack_free(p); }
 };
 
 }  // namespace
@@ -53,8 +60,7 @@ void RegexPattern::Free::operator()(pcre2_real_code_8* code) const { pcre2_code_
 
 Result<RegexPattern> RegexPattern::compile(std::string_view pattern, bool literal) {
   const auto unsupported = [&](const std::string& why) {
-    return Error{Code::kUnsupported,
-                 "pattern \"" + std::string(pattern.substr(0, 200)) + "\": " + why};
+    return Error{Code::kUnsupported, "pattern " + shown(pattern) + ": " + why};
   };
   if (pattern.size() > kMaxPatternBytes) return unsupported("longer than 64 KiB");
   if (!literal) {
@@ -92,35 +98,37 @@ Result<void> RegexPattern::split(std::string_view text, std::span<const uint32_t
   const std::unique_ptr<pcre2_match_context, FreeContext> context(
       pcre2_match_context_create(nullptr));
   const std::unique_ptr<pcre2_match_data, FreeContext> data(pcre2_match_data_create(1, nullptr));
-  const std::unique_ptr<pcre2_jit_stack, FreeContext> stack(
-      pcre2_jit_stack_create(32 << 10, kJitStackBytes, nullptr));
-  if (!context || !data || !stack) {
+  if (!context || !data) {
     return Error{Code::kResourceExhausted, "PCRE2 got no memory"};
   }
   pcre2_set_match_limit(context.get(), kMatchLimit);
   pcre2_set_heap_limit(context.get(), 64 << 10);  // KiB
-  pcre2_jit_stack_assign(context.get(), nullptr, stack.get());
 
   const std::string_view piece = text.substr(offsets[begin], offsets[end] - offsets[begin]);
   const auto* subject = reinterpret_cast<PCRE2_SPTR>(piece.data());
   uint32_t at = begin;
   uint32_t gap = begin;
   while (at < end) {
-    const int found = pcre2_match(code_.get(), subject, piece.size(), offsets[at] - offsets[begin],
-                                  PCRE2_NO_UTF_CHECK, data.get(), context.get());
+    const auto match = [&](uint32_t options) {
+      return pcre2_match(code_.get(), subject, piece.size(), offsets[at] - offsets[begin],
+                         PCRE2_NO_UTF_CHECK | options, data.get(), context.get());
+    };
+    int found = match(0);
+    // Compiled code has 32 KiB of stack; the interpreter has the heap up to its limit.
+    if (found == PCRE2_ERROR_JIT_STACKLIMIT) found = match(PCRE2_NO_JIT);
     if (found == PCRE2_ERROR_NOMATCH) break;
     if (found < 0) {
-      return Error{Code::kResourceExhausted,
-                   "the tokenizer's pattern \"" + pattern_ +
-                       "\" gave up on this text: " + pcre2_message(found) + "; shorten the text"};
+      return Error{Code::kResourceExhausted, "the tokenizer's pattern " + shown(pattern_) +
+                                                 " gave up on this text: " + pcre2_message(found) +
+                                                 "; shorten the text"};
     }
-    const PCRE2_SIZE* match = pcre2_get_ovector_pointer(data.get());
-    while (offsets[at] - offsets[begin] < match[0]) ++at;
+    const PCRE2_SIZE* ends = pcre2_get_ovector_pointer(data.get());
+    while (offsets[at] - offsets[begin] < ends[0]) ++at;
     if (at > gap) piece_ends.push_back(at);
     gap = at;
-    while (offsets[at] - offsets[begin] < match[1]) ++at;
+    while (offsets[at] - offsets[begin] < ends[1]) ++at;
     if (at == gap) {  // \K or a look-around made it empty after all
-      return Error{Code::kUnsupported, "pattern \"" + pattern_ + "\" matched nothing"};
+      return Error{Code::kUnsupported, "pattern " + shown(pattern_) + " matched nothing"};
     }
     piece_ends.push_back(at);
     gap = at;

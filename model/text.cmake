@@ -4,4 +4,4 @@ troupe_library(text
           pre_tokenizer_regex.cpp sampling.cpp text_stream.cpp tokenizer.cpp tokenizer_added.cpp
           tokenizer_bpe.cpp tokenizer_json.cpp tokenizer_reader.cpp tokenizer_utf8.cpp
   LINKS troupe_base
-  PRIVATE_LINKS Boost::json PkgConfig::pcre2)
+  PRIVATE_LINKS troupe_model Boost::json PkgConfig::pcre2)

@@ -1,9 +1,10 @@
 #include <array>
 #include <boost/json.hpp>
 #include <filesystem>
-#include <fstream>
 #include <system_error>
 
+#include "model/json.hpp"
+#include "model/mapped_file.hpp"
 #include "model/tokenizer.hpp"
 #include "model/tokenizer_json.hpp"
 #include "model/tokenizer_utf8.hpp"
@@ -25,13 +26,10 @@ std::string in_quotes(std::string_view text) {
 Error invalid(std::string message) { return Error{Code::kInvalidArgument, std::move(message)}; }
 Error unsupported(std::string message) { return Error{Code::kUnsupported, std::move(message)}; }
 
-Result<json::value> parse_json(std::string_view text, std::string_view name) {
-  if (text.size() > kMaxFileBytes) {
-    return unsupported(std::string(name) + " is larger than 256 MiB");
-  }
-  boost::system::error_code error;
-  json::value value = json::parse(text, error);
-  if (error) return invalid(std::string(name) + " is not JSON: " + error.message());
+Result<json::value> parse_document(std::string_view text, const std::string& name) {
+  if (text.size() > kMaxFileBytes) return unsupported(name + " is larger than 256 MiB");
+  auto value = parse_json(text);
+  if (!value.ok()) return std::move(value).error().with_context(name);
   return value;
 }
 
@@ -77,16 +75,10 @@ Result<const json::array*> require_array(const JsonObject& object, std::string_v
 }
 
 Result<std::string> read_file(const std::filesystem::path& path) {
-  std::error_code error;
-  const auto num_bytes = std::filesystem::file_size(path, error);
-  if (error) return Error{Code::kNotFound, path.string() + ": " + error.message()};
-  if (num_bytes > kMaxFileBytes) return unsupported(path.string() + " is larger than 256 MiB");
-  std::ifstream in(path, std::ios::binary);
-  std::string text(num_bytes, '\0');
-  if (!in.read(text.data(), static_cast<std::streamsize>(num_bytes))) {
-    return Error{Code::kNotFound, path.string() + " cannot be read"};
-  }
-  return text;
+  const MappedFile file = TRY(MappedFile::open(path.string()));
+  if (file.size() > kMaxFileBytes) return unsupported(file.path() + " is larger than 256 MiB");
+  const std::vector<std::byte> bytes = TRY(file.read(0, file.size()));
+  return std::string(reinterpret_cast<const char*>(bytes.data()), bytes.size());
 }
 
 /// Accepts null, an empty Sequence, and Sequences of these.
@@ -130,9 +122,9 @@ Result<void> require_byte_level_decoder(const json::value& node, const std::stri
 class TokenizerReader {
  public:
   Result<Tokenizer> read(std::string_view tokenizer_json, std::string_view config_json) {
-    const json::value document = TRY(parse_json(tokenizer_json, "tokenizer.json"));
+    const json::value document = TRY(parse_document(tokenizer_json, "tokenizer.json"));
     const JsonObject root = TRY(JsonObject::at(document, "tokenizer.json"));
-    const json::value config_document = TRY(parse_json(config_json, "tokenizer_config.json"));
+    const json::value config_document = TRY(parse_document(config_json, "tokenizer_config.json"));
     const JsonObject config = TRY(JsonObject::at(config_document, "tokenizer_config.json"));
 
     TRY(root.allow_only({"version", "truncation", "padding", "added_tokens", "normalizer",

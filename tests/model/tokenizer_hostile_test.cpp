@@ -56,6 +56,8 @@ std::vector<HostileCase> hostile_cases() {
       {"TrailingBytes", good + "x", "tokenizer.json"},
       {"NotUtf8", replaced(good, "1.0", "\xFF"), "tokenizer.json"},
       {"DeeplyNested", std::string(100'000, '['), "tokenizer.json"},
+      {"KeyTwice", with([](auto& p) { p.root_options = R"(,"version":"2.0")"; }), "version"},
+      {"VocabKeyTwice", replaced(good, "\"A\":65,", "\"A\":65,\"A\":999,"), "twice"},
       {"AnArray", "[]", "tokenizer.json"},
       {"UnknownRootKey", with([](auto& p) { p.root_options = R"(,"surprise":1)"; }), "surprise"},
       {"Truncation", with([](auto& p) { p.root_options = R"(,"truncation":{"max_length":1})"; }),
