@@ -50,7 +50,7 @@ inline constexpr std::array<Setting, 21> kSettings = {{
     {"limits", "max_running", &ClusterConfig::max_running, 1, 4'096},
     {"limits", "max_step_tokens", &ClusterConfig::max_step_tokens, 1, 65'536},
     {"limits", "max_context", &ClusterConfig::max_context, 0, 1 << 24},
-    {"limits", "kv_blocks", &ClusterConfig::kv_blocks, 1, 1 << 24},
+    {"limits", "kv_blocks", &ClusterConfig::kv_blocks, 1, 1 << 20},
     {"limits", "kv_block_tokens", &ClusterConfig::kv_block_tokens, 1, 1'024},
     {"limits", "request_timeout", &ClusterConfig::request_timeout, milliseconds(1).ns,
      seconds(86'400).ns},

@@ -7,7 +7,7 @@
 namespace troupe::cluster {
 namespace {
 
-constexpr uint32_t kMaxFailures = 3;          // in a row that blame a peer
+constexpr uint32_t kMaxFailures = 3;          // kUnavailable ones in a row
 constexpr Duration kRetryDelay = seconds(1);  // about what a failure detector needs
 
 std::string joined(const std::vector<std::string>& names) {
@@ -147,6 +147,7 @@ void Membership::on(const NodeFailed& event, Instant now, Effects& effects) {
   if (phase_ == Phase::kRetrying) return;
   end_epoch(Phase::kRetrying, reason, effects);
   form_deadline_ = now + kRetryDelay;
+  retry_reason_ = reason.message;
 }
 
 void Membership::on(const RequestsRunning& event, Instant, Effects&) {
@@ -274,8 +275,7 @@ std::string Membership::condition() const {
       return "forming " + epoch + ": waiting for " + joined(names_in(NodeState::kForming)) +
              " to be ready";
     case Phase::kRetrying:
-      return epoch + " could not be formed or kept: " + joined(names_in(NodeState::kJoined)) +
-             " could not reach a peer; a new one is formed within a second";
+      return epoch + " ended: " + retry_reason_ + "; a new one is formed within a second";
     case Phase::kServing:
       break;
   }

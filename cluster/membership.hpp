@@ -9,9 +9,10 @@
 // formed from those that remain, if one router and one shard are left. A node that joins a serving
 // cluster is taken in with the next epoch, which starts when no request is running.
 //
-// A node whose failure is kUnavailable blames a peer (it could not reach a shard, say): it is kept,
-// because the head may be about to hear of that peer's death, and the epoch is formed anew after a
-// second; only the third such failure in a row drops it. Any other failure drops it at once.
+// A failure that is kUnavailable may be a broken link, or a death of which the head is about to
+// hear: the epoch ends at once, but the node named is kept and a new epoch is formed when a node is
+// lost, or after a second; only the third such failure in a row drops it. Any other failure drops
+// it.
 
 #include <cstdint>
 #include <map>
@@ -63,6 +64,7 @@ struct NodeReady {
   NodeId node;
   Epoch epoch;
 };
+/// The node cannot do its part in this epoch: it says so itself, or a peer that cannot reach it.
 struct NodeFailed {
   NodeId node;
   Epoch epoch;
@@ -139,13 +141,13 @@ class Membership {
   struct Member {
     NodeInfo info;
     NodeState state = NodeState::kJoined;
-    uint32_t failures = 0;  ///< in a row that blamed a peer
+    uint32_t failures = 0;  ///< kUnavailable ones in a row
   };
   enum class Phase : uint8_t {
     kAssembling,  ///< waits for every expected node, until assemble_deadline_
     kWaiting,     ///< has too few nodes, or is about to form an epoch of those it has
     kForming,     ///< waits for NodeReady of all, until form_deadline_
-    kRetrying,    ///< a node blamed a peer: forms anew at form_deadline_, or when a node is lost
+    kRetrying,    ///< a node was out of reach: forms anew at form_deadline_, or when a node is lost
     kServing,
   };
   using Members = std::map<NodeId, Member>;
@@ -182,6 +184,7 @@ class Membership {
   Epoch epoch_;  ///< the last that was formed; {0}: none yet
   Members members_;
   uint64_t num_requests_ = 0;
+  std::string retry_reason_;  ///< why the last epoch was given up, in kRetrying
 };
 
 }  // namespace troupe::cluster

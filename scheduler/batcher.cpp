@@ -63,6 +63,12 @@ void Batcher::step_done(StepId step) {
     }
   }
   step_.reset();
+  if (std::exchange(frees_at_step_end_, false)) blocks_freed();
+}
+
+void Batcher::blocks_freed() {
+  front_refused_ = false;
+  if (ask_) ask_->retry = true;
 }
 
 void Batcher::left(RequestId request) {
@@ -72,15 +78,21 @@ void Batcher::left(RequestId request) {
       std::erase_if(step_->entries,
                     [&](const StepEntry& entry) { return entry.request == request; });
     }
-    front_refused_ = false;
-    if (ask_) ask_->retry = true;
+    if (step_) {
+      frees_at_step_end_ = true;
+    } else {
+      blocks_freed();
+    }
     return;
   }
   const auto waiting = std::ranges::find(waiting_, request, &Waiting::request);
   if (waiting == waiting_.end()) return;
   if (waiting == waiting_.begin()) {
     front_refused_ = false;
-    if (ask_ && ask_->request == request) ask_->abandoned = true;
+    if (ask_ && ask_->request == request) {
+      ask_->abandoned = true;
+      frees_at_step_end_ = step_.has_value();
+    }
   }
   waiting_.erase(waiting);
 }

@@ -31,7 +31,7 @@ struct Arrived {
   uint32_t num_known = 0;
   uint32_t max_context = 0;
 };
-/// The KV holder's answer to ReserveBlocks.
+/// The KV holder's answer to ReserveBlocks; every one is told, also if the request left meanwhile.
 struct BlocksReserved {
   RequestId request;
 };
@@ -43,8 +43,8 @@ struct StepDone {
   StepId step;
 };
 /// Finished, cancelled or failed: frees its place; it appears in no later step. Sent before the
-/// StepDone of the step that finished it. The shell releases the request's blocks with it, after
-/// whatever reservation it has asked for.
+/// StepDone of the step that finished it. Its blocks may be read by the step that is out: the shell
+/// releases them before StepDone then, and before Left if no step is out.
 struct Left {
   RequestId request;
 };
@@ -105,6 +105,7 @@ class Batcher {
   void answered(RequestId request, bool reserved);
   void step_done(StepId step);
   void left(RequestId request);
+  void blocks_freed();
   std::optional<ReserveBlocks> next_ask();
   std::optional<RunStep> next_step();
   Running* find_running(RequestId request);
@@ -113,8 +114,9 @@ class Batcher {
   std::deque<Waiting> waiting_;   ///< by arrival; the one asked for is at the front
   std::vector<Running> running_;  ///< by arrival
   std::optional<Ask> ask_;
-  bool front_refused_ = false;   ///< waiting_.front() waits until blocks are freed
-  std::optional<RunStep> step_;  ///< the one that is out, without the entries of those who left
+  bool front_refused_ = false;      ///< waiting_.front() waits until blocks are freed
+  bool frees_at_step_end_ = false;  ///< somebody left during the step that is out
+  std::optional<RunStep> step_;     ///< the one that is out, without the entries of those who left
   StepId last_step_;
 };
 
