@@ -192,18 +192,19 @@ class ExpertShardShell {
       keys.push_back(key);
       batch->push_back(std::move(node.mapped()));
     }
-    services_->executor->submit([this, batch, keys = std::move(keys), layer = e.layer,
+    services_->executor->submit([this, batch, keys = std::move(keys), layer = e.layer, epoch = epoch_,
                                  engine = engine_, ops = services_->ops,
                                  hidden = services_->checkpoint->config().hidden_size,
                                  me = caf::actor_cast<caf::actor>(self_)] {
       compute_batch(*engine, *ops, layer, hidden, *batch);
-      caf::anon_send(me, JobDone{[this, batch, keys] { batch_done(keys, *batch); }});
+      caf::anon_send(me, JobDone{[this, batch, keys, epoch] { batch_done(epoch, keys, *batch); }});
     });
   }
 
-  void batch_done(const std::vector<experts::DispatchKey>& keys,
+  void batch_done(Epoch epoch, const std::vector<experts::DispatchKey>& keys,
                   const std::vector<PendingDispatch>& batch) {
-    for (size_t i = 0; i < keys.size(); ++i) {
+    // Answers are labelled with the epoch in force: those of an older one must not pass for it.
+    for (size_t i = 0; i < keys.size() && epoch == epoch_; ++i) {
       answer(keys[i], transport::FrameKind::kCombine, batch[i].results,
              static_cast<uint32_t>(batch[i].frame.header.assignments.size()));
     }

@@ -97,10 +97,10 @@ class RouterShell {
     const auto found = requests_.find(msg.request);
     if (found == requests_.end()) {  // cancelled while the holder answered
       if (msg.granted) self_->send(kv_holder_, ReleaseBlocks{msg.request});
-      return;
+    } else if (msg.granted) {
+      found->second.block_table = msg.table;
     }
     if (!msg.granted) return batch(scheduler::BlocksRefused{msg.request});
-    found->second.block_table = msg.table;
     batch(scheduler::BlocksReserved{msg.request});
   }
 
@@ -307,8 +307,8 @@ class RouterShell {
   void leave(RequestId request) {
     requests_.erase(request);
     released_.push_back(request);
+    if (!active_ && !busy_) idle();  // the blocks are free before the batcher asks for more
     batch(scheduler::Left{request});
-    if (!active_ && !busy_) idle();
   }
 
   void fail(RequestId request, uint32_t attempt, Error error) {
