@@ -16,6 +16,7 @@ namespace troupe::transport {
 namespace {
 
 constexpr std::string_view kPrefix = "ucx1:";
+constexpr uint8_t kNetBit = 1, kShmBit = 2;
 constexpr std::string_view kDigits = "0123456789abcdef";
 // Worker addresses have some hundred bytes per network device.
 constexpr size_t kMaxTextBytes = size_t{64} << 10;
@@ -66,6 +67,8 @@ std::string to_text(const PortAddress& address) {
   capnp::MallocMessageBuilder builder;
   auto wire = builder.initRoot<wire::PortAddress>();
   wire.setProtocol(kProtocolVersion);
+  wire.setWires(
+      static_cast<uint8_t>((address.by_net ? kNetBit : 0) | (address.by_shm ? kShmBit : 0)));
   wire.setHost(address.host);
   wire.setNetWorker(as_data(address.net_worker));
   wire.setShmWorker(as_data(address.shm_worker));
@@ -103,7 +106,9 @@ Result<PortAddress> parse_port_address(const std::string& text) {
                                            std::to_string(kProtocolVersion) +
                                            "; run the same release on all nodes"};
     }
-    return PortAddress{.host = wire.getHost(),
+    return PortAddress{.by_net = (wire.getWires() & kNetBit) != 0,
+                       .by_shm = (wire.getWires() & kShmBit) != 0,
+                       .host = wire.getHost(),
                        .net_worker = as_bytes(wire.getNetWorker()),
                        .shm_worker = as_bytes(wire.getShmWorker())};
   } catch (const kj::Exception& e) {

@@ -13,11 +13,13 @@
 
 namespace troupe::transport {
 
-/// What Port::address() of a UCX port says; an empty worker address means "not offered".
+/// What Port::address() of a UCX port says.
 struct PortAddress {
-  uint64_t host = 0;  ///< this_host() of the process
+  bool by_net = false;  ///< frames may come by the network
+  bool by_shm = false;  ///< frames may come through shared memory
+  uint64_t host = 0;    ///< this_host() of the process
   std::vector<std::byte> net_worker;
-  std::vector<std::byte> shm_worker;
+  std::vector<std::byte> shm_worker;  ///< meant for one peer; empty in Port::address()
   friend bool operator==(const PortAddress&, const PortAddress&) = default;
 };
 

@@ -9,19 +9,7 @@ Error ucx_error(const char* call, ucs_status_t status) {
   return Error{Code::kInternal, std::string(call) + " failed: " + ucs_status_string(status)};
 }
 
-Result<std::unique_ptr<UcxWorker>> UcxWorker::open(Wires wires) {
-  std::unique_ptr<UcxWorker> worker(new UcxWorker(wires));
-  TRY(worker->open_context());
-  TRY(worker->open_worker());
-  return worker;
-}
-
-UcxWorker::~UcxWorker() {
-  if (worker_ != nullptr) ucp_worker_destroy(worker_);
-  if (context_ != nullptr) ucp_cleanup(context_);
-}
-
-Result<void> UcxWorker::open_context() {
+Result<std::shared_ptr<UcxContext>> UcxContext::open(Wires wires) {
   ucp_config_t* raw = nullptr;
   ucs_status_t status = ucp_config_read(nullptr, nullptr, &raw);
   if (status != UCS_OK) return ucx_error("ucp_config_read", status);
@@ -31,12 +19,12 @@ Result<void> UcxWorker::open_context() {
     if (result == UCS_OK) return {};
     return ucx_error("ucp_config_modify", result).with_context(std::string(name) + "=" + value);
   };
-  if (wires_ == Wires::kShm) {
+  if (wires == Wires::kShm) {
     TRY(set("TLS", "posix,cma"));
     TRY(set("MM_ERROR_HANDLING", "y"));
+    // Lets error mode PEER use CMA. UCX says it cannot stop a peer from reading memory that was
+    // sent and then cancelled; such a frame fails its hash and is dropped.
     TRY(set("MEMORY_INVALIDATE", "y"));
-    // Without a socket only a look at the peer's pid tells that it died; its default is 20 s.
-    TRY(set("KEEPALIVE_INTERVAL", "500ms"));
   } else {
     if (std::getenv("UCX_TLS") == nullptr) TRY(set("TLS", "^posix,sysv,cma,self"));
     // Blocking connects stop the driver for two minutes when a host swallows packets, and when the
@@ -48,21 +36,29 @@ Result<void> UcxWorker::open_context() {
   params.field_mask = UCP_PARAM_FIELD_FEATURES | UCP_PARAM_FIELD_MT_WORKERS_SHARED;
   params.features = UCP_FEATURE_AM | UCP_FEATURE_WAKEUP;
   params.mt_workers_shared = 0;
-  status = ucp_init(&params, config.get(), &context_);
+  std::shared_ptr<UcxContext> context(new UcxContext());
+  status = ucp_init(&params, config.get(), &context->context_);
   if (status == UCS_ERR_NO_DEVICE) {
-    return Error{Code::kUnsupported, "UCX finds no device for the transport " +
-                                         std::string(transport_name()) +
-                                         "; see `ucx_info -d` and the variable UCX_TLS"};
+    return Error{Code::kUnsupported,
+                 std::string("UCX finds no device for ") +
+                     (wires == Wires::kShm ? "shared memory" : "the network") +
+                     "; see `ucx_info -d` and the variables UCX_TLS and UCX_NET_DEVICES"};
   }
   if (status != UCS_OK) return ucx_error("ucp_init", status);
-  return {};
+  return context;
 }
 
-Result<void> UcxWorker::open_worker() {
+Result<std::unique_ptr<UcxWorker>> UcxWorker::open(std::shared_ptr<UcxContext> context) {
+  std::unique_ptr<UcxWorker> worker(new UcxWorker(std::move(context)));
+  TRY(worker->create());
+  return worker;
+}
+
+Result<void> UcxWorker::create() {
   ucp_worker_params_t params{};
   params.field_mask = UCP_WORKER_PARAM_FIELD_THREAD_MODE;
   params.thread_mode = UCS_THREAD_MODE_SERIALIZED;
-  ucs_status_t status = ucp_worker_create(context_, &params, &worker_);
+  ucs_status_t status = ucp_worker_create(context_->handle(), &params, &worker_);
   if (status != UCS_OK) return ucx_error("ucp_worker_create", status);
 
   status = ucp_worker_get_efd(worker_, &event_fd_);
@@ -89,6 +85,28 @@ Result<void> UcxWorker::on_message(unsigned id, ucp_am_recv_callback_t callback,
   const ucs_status_t status = ucp_worker_set_am_recv_handler(worker_, &params);
   if (status != UCS_OK) return ucx_error("ucp_worker_set_am_recv_handler", status);
   return {};
+}
+
+Result<ucp_ep_h> UcxWorker::connect(const std::vector<std::byte>& address,
+                                    ucp_err_handler_cb_t on_error, void* argument) {
+  ucp_ep_params_t params{};
+  params.field_mask = UCP_EP_PARAM_FIELD_REMOTE_ADDRESS | UCP_EP_PARAM_FIELD_ERR_HANDLING_MODE |
+                      UCP_EP_PARAM_FIELD_ERR_HANDLER;
+  params.address = reinterpret_cast<const ucp_address_t*>(address.data());
+  params.err_mode = UCP_ERR_HANDLING_MODE_PEER;
+  params.err_handler = {.cb = on_error, .arg = argument};
+  ucp_ep_h endpoint = nullptr;
+  const ucs_status_t status = ucp_ep_create(worker_, &params, &endpoint);
+  if (status != UCS_OK) return ucx_error("ucp_ep_create", status);
+  return endpoint;
+}
+
+void close_by_force(ucp_ep_h endpoint) {
+  ucp_request_param_t params{};
+  params.op_attr_mask = UCP_OP_ATTR_FIELD_FLAGS;
+  params.flags = UCP_EP_CLOSE_FLAG_FORCE;
+  ucs_status_ptr_t request = ucp_ep_close_nbx(endpoint, &params);
+  if (UCS_PTR_IS_PTR(request)) ucp_request_free(request);  // freed when it completes
 }
 
 }  // namespace troupe::transport

@@ -22,10 +22,12 @@ struct FrameHeader {
   assignments @13 :List(UInt32);  # row, expert, row, expert, ...
 }
 
-# What Port.address() says, before it is made printable. An absent worker has an empty address.
+# What Port.address() says, before it is made printable; and what a port says to a peer before
+# frames go through shared memory.
 struct PortAddress {
   protocol @0 :UInt16;
-  host @1 :UInt64;            # equal on both sides: shared memory can be reached
-  netWorker @2 :Data;
-  shmWorker @3 :Data;
+  wires @1 :UInt8;            # bit 0: frames by the network, bit 1: by shared memory
+  host @2 :UInt64;            # equal on both sides: shared memory can be reached
+  netWorker @3 :Data;         # UCX worker address
+  shmWorker @4 :Data;         # of the worker for this one peer; empty in Port.address()
 }
