@@ -1,6 +1,7 @@
 #include "gateway/openai_response.hpp"
 
 #include <algorithm>
+#include <cstdio>
 
 #include "gateway/json_writer.hpp"
 #include "model/tokenizer_utf8.hpp"
@@ -96,10 +97,17 @@ std::string_view state_name(cluster::NodeState state) {
   return "unknown";
 }
 
+/// Node ids use all 64 bits; as JSON numbers JavaScript would round them.
+std::string hex_id(NodeId id) {
+  char text[17];
+  std::snprintf(text, sizeof text, "%016llx", static_cast<unsigned long long>(id.value));
+  return text;
+}
+
 void write_node(JsonWriter& json, const actors::NodeStatus& node) {
   const cluster::NodeInfo& info = node.member.info;
   json.begin_object();
-  json.field("id", info.id.value).field("name", info.name).field("role", role_name(info.role));
+  json.field("id", hex_id(info.id)).field("name", info.name).field("role", role_name(info.role));
   json.field("state", state_name(node.member.state)).field("host", info.host).field("pid", info.pid);
   json.field("version", info.version).field("arithmetic_class", info.arithmetic_class);
   json.field("num_experts_held", node.num_experts_held).field("experts", node.experts);
@@ -108,7 +116,7 @@ void write_node(JsonWriter& json, const actors::NodeStatus& node) {
   json.key("links").begin_array();
   for (const auto& link : node.links) {
     json.begin_object();
-    json.field("peer", link.peer.value).field("transport", link.transport);
+    json.field("peer", hex_id(link.peer)).field("transport", link.transport);
     json.field("frames_sent", link.frames_sent).field("frames_received", link.frames_received);
     json.field("bytes_sent", link.bytes_sent).field("bytes_received", link.bytes_received);
     json.field("frames_rejected", link.frames_rejected).end_object();

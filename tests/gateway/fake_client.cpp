@@ -191,7 +191,8 @@ FakeClient::Script babbles(const model::Tokenizer& tokenizer) {
   return [&tokenizer](const RequestSpec& spec) {
     constexpr std::array kWords = {"one",   "two",   "three", "router", "expert", "七",
                                    "token", "stage", "actor", "九",     "epoch",  "link"};
-    uint64_t key = spec.sampling.temperature == 0.0F ? 0 : spec.sampling.seed + 1;
+    const bool greedy = spec.sampling.temperature == 0.0F || spec.sampling.top_k == 1;
+    uint64_t key = greedy ? 0 : spec.sampling.seed + 1;
     for (const TokenId token : spec.prompt) key = random_bits(key, static_cast<uint64_t>(token));
     const bool endless = spec.stop_token_ids.empty();
     const uint64_t num_words = endless ? spec.max_tokens : 6 + random_bits(key, 0) % 6;

@@ -6,12 +6,13 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <cstdlib>
 
 namespace troupe::gateway {
 namespace {
 
-constexpr int kPatienceMs = 20'000;
+constexpr int kPatienceMs = 20'000;  // a stuck test fails instead of hanging
 
 }  // namespace
 
@@ -58,9 +59,10 @@ bool RawClient::fill() {
 }
 
 std::string RawClient::read_until(std::string_view mark) {
+  const auto end = std::chrono::steady_clock::now() + std::chrono::milliseconds(kPatienceMs);
   size_t at = 0;
   while ((at = buffer_.find(mark)) == std::string::npos) {
-    if (!fill()) {
+    if (std::chrono::steady_clock::now() > end || !fill()) {
       std::string rest;
       rest.swap(buffer_);
       return rest;
