@@ -1,0 +1,260 @@
+// A cluster of actors gives the tokens of one process, and survives what goes wrong around it.
+
+#include <gtest/gtest.h>
+
+#include <atomic>
+
+#include "actors/local_model.hpp"
+#include "base/random.hpp"
+#include "tests/actors/test_cluster.hpp"
+
+namespace troupe::actors {
+namespace {
+
+std::string golden_model(const std::string& name) {
+  return std::string(TROUPE_SOURCE_DIR) + "/tests/golden/models/" + name;
+}
+
+/// A mixed load: short and long prompts, greedy and sampled, with and without log-probabilities.
+std::vector<scheduler::RequestSpec> mixed_requests(uint32_t vocab_size, size_t count) {
+  std::vector<scheduler::RequestSpec> specs;
+  for (size_t i = 0; i < count; ++i) {
+    scheduler::RequestSpec spec{.max_tokens = static_cast<uint32_t>(4 + i * 3 % 29),
+                                .timeout = seconds(60)};
+    const size_t length = 1 + random_bits(1, i) % (i % 3 == 0 ? 150 : 12);
+    for (size_t t = 0; t < length; ++t) {
+      spec.prompt.push_back(static_cast<TokenId>(random_bits(2 + i, t) % vocab_size));
+    }
+    if (i % 2 == 0) {
+      spec.sampling.temperature = 0;
+    } else {
+      spec.sampling = {.temperature = 0.9F, .top_p = 0.95F, .top_k = 40, .seed = 77 + i};
+    }
+    spec.sampling.want_logprobs = i % 4 == 1;
+    spec.sampling.num_top_logprobs = i % 4 == 1 ? 3 : 0;
+    specs.push_back(std::move(spec));
+  }
+  return specs;
+}
+
+Stream alone(LocalModel& local, const scheduler::RequestSpec& spec) {
+  Stream stream;
+  const auto reason = local.generate(spec, [&](const model::SampledToken& token) {
+    stream.tokens.push_back(token);
+    return true;
+  });
+  CHECK(reason.ok());
+  stream.finished = *reason;
+  return stream;
+}
+
+void expect_same(const Stream& ours, const Stream& expected, size_t request) {
+  ASSERT_FALSE(ours.error.has_value()) << ours.error->message;
+  ASSERT_EQ(ours.ids(), expected.ids()) << "request " << request;
+  EXPECT_EQ(ours.finished, expected.finished);
+  for (size_t t = 0; t < ours.tokens.size(); ++t) {
+    ASSERT_EQ(ours.tokens[t].logprob, expected.tokens[t].logprob) << "request " << request;
+    ASSERT_EQ(ours.tokens[t].top_logprobs, expected.tokens[t].top_logprobs);
+  }
+}
+
+class SameTokens : public testing::TestWithParam<std::string> {};
+
+TEST_P(SameTokens, WhateverTheNumberOfShardsAndTheRequestsAround) {
+  const std::string model = GetParam();
+  const auto checkpoint = model::Checkpoint::open(model);
+  ASSERT_TRUE(checkpoint.ok()) << checkpoint.error().message;
+  const auto specs = mixed_requests(checkpoint->config().vocab_size, 16);
+  std::vector<Stream> expected;
+  {
+    auto local = LocalModel::load(*checkpoint, {.max_context = 512});
+    ASSERT_TRUE(local.ok()) << local.error().message;
+    for (const auto& spec : specs) expected.push_back(alone(**local, spec));
+  }
+  for (const uint32_t shards : {1U, 2U, 3U, 5U}) {
+    for (const size_t in_flight : {size_t{1}, size_t{4}, size_t{16}}) {
+      TestCluster cluster({.model = model, .num_shards = shards, .num_threads = shards % 2 + 1});
+      ASSERT_TRUE(cluster.wait_serving());
+      // Requests join while others are in the middle: each second token of one starts the next.
+      std::vector<std::shared_future<Stream>> streams(specs.size());
+      std::vector<std::promise<void>> started(specs.size());
+      std::atomic<size_t> next{0};
+      std::function<void()> start_next = [&] {
+        const size_t i = next.fetch_add(1);
+        if (i >= specs.size()) return;
+        streams[i] = cluster.submit(specs[i], [&](RequestId, size_t count) {
+          if (count == 2) start_next();
+        });
+        started[i].set_value();
+      };
+      for (size_t i = 0; i < in_flight; ++i) start_next();
+      for (size_t i = 0; i < specs.size(); ++i) {
+        ASSERT_EQ(started[i].get_future().wait_for(TestCluster::kPatience),
+                  std::future_status::ready);
+        expect_same(TestCluster::wait(streams[i]), expected[i], i);
+      }
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Models, SameTokens,
+                         testing::Values(std::string(TROUPE_SOURCE_DIR) + "/models/demo",
+                                         golden_model("v3-groups"), golden_model("v2-lite")),
+                         [](const auto& info) {
+                           std::string name = info.param.substr(info.param.rfind('/') + 1);
+                           std::replace(name.begin(), name.end(), '-', '_');
+                           return name;
+                         });
+
+scheduler::RequestSpec greedy(uint32_t max_tokens) {
+  scheduler::RequestSpec spec{.prompt = {3, 1, 4, 1, 5}, .max_tokens = max_tokens,
+                              .timeout = seconds(60)};
+  spec.sampling.temperature = 0;
+  return spec;
+}
+
+TEST(Cluster, DuplicatedAndReorderedFramesChangeNothing) {
+  const std::string model = golden_model("v3-groups");
+  Stream clean, faulty;
+  {
+    TestCluster cluster({.model = model});
+    ASSERT_TRUE(cluster.wait_serving());
+    clean = TestCluster::wait(cluster.submit(greedy(40)));
+  }
+  TestCluster cluster(
+      {.model = model,
+       .faults = transport::FaultOptions{.seed = 5, .duplicate = 0.5}});
+  ASSERT_TRUE(cluster.wait_serving());
+  faulty = TestCluster::wait(cluster.submit(greedy(40)));
+  expect_same(faulty, clean, 0);
+}
+
+TEST(Cluster, LosingAShardEndsItsRequestsWithAnErrorAndServesAgainWithTheRest) {
+  TestCluster cluster({.model = golden_model("v3-groups"), .num_shards = 3});
+  ASSERT_TRUE(cluster.wait_serving());
+  const Stream before = TestCluster::wait(cluster.submit(greedy(30)));
+  std::promise<void> under_way;
+  const auto victim = cluster.submit(greedy(400), [&](RequestId, size_t count) {
+    if (count == 2) under_way.set_value();
+  });
+  under_way.get_future().wait();
+  cluster.kill("shard-1");
+  const Stream lost = TestCluster::wait(victim);
+  ASSERT_TRUE(lost.error.has_value());
+  EXPECT_EQ(lost.error->code, Code::kUnavailable);
+  EXPECT_FALSE(lost.finished.has_value());
+  ASSERT_TRUE(cluster.wait_serving());
+  expect_same(TestCluster::wait(cluster.submit(greedy(30))), before, 0);
+  const ClusterStatus status = cluster.status();
+  EXPECT_EQ(status.nodes.size(), 3U);
+  EXPECT_GE(status.epoch.value, 2U);
+}
+
+TEST(Cluster, LosingTheRouterEndsRequestsWithAnErrorAndRefusesNewOnes) {
+  TestCluster cluster({.model = golden_model("v3-groups"), .num_shards = 2});
+  ASSERT_TRUE(cluster.wait_serving());
+  std::promise<void> under_way;
+  const auto victim = cluster.submit(greedy(400), [&](RequestId, size_t count) {
+    if (count == 2) under_way.set_value();
+  });
+  under_way.get_future().wait();
+  cluster.kill("router-0");
+  const Stream lost = TestCluster::wait(victim);
+  ASSERT_TRUE(lost.error.has_value());
+  EXPECT_EQ(lost.error->code, Code::kUnavailable);
+  const Stream refused = TestCluster::wait(cluster.submit(greedy(4)));
+  ASSERT_TRUE(refused.error.has_value());
+  EXPECT_EQ(refused.error->code, Code::kUnavailable);
+  EXPECT_FALSE(refused.admitted);
+}
+
+TEST(Cluster, ANodeThatComesBackIsTakenInWhenNothingRuns) {
+  TestCluster cluster({.model = golden_model("v3-groups"), .num_shards = 2});
+  ASSERT_TRUE(cluster.wait_serving());
+  const Stream before = TestCluster::wait(cluster.submit(greedy(30)));
+  cluster.kill("shard-0");
+  ASSERT_TRUE(cluster.wait_until([&] { return cluster.status().nodes.size() == 2; }));
+  ASSERT_TRUE(cluster.wait_serving());
+  cluster.add_shard("shard-0");
+  ASSERT_TRUE(cluster.wait_until([&] {
+    const ClusterStatus status = cluster.status();
+    size_t holding = 0;
+    for (const NodeStatus& node : status.nodes) holding += node.num_experts_held > 0 ? 1 : 0;
+    return status.serving && holding == 2;
+  }));
+  expect_same(TestCluster::wait(cluster.submit(greedy(30))), before, 0);
+}
+
+TEST(Cluster, ACancelledRequestFreesItsBlocks) {
+  TestCluster cluster({.model = golden_model("v3-groups")});
+  ASSERT_TRUE(cluster.wait_serving());
+  std::promise<RequestId> id;
+  (void)cluster.submit(greedy(450), [&](RequestId request, size_t count) {
+    if (count == 3) id.set_value(request);
+  });
+  const RequestId request = id.get_future().get();
+  EXPECT_GT(cluster.status().nodes.front().kv_blocks_used, 0U);
+  cluster.client().cancel(request);
+  EXPECT_TRUE(cluster.wait_until([&] {
+    const ClusterStatus status = cluster.status();
+    return status.counts.running == 0 && status.nodes.front().kv_blocks_used == 0;
+  }));
+}
+
+TEST(Cluster, RequestsBeyondTheQueueAreRefused) {
+  TestCluster cluster({.model = golden_model("v3-groups"),
+                       .scheduler = {.max_queued = 2, .max_running = 1, .max_context = 512}});
+  ASSERT_TRUE(cluster.wait_serving());
+  std::vector<std::shared_future<Stream>> streams;
+  for (int i = 0; i < 8; ++i) streams.push_back(cluster.submit(greedy(200)));
+  size_t refused = 0, finished = 0;
+  for (const auto& future : streams) {
+    const Stream stream = TestCluster::wait(future);
+    if (stream.error) {
+      EXPECT_EQ(stream.error->code, Code::kResourceExhausted);
+      EXPECT_FALSE(stream.admitted);
+      ++refused;
+    } else {
+      EXPECT_EQ(stream.tokens.size(), 200U);
+      ++finished;
+    }
+  }
+  EXPECT_EQ(refused, 5U);
+  EXPECT_EQ(finished, 3U);
+}
+
+TEST(Cluster, MoreRequestsThanBlocksWaitForEachOther) {
+  // Each request needs 4 of the 9 blocks: two run, the others wait for their blocks.
+  TestCluster cluster({.model = golden_model("v3-groups"), .kv_blocks = 9});
+  ASSERT_TRUE(cluster.wait_serving());
+  std::vector<std::shared_future<Stream>> streams;
+  for (int i = 0; i < 8; ++i) streams.push_back(cluster.submit(greedy(50)));
+  const Stream first = TestCluster::wait(streams[0]);
+  for (const auto& future : streams) expect_same(TestCluster::wait(future), first, 0);
+}
+
+TEST(Cluster, ADeadlineEndsARequest) {
+  TestCluster cluster({.model = golden_model("v3-groups")});
+  ASSERT_TRUE(cluster.wait_serving());
+  scheduler::RequestSpec spec = greedy(500 - 5);
+  spec.timeout = milliseconds(20);
+  const Stream late = TestCluster::wait(cluster.submit(spec));
+  ASSERT_TRUE(late.error.has_value());
+  EXPECT_EQ(late.error->code, Code::kDeadlineExceeded);
+  expect_same(TestCluster::wait(cluster.submit(greedy(5))),
+              TestCluster::wait(cluster.submit(greedy(5))), 0);
+}
+
+TEST(Cluster, TokensOutsideTheVocabularyFailTheRequestAlone) {
+  TestCluster cluster({.model = golden_model("v3-groups")});
+  ASSERT_TRUE(cluster.wait_serving());
+  scheduler::RequestSpec spec = greedy(5);
+  spec.prompt.push_back(1 << 24);
+  const auto bad = cluster.submit(spec);
+  const auto good = cluster.submit(greedy(5));
+  EXPECT_EQ(TestCluster::wait(bad).error->code, Code::kInvalidArgument);
+  EXPECT_EQ(TestCluster::wait(good).tokens.size(), 5U);
+}
+
+}  // namespace
+}  // namespace troupe::actors

@@ -1,0 +1,133 @@
+// troupe generate: one request, one process, no cluster.
+
+#include <chrono>
+#include <cstdio>
+#include <optional>
+
+#include "apps/command.hpp"
+#include "apps/local_options.hpp"
+#include "model/chat_format.hpp"
+#include "model/text_stream.hpp"
+#include "model/tokenizer.hpp"
+
+namespace troupe::apps {
+namespace po = boost::program_options;
+namespace {
+
+struct Prompt {
+  std::vector<TokenId> tokens;
+  std::optional<model::Tokenizer> tokenizer;  ///< absent: a checkpoint without one
+};
+
+Result<Prompt> make_prompt(const Values& values) {
+  Prompt prompt;
+  if (values.count("tokens") + values.count("prompt") + values.count("chat") != 1) {
+    return Error{Code::kInvalidArgument, "give exactly one of --prompt, --chat and --tokens"};
+  }
+  auto tokenizer = model::Tokenizer::load(values["model"].as<std::string>());
+  if (values.count("tokens") != 0) {
+    prompt.tokens = TRY(parse_tokens(values["tokens"].as<std::string>()));
+    // Token ids need no tokenizer; a checkpoint that has none gives no text.
+    if (tokenizer.ok()) {
+      prompt.tokenizer = std::move(*tokenizer);
+    } else if (tokenizer.error().code != Code::kNotFound) {
+      return std::move(tokenizer).error();
+    }
+    return prompt;
+  }
+  if (!tokenizer.ok()) return std::move(tokenizer).error();
+  prompt.tokenizer = std::move(*tokenizer);
+  if (values.count("prompt") != 0) {
+    prompt.tokens = TRY(prompt.tokenizer->encode(values["prompt"].as<std::string>(),
+                                                 {.add_special_tokens = true}));
+    return prompt;
+  }
+  const model::ChatFormat format = TRY(model::ChatFormat::detect(*prompt.tokenizer));
+  const model::ChatMessage message{.content = values["chat"].as<std::string>()};
+  prompt.tokens = TRY(format.encode(*prompt.tokenizer, {&message, 1}));
+  return prompt;
+}
+
+Result<int> generate(const Values& values) {
+  const Prompt prompt = TRY(make_prompt(values));
+  const auto local = TRY(load_local_model(values));
+  scheduler::RequestSpec spec{.prompt = prompt.tokens,
+                              .max_tokens = values["max-tokens"].as<uint32_t>()};
+  spec.sampling.temperature = values["temperature"].as<float>();
+  spec.sampling.top_p = values["top-p"].as<float>();
+  spec.sampling.top_k = values["top-k"].as<int32_t>();
+  spec.sampling.min_p = values["min-p"].as<float>();
+  spec.sampling.seed = values["seed"].as<uint64_t>();
+  if (values.count("ignore-eos") == 0) spec.stop_token_ids = local->config().eos_token_ids;
+  const bool json = values.count("json") != 0;
+
+  std::optional<model::TextStream> stream;
+  if (prompt.tokenizer) stream = TRY(model::TextStream::create(*prompt.tokenizer));
+  std::vector<TokenId> tokens;
+  std::string text;
+  const auto emit = [&](const std::string& piece) {
+    text += piece;
+    if (json) return;
+    std::fwrite(piece.data(), 1, piece.size(), stdout);
+    std::fflush(stdout);
+  };
+  using Clock = std::chrono::steady_clock;
+  const auto start = Clock::now();
+  Clock::time_point first = start;
+  TRY(local->generate(spec, [&](const model::SampledToken& token) {
+    if (tokens.empty()) first = Clock::now();
+    tokens.push_back(token.token);
+    if (stream) {
+      emit(stream->push(token.token));
+    } else if (!json) {
+      std::printf("%s%d", tokens.size() > 1 ? "," : "", token.token);
+      std::fflush(stdout);
+    }
+    return true;
+  }));
+  if (stream) emit(stream->flush());
+  const std::chrono::duration<double, std::milli> ttft = first - start;
+  const std::chrono::duration<double, std::milli> decode = Clock::now() - first;
+  if (json) {
+    std::printf("{\"tokens\":%s,\"text\":%s}\n", json_array(tokens).c_str(),
+                prompt.tokenizer ? json_string(text).c_str() : "null");
+  } else {
+    std::printf("\n");
+  }
+  if (values.count("stats") != 0) {
+    std::fprintf(stderr, "%zu prompt tokens, %zu tokens; TTFT %.2f ms, TPOT %.3f ms; %s\n",
+                 prompt.tokens.size(), tokens.size(), ttft.count(),
+                 tokens.size() > 1 ? decode.count() / static_cast<double>(tokens.size() - 1) : 0.0,
+                 local->target());
+  }
+  return kSuccess;
+}
+
+}  // namespace
+
+int run_generate(const Arguments& arguments) {
+  CommandLine line{.usage = "troupe generate --model DIR (--prompt TEXT | --chat TEXT | --tokens IDS)",
+                   .text = "Generates with a model in this process. --prompt continues a text, --chat "
+                           "asks in the\nmodel's chat format, --tokens continues token ids.\n\n"
+                           "  troupe generate --model models/demo --chat 'What is 12 + 30?' "
+                           "--temperature 0"};
+  add_local_options(line.options);
+  line.options.add_options()("prompt,p", po::value<std::string>(), "text to continue")(
+      "chat,c", po::value<std::string>(), "a user's message")(
+      "tokens", po::value<std::string>(), "token ids to continue: 1,2,3")(
+      "max-tokens,n", po::value<uint32_t>()->default_value(128), "most tokens to generate")(
+      "temperature", po::value<float>()->default_value(1.0F), "0: greedy")(
+      "top-p", po::value<float>()->default_value(1.0F), "nucleus, (0, 1]")(
+      "top-k", po::value<int32_t>()->default_value(0), "0: off")(
+      "min-p", po::value<float>()->default_value(0.0F), "[0, 1]")(
+      "seed", po::value<uint64_t>()->default_value(0), "of sampling")(
+      "ignore-eos", "go on after the model's end token")(
+      "json", "print {\"tokens\":[...],\"text\":...} at the end")(
+      "stats", "print times to standard error");
+  Values values;
+  if (const auto code = line.parse(arguments, values)) return *code;
+  const auto done = generate(values);
+  return done.ok() ? *done : fail(done.error());
+}
+
+}  // namespace troupe::apps

@@ -1,0 +1,67 @@
+#include "apps/local_options.hpp"
+
+#include <boost/json.hpp>
+#include <charconv>
+#include <thread>
+
+namespace troupe::apps {
+namespace po = boost::program_options;
+
+void add_local_options(Options& options) {
+  options.add_options()("model,m", po::value<std::string>()->required(),
+                        "checkpoint directory (Hugging Face layout)")(
+      "threads", po::value<uint32_t>()->default_value(std::thread::hardware_concurrency()),
+      "compute threads; the results do not depend on it")(
+      "attention", po::value<std::string>()->default_value("absorbed"),
+      "form of MLA: absorbed or expanded; they round differently");
+}
+
+Result<std::unique_ptr<actors::LocalModel>> load_local_model(const Values& values) {
+  actors::LocalModelOptions options;
+  options.num_threads = values["threads"].as<uint32_t>();
+  if (options.num_threads < 1 || options.num_threads > 1024) {
+    return Error{Code::kInvalidArgument, "--threads must be between 1 and 1024"};
+  }
+  const auto form = values["attention"].as<std::string>();
+  if (form == "expanded") {
+    options.form = actors::AttentionForm::kExpanded;
+  } else if (form != "absorbed") {
+    return Error{Code::kInvalidArgument, "--attention must be absorbed or expanded, not '" + form +
+                                             "'"};
+  }
+  const auto checkpoint = TRY(model::Checkpoint::open(values["model"].as<std::string>()));
+  return actors::LocalModel::load(checkpoint, options);
+}
+
+Result<std::vector<TokenId>> parse_tokens(const std::string& text) {
+  std::vector<TokenId> tokens;
+  const char* at = text.data();
+  const char* end = at + text.size();
+  while (at != end) {
+    TokenId id = 0;
+    const auto [next, error] = std::from_chars(at, end, id);
+    if (error != std::errc() || id < 0 || (next != end && *next != ',') || next + 1 == end) {
+      return Error{Code::kInvalidArgument,
+                   "'" + text + "' is not a list of token ids such as 1,2,3 (at character " +
+                       std::to_string(at - text.data() + 1) + ")"};
+    }
+    tokens.push_back(id);
+    at = next == end ? end : next + 1;
+  }
+  return tokens;
+}
+
+std::string json_string(const std::string& text) {
+  return boost::json::serialize(boost::json::string(text));
+}
+
+std::string json_array(const std::vector<TokenId>& tokens) {
+  std::string out = "[";
+  for (size_t i = 0; i < tokens.size(); ++i) {
+    if (i > 0) out += ',';
+    out += std::to_string(tokens[i]);
+  }
+  return out + "]";
+}
+
+}  // namespace troupe::apps

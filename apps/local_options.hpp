@@ -1,0 +1,30 @@
+#pragma once
+
+// Options of the commands that run a model in this process.
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "actors/local_model.hpp"
+#include "apps/command.hpp"
+#include "base/ids.hpp"
+
+namespace troupe::apps {
+
+/// Adds --model, --threads, --attention.
+void add_local_options(Options& options);
+
+/// Opens and loads what those options name.
+Result<std::unique_ptr<actors::LocalModel>> load_local_model(const Values& values);
+
+/// "1,2,3" as token ids. @errors kInvalidArgument naming the part that is none.
+Result<std::vector<TokenId>> parse_tokens(const std::string& text);
+
+/// The text as a JSON string, quotes included.
+std::string json_string(const std::string& text);
+
+/// "[1,2,3]"
+std::string json_array(const std::vector<TokenId>& tokens);
+
+}  // namespace troupe::apps

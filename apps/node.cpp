@@ -1,0 +1,211 @@
+// troupe node: one router or expert shard of a cluster, in a process of its own.
+
+#include <unistd.h>
+
+#include <atomic>
+#include <caf/all.hpp>
+#include <caf/io/all.hpp>
+#include <csignal>
+#include <mutex>
+#include <optional>
+
+#include "actors/executor.hpp"
+#include "actors/expert_shard_actor.hpp"
+#include "actors/kv_holder_actor.hpp"
+#include "actors/node_actor.hpp"
+#include "actors/router_actor.hpp"
+#include "actors/services.hpp"
+#include "actors/system.hpp"
+#include "apps/command.hpp"
+#include "apps/signals.hpp"
+#include "apps/version.hpp"
+#include "base/log.hpp"
+#include "cluster/config.hpp"
+#include "kernels/backend.hpp"
+#include "transport/ports.hpp"
+
+namespace troupe::apps {
+namespace po = boost::program_options;
+namespace {
+
+constexpr Duration kConnectRetry = milliseconds(200);
+constexpr Duration kProbeTimeout = seconds(1);
+
+Result<cluster::NodeConfig> node_named(const cluster::ClusterConfig& config,
+                                       const std::string& name) {
+  std::string names;
+  for (const cluster::NodeConfig& node : config.nodes) {
+    if (node.name == name) return node;
+    names += (names.empty() ? "" : ", ") + node.name;
+  }
+  return Error{Code::kInvalidArgument,
+               "the configuration has no node '" + name + "'; it has " + names};
+}
+
+/// Connects to the head, which may still be starting. Probes first: CAF's own connect can block the
+/// process for minutes.
+Result<caf::actor> connect_to_head(caf::actor_system& system, const cluster::ClusterConfig& config) {
+  const int attempts = static_cast<int>(config.assemble_timeout.ns / kConnectRetry.ns) + 1;
+  Error last;
+  for (int attempt = 0; attempt < attempts; ++attempt) {
+    const auto probed = actors::probe_tcp(config.control_host, config.control_port, kProbeTimeout);
+    if (probed.ok()) {
+      auto head = system.middleman().remote_actor(config.control_host, config.control_port);
+      if (head) return *head;
+      last = {Code::kUnavailable, "the head at " + config.control_host + ":" +
+                                      std::to_string(config.control_port) +
+                                      " refused the connection: " + system.render(head.error())};
+    } else {
+      last = probed.error();
+    }
+    const int signal = wait_for_signal(kConnectRetry);
+    if (signal == SIGINT || signal == SIGTERM) return Error{Code::kCancelled, "interrupted"};
+  }
+  return std::move(last).with_context("joining the cluster");
+}
+
+transport::UcxWires wires_of(cluster::Wires wires) {
+  switch (wires) {
+    case cluster::Wires::kAuto: return transport::UcxWires::kAuto;
+    case cluster::Wires::kShm: return transport::UcxWires::kShm;
+    case cluster::Wires::kNet: return transport::UcxWires::kNet;
+  }
+  return transport::UcxWires::kAuto;
+}
+
+std::string host_name() {
+  char name[256] = "unknown";
+  gethostname(name, sizeof name - 1);
+  return name;
+}
+
+/// Why a node's actor ended, handed from its thread to the main one.
+class EndReason {
+ public:
+  void set(Error reason) {
+    const std::lock_guard lock(mutex_);
+    reason_ = std::move(reason);
+    kill(getpid(), SIGCHLD);  // wakes wait_for_signal()
+  }
+  std::optional<Error> get() {
+    const std::lock_guard lock(mutex_);
+    return reason_;
+  }
+
+ private:
+  std::mutex mutex_;
+  std::optional<Error> reason_;
+};
+
+/// Everything of the process that outlives its actors, in order of construction.
+struct Process {
+  const cluster::ClusterConfig& config;
+  const cluster::NodeConfig& node;
+  model::Checkpoint checkpoint;
+  kernels::ThreadPool pool;
+  std::unique_ptr<kernels::Ops> ops = kernels::make_cpu_ops(&pool);
+  std::shared_ptr<const model::RouterWeights> weights;  ///< router only
+  actors::WorkerServices services;
+  EndReason end;
+};
+
+caf::actor spawn_worker(caf::actor_system& system, Process& process, const caf::actor& head) {
+  const cluster::ClusterConfig& config = process.config;
+  if (process.node.role == cluster::Role::kExperts) {
+    return system.spawn(actors::expert_shard_actor, &process.services, head,
+                        experts::ShardOptions{});
+  }
+  const model::ModelConfig& model = process.checkpoint.config();
+  const auto holder = system.spawn(
+      actors::kv_holder_actor, actors::KvHolderOptions{config.kv_blocks, config.kv_block_tokens});
+  auto engine = std::make_shared<actors::RouterEngine>(
+      model, process.weights, *process.ops,
+      actors::KvShape{model.num_layers, config.kv_blocks, config.kv_block_tokens, model.kv_dim()},
+      actors::AttentionForm::kAbsorbed);
+  log::info("kv_cache", {{"blocks", config.kv_blocks}, {"bytes", engine->kv_bytes()}});
+  return system.spawn(actors::router_actor, &process.services, std::move(engine), holder, head,
+                      actors::RouterOptions{.batcher = {.max_step_tokens = config.max_step_tokens,
+                                                        .max_running = config.max_running}});
+}
+
+Result<int> run(const std::string& config_path, const std::string& name) {
+  const cluster::ClusterConfig config = TRY(cluster::load_cluster_config(config_path));
+  const cluster::NodeConfig node = TRY(node_named(config, name));
+  log::configure(log::Level::kInfo, name);
+  Process process{.config = config,
+                  .node = node,
+                  .checkpoint = TRY(model::Checkpoint::open(config.model)),
+                  .pool = kernels::ThreadPool(node.threads)};
+  if (node.role == cluster::Role::kRouter) {
+    process.weights = TRY(process.checkpoint.load_router());
+    log::info("weights_mapped", {{"model", config.model}});
+  }
+  const NodeId self = actors::fresh_node_id();
+  actors::SystemConfig system_config({.network = true,
+                                      .heartbeat_interval = config.heartbeat_interval,
+                                      .heartbeat_timeout = config.heartbeat_timeout,
+                                      .cluster = config.name});
+  caf::actor_system system(system_config);
+  const caf::actor head = TRY(connect_to_head(system, config));
+  const auto executor = actors::make_thread_executor();  // its jobs end before the system does
+  process.services = {.self = self,
+                      .cluster = actors::cluster_hash(config.name),
+                      .checkpoint = &process.checkpoint,
+                      .ops = process.ops.get(),
+                      .executor = executor.get()};
+  const caf::actor worker = spawn_worker(system, process, head);
+  const auto stop_worker = [&] {
+    caf::anon_send_exit(worker, caf::exit_reason::kill);
+    system.await_all_actors_done();  // then nothing uses the executor or the port any more
+  };
+  auto port = transport::open_ucx_port(
+      actors::port_options_for(self, process.services.cluster, worker),
+      {.wires = wires_of(config.wires)});
+  if (!port.ok()) {
+    stop_worker();
+    return std::move(port).error();
+  }
+  process.services.port = port->get();
+  const auto node_actor = system.spawn(
+      actors::node_actor, head, worker,
+      actors::NodeActorOptions{.info = {.id = self,
+                                        .name = name,
+                                        .role = node.role,
+                                        .version = kVersion,
+                                        .checkpoint_digest = process.checkpoint.digest(),
+                                        .arithmetic_class = process.ops->arithmetic_class(),
+                                        .link_address = (*port)->address(),
+                                        .host = host_name(),
+                                        .pid = static_cast<uint64_t>(getpid())},
+                               .on_end = [&process](const Error& e) { process.end.set(e); },
+                               .on_accepted = [] {}});
+  log::info("node_started", {{"role", node.role == cluster::Role::kRouter ? "router" : "experts"},
+                             {"kernels", process.ops->target()},
+                             {"threads", node.threads}});
+  int signal = 0;
+  while (signal != SIGINT && signal != SIGTERM && !process.end.get()) {
+    signal = wait_for_signal(seconds(3600));
+  }
+  caf::anon_send_exit(node_actor, caf::exit_reason::user_shutdown);
+  stop_worker();
+  if (const auto reason = process.end.get()) return *reason;
+  return kSuccess;
+}
+
+}  // namespace
+
+int run_node(const Arguments& arguments) {
+  CommandLine line{.usage = "troupe node --config FILE --name NAME",
+                   .text = "Runs one node that the configuration names, until it is stopped or loses the "
+                           "head.\n'troupe up' starts all nodes of a configuration on this machine; on "
+                           "other machines\nstart this command there, with the same file."};
+  line.options.add_options()("config", po::value<std::string>()->required(), "cluster configuration")(
+      "name", po::value<std::string>()->required(), "which of its nodes this is");
+  Values values;
+  if (const auto code = line.parse(arguments, values)) return *code;
+  block_signals();
+  const auto done = run(values["config"].as<std::string>(), values["name"].as<std::string>());
+  return done.ok() ? *done : fail(done.error());
+}
+
+}  // namespace troupe::apps

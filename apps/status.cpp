@@ -1,0 +1,101 @@
+// troupe status: what a running cluster is doing.
+
+#include <boost/json.hpp>
+#include <cstdio>
+#include <map>
+#include <string>
+
+#include "apps/command.hpp"
+#include "gateway/http_client.hpp"
+
+namespace troupe::apps {
+namespace po = boost::program_options;
+namespace json = boost::json;
+namespace {
+
+/// Members of a status; what a server of another version lacks shows as "-".
+std::string text(const json::value& object, const char* key) {
+  const json::value* value = object.is_object() ? object.get_object().if_contains(key) : nullptr;
+  if (value == nullptr || value->is_null()) return "-";
+  if (value->is_string()) return value->get_string().c_str();
+  return json::serialize(*value);
+}
+
+const json::array& list(const json::value& object, const char* key) {
+  static const json::array none;
+  const json::value* value = object.is_object() ? object.get_object().if_contains(key) : nullptr;
+  return value != nullptr && value->is_array() ? value->get_array() : none;
+}
+
+void print_table(const json::value& status) {
+  std::printf("%s; epoch %s\n", text(status, "condition").c_str(), text(status, "epoch").c_str());
+  const json::value* counts = status.get_object().if_contains("requests");
+  if (counts != nullptr) {
+    std::printf("requests: %s running, %s queued, %s finished, %s failed, %s cancelled, %s refused\n",
+                text(*counts, "running").c_str(), text(*counts, "queued").c_str(),
+                text(*counts, "finished_total").c_str(), text(*counts, "failed_total").c_str(),
+                text(*counts, "cancelled_total").c_str(), text(*counts, "refused_total").c_str());
+  }
+  std::printf("\n%-16s %-8s %-8s %-8s %-14s %-10s %s\n", "NODE", "ROLE", "STATE", "PID", "KV BLOCKS",
+              "ROWS", "EXPERTS");
+  for (const json::value& node : list(status, "nodes")) {
+    const std::string kv = text(node, "role") == "router" ? text(node, "kv_blocks_used") + "/" +
+                                                                text(node, "kv_blocks_total")
+                                                          : "-";
+    std::printf("%-16s %-8s %-8s %-8s %-14s %-10s %s\n", text(node, "name").c_str(),
+                text(node, "role").c_str(), text(node, "state").c_str(), text(node, "pid").c_str(),
+                kv.c_str(), text(node, "rows_computed").c_str(), text(node, "experts").c_str());
+  }
+  std::map<std::string, std::string> names;
+  for (const json::value& node : list(status, "nodes")) {
+    names[text(node, "id")] = text(node, "name");
+  }
+  std::printf("\n%-16s %-16s %-24s %10s %10s %14s %14s\n", "FROM", "TO", "TRANSPORT", "SENT",
+              "RECEIVED", "BYTES SENT", "BYTES RECEIVED");
+  for (const json::value& node : list(status, "nodes")) {
+    for (const json::value& link : list(node, "links")) {
+      std::printf("%-16s %-16s %-24s %10s %10s %14s %14s\n", text(node, "name").c_str(),
+                  names[text(link, "peer")].c_str(), text(link, "transport").c_str(),
+                  text(link, "frames_sent").c_str(), text(link, "frames_received").c_str(),
+                  text(link, "bytes_sent").c_str(), text(link, "bytes_received").c_str());
+    }
+  }
+}
+
+Result<int> show_status(const Values& values) {
+  const auto client = TRY(gateway::HttpClient::create(values["url"].as<std::string>(),
+                                                      {.silence_timeout = seconds(10)}));
+  const auto response = TRY(client.get("/v1/troupe/status"));
+  if (response.status != 200) {
+    return Error{Code::kUnavailable, "the server answered " + std::to_string(response.status) +
+                                         " to /v1/troupe/status; is it a Troupe gateway?"};
+  }
+  if (values.count("json") != 0) {
+    std::printf("%s\n", response.body.c_str());
+    return kSuccess;
+  }
+  boost::system::error_code failed;
+  const json::value status = json::parse(response.body, failed);
+  if (failed || !status.is_object()) {
+    return Error{Code::kCorrupt, "the server's status is no JSON object"};
+  }
+  print_table(status);
+  return kSuccess;
+}
+
+}  // namespace
+
+int run_status(const Arguments& arguments) {
+  CommandLine line{.usage = "troupe status [--url URL]",
+                   .text = "Shows a running cluster: nodes and their roles, experts held, links and "
+                           "their transports, requests."};
+  line.options.add_options()("url",
+                             po::value<std::string>()->default_value("http://127.0.0.1:8000"),
+                             "of the gateway")("json", "print the server's JSON");
+  Values values;
+  if (const auto code = line.parse(arguments, values)) return *code;
+  const auto done = show_status(values);
+  return done.ok() ? *done : fail(done.error());
+}
+
+}  // namespace troupe::apps

@@ -1,0 +1,79 @@
+// main: picks the subcommand.
+
+#include <unistd.h>
+
+#include <cstring>
+
+#include "apps/command.hpp"
+#include "apps/version.hpp"
+#include "transport/ports.hpp"
+#ifdef TROUPE_CUDA
+#include "kernels/cuda/devices.hpp"
+#endif
+
+namespace troupe::apps {
+namespace {
+
+void print_help(std::ostream& out) {
+  out << "troupe " << kVersion
+      << ": a distributed inference cluster for DeepSeek-style Mixture-of-Experts models\n\n"
+         "usage: troupe COMMAND [options]\n\nCommands:\n";
+  for (const Command& command : commands()) {
+    out << "  " << command.name << std::string(14 - std::strlen(command.name), ' ')
+        << command.summary << '\n';
+  }
+  out << "\n'troupe COMMAND --help' describes a command.\n\n"
+         "Exit codes: 0 success, 1 failure, 2 wrong usage or configuration, 3 a cluster or peer\n"
+         "cannot be reached, 4 only part was done, 130 interrupted.\n";
+}
+
+int run(int argc, char** argv) {
+  if (argc < 2) {
+    print_help(std::cerr);
+    return kUsage;
+  }
+  const std::string name = argv[1];
+  if (name == "help" || name == "--help" || name == "-h") {
+    print_help(std::cout);
+    return kSuccess;
+  }
+  const Arguments arguments(argv + 2, argv + argc);
+  if (name == "--version") return run_version(arguments);
+  std::vector<std::string> names;
+  for (const Command& command : commands()) {
+    if (name == command.name) return command.run(arguments);
+    names.emplace_back(command.name);
+  }
+  const auto meant = nearest(name, names);
+  std::cerr << "troupe: there is no command '" << name << "'"
+            << (meant ? "; did you mean '" + *meant + "'?" : "") << "\nRun 'troupe help'.\n";
+  return kUsage;
+}
+
+}  // namespace
+
+int run_version(const Arguments&) {
+  std::cout << "troupe " << kVersion << '\n';
+#ifdef TROUPE_CUDA
+  const auto devices = kernels::cuda_devices();
+  if (devices.empty()) std::cout << "CUDA: no GPU or no driver\n";
+  for (const kernels::CudaDevice& device : devices) {
+    std::cout << "CUDA: " << device.name << ", sm_" << device.sm << ", "
+              << (device.memory_bytes >> 30) << " GiB\n";
+  }
+#endif
+  return kSuccess;
+}
+
+}  // namespace troupe::apps
+
+int main(int argc, char** argv) {
+  // UCX reads part of its environment when its library loads, which was before main: set what is
+  // missing and begin again, once.
+  if (troupe::transport::prepare_ucx_environment()) {
+    execv("/proc/self/exe", argv);
+    std::perror("troupe: cannot execute itself again to set UCX's environment");
+    return troupe::apps::kFailure;
+  }
+  return troupe::apps::run(argc, argv);
+}
