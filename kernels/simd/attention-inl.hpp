@@ -45,6 +45,31 @@ float softmax_numerators(float* scores, size_t n) {
   return kernels::add_tree(lanes);
 }
 
+/// The dot products over the part of the keys without position and over the rotated part, which
+/// both make a score.
+struct Scoring {
+  const float* q;       ///< [queries, n] with q_stride
+  const float* q_rope;  ///< [queries, rope_dim] with q_rope_stride
+  size_t q_stride, q_rope_stride, queries;
+  size_t n, rope_dim;
+  float scale;
+};
+
+/// scores[q][t] = (q . keys[t] + q_rope . keys_rope[t]) * scale for some positions of one block.
+/// @param rope_scores scratch, [queries, positions]
+void score_block(const Scoring& s, const RowsOf<F32Row>& keys, const RowsOf<F32Row>& keys_rope,
+                 size_t positions, float* rope_scores, float* scores, size_t scores_stride) {
+  dot_all(s.q, s.q_stride, s.queries, keys, positions, s.n, scores, scores_stride);
+  dot_all(s.q_rope, s.q_rope_stride, s.queries, keys_rope, positions, s.rope_dim, rope_scores,
+          positions);
+  for (size_t q = 0; q < s.queries; ++q) {
+    for (size_t t = 0; t < positions; ++t) {
+      float& score = scores[q * scores_stride + t];
+      score = (score + rope_scores[q * positions + t]) * s.scale;
+    }
+  }
+}
+
 constexpr size_t kTileQueries = 4;
 /// Vectors of columns that a tile of weighted sums holds for each of its queries.
 constexpr size_t kTileColumns = 2;
@@ -147,23 +172,23 @@ void mla_absorbed(const MlaAbsorbedParams& p, Range rows, Range heads) {
   const size_t width = p.kv_rank + p.rope_dim;
   const size_t longest = longest_context(p.rows, rows);
   const auto scores = std::make_unique_for_overwrite<float[]>(heads.size() * longest);
+  const auto rope_scores = std::make_unique_for_overwrite<float[]>(heads.size() * p.block_tokens);
   const auto sums = std::make_unique_for_overwrite<float[]>(heads.size());
   for (size_t r = rows.first; r < rows.last; ++r) {
     const AttentionRow& row = p.rows[r];
-    const float* q_latent = p.q_latent.row(r) + heads.first * p.kv_rank;
-    const float* q_rope = p.q_rope.row(r) + heads.first * p.rope_dim;
+    const Scoring scoring{.q = p.q_latent.row(r) + heads.first * p.kv_rank,
+                          .q_rope = p.q_rope.row(r) + heads.first * p.rope_dim,
+                          .q_stride = p.kv_rank,
+                          .q_rope_stride = p.rope_dim,
+                          .queries = heads.size(),
+                          .n = p.kv_rank,
+                          .rope_dim = p.rope_dim,
+                          .scale = p.scale};
     float* out = p.out.row(r) + heads.first * p.kv_rank;
     over_blocks(row, p.block_tokens, width, 0, row.context_len,
                 [&](size_t t, size_t count, const float* kv) HWY_ATTR {
-                  dot_all(q_latent, p.kv_rank, heads.size(), RowsOf<F32Row>{kv, width}, count,
-                          p.kv_rank, [&](size_t h, size_t i, float dot) HWY_ATTR {
-                            scores[h * longest + t + i] = dot;
-                          });
-                  dot_all(q_rope, p.rope_dim, heads.size(), RowsOf<F32Row>{kv + p.kv_rank, width},
-                          count, p.rope_dim, [&](size_t h, size_t i, float dot) HWY_ATTR {
-                            float& score = scores[h * longest + t + i];
-                            score = (score + dot) * p.scale;
-                          });
+                  score_block(scoring, {kv, width}, {kv + p.kv_rank, width}, count,
+                              rope_scores.get(), scores.get() + t, longest);
                 });
     for (size_t h = 0; h < heads.size(); ++h) {
       sums[h] = softmax_numerators(scores.get() + h * longest, row.context_len);
@@ -190,7 +215,8 @@ class ExpandedHead {
         head_(head),
         longest_(longest),
         kv_(std::make_unique_for_overwrite<float[]>(longest * kv_dim())),
-        scores_(std::make_unique_for_overwrite<float[]>(kRowsTogether * longest)) {}
+        scores_(std::make_unique_for_overwrite<float[]>(kRowsTogether * longest)),
+        rope_scores_(std::make_unique_for_overwrite<float[]>(kRowsTogether * p.block_tokens)) {}
 
   /// Forgets the keys and values: the next rows are over other blocks.
   void reset() { made_ = 0; }
@@ -246,28 +272,29 @@ class ExpandedHead {
   /// Scores of the positions [first, last), the first row's into scores row `at`.
   void score(Range rows, size_t first, size_t last, size_t at = 0) {
     const float* q = p_.q.row(rows.first) + head_ * (p_.nope_dim + p_.rope_dim);
-    float* scores = scores_.get() + at * longest_;
+    const Scoring scoring{.q = q,
+                          .q_rope = q + p_.nope_dim,
+                          .q_stride = p_.q.stride,
+                          .q_rope_stride = p_.q.stride,
+                          .queries = rows.size(),
+                          .n = p_.nope_dim,
+                          .rope_dim = p_.rope_dim,
+                          .scale = p_.scale};
     over_blocks(p_.rows[rows.first], p_.block_tokens, width(), first, last,
                 [&](size_t t, size_t count, const float* latent) HWY_ATTR {
-                  dot_all(q, p_.q.stride, rows.size(),
-                          RowsOf<F32Row>{kv_.get() + t * kv_dim(), kv_dim()}, count, p_.nope_dim,
-                          [&](size_t r, size_t i, float dot)
-                              HWY_ATTR { scores[r * longest_ + t + i] = dot; });
-                  dot_all(q + p_.nope_dim, p_.q.stride, rows.size(),
-                          RowsOf<F32Row>{latent + p_.kv_rank, width()}, count, p_.rope_dim,
-                          [&](size_t r, size_t i, float dot) HWY_ATTR {
-                            float& score = scores[r * longest_ + t + i];
-                            score = (score + dot) * p_.scale;
-                          });
+                  score_block(scoring, {kv_.get() + t * kv_dim(), kv_dim()},
+                              {latent + p_.kv_rank, width()}, count, rope_scores_.get(),
+                              scores_.get() + at * longest_ + t, longest_);
                 });
   }
 
   const MlaExpandedParams& p_;
   size_t head_;
   size_t longest_;
-  size_t made_ = 0;                  ///< positions whose keys and values are in kv_
-  std::unique_ptr<float[]> kv_;      ///< [longest, nope_dim + v_dim]
-  std::unique_ptr<float[]> scores_;  ///< [kRowsTogether, longest]
+  size_t made_ = 0;                       ///< positions whose keys and values are in kv_
+  std::unique_ptr<float[]> kv_;           ///< [longest, nope_dim + v_dim]
+  std::unique_ptr<float[]> scores_;       ///< [kRowsTogether, longest]
+  std::unique_ptr<float[]> rope_scores_;  ///< scratch, [kRowsTogether, block_tokens]
 };
 
 void mla_expanded(const MlaExpandedParams& p, Range rows, Range heads) {

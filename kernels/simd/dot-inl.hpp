@@ -122,33 +122,43 @@ struct RowsOf {
   HWY_INLINE Row row(size_t o) const { return {data + o * stride}; }
 };
 
-/// Calls sink(r, o, x[r] . w[o]) for `rows` rows and `outputs` outputs, tile by tile.
-template <class Row, class Sink>
-HWY_INLINE void dot_all(const float* x, size_t x_stride, size_t rows, const RowsOf<Row>& w,
-                        size_t outputs, size_t n, const Sink& sink) {
-  const auto tiles = [&]<size_t kRows, size_t kOutputs>(size_t r, size_t o_first) HWY_ATTR {
-    size_t o = o_first;
-    const float* x_rows[kRows];
-    for (size_t i = 0; i < kRows; ++i) x_rows[i] = x + (r + i) * x_stride;
-    for (; o + kOutputs <= outputs; o += kOutputs) {
-      Row w_rows[kOutputs];
-      for (size_t j = 0; j < kOutputs; ++j) w_rows[j] = w.row(o + j);
-      float out[kRows][kOutputs];
-      dot_tile(x_rows, w_rows, n, out);
-      for (size_t i = 0; i < kRows; ++i) {
-        for (size_t j = 0; j < kOutputs; ++j) sink(r + i, o + j, out[i][j]);
-      }
+/// Tiles of kRows x kOutputs along the outputs from o on. @returns the first output left over.
+template <size_t kRows, size_t kOutputs, class Row>
+HWY_INLINE size_t dot_tiles(const float* x, size_t x_stride, const RowsOf<Row>& w, size_t o,
+                            size_t outputs, size_t n, float* out, size_t out_stride) {
+  const float* x_rows[kRows];
+  for (size_t i = 0; i < kRows; ++i) x_rows[i] = x + i * x_stride;
+  for (; o + kOutputs <= outputs; o += kOutputs) {
+    Row w_rows[kOutputs];
+    for (size_t j = 0; j < kOutputs; ++j) w_rows[j] = w.row(o + j);
+    float tile[kRows][kOutputs];
+    dot_tile(x_rows, w_rows, n, tile);
+    for (size_t i = 0; i < kRows; ++i) {
+      for (size_t j = 0; j < kOutputs; ++j) out[i * out_stride + o + j] = tile[i][j];
     }
-    return o;
-  };
+  }
+  return o;
+}
+
+/// out[r][o] = x[r] . w[o], each by rule 1, for all rows and outputs. Not inlined: one copy per
+/// type of row keeps the code, and the time to compile it, small.
+template <class Row>
+HWY_NOINLINE void dot_all(const float* x, size_t x_stride, size_t rows, const RowsOf<Row>& w,
+                          size_t outputs, size_t n, float* out, size_t out_stride) {
   size_t r = 0;
   for (; r + kTileRows <= rows; r += kTileRows) {
-    const size_t o = tiles.template operator()<kTileRows, kTileOutputs>(r, 0);
-    tiles.template operator()<kTileRows, 1>(r, o);
+    const float* x_r = x + r * x_stride;
+    float* out_r = out + r * out_stride;
+    const size_t o =
+        dot_tiles<kTileRows, kTileOutputs>(x_r, x_stride, w, 0, outputs, n, out_r, out_stride);
+    dot_tiles<kTileRows, 1>(x_r, x_stride, w, o, outputs, n, out_r, out_stride);
   }
   for (; r < rows; ++r) {
-    const size_t o = tiles.template operator()<1, kTileOutputsOneRow>(r, 0);
-    tiles.template operator()<1, 1>(r, o);
+    const float* x_r = x + r * x_stride;
+    float* out_r = out + r * out_stride;
+    const size_t o =
+        dot_tiles<1, kTileOutputsOneRow>(x_r, x_stride, w, 0, outputs, n, out_r, out_stride);
+    dot_tiles<1, 1>(x_r, x_stride, w, o, outputs, n, out_r, out_stride);
   }
 }
 

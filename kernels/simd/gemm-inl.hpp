@@ -71,10 +71,11 @@ void product(const GemmParams& p, const RowsOf<Row>& w, size_t first, size_t cou
       std::max(kTileRows, kCachedFloats / std::max<size_t>(1, p.w.in) / kTileRows * kTileRows);
   for (size_t r0 = 0; r0 < p.x.rows; r0 += rows_at_once) {
     const size_t rows = std::min(rows_at_once, p.x.rows - r0);
-    dot_all(p.x.row(r0), p.x.stride, rows, w, count, p.w.in,
-            [&](size_t r, size_t o, float sum) HWY_ATTR {
-              p.y.row(r0 + r)[first + o] = p.bias == nullptr ? sum : sum + p.bias[first + o];
-            });
+    dot_all(p.x.row(r0), p.x.stride, rows, w, count, p.w.in, p.y.row(r0) + first, p.y.stride);
+  }
+  if (p.bias == nullptr) return;
+  for (size_t r = 0; r < p.x.rows; ++r) {
+    for (size_t o = first; o < first + count; ++o) p.y.row(r)[o] += p.bias[o];
   }
 }
 
