@@ -4,6 +4,7 @@
 #include <array>
 #include <bit>
 #include <cmath>
+#include <limits>
 #include <string>
 
 #include "base/random.hpp"
@@ -29,7 +30,8 @@ double exp_of(double x) {
   constexpr double kLog2E = 1.4426950408889634;
   constexpr double kLn2High = 0x1.62e42feep-1;  // ends in zero bits: a product with n is exact
   constexpr double kLn2Low = 0x1.a39ef35793c76p-33;
-  const double n = std::floor(x * kLog2E + 0.5);
+  constexpr double kRounder = 0x1.8p52;  // adding it leaves no bits for a fraction
+  const double n = (x * kLog2E + kRounder) - kRounder;
   const double r = (x - n * kLn2High) - n * kLn2Low;  // |r| < 0.35: the next term is below 2^-57
   double sum = kInverseFactorials.back();
   for (size_t k = kInverseFactorials.size() - 1; k-- > 0;) sum = sum * r + kInverseFactorials[k];
@@ -106,6 +108,19 @@ TokenId draw(const std::vector<Candidate>& candidates, double uniform) {
   return chosen;
 }
 
+/// The highest finite logit's token, the lowest id of equals.
+TokenId argmax(std::span<const float> logits) {
+  TokenId best = kNoToken;
+  float highest = -std::numeric_limits<float>::infinity();
+  for (size_t i = 0; i < logits.size(); ++i) {
+    if (logits[i] > highest && logits[i] <= std::numeric_limits<float>::max()) {
+      highest = logits[i];
+      best = static_cast<TokenId>(i);
+    }
+  }
+  return best;
+}
+
 TokenId choose(std::vector<Candidate> candidates, const SamplingParams& params, float highest,
                uint64_t position) {
   if (params.top_k > 0) keep_top_k(candidates, static_cast<size_t>(params.top_k));
@@ -168,18 +183,18 @@ Result<void> validate(const SamplingParams& params) {
 
 SampledToken sample(std::span<const float> logits, const SamplingParams& params,
                     uint64_t position) {
+  SampledToken out;
+  out.token = argmax(logits);
+  const bool is_greedy = params.temperature == 0.0F;
+  if (out.token == kNoToken || (is_greedy && !params.want_logprobs)) return out;
+  const float highest = logits[static_cast<size_t>(out.token)];
   std::vector<Candidate> candidates;
   candidates.reserve(logits.size());
   for (size_t i = 0; i < logits.size(); ++i) {
     if (std::isfinite(logits[i])) candidates.push_back({static_cast<TokenId>(i), logits[i], 0});
   }
-  SampledToken out;
-  out.token = kNoToken;
-  if (candidates.empty()) return out;
-  const Candidate best = *std::min_element(candidates.begin(), candidates.end(), more_likely);
-  out.token =
-      params.temperature == 0.0F ? best.token : choose(candidates, params, best.logit, position);
-  if (params.want_logprobs) add_logprobs(candidates, params, best.logit, out);
+  if (!is_greedy) out.token = choose(candidates, params, highest, position);
+  if (params.want_logprobs) add_logprobs(candidates, params, highest, out);
   return out;
 }
 
