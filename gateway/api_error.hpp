@@ -19,9 +19,9 @@ struct ApiError {
   std::string type = "invalid_request_error";
   std::string message;
   std::optional<std::string> code;
-  std::optional<std::string> param;           ///< the request field at fault
-  std::optional<uint32_t> retry_after_s;      ///< Retry-After, 1 .. 60
-  bool retry_is_useless = false;              ///< sends x-should-retry: false
+  std::optional<std::string> param;       ///< the request field at fault
+  std::optional<uint32_t> retry_after_s;  ///< Retry-After, 1 .. 60
+  bool retry_is_useless = false;          ///< sends x-should-retry: false
 };
 
 /// A T or the answer to a request that has none.

@@ -24,14 +24,15 @@ using std::chrono::steady_clock;
 namespace {
 
 constexpr size_t kReadBytes = 4096;
-constexpr size_t kMaxPipelinedBytes = 64U << 10;   // read ahead while an answer is in progress
-constexpr size_t kMaxLingerBytes = 1U << 20;       // swallowed after a refusal, so that it is read
+constexpr size_t kMaxPipelinedBytes = 64U << 10;  // read ahead while an answer is in progress
+constexpr size_t kMaxLingerBytes = 1U << 20;      // swallowed after a refusal, so that it is read
 constexpr Duration kLingerTimeout = seconds(2);
 constexpr auto kBarkAgain = std::chrono::milliseconds(100);
 
 Instant now() {
-  return {std::chrono::duration_cast<std::chrono::nanoseconds>(
-              steady_clock::now().time_since_epoch()).count()};
+  return {
+      std::chrono::duration_cast<std::chrono::nanoseconds>(steady_clock::now().time_since_epoch())
+          .count()};
 }
 
 std::string http_date() {
@@ -53,14 +54,16 @@ std::string random_hex() {
 /// A client's own id, if it is fit for headers and logs.
 std::string request_id_from(std::string_view offered) {
   const bool fit = !offered.empty() && offered.size() <= 128 &&
-                   offered.find_first_not_of("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
-                                             "0123456789-_.:") == std::string_view::npos;
+                   offered.find_first_not_of(
+                       "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+                       "0123456789-_.:") == std::string_view::npos;
   return fit ? std::string(offered) : random_hex();
 }
 
 /// A label of bounded variety: clients may send any word as their method.
 std::string_view method_label(std::string_view method) {
-  for (const std::string_view known : {"GET", "POST", "HEAD", "OPTIONS", "PUT", "DELETE", "PATCH"}) {
+  for (const std::string_view known :
+       {"GET", "POST", "HEAD", "OPTIONS", "PUT", "DELETE", "PATCH"}) {
     if (method == known) return known;
   }
   return "other";
@@ -238,8 +241,11 @@ asio::awaitable<void> Connection::answer(HttpRequest request) {
   state_.metrics.http_request(route, method_label(request.method), status, took);
   const bool is_probe = route == "/health" || route == "/metrics" || route == "/ping";
   log::write(is_probe ? log::Level::kDebug : log::Level::kInfo, "http_request",
-             {{"id", request.request_id}, {"method", request.method}, {"route", route},
-              {"status", status}, {"ms", took.ns / 1'000'000}});
+             {{"id", request.request_id},
+              {"method", request.method},
+              {"route", route},
+              {"status", status},
+              {"ms", took.ns / 1'000'000}});
 }
 
 asio::awaitable<int> Connection::serve_exchange(const HttpRequest& request, Exchange& exchange) {
@@ -274,7 +280,8 @@ asio::awaitable<int> Connection::serve_exchange(const HttpRequest& request, Exch
       if (!streaming) client_gone_ = !co_await open_stream();
       streaming = true;
       if (!client_gone_) client_gone_ = !co_await send_events(std::move(progress.events));
-      if (client_gone_) continue;
+      // What happened while this was written woke nobody: look again before waiting.
+      if (client_gone_ || !progress.done) continue;
     }
     if (progress.done) {
       client_gone_ = !co_await end_stream();

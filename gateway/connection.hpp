@@ -82,7 +82,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   bool refused_ = false;         ///< the last answer was given before its request was read
   bool idle_ = false;            ///< waiting for a first byte
   bool client_gone_ = false;
-  bool watching_ = false;     ///< watch_client() runs
+  bool watching_ = false;  ///< watch_client() runs
   bool stop_watching_ = false;
   bool interrupted_ = false;
 };

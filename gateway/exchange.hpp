@@ -17,13 +17,13 @@
 namespace troupe::gateway {
 
 struct HttpRequest {
-  std::string method;        ///< "GET"
-  std::string target;        ///< as sent: "/v1/models/a%2Fb?x=y"
-  std::string content_type;  ///< "" if absent
-  std::string request_id;    ///< printable, 1 .. 128 bytes
+  std::string method;             ///< "GET"
+  std::string target;             ///< as sent: "/v1/models/a%2Fb?x=y"
+  std::string content_type;       ///< "" if absent
+  std::string request_id;         ///< printable, 1 .. 128 bytes
   std::string preflight_headers;  ///< Access-Control-Request-Headers, "" if absent
   std::string body;
-  bool is_retry = false;     ///< X-Stainless-Retry-Count > 0
+  bool is_retry = false;  ///< X-Stainless-Retry-Count > 0
   Instant arrived;
 };
 

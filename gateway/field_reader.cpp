@@ -21,16 +21,19 @@ std::string plain(double number) {
 
 ApiResult<json::object> parse_body(std::string_view body) {
   auto value = model::parse_json(body, kMaxDepth);
-  if (!value.ok()) return invalid_json("The request body is not valid JSON: " + value.error().message);
+  if (!value.ok())
+    return invalid_json("The request body is not valid JSON: " + value.error().message);
   if (!value->is_object()) {
-    return invalid_json("The request body must be a JSON object, not " + model::describe(*value) + ".");
+    return invalid_json("The request body must be a JSON object, not " + model::describe(*value) +
+                        ".");
   }
   return std::move(value->get_object());
 }
 
 std::optional<int64_t> as_integer(const json::value& value) {
   if (const auto* i = value.if_int64()) return *i;
-  if (const auto* d = value.if_double(); d != nullptr && std::trunc(*d) == *d && std::abs(*d) < 0x1p53) {
+  if (const auto* d = value.if_double();
+      d != nullptr && std::trunc(*d) == *d && std::abs(*d) < 0x1p53) {
     return static_cast<int64_t>(*d);
   }
   return std::nullopt;
@@ -95,15 +98,16 @@ bool FieldReader::read_integer(std::string_view name, int64_t low, int64_t high,
     return false;
   }
   if (!number || *number < low || *number > high) {
-    fail(name, "must be between " + std::to_string(low) + " and " + std::to_string(high) + ", not " +
-                   model::describe(*value) + ".");
+    fail(name, "must be between " + std::to_string(low) + " and " + std::to_string(high) +
+                   ", not " + model::describe(*value) + ".");
     return false;
   }
   out = *number;
   return true;
 }
 
-void FieldReader::read_token_ids(std::string_view name, size_t max_count, std::vector<int32_t>& out) {
+void FieldReader::read_token_ids(std::string_view name, size_t max_count,
+                                 std::vector<int32_t>& out) {
   const auto* value = find(name);
   if (value == nullptr) return;
   if (!value->is_array()) return fail_type(name, "a list of token ids", *value);
@@ -152,7 +156,8 @@ void FieldReader::fail(ApiError error) {
   if (!error_) error_ = std::move(error);
 }
 
-void FieldReader::fail_type(std::string_view name, std::string_view wanted, const json::value& found) {
+void FieldReader::fail_type(std::string_view name, std::string_view wanted,
+                            const json::value& found) {
   fail(name, "must be " + std::string(wanted) + ", not " + model::describe(found) + ".");
 }
 

@@ -14,12 +14,12 @@
 namespace troupe::gateway {
 
 struct GatewayModel {
-  std::string id;                      ///< as clients name it
-  const model::Tokenizer& tokenizer;   ///< it and the chat format outlive the server
+  std::string id;                                  ///< as clients name it
+  const model::Tokenizer& tokenizer;               ///< it and the chat format outlive the server
   const model::ChatFormat* chat_format = nullptr;  ///< nullptr: the model has no chat format
-  uint32_t max_context = 0;            ///< prompt + completion tokens
-  std::vector<TokenId> eos_token_ids;  ///< end a choice unless ignore_eos
-  model::SamplingParams defaults;      ///< of generation_config.json, over OpenAI's
+  uint32_t max_context = 0;                        ///< prompt + completion tokens
+  std::vector<TokenId> eos_token_ids;              ///< end a choice unless ignore_eos
+  model::SamplingParams defaults;                  ///< for what a request leaves open
 };
 
 }  // namespace troupe::gateway

@@ -15,8 +15,10 @@ using model::TextStream;
 
 std::string_view name_of(scheduler::FinishReason reason) {
   switch (reason) {
-    case scheduler::FinishReason::kStop: return "stop";
-    case scheduler::FinishReason::kLength: return "length";
+    case scheduler::FinishReason::kStop:
+      return "stop";
+    case scheduler::FinishReason::kLength:
+      return "length";
   }
   return "stop";
 }
@@ -48,8 +50,8 @@ struct Choice {
   Instant last_token;
   std::vector<PendingLogprob> logprobs;
   std::optional<std::string> logprobs_json;  ///< without streaming, when finished
-  uint64_t num_text_bytes = 0;  ///< of the answer's settled text
-  std::string content;          ///< without streaming
+  uint64_t num_text_bytes = 0;               ///< of the answer's settled text
+  std::string content;                       ///< without streaming
   std::optional<std::string_view> finish_reason;
   std::optional<std::string> stop_reason;
 };
@@ -98,16 +100,16 @@ class Generation final : public Exchange {
   std::optional<ApiError> error_;
 };
 
-Generation::Generation(GenerationPlan plan, actors::ClusterClient& client, const GatewayModel& model,
-                       Metrics& metrics)
+Generation::Generation(GenerationPlan plan, actors::ClusterClient& client,
+                       const GatewayModel& model, Metrics& metrics)
     : plan_(std::move(plan)), client_(client), model_(model), metrics_(metrics) {
   const char* prefix = plan_.kind == ResponseKind::kChat ? "chatcmpl-" : "cmpl-";
   head_ = {plan_.kind, prefix + plan_.request_id, plan_.created, model_.id};
   for (uint32_t i = 0; i < plan_.num_choices(); ++i) {
-    auto text = TextStream::create(model_.tokenizer,
-                                   {.stop = plan_.request.stop,
-                                    .include_stop = plan_.request.include_stop,
-                                    .skip_special = plan_.request.skip_special_tokens});
+    auto text =
+        TextStream::create(model_.tokenizer, {.stop = plan_.request.stop,
+                                              .include_stop = plan_.request.include_stop,
+                                              .skip_special = plan_.request.skip_special_tokens});
     CHECK(text.ok());  // the parser lets no empty stop string through
     choices_.emplace_back(i, std::move(text).value());
   }
@@ -121,11 +123,11 @@ void Generation::start(std::function<void()> wake) {
   }
   mailbox_ = std::make_shared<EventMailbox>(bound, std::move(wake));
   for (Choice& choice : choices_) {
-    choice.request = client_.submit(
-        spec_of(plan_, model_, choice.index),
-        [mailbox = mailbox_, index = choice.index](scheduler::ClientEvent event) {
-          mailbox->push(index, std::move(event));
-        });
+    choice.request =
+        client_.submit(spec_of(plan_, model_, choice.index),
+                       [mailbox = mailbox_, index = choice.index](scheduler::ClientEvent event) {
+                         mailbox->push(index, std::move(event));
+                       });
   }
 }
 
@@ -139,8 +141,9 @@ Exchange::Progress Generation::poll(Instant now) {
   }
   if (error_) return fail_now(now);
 
-  const bool all_finished = std::all_of(choices_.begin(), choices_.end(),
-                                        [](const Choice& c) { return c.finish_reason.has_value(); });
+  const bool all_finished = std::all_of(choices_.begin(), choices_.end(), [](const Choice& c) {
+    return c.finish_reason.has_value();
+  });
   Progress progress;
   if (!plan_.request.stream) {
     if (!all_finished) return progress;
@@ -181,9 +184,9 @@ void Generation::take(Choice& choice, scheduler::ClientEvent event, Instant now)
 
 void Generation::take_tokens(Choice& choice, const scheduler::TokensEmitted& emitted, Instant now) {
   if (emitted.first != choice.num_generated) {
-    return fail(from_error({Code::kInternal, "The cluster sent token " +
-                                                 std::to_string(emitted.first) + " where " +
-                                                 std::to_string(choice.num_generated) + " was due."}));
+    return fail(from_error(
+        {Code::kInternal, "The cluster sent token " + std::to_string(emitted.first) + " where " +
+                              std::to_string(choice.num_generated) + " was due."}));
   }
   std::string text;
   for (const auto& token : emitted.tokens) {
@@ -200,7 +203,8 @@ void Generation::take_tokens(Choice& choice, const scheduler::TokensEmitted& emi
   }
   const bool had_first = emitted.first == 0 && !emitted.tokens.empty();
   const uint64_t num_next = choice.num_generated - emitted.first - (had_first ? 1 : 0);
-  if (num_next > 0) metrics_.next_tokens(num_next, had_first ? Duration{} : now - choice.last_token);
+  if (num_next > 0)
+    metrics_.next_tokens(num_next, had_first ? Duration{} : now - choice.last_token);
   choice.last_token = now;
   any_result_ = any_result_ || !emitted.tokens.empty();
 
@@ -237,8 +241,8 @@ void Generation::add_text(Choice& choice, std::string text) {
   choice.opened = true;
   if (text.empty()) return;
   auto logprobs = take_logprobs(choice, choice.num_text_bytes);
-  events_ += chunk(
-      {.index = choice.index, .text = std::move(text), .logprobs = std::move(logprobs)});
+  events_ +=
+      chunk({.index = choice.index, .text = std::move(text), .logprobs = std::move(logprobs)});
 }
 
 void Generation::finish(Choice& choice, std::string_view reason, Instant now) {
@@ -246,22 +250,26 @@ void Generation::finish(Choice& choice, std::string_view reason, Instant now) {
   // Tokens that lie wholly behind a stop string are no part of the answer.
   const uint64_t end = choice.stop_reason ? choice.num_text_bytes : UINT64_MAX;
   if (plan_.request.stream) {
-    ChoiceDelta last{.index = choice.index, .finish_reason = reason, .stop_reason = choice.stop_reason};
+    ChoiceDelta last{
+        .index = choice.index, .finish_reason = reason, .stop_reason = choice.stop_reason};
     if (!choice.logprobs.empty()) last.logprobs = take_logprobs(choice, end);
     events_ += chunk(last);
   } else {
     choice.logprobs_json = take_logprobs(choice, end);
   }
-  metrics_.choice_ended(reason, prompt_of(choice).size(), choice.num_generated, now - plan_.arrived);
+  metrics_.choice_ended(reason, prompt_of(choice).size(), choice.num_generated,
+                        now - plan_.arrived);
 }
 
 /// The logprobs of tokens that begin before byte `end` of the answer.
 std::optional<std::string> Generation::take_logprobs(Choice& choice, uint64_t end) {
   if (!plan_.request.sampling.want_logprobs) return std::nullopt;
-  const auto first_kept = std::find_if(choice.logprobs.begin(), choice.logprobs.end(),
-                                       [&](const auto& pending) { return pending.first_byte >= end; });
+  const auto first_kept =
+      std::find_if(choice.logprobs.begin(), choice.logprobs.end(),
+                   [&](const auto& pending) { return pending.first_byte >= end; });
   std::vector<TokenLogprob> taken;
-  for (auto it = choice.logprobs.begin(); it != first_kept; ++it) taken.push_back(std::move(it->entry));
+  for (auto it = choice.logprobs.begin(); it != first_kept; ++it)
+    taken.push_back(std::move(it->entry));
   choice.logprobs.erase(choice.logprobs.begin(), first_kept);
   return logprobs_json(plan_.kind, model_.tokenizer, taken);
 }
@@ -338,14 +346,13 @@ void Generation::end(std::string_view reason, Instant now) {
   mailbox_->close();
   metrics_.in_flight(-1);
   const Usage total = usage();
-  log::info("request_ended",
-            {{"id", plan_.request_id},
-             {"choices", choices_.size()},
-             {"finish", *choices_.front().finish_reason},
-             {"prompt_tokens", total.prompt_tokens},
-             {"completion_tokens", total.completion_tokens},
-             {"seed", plan_.request.sampling.seed},
-             {"error", error_ ? error_->code.value_or(error_->type) : ""}});
+  log::info("request_ended", {{"id", plan_.request_id},
+                              {"choices", choices_.size()},
+                              {"finish", *choices_.front().finish_reason},
+                              {"prompt_tokens", total.prompt_tokens},
+                              {"completion_tokens", total.completion_tokens},
+                              {"seed", plan_.request.sampling.seed},
+                              {"error", error_ ? error_->code.value_or(error_->type) : ""}});
 }
 
 }  // namespace

@@ -15,8 +15,8 @@ namespace troupe::gateway {
 /// REQUIRES: the plan is complete (complete_plan). The references must outlive the exchange.
 ///
 /// Holds everything back until all choices are admitted and one has a token or an end, so that a
-/// refusal is an HTTP status. A choice whose text meets a stop string is cancelled at once; when one
-/// choice fails, all end.
+/// refusal is an HTTP status. A choice whose text meets a stop string is cancelled at once; when
+/// one choice fails, all end.
 std::unique_ptr<Exchange> make_generation(GenerationPlan plan, actors::ClusterClient& client,
                                           const GatewayModel& model, Metrics& metrics);
 

@@ -15,7 +15,8 @@ std::optional<ApiError> check_vocabulary(const std::vector<TokenId>& tokens, con
   });
   if (outside == tokens.end()) return std::nullopt;
   return invalid_value(param, "`" + std::string(param) + "` holds " + std::to_string(*outside) +
-                                  "; ids of this model are below " + std::to_string(vocab_size) + ".");
+                                  "; ids of this model are below " + std::to_string(vocab_size) +
+                                  ".");
 }
 
 uint64_t fresh_seed() {
@@ -27,8 +28,8 @@ uint64_t fresh_seed() {
 
 ApiResult<std::vector<TokenId>> tokens_of_chat(const GatewayModel& model, const ChatRequest& chat) {
   if (model.chat_format == nullptr) {
-    return invalid_value("messages", "The model `" + model.id +
-                                         "` has no chat format; use /v1/completions.");
+    return invalid_value("messages",
+                         "The model `" + model.id + "` has no chat format; use /v1/completions.");
   }
   auto tokens = model.chat_format->encode(
       model.tokenizer, chat.messages,
@@ -55,7 +56,8 @@ std::optional<ApiError> complete_plan(GenerationPlan& plan, const GatewayModel& 
   plan.max_tokens.clear();
   for (const auto& prompt : plan.prompts) {
     if (prompt.empty()) return invalid_value(prompt_param, "The prompt has no tokens.");
-    if (auto error = check_vocabulary(prompt, prompt_param, model.tokenizer.vocab_size())) return error;
+    if (auto error = check_vocabulary(prompt, prompt_param, model.tokenizer.vocab_size()))
+      return error;
     const uint64_t wanted = asked.value_or(1);
     if (prompt.size() + wanted > model.max_context) {
       const bool prompt_alone = prompt.size() + 1 > model.max_context;
@@ -77,7 +79,8 @@ std::optional<ApiError> complete_plan(GenerationPlan& plan, const GatewayModel& 
   return std::nullopt;
 }
 
-scheduler::RequestSpec spec_of(const GenerationPlan& plan, const GatewayModel& model, uint32_t index) {
+scheduler::RequestSpec spec_of(const GenerationPlan& plan, const GatewayModel& model,
+                               uint32_t index) {
   const uint32_t prompt = index / plan.request.num_choices;
   scheduler::RequestSpec spec;
   spec.prompt = plan.prompts[prompt];

@@ -44,6 +44,7 @@ std::optional<ApiError> complete_plan(GenerationPlan& plan, const GatewayModel& 
 
 /// What the cluster is asked for choice `index`: prompt index / n, seed + index % n, so that one
 /// prompt's answers do not depend on which other prompts came with it.
-scheduler::RequestSpec spec_of(const GenerationPlan& plan, const GatewayModel& model, uint32_t index);
+scheduler::RequestSpec spec_of(const GenerationPlan& plan, const GatewayModel& model,
+                               uint32_t index);
 
 }  // namespace troupe::gateway

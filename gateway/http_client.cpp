@@ -126,7 +126,8 @@ class Reader {
         if (text.ends_with('\r')) text.pop_back();
         return text;
       }
-      if (buffer_.size() > max_bytes) return Error{Code::kCorrupt, "the answer's header is too long"};
+      if (buffer_.size() > max_bytes)
+        return Error{Code::kCorrupt, "the answer's header is too long"};
       if (TRY(fill()) == 0) return Error{Code::kCorrupt, "the answer ended in the middle"};
     }
   }
@@ -241,7 +242,8 @@ using Sink = std::function<Result<bool>(std::string_view)>;
 
 Result<bool> read_exactly(Reader& reader, uint64_t size, const Sink& sink) {
   while (size > 0) {
-    const std::string bytes = TRY(reader.some(static_cast<size_t>(std::min<uint64_t>(size, 65536))));
+    const std::string bytes =
+        TRY(reader.some(static_cast<size_t>(std::min<uint64_t>(size, 65536))));
     if (bytes.empty()) return Error{Code::kCorrupt, "the answer ended in the middle"};
     size -= bytes.size();
     if (!TRY(sink(bytes))) return false;
@@ -323,8 +325,10 @@ Result<ClientResponse> HttpClient::exchange(std::string_view method, std::string
                                             std::string_view body,
                                             const EventHandler* on_event) const {
   const Socket socket = TRY(connect_to(host_, port_, options_.connect_timeout));
-  std::string request = std::string(method) + ' ' + base_path_ + std::string(path) + " HTTP/1.1\r\n";
-  request += "Host: " + host_ + ":" + port_ + "\r\nConnection: close\r\nAccept: application/json\r\n";
+  std::string request =
+      std::string(method) + ' ' + base_path_ + std::string(path) + " HTTP/1.1\r\n";
+  request +=
+      "Host: " + host_ + ":" + port_ + "\r\nConnection: close\r\nAccept: application/json\r\n";
   if (method == "POST") {
     request += "Content-Type: application/json\r\nContent-Length: " + std::to_string(body.size());
     request += "\r\n";
@@ -343,8 +347,9 @@ Result<ClientResponse> HttpClient::exchange(std::string_view method, std::string
   TRY(read_body(reader, response, [&](std::string_view bytes) -> Result<bool> {
     response.body += bytes;
     if (response.body.size() > options_.max_body_bytes) {
-      return Error{Code::kResourceExhausted, "the answer is longer than " +
-                                                 std::to_string(options_.max_body_bytes) + " bytes"};
+      return Error{
+          Code::kResourceExhausted,
+          "the answer is longer than " + std::to_string(options_.max_body_bytes) + " bytes"};
     }
     return true;
   }));

@@ -37,7 +37,8 @@ class HttpClient {
   /// @errors kInvalidArgument for anything but http://HOST[:PORT][/PATH]
   static Result<HttpClient> create(std::string_view base_url, ClientOptions options = {});
 
-  /// @errors kUnavailable if there is no connection; kDeadlineExceeded; kCorrupt if the answer is no
+  /// @errors kUnavailable if there is no connection; kDeadlineExceeded; kCorrupt if the answer is
+  /// no
   ///         HTTP. An answer with an error status is an answer.
   Result<ClientResponse> get(std::string_view path) const;
   Result<ClientResponse> post(std::string_view path, std::string_view json) const;

@@ -26,12 +26,23 @@ void append_json_string(std::string& out, std::string_view text) {
   for (size_t i = 0; i < text.size(); ++i) {
     const auto c = static_cast<unsigned char>(text[i]);
     switch (c) {
-      case '"': out += "\\\""; continue;
-      case '\\': out += "\\\\"; continue;
-      case '\n': out += "\\n"; continue;
-      case '\r': out += "\\r"; continue;
-      case '\t': out += "\\t"; continue;
-      default: break;
+      case '"':
+        out += "\\\"";
+        continue;
+      case '\\':
+        out += "\\\\";
+        continue;
+      case '\n':
+        out += "\\n";
+        continue;
+      case '\r':
+        out += "\\r";
+        continue;
+      case '\t':
+        out += "\\t";
+        continue;
+      default:
+        break;
     }
     const std::string_view rest = text.substr(i);
     if (c < 0x20 || c == 0x7F) {
@@ -39,7 +50,8 @@ void append_json_string(std::string& out, std::string_view text) {
     } else if (c == 0xC2 && rest.starts_with("\xC2\x85")) {
       append_escape(out, 0x85);
       i += 1;
-    } else if (c == 0xE2 && (rest.starts_with("\xE2\x80\xA8") || rest.starts_with("\xE2\x80\xA9"))) {
+    } else if (c == 0xE2 &&
+               (rest.starts_with("\xE2\x80\xA8") || rest.starts_with("\xE2\x80\xA9"))) {
       append_escape(out, 0x2000 | (static_cast<unsigned char>(rest[2]) & 0x3FU));
       i += 2;
     } else {

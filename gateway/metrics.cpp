@@ -15,16 +15,16 @@ using prometheus::Histogram;
 using Buckets = Histogram::BucketBoundaries;
 
 // vLLM's boundaries, so that its dashboards read the same. Source: vllm/v1/metrics/loggers.py.
-const Buckets kFirstToken = {.001, .005, .01, .02, .04, .06, .08, .1,  .25, .5,  .75,
-                             1,    2.5,  5,   7.5, 10,  20,  40,  80,  160, 640, 2560};
-const Buckets kBetweenTokens = {.01, .025, .05, .075, .1, .15, .2, .3, .4, .5,
-                                .75, 1,    2.5, 5,    7.5, 10, 20, 40, 80};
-const Buckets kEndToEnd = {.3, .5, .8, 1,  1.5, 2,   2.5, 5,   10,  15,   20,
+const Buckets kFirstToken = {.001, .005, .01, .02, .04, .06, .08, .1, .25, .5,  .75,
+                             1,    2.5,  5,   7.5, 10,  20,  40,  80, 160, 640, 2560};
+const Buckets kBetweenTokens = {.01, .025, .05, .075, .1,  .15, .2, .3, .4, .5,
+                                .75, 1,    2.5, 5,    7.5, 10,  20, 40, 80};
+const Buckets kEndToEnd = {.3, .5, .8, 1,  1.5, 2,   2.5, 5,   10,   15,  20,
                            30, 40, 50, 60, 120, 240, 480, 960, 1920, 7680};
 // Finer where a small model on a near node answers.
 const Buckets kFine = {.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05,
                        .1,    .25,    .5,    1,    2.5,   5,    10,  30,   60};
-const Buckets kTokenCounts = {1,   2,   5,    10,   20,   50,    100,   200,   500,
+const Buckets kTokenCounts = {1,    2,    5,    10,    20,    50,    100,    200,   500,
                               1000, 2000, 5000, 10000, 20000, 50000, 100000, 200000};
 
 std::string status_class(int status) { return std::to_string(status / 100) + "xx"; }
@@ -59,17 +59,18 @@ struct Metrics::Families {
       counter("vllm:prompt_tokens_total", "Prompt tokens of ended requests.", labels);
   prometheus::Counter& generated_tokens =
       counter("vllm:generation_tokens_total", "Tokens generated for clients.", labels);
-  prometheus::Family<prometheus::Counter>& success =
-      prometheus::BuildCounter().Name("vllm:request_success_total").Help("Ended requests by reason.")
-          .Register(registry);
-  Histogram& ttft = histogram("vllm:time_to_first_token_seconds",
-                              "Arrival to first token.", labels, kFirstToken);
-  Histogram& itl = histogram("vllm:inter_token_latency_seconds",
-                             "Time between tokens.", labels, kBetweenTokens);
-  Histogram& e2e = histogram("vllm:e2e_request_latency_seconds",
-                             "Arrival to last token.", labels, kEndToEnd);
-  Histogram& prompt_sizes = histogram("vllm:request_prompt_tokens",
-                                      "Prompt tokens per request.", labels, kTokenCounts);
+  prometheus::Family<prometheus::Counter>& success = prometheus::BuildCounter()
+                                                         .Name("vllm:request_success_total")
+                                                         .Help("Ended requests by reason.")
+                                                         .Register(registry);
+  Histogram& ttft =
+      histogram("vllm:time_to_first_token_seconds", "Arrival to first token.", labels, kFirstToken);
+  Histogram& itl =
+      histogram("vllm:inter_token_latency_seconds", "Time between tokens.", labels, kBetweenTokens);
+  Histogram& e2e =
+      histogram("vllm:e2e_request_latency_seconds", "Arrival to last token.", labels, kEndToEnd);
+  Histogram& prompt_sizes =
+      histogram("vllm:request_prompt_tokens", "Prompt tokens per request.", labels, kTokenCounts);
   Histogram& answer_sizes = histogram("vllm:request_generation_tokens",
                                       "Generated tokens per request.", labels, kTokenCounts);
 
@@ -79,26 +80,32 @@ struct Metrics::Families {
       gauge("troupe_inflight_requests", "Client requests being answered.", {});
   prometheus::Gauge& queued =
       gauge("troupe_queued_requests", "Requests in the scheduler's queue.", {});
-  prometheus::Family<prometheus::Gauge>& nodes =
-      prometheus::BuildGauge().Name("troupe_nodes").Help("Nodes by role and state.").Register(registry);
-  prometheus::Family<prometheus::Counter>& http =
-      prometheus::BuildCounter().Name("troupe_http_requests_total").Help("HTTP requests answered.")
-          .Register(registry);
+  prometheus::Family<prometheus::Gauge>& nodes = prometheus::BuildGauge()
+                                                     .Name("troupe_nodes")
+                                                     .Help("Nodes by role and state.")
+                                                     .Register(registry);
+  prometheus::Family<prometheus::Counter>& http = prometheus::BuildCounter()
+                                                      .Name("troupe_http_requests_total")
+                                                      .Help("HTTP requests answered.")
+                                                      .Register(registry);
   prometheus::Family<Histogram>& http_seconds =
-      prometheus::BuildHistogram().Name("troupe_http_request_duration_seconds")
-          .Help("First byte of a request to last byte of its answer.").Register(registry);
+      prometheus::BuildHistogram()
+          .Name("troupe_http_request_duration_seconds")
+          .Help("First byte of a request to last byte of its answer.")
+          .Register(registry);
   prometheus::Counter& disconnects =
       counter("troupe_client_disconnects_total", "Clients gone before their answer.", {});
-  prometheus::Counter& retries = counter("troupe_request_retries_total",
-                                         "Requests that a client marked as a retry.", {});
+  prometheus::Counter& retries =
+      counter("troupe_request_retries_total", "Requests that a client marked as a retry.", {});
   Histogram& fine_ttft = histogram("troupe_ttft_seconds", "Arrival to first token.", {}, kFine);
   Histogram& fine_itl = histogram("troupe_itl_seconds", "Time between tokens.", {}, kFine);
 };
 
 Metrics::Metrics(std::string_view model_name, std::string_view version)
     : families_(std::make_unique<Families>(model_name)) {
-  families_->gauge("troupe_build_info", "Version of this program.",
-                   {{"version", std::string(version)}}).Set(1);
+  families_
+      ->gauge("troupe_build_info", "Version of this program.", {{"version", std::string(version)}})
+      .Set(1);
   for (const char* reason : {"stop", "length", "abort", "error"}) {
     prometheus::Labels labels = families_->labels;
     labels["finished_reason"] = reason;
@@ -110,10 +117,13 @@ Metrics::~Metrics() = default;
 
 void Metrics::http_request(std::string_view route, std::string_view method, int status,
                            Duration took) {
-  families_->http.Add({{"handler", std::string(route)},
-                       {"method", std::string(method)},
-                       {"status", status_class(status)}}).Increment();
-  families_->http_seconds.Add({{"handler", std::string(route)}}, kEndToEnd).Observe(to_seconds(took));
+  families_->http
+      .Add({{"handler", std::string(route)},
+            {"method", std::string(method)},
+            {"status", status_class(status)}})
+      .Increment();
+  families_->http_seconds.Add({{"handler", std::string(route)}}, kEndToEnd)
+      .Observe(to_seconds(took));
 }
 
 void Metrics::client_disconnected() { families_->disconnects.Increment(); }

@@ -64,11 +64,16 @@ constexpr std::array kUnsupportedInCompletions = {
 
 bool is_neutral(const json::value& value, Neutral neutral) {
   switch (neutral) {
-    case Neutral::kNullOnly: return false;
-    case Neutral::kFalse: return value.is_bool() && !value.get_bool();
-    case Neutral::kTrue: return value.is_bool() && value.get_bool();
-    case Neutral::kZero: return value.is_number() && value.to_number<double>() == 0.0;
-    case Neutral::kOne: return value.is_number() && value.to_number<double>() == 1.0;
+    case Neutral::kNullOnly:
+      return false;
+    case Neutral::kFalse:
+      return value.is_bool() && !value.get_bool();
+    case Neutral::kTrue:
+      return value.is_bool() && value.get_bool();
+    case Neutral::kZero:
+      return value.is_number() && value.to_number<double>() == 0.0;
+    case Neutral::kOne:
+      return value.is_number() && value.to_number<double>() == 1.0;
     case Neutral::kEmpty:
       return (value.is_array() && value.get_array().empty()) ||
              (value.is_object() && value.get_object().empty()) ||
@@ -107,8 +112,8 @@ void read_stop(FieldReader& reader, std::vector<std::string>& stop) {
   } else if (value->is_array()) {
     list = value->get_array();
   } else {
-    return reader.fail("stop", "must be a string or a list of strings, not " +
-                                   model::describe(*value) + ".");
+    return reader.fail(
+        "stop", "must be a string or a list of strings, not " + model::describe(*value) + ".");
   }
   if (list.size() > kMaxStopStrings) {
     return reader.fail("stop", "must have at most " + std::to_string(kMaxStopStrings) +
@@ -173,8 +178,8 @@ void read_generation(FieldReader& reader, GenerationRequest& request) {
   read_stream_options(reader, request);
   read_response_format(reader);
   refuse_unsupported(reader, kUnsupportedEverywhere);
-  reader.ignore({"user", "metadata", "store", "service_tier", "safety_identifier",
-                 "prompt_cache_key"});
+  reader.ignore(
+      {"user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key"});
 }
 
 void read_chat_logprobs(FieldReader& reader, model::SamplingParams& sampling) {
@@ -211,9 +216,8 @@ void read_content(FieldReader& reader, bool may_be_null, std::string& content) {
     std::string text;
     inner.read("type", type);
     if (!inner.error() && type != "text") {
-      return reader.fail_unsupported("content",
-                                     "may hold parts of type \"text\" only, not " +
-                                         model::quoted(type) + ".");
+      return reader.fail_unsupported(
+          "content", "may hold parts of type \"text\" only, not " + model::quoted(type) + ".");
     }
     inner.read("text", text);
     if (inner.error() || inner.find("text") == nullptr) {
@@ -240,8 +244,8 @@ void read_messages(FieldReader& reader, std::vector<model::ChatMessage>& message
     const auto& entry = value->get_array()[i];
     const std::string place = "messages[" + std::to_string(i) + "]";
     if (!entry.is_object()) {
-      return reader.fail(invalid_value(place, "`" + place + "` must be an object, not " +
-                                                  model::describe(entry) + "."));
+      return reader.fail(invalid_value(
+          place, "`" + place + "` must be an object, not " + model::describe(entry) + "."));
     }
     FieldReader inner(entry.get_object(), place + ".");
     std::string role_name;
@@ -315,8 +319,9 @@ Prompts read_prompts(FieldReader& reader) {
     return std::vector<std::string>{std::string(std::string_view(value->get_string()))};
   }
   if (!value->is_array() || value->get_array().empty()) {
-    reader.fail("prompt", "must be a string, a list of strings, a list of token ids or a list of "
-                          "lists of token ids.");
+    reader.fail("prompt",
+                "must be a string, a list of strings, a list of token ids or a list of "
+                "lists of token ids.");
     return {};
   }
   const auto& list = value->get_array();
@@ -349,8 +354,8 @@ ApiResult<ChatRequest> parse_chat_request(std::string_view body,
   read_generation(reader, request.generation);
   read_chat_logprobs(reader, request.generation.sampling);
   if (const auto* choice = reader.find("tool_choice")) {
-    const bool harmless = choice->is_string() &&
-                          (choice->get_string() == "none" || choice->get_string() == "auto");
+    const bool harmless =
+        choice->is_string() && (choice->get_string() == "none" || choice->get_string() == "auto");
     if (!harmless) reader.fail_unsupported("tool_choice", "is not supported yet; leave it out.");
   }
   reader.ignore({"parallel_tool_calls", "reasoning_effort", "prediction", "verbosity"});
@@ -379,7 +384,8 @@ ApiResult<CompletionRequest> parse_completion_request(std::string_view body,
     reader.fail_unsupported("echo", "together with `logprobs` is not supported yet.");
   }
   refuse_unsupported(reader, kUnsupportedInCompletions);
-  const size_t num_prompts = std::visit([](const auto& list) { return list.size(); }, request.prompts);
+  const size_t num_prompts =
+      std::visit([](const auto& list) { return list.size(); }, request.prompts);
   if (num_prompts * generation.num_choices > kMaxPrompts) {
     reader.fail("prompt", "times `n` asks for " +
                               std::to_string(num_prompts * generation.num_choices) +

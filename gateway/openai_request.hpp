@@ -18,10 +18,10 @@
 
 namespace troupe::gateway {
 
-inline constexpr uint32_t kMaxChoices = 16;       ///< n
-inline constexpr uint32_t kMaxPrompts = 128;      ///< prompts times n of one completions request
+inline constexpr uint32_t kMaxChoices = 16;   ///< n
+inline constexpr uint32_t kMaxPrompts = 128;  ///< prompts times n of one completions request
 inline constexpr uint32_t kMaxStopStrings = 16;
-inline constexpr size_t kMaxStopBytes = 1024;     ///< of one stop string
+inline constexpr size_t kMaxStopBytes = 1024;  ///< of one stop string
 inline constexpr uint32_t kMaxTopLogprobs = 20;
 inline constexpr uint32_t kMaxTokensLimit = 1U << 24;
 
@@ -71,7 +71,7 @@ struct DetokenizeRequest {
   std::vector<TokenId> tokens;
 };
 
-/// Defaults that come before OpenAI's: the model's generation_config.json.
+/// @param defaults for what the request leaves open
 ApiResult<ChatRequest> parse_chat_request(std::string_view body,
                                           const model::SamplingParams& defaults);
 ApiResult<CompletionRequest> parse_completion_request(std::string_view body,

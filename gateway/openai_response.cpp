@@ -23,7 +23,8 @@ void write_chat_token(JsonWriter& json, const model::Tokenizer& tokenizer, Token
   json.end_array();
 }
 
-std::string chat_logprobs(const model::Tokenizer& tokenizer, std::span<const TokenLogprob> entries) {
+std::string chat_logprobs(const model::Tokenizer& tokenizer,
+                          std::span<const TokenLogprob> entries) {
   JsonWriter json;
   json.begin_object().key("content").begin_array();
   for (const auto& [token, offset] : entries) {
@@ -41,7 +42,8 @@ std::string chat_logprobs(const model::Tokenizer& tokenizer, std::span<const Tok
   return json.take();
 }
 
-std::string text_logprobs(const model::Tokenizer& tokenizer, std::span<const TokenLogprob> entries) {
+std::string text_logprobs(const model::Tokenizer& tokenizer,
+                          std::span<const TokenLogprob> entries) {
   JsonWriter json;
   json.begin_object().key("text_offset").begin_array();
   for (const auto& entry : entries) json.value(entry.text_offset);
@@ -76,23 +78,29 @@ void write_head(JsonWriter& json, const ResponseHead& head, bool chunk) {
   json.field("created", head.created).field("model", head.model);
 }
 
-void write_raw_or_null(JsonWriter& json, std::string_view name, const std::optional<std::string>& raw) {
+void write_raw_or_null(JsonWriter& json, std::string_view name,
+                       const std::optional<std::string>& raw) {
   json.key(name).raw(raw ? std::string_view(*raw) : "null");
 }
 
 std::string_view role_name(cluster::Role role) {
   switch (role) {
-    case cluster::Role::kRouter: return "router";
-    case cluster::Role::kExperts: return "experts";
+    case cluster::Role::kRouter:
+      return "router";
+    case cluster::Role::kExperts:
+      return "experts";
   }
   return "unknown";
 }
 
 std::string_view state_name(cluster::NodeState state) {
   switch (state) {
-    case cluster::NodeState::kJoined: return "joined";
-    case cluster::NodeState::kForming: return "forming";
-    case cluster::NodeState::kReady: return "ready";
+    case cluster::NodeState::kJoined:
+      return "joined";
+    case cluster::NodeState::kForming:
+      return "forming";
+    case cluster::NodeState::kReady:
+      return "ready";
   }
   return "unknown";
 }
@@ -108,7 +116,9 @@ void write_node(JsonWriter& json, const actors::NodeStatus& node) {
   const cluster::NodeInfo& info = node.member.info;
   json.begin_object();
   json.field("id", hex_id(info.id)).field("name", info.name).field("role", role_name(info.role));
-  json.field("state", state_name(node.member.state)).field("host", info.host).field("pid", info.pid);
+  json.field("state", state_name(node.member.state))
+      .field("host", info.host)
+      .field("pid", info.pid);
   json.field("version", info.version).field("arithmetic_class", info.arithmetic_class);
   json.field("num_experts_held", node.num_experts_held).field("experts", node.experts);
   json.field("kv_blocks_used", node.kv_blocks_used).field("kv_blocks_total", node.kv_blocks_total);

@@ -32,7 +32,8 @@ std::string too_many_connections() {
   error.code = "too_many_connections";
   const std::string body = error_body(error);
   return "HTTP/1.1 429 Too Many Requests\r\nContent-Type: application/json\r\nRetry-After: 1\r\n"
-         "Connection: close\r\nContent-Length: " + std::to_string(body.size()) + "\r\n\r\n" + body;
+         "Connection: close\r\nContent-Length: " +
+         std::to_string(body.size()) + "\r\n\r\n" + body;
 }
 
 class BeastServer final : public Server {
@@ -76,8 +77,8 @@ class BeastServer final : public Server {
 Result<void> BeastServer::listen() {
   const std::string place = options_.host + ":" + std::to_string(options_.port);
   error_code ec;
-  const auto address = asio::ip::make_address(
-      options_.host == "localhost" ? "127.0.0.1" : options_.host, ec);
+  const auto address =
+      asio::ip::make_address(options_.host == "localhost" ? "127.0.0.1" : options_.host, ec);
   if (ec) {
     return Error{Code::kInvalidArgument, "cannot listen on " + place + ": \"" + options_.host +
                                              "\" is not an IP address; 127.0.0.1 serves this "

@@ -1,7 +1,8 @@
 #pragma once
 
 // The HTTP server: sockets, limits, timeouts and draining; what to answer is the service's.
-// Boost.Beast and Asio stay behind this header: one file that includes them takes a minute to compile.
+// Boost.Beast and Asio stay behind this header: one file that includes them takes a minute to
+// compile.
 
 #include <cstdint>
 #include <memory>
@@ -19,7 +20,7 @@ struct ServerOptions {
   uint16_t port = 8000;  ///< 0: any free port, see Server::port()
   std::string version;   ///< for /version and metrics
   uint32_t num_io_threads = 2;
-  uint32_t max_connections = 512;         ///< one more is answered 429 and closed
+  uint32_t max_connections = 512;  ///< one more is answered 429 and closed
   size_t max_header_bytes = 16U << 10;
   size_t max_body_bytes = 4U << 20;       ///< also bounds memory: times max_connections
   Duration idle_timeout = seconds(75);    ///< between requests of a connection
@@ -28,7 +29,7 @@ struct ServerOptions {
   Duration write_timeout = seconds(30);   ///< a client that reads nothing for so long is gone
   Duration ping_interval = seconds(15);   ///< comment lines in a silent event stream
   Duration request_timeout = seconds(600);
-  Duration drain_timeout = seconds(10);   ///< stop() waits so long for answers in progress
+  Duration drain_timeout = seconds(10);  ///< stop() waits so long for answers in progress
 };
 
 /// Serves until stop() or destruction. `client` and `model` must outlive it.

@@ -61,10 +61,12 @@ bool is_json(std::string_view content_type) {
 
 int64_t unix_seconds() {
   return std::chrono::duration_cast<std::chrono::seconds>(
-             std::chrono::system_clock::now().time_since_epoch()).count();
+             std::chrono::system_clock::now().time_since_epoch())
+      .count();
 }
 
-std::optional<ApiError> check_model(const std::optional<std::string>& asked, const std::string& id) {
+std::optional<ApiError> check_model(const std::optional<std::string>& asked,
+                                    const std::string& id) {
   if (!asked || asked->empty() || *asked == id) return std::nullopt;
   return model_not_found(*asked);
 }
@@ -169,9 +171,9 @@ Answer Service::answer(const HttpRequest& request) {
     return response;
   }
   if (writes && !request.body.empty() && !is_json(request.content_type)) {
-    return error_response(http_error(
-        415, "The Content-Type must be application/json; with curl add "
-             "-H 'Content-Type: application/json'."));
+    return error_response(http_error(415,
+                                     "The Content-Type must be application/json; with curl add "
+                                     "-H 'Content-Type: application/json'."));
   }
   return (this->*route->handler)(request);
 }
@@ -194,7 +196,8 @@ Answer Service::completions(const HttpRequest& request) {
   auto parsed = parse_completion_request(request.body, model_.defaults);
   if (const auto* error = std::get_if<ApiError>(&parsed)) return error_response(*error);
   auto& completion = std::get<CompletionRequest>(parsed);
-  if (auto error = check_model(completion.generation.model, model_.id)) return error_response(*error);
+  if (auto error = check_model(completion.generation.model, model_.id))
+    return error_response(*error);
   log_ignored(request, completion.generation);
   auto prompts = tokens_of_prompts(model_, completion.prompts);
   if (const auto* error = std::get_if<ApiError>(&prompts)) return error_response(*error);
@@ -250,7 +253,9 @@ Answer Service::version(const HttpRequest&) {
   return json_response(json.take());
 }
 
-Answer Service::openapi(const HttpRequest&) { return json_response(std::string(openapi_document())); }
+Answer Service::openapi(const HttpRequest&) {
+  return json_response(std::string(openapi_document()));
+}
 
 Answer Service::ping(const HttpRequest&) { return json_response("{}"); }
 

@@ -72,7 +72,8 @@ class StatusExchange final : public Exchange {
 }  // namespace
 
 std::unique_ptr<Exchange> make_status_exchange(
-    actors::ClusterClient& client, std::function<HttpResponse(const actors::ClusterStatus&)> render) {
+    actors::ClusterClient& client,
+    std::function<HttpResponse(const actors::ClusterStatus&)> render) {
   return std::make_unique<StatusExchange>(client, std::move(render));
 }
 

@@ -13,6 +13,7 @@ namespace troupe::gateway {
 /// Asks for the status, at most 5 s, and answers what `render` makes of it. `client` and what
 /// `render` refers to must outlive the exchange.
 std::unique_ptr<Exchange> make_status_exchange(
-    actors::ClusterClient& client, std::function<HttpResponse(const actors::ClusterStatus&)> render);
+    actors::ClusterClient& client,
+    std::function<HttpResponse(const actors::ClusterStatus&)> render);
 
 }  // namespace troupe::gateway

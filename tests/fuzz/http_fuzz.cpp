@@ -29,7 +29,8 @@ std::string byte_tokenizer_json() {
   }
   return R"({"version":"1.0","added_tokens":[],"pre_tokenizer":{"type":"ByteLevel",)"
          R"("add_prefix_space":false,"use_regex":false},"decoder":{"type":"ByteLevel"},)"
-         R"("model":{"type":"BPE","vocab":{)" + vocab + R"(},"merges":[]}})";
+         R"("model":{"type":"BPE","vocab":{)" +
+         vocab + R"(},"merges":[]}})";
 }
 
 /// Emits the first token of the prompt again, at once.
@@ -65,8 +66,8 @@ struct World {
 
   model::Tokenizer tokenizer = model::Tokenizer::parse(byte_tokenizer_json()).value();
   EchoClient client;
-  GatewayModel gateway_model{.id = "m", .tokenizer = tokenizer, .max_context = 1024,
-                             .eos_token_ids = {0}, .defaults = {}};
+  GatewayModel gateway_model{
+      .id = "m", .tokenizer = tokenizer, .max_context = 1024, .eos_token_ids = {0}, .defaults = {}};
   Metrics metrics{"m", "v"};
   Service service{{.version = "v"}, client, gateway_model, metrics};
 };

@@ -54,8 +54,12 @@ void FakeClient::status(std::function<void(actors::ClusterStatus)> on_status) {
     status.counts.admitted_total = submitted_.size();
     status.counts.generated_tokens_total = num_generated_;
     actors::NodeStatus node;
-    node.member.info = {.id = NodeId{7}, .name = "router-0", .role = cluster::Role::kRouter,
-                        .version = "test", .host = "localhost", .pid = 42};
+    node.member.info = {.id = NodeId{7},
+                        .name = "router-0",
+                        .role = cluster::Role::kRouter,
+                        .version = "test",
+                        .host = "localhost",
+                        .pid = 42};
     node.member.state = cluster::NodeState::kReady;
     node.kv_blocks_used = 1;
     node.kv_blocks_total = 4;

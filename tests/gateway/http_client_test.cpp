@@ -62,12 +62,15 @@ TEST(HttpClient, ReadsBodiesOfEveryFraming) {
   EXPECT_EQ(get("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nabc").value().body, "ab");
   EXPECT_EQ(get("HTTP/1.1 200 OK\r\n\r\nabc").value().body, "abc");
   EXPECT_EQ(get("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
-                "2\r\nab\r\nA\r\n0123456789\r\n0\r\n\r\n").value().body,
+                "2\r\nab\r\nA\r\n0123456789\r\n0\r\n\r\n")
+                .value()
+                .body,
             "ab0123456789");
 }
 
 TEST(HttpClient, GivesStatusAndHeaders) {
-  const auto response = get("HTTP/1.1 503 No\r\nRetry-After:  7 \r\nContent-Length: 0\r\n\r\n").value();
+  const auto response =
+      get("HTTP/1.1 503 No\r\nRetry-After:  7 \r\nContent-Length: 0\r\n\r\n").value();
   EXPECT_EQ(response.status, 503);
   EXPECT_EQ(response.header("retry-after"), "7");
   EXPECT_EQ(response.header("absent"), "");
@@ -76,7 +79,8 @@ TEST(HttpClient, GivesStatusAndHeaders) {
 TEST(HttpClient, RefusesAnswersThatAreNoHttp) {
   for (const char* answer :
        {"", "SSH-2.0-x\r\n", "HTTP/1.1 abc\r\n\r\n", "HTTP/1.1 200 OK\r\nno colon\r\n\r\n",
-        "HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc",
+        "HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc",
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nab"}) {
     const auto response = get(answer);
@@ -91,8 +95,8 @@ TEST(HttpClient, CutsStreamsIntoEvents) {
       "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"
       ": comment\n\ndata: one\n\nevent: x\r\ndata: two\r\ndata: lines\r\n\r\ndata:[DONE]\n\n");
   std::vector<std::string> events;
-  const auto response = HttpClient::create(server.url()).value().post_stream(
-      "/x", "{}", [&](std::string_view data) {
+  const auto response =
+      HttpClient::create(server.url()).value().post_stream("/x", "{}", [&](std::string_view data) {
         events.emplace_back(data);
         return true;
       });
@@ -104,16 +108,20 @@ TEST(HttpClient, EndsAStreamWhenTheHandlerHasEnough) {
   const CannedServer server(
       "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: 1\n\ndata: 2\n\n");
   int count = 0;
-  const auto response = HttpClient::create(server.url()).value().post_stream(
-      "/x", "{}", [&](std::string_view) { return ++count < 1; });
+  const auto response =
+      HttpClient::create(server.url()).value().post_stream("/x", "{}", [&](std::string_view) {
+        return ++count < 1;
+      });
   EXPECT_TRUE(response.ok());
   EXPECT_EQ(count, 1);
 }
 
 TEST(HttpClient, GivesTheBodyOfAnErrorInsteadOfEvents) {
   const CannedServer server("HTTP/1.1 429 No\r\nContent-Type: application/json\r\n\r\n{}");
-  const auto response = HttpClient::create(server.url()).value().post_stream(
-      "/x", "{}", [](std::string_view) { return true; });
+  const auto response =
+      HttpClient::create(server.url()).value().post_stream("/x", "{}", [](std::string_view) {
+        return true;
+      });
   EXPECT_EQ(response.value().status, 429);
   EXPECT_EQ(response.value().body, "{}");
 }

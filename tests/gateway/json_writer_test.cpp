@@ -10,7 +10,13 @@ namespace {
 
 TEST(JsonWriter, PutsCommasWhereTheyBelong) {
   JsonWriter json;
-  json.begin_object().field("a", 1).key("b").begin_array().value(true).value(nullptr).begin_object();
+  json.begin_object()
+      .field("a", 1)
+      .key("b")
+      .begin_array()
+      .value(true)
+      .value(nullptr)
+      .begin_object();
   json.end_object().begin_array().end_array().end_array().field("c", "x").key("d").raw("{}");
   json.end_object();
   EXPECT_EQ(json.take(), R"({"a":1,"b":[true,null,{},[]],"c":"x","d":{}})");

@@ -63,7 +63,8 @@ TEST_P(BadChat, IsRefusedWithTheFieldAtFault) {
 }
 
 std::vector<BadCase> bad_chats() {
-  const auto with = [](const char* name, const char* fields, const char* param, const char* message) {
+  const auto with = [](const char* name, const char* fields, const char* param,
+                       const char* message) {
     return BadCase{name, chat_body(fields), "invalid_value", param, message};
   };
   const auto unsupported = [](const char* name, const char* fields, const char* param) {
@@ -134,7 +135,8 @@ std::vector<BadCase> bad_chats() {
       with("stop_number", R"("stop":5)", "stop", "a string or a list"),
       with("stop_empty", R"("stop":"")", "stop", "1 to 1024 bytes"),
       with("stop_mixed", R"("stop":["a",1])", "stop", "1 to 1024 bytes"),
-      with("stop_many", R"("stop":["1","2","3","4","5","6","7","8","9","0","1","2","3","4","5","6","7"])",
+      with("stop_many",
+           R"("stop":["1","2","3","4","5","6","7","8","9","0","1","2","3","4","5","6","7"])",
            "stop", "at most 16"),
       with("stop_long", ("\"stop\":\"" + std::string(1025, 'x') + "\"").c_str(), "stop", "1024"),
       with("stop_token_ids", R"("stop_token_ids":[-1])", "stop_token_ids", "token ids"),
@@ -144,7 +146,8 @@ std::vector<BadCase> bad_chats() {
            "between 0 and 20"),
       with("stream_text", R"("stream":"yes")", "stream", "true or false"),
       with("stream_options_alone", R"("stream_options":{})", "stream_options", "only together"),
-      with("stream_options_list", R"("stream":true,"stream_options":[])", "stream_options", "an object"),
+      with("stream_options_list", R"("stream":true,"stream_options":[])", "stream_options",
+           "an object"),
       with("include_usage_text", R"("stream":true,"stream_options":{"include_usage":"y"})",
            "stream_options.include_usage", "true or false"),
       with("ignore_eos_number", R"("ignore_eos":1)", "ignore_eos", "true or false"),
@@ -165,7 +168,8 @@ std::vector<BadCase> bad_chats() {
       unsupported("min_tokens", R"("min_tokens":3)", "min_tokens"),
       unsupported("beam_search", R"("use_beam_search":true)", "use_beam_search"),
       unsupported("guided_json", R"("guided_json":{})", "guided_json"),
-      unsupported("structured_outputs", R"("structured_outputs":{"regex":"a"})", "structured_outputs"),
+      unsupported("structured_outputs", R"("structured_outputs":{"regex":"a"})",
+                  "structured_outputs"),
       unsupported("continue_final", R"("continue_final_message":true)", "continue_final_message"),
       unsupported("penalty_text", R"("frequency_penalty":"0")", "frequency_penalty"),
   };
@@ -198,12 +202,13 @@ std::vector<BadCase> bad_completions() {
       {"prompt_beyond_int32", R"({"prompt":[2147483648]})", "invalid_value", "prompt", "token ids"},
       {"prompt_bool", R"({"prompt":[true]})", "invalid_value", "prompt", "token ids"},
       {"too_many", many, "invalid_value", "prompt", "asks for 144 answers"},
-      {"logprobs_bool", R"({"prompt":"a","logprobs":true})", "invalid_value", "logprobs", "an integer"},
+      {"logprobs_bool", R"({"prompt":"a","logprobs":true})", "invalid_value", "logprobs",
+       "an integer"},
       {"logprobs_high", R"({"prompt":"a","logprobs":21})", "invalid_value", "logprobs", "0 and 20"},
       {"suffix", R"({"prompt":"a","suffix":"b"})", "unsupported_parameter", "suffix",
        "not supported yet"},
-      {"echo_logprobs", R"({"prompt":"a","echo":true,"logprobs":0})", "unsupported_parameter", "echo",
-       "together with `logprobs`"},
+      {"echo_logprobs", R"({"prompt":"a","echo":true,"logprobs":0})", "unsupported_parameter",
+       "echo", "together with `logprobs`"},
   };
 }
 

@@ -19,11 +19,12 @@ constexpr const char* kUsage =
 
 TEST(OpenaiResponse, WritesAChatCompletion) {
   const ChoiceResult choice{.index = 0, .text = "hi \"you\"", .finish_reason = "stop"};
-  EXPECT_EQ(response_json(kChat, {&choice, 1}, {3, 2}),
-            R"({"id":"chatcmpl-1","object":"chat.completion","created":1700000000,"model":"m",)"
-            R"("choices":[{"index":0,"message":{"role":"assistant","content":"hi \"you\"",)"
-            R"("refusal":null},"logprobs":null,"finish_reason":"stop","stop_reason":null}],"usage":)" +
-                std::string(kUsage) + "}");
+  EXPECT_EQ(
+      response_json(kChat, {&choice, 1}, {3, 2}),
+      R"({"id":"chatcmpl-1","object":"chat.completion","created":1700000000,"model":"m",)"
+      R"("choices":[{"index":0,"message":{"role":"assistant","content":"hi \"you\"",)"
+      R"("refusal":null},"logprobs":null,"finish_reason":"stop","stop_reason":null}],"usage":)" +
+          std::string(kUsage) + "}");
 }
 
 TEST(OpenaiResponse, WritesATextCompletion) {

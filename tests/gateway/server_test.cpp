@@ -30,6 +30,9 @@ class ServerTest : public ::testing::Test {
  protected:
   void start(FakeClient::Script script, ServerOptions options = {}) {
     client_.emplace(std::move(script));
+    // Pings would hide a lost wake-up: without them it leaves the client waiting for ever.
+    if (options.ping_interval == ServerOptions().ping_interval)
+      options.ping_interval = seconds(3600);
     options.port = 0;
     options.version = "test";
     auto server = gateway::start(options, *client_, model_.gateway);
@@ -41,12 +44,14 @@ class ServerTest : public ::testing::Test {
   }
   /// Sends the tokens a and b and then waits for its cancellation.
   void start_hanging(ServerOptions options = {}) {
-    start([this](const scheduler::RequestSpec&) {
-      FakeAnswer answer;
-      answer.tokens = {*model_.tokenizer.id_of("a"), *model_.tokenizer.id_of("b")};
-      answer.hangs = true;
-      return answer;
-    }, std::move(options));
+    start(
+        [this](const scheduler::RequestSpec&) {
+          FakeAnswer answer;
+          answer.tokens = {*model_.tokenizer.id_of("a"), *model_.tokenizer.id_of("b")};
+          answer.hangs = true;
+          return answer;
+        },
+        std::move(options));
   }
   HttpClient http() const {
     return HttpClient::create("http://127.0.0.1:" + std::to_string(server_->port())).value();
@@ -54,8 +59,13 @@ class ServerTest : public ::testing::Test {
   uint16_t port() const { return server_->port(); }
   void expect_alive() { EXPECT_EQ(http().get("/health").value().status, 200); }
   static std::string text_of(const ClientResponse& response) {
-    return std::string(json::parse(response.body).at("choices").as_array().at(0).at("message")
-                           .at("content").as_string());
+    return std::string(json::parse(response.body)
+                           .at("choices")
+                           .as_array()
+                           .at(0)
+                           .at("message")
+                           .at("content")
+                           .as_string());
   }
 
   TestModel model_;
@@ -77,14 +87,20 @@ TEST_F(ServerTest, StreamsAChat) {
   start_saying("good day");
   std::string text;
   std::string last;
-  const auto response = http().post_stream(kChat, kHiStream, [&](std::string_view data) {
-    last = data;
-    if (data == "[DONE]") return true;
-    const auto event = json::parse(data);
-    const auto& delta = event.at("choices").as_array().at(0).at("delta").as_object();
-    if (delta.contains("content")) text += std::string_view(delta.at("content").as_string());
-    return true;
-  }).value();
+  const auto response =
+      http()
+          .post_stream(kChat, kHiStream,
+                       [&](std::string_view data) {
+                         last = data;
+                         if (data == "[DONE]") return true;
+                         const auto event = json::parse(data);
+                         const auto& delta =
+                             event.at("choices").as_array().at(0).at("delta").as_object();
+                         if (delta.contains("content"))
+                           text += std::string_view(delta.at("content").as_string());
+                         return true;
+                       })
+          .value();
   EXPECT_EQ(response.status, 200);
   EXPECT_EQ(response.header("content-type"), "text/event-stream; charset=utf-8");
   EXPECT_EQ(response.header("cache-control"), "no-cache");
@@ -122,8 +138,9 @@ TEST_F(ServerTest, TakesBodiesInChunks) {
   start_saying("x");
   RawClient raw(port());
   const std::string body = kHi;
-  raw.send("POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-           "Transfer-Encoding: chunked\r\n\r\n");
+  raw.send(
+      "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+      "Transfer-Encoding: chunked\r\n\r\n");
   raw.send("5\r\n" + body.substr(0, 5) + "\r\n");
   char size[20];
   std::snprintf(size, sizeof size, "%zx", body.size() - 5);
@@ -135,8 +152,10 @@ TEST_F(ServerTest, AsksForTheBodyOfCautiousClients) {
   start_saying("x");
   RawClient raw(port());
   const std::string body = kHi;
-  raw.send("POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-           "Expect: 100-continue\r\nContent-Length: " + std::to_string(body.size()) + "\r\n\r\n");
+  raw.send(
+      "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+      "Expect: 100-continue\r\nContent-Length: " +
+      std::to_string(body.size()) + "\r\n\r\n");
   EXPECT_EQ(raw.read_until("\r\n\r\n"), "HTTP/1.1 100 Continue\r\n\r\n");
   raw.send(body);
   EXPECT_THAT(raw.read_response(), StartsWith("HTTP/1.1 200 OK\r\n"));
@@ -160,8 +179,9 @@ TEST_F(ServerTest, AnswersHeadWithoutABodyAndOptionsWithoutContent) {
   raw.send("HEAD /version HTTP/1.1\r\nHost: x\r\n\r\n");
   const std::string head = raw.read_until("\r\n\r\n");
   EXPECT_THAT(head, HasSubstr("Content-Length: 18"));
-  raw.send("OPTIONS /v1/chat/completions HTTP/1.1\r\nHost: x\r\n"
-           "Access-Control-Request-Headers: authorization\r\n\r\n");
+  raw.send(
+      "OPTIONS /v1/chat/completions HTTP/1.1\r\nHost: x\r\n"
+      "Access-Control-Request-Headers: authorization\r\n\r\n");
   const std::string options = raw.read_until("\r\n\r\n");
   EXPECT_THAT(options, StartsWith("HTTP/1.1 204 No Content\r\n"));
   EXPECT_THAT(options, HasSubstr("Access-Control-Allow-Headers: authorization\r\n"));
@@ -193,7 +213,8 @@ TEST_P(BadBytes, GetAnErrorAndHurtNobody) {
 std::vector<RawCase> bad_bytes() {
   const std::string json_head = "Host: x\r\nContent-Type: application/json\r\n";
   return {
-      {"garbage", std::string("\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 tls?", 16), "HTTP/1.1 400"},
+      {"garbage", std::string("\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 tls?", 16),
+       "HTTP/1.1 400"},
       {"no_http", "hello there\r\n\r\n", "HTTP/1.1 400"},
       {"http2", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "HTTP/1.1 400"},
       {"http9", "GET / HTTP/9.9\r\n\r\n", "HTTP/1.1 400"},
@@ -202,38 +223,53 @@ std::vector<RawCase> bad_bytes() {
       {"nul", std::string("GET /\0 HTTP/1.1\r\n\r\n", 20), "HTTP/1.1 400"},
       {"half_request_line", "GET /hea", "HTTP/1.1 400"},
       {"half_header", "GET /health HTTP/1.1\r\nHost: x\r\n", "HTTP/1.1 400"},
-      {"half_body", "POST /v1/chat/completions HTTP/1.1\r\n" + json_head +
-                        "Content-Length: 50\r\n\r\n{\"messages\":", "HTTP/1.1 400"},
-      {"half_chunk", "POST /v1/chat/completions HTTP/1.1\r\n" + json_head +
-                         "Transfer-Encoding: chunked\r\n\r\nff\r\n{", "HTTP/1.1 400"},
-      {"bad_chunk", "POST /v1/chat/completions HTTP/1.1\r\n" + json_head +
-                        "Transfer-Encoding: chunked\r\n\r\nzz\r\n{}\r\n0\r\n\r\n", "HTTP/1.1 400"},
-      {"length_not_a_number", "POST /tokenize HTTP/1.1\r\n" + json_head +
-                                  "Content-Length: abc\r\n\r\n", "HTTP/1.1 400"},
+      {"half_body",
+       "POST /v1/chat/completions HTTP/1.1\r\n" + json_head +
+           "Content-Length: 50\r\n\r\n{\"messages\":",
+       "HTTP/1.1 400"},
+      {"half_chunk",
+       "POST /v1/chat/completions HTTP/1.1\r\n" + json_head +
+           "Transfer-Encoding: chunked\r\n\r\nff\r\n{",
+       "HTTP/1.1 400"},
+      {"bad_chunk",
+       "POST /v1/chat/completions HTTP/1.1\r\n" + json_head +
+           "Transfer-Encoding: chunked\r\n\r\nzz\r\n{}\r\n0\r\n\r\n",
+       "HTTP/1.1 400"},
+      {"length_not_a_number",
+       "POST /tokenize HTTP/1.1\r\n" + json_head + "Content-Length: abc\r\n\r\n", "HTTP/1.1 400"},
       {"length_negative", "POST /tokenize HTTP/1.1\r\n" + json_head + "Content-Length: -1\r\n\r\n",
        "HTTP/1.1 400"},
-      {"two_lengths", "POST /tokenize HTTP/1.1\r\n" + json_head +
-                          "Content-Length: 2\r\nContent-Length: 3\r\n\r\n{}", "HTTP/1.1 400"},
-      {"huge_length", "POST /tokenize HTTP/1.1\r\n" + json_head +
-                          "Content-Length: 99999999999999\r\n\r\n", "HTTP/1.1 413"},
+      {"two_lengths",
+       "POST /tokenize HTTP/1.1\r\n" + json_head +
+           "Content-Length: 2\r\nContent-Length: 3\r\n\r\n{}",
+       "HTTP/1.1 400"},
+      {"huge_length",
+       "POST /tokenize HTTP/1.1\r\n" + json_head + "Content-Length: 99999999999999\r\n\r\n",
+       "HTTP/1.1 413"},
       {"huge_body", post("/tokenize", "\"" + std::string(20'000, 'x') + "\""), "HTTP/1.1 413"},
-      {"huge_chunks", "POST /tokenize HTTP/1.1\r\n" + json_head +
-                          "Transfer-Encoding: chunked\r\n\r\n4e20\r\n" + std::string(20'000, 'x') +
-                          "\r\n0\r\n\r\n", "HTTP/1.1 413"},
-      {"huge_header", "GET / HTTP/1.1\r\nA: " + std::string(20'000, 'x') + "\r\n\r\n", "HTTP/1.1 431"},
+      {"huge_chunks",
+       "POST /tokenize HTTP/1.1\r\n" + json_head + "Transfer-Encoding: chunked\r\n\r\n4e20\r\n" +
+           std::string(20'000, 'x') + "\r\n0\r\n\r\n",
+       "HTTP/1.1 413"},
+      {"huge_header", "GET / HTTP/1.1\r\nA: " + std::string(20'000, 'x') + "\r\n\r\n",
+       "HTTP/1.1 431"},
       {"huge_target", "GET /" + std::string(20'000, 'x') + " HTTP/1.1\r\n\r\n", "HTTP/1.1 431"},
-      {"many_headers", [] {
+      {"many_headers",
+       [] {
          std::string text = "GET / HTTP/1.1\r\n";
          for (int i = 0; i < 3000; ++i) text += "A" + std::to_string(i) + ": b\r\n";
          return text + "\r\n";
-       }(), "HTTP/1.1 431"},
+       }(),
+       "HTTP/1.1 431"},
       {"no_body", "POST /v1/chat/completions HTTP/1.1\r\n" + json_head + "\r\n", "HTTP/1.1 400"},
       {"no_json", post(kChat, "{\"messages\":"), "HTTP/1.1 400"},
       {"not_utf8", post(kChat, "{\"messages\":[{\"role\":\"user\",\"content\":\"\xff\xc3\"}]}"),
        "HTTP/1.1 400"},
-      {"nested", post(kChat, "{\"messages\":" + std::string(4000, '[') + std::string(4000, ']') + "}"),
+      {"nested",
+       post(kChat, "{\"messages\":" + std::string(4000, '[') + std::string(4000, ']') + "}"),
        "HTTP/1.1 400"},
-      {"form", "POST /v1/completions HTTP/1.1\r\nContent-Type: text/plain\r\nContent-Length: 1\r\n\r\nx",
+      {"form",
+       "POST /v1/completions HTTP/1.1\r\nContent-Type: text/plain\r\nContent-Length: 1\r\n\r\nx",
        "HTTP/1.1 415"},
       {"unknown_path", "GET /wp-admin HTTP/1.1\r\n\r\n", "HTTP/1.1 404"},
       {"wrong_method", "GET /v1/chat/completions HTTP/1.1\r\n\r\n", "HTTP/1.1 405"},
@@ -272,7 +308,8 @@ TEST_F(ServerTest, CancelsWhenAStreamingClientVanishes) {
   EXPECT_THAT(raw.read_until("b\"}"), HasSubstr("b\"}"));
   raw.close();
   client_->wait_for_cancelled(1);
-  EXPECT_THAT(http().get("/metrics").value().body, HasSubstr("troupe_client_disconnects_total 1\n"));
+  EXPECT_THAT(http().get("/metrics").value().body,
+              HasSubstr("troupe_client_disconnects_total 1\n"));
 }
 
 TEST_F(ServerTest, CancelsWhenAClientResetsBeforeTheFirstByte) {
@@ -304,7 +341,9 @@ TEST_F(ServerTest, CancelsAtAStopString) {
     return answer;
   });
   const auto response =
-      http().post(kChat, R"({"stop":" three","messages":[{"role":"user","content":"hi"}]})").value();
+      http()
+          .post(kChat, R"({"stop":" three","messages":[{"role":"user","content":"hi"}]})")
+          .value();
   EXPECT_EQ(text_of(response), "one two");
   client_->wait_for_cancelled(1);
 }
@@ -330,9 +369,10 @@ TEST_F(ServerTest, RefusesWithAStatusAlsoForStreams) {
     answer.retry_after = milliseconds(1500);
     return answer;
   });
-  for (const auto& expected : {RefusalCase{{Code::kResourceExhausted, "full"}, 429, "queue_full"},
-                               RefusalCase{{Code::kUnavailable, "no router"}, 503, "no_capacity"},
-                               RefusalCase{{Code::kInvalidArgument, "bad"}, 400, "invalid_value"}}) {
+  for (const auto& expected :
+       {RefusalCase{{Code::kResourceExhausted, "full"}, 429, "queue_full"},
+        RefusalCase{{Code::kUnavailable, "no router"}, 503, "no_capacity"},
+        RefusalCase{{Code::kInvalidArgument, "bad"}, 400, "invalid_value"}}) {
     refusal = expected.error;
     for (const char* body : {kHi, kHiStream}) {
       const auto response = http().post(kChat, body).value();

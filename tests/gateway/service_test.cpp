@@ -66,7 +66,8 @@ TEST_F(ServiceTest, DoesNotKnowOtherModels) {
                             R"({"model":"x","messages":[{"role":"user","content":"hi"}]})");
   EXPECT_EQ(response.status, 404);
   EXPECT_EQ(body_of(response).at("error").at("code").as_string(), "model_not_found");
-  EXPECT_EQ(body_of(response).at("error").at("message").as_string(), "The model `x` does not exist.");
+  EXPECT_EQ(body_of(response).at("error").at("message").as_string(),
+            "The model `x` does not exist.");
 }
 
 TEST_F(ServiceTest, AnswersUnknownPathsAndMethodsWithJson) {
@@ -82,10 +83,12 @@ TEST_F(ServiceTest, AnswersUnknownPathsAndMethodsWithJson) {
 }
 
 TEST_F(ServiceTest, WantsJson) {
-  const auto response = ask("POST", "/v1/completions", "prompt=x", "application/x-www-form-urlencoded");
+  const auto response =
+      ask("POST", "/v1/completions", "prompt=x", "application/x-www-form-urlencoded");
   EXPECT_EQ(response.status, 415);
   EXPECT_THAT(response.body, HasSubstr("Content-Type"));
-  EXPECT_EQ(ask("POST", "/tokenize", R"({"prompt":"x"})", "Application/JSON; charset=utf-8").status, 200);
+  EXPECT_EQ(ask("POST", "/tokenize", R"({"prompt":"x"})", "Application/JSON; charset=utf-8").status,
+            200);
   EXPECT_EQ(ask("POST", "/tokenize", R"({"prompt":"x"})", "").status, 200);
 }
 
@@ -117,16 +120,19 @@ TEST_F(ServiceTest, TellsItsVersion) {
 }
 
 TEST_F(ServiceTest, TokenizesAndBack) {
-  const auto tokens = body_of(ask("POST", "/tokenize",
-                                  R"({"prompt":"hi 七","add_special_tokens":false,"return_token_strs":true})"));
-  EXPECT_EQ(tokens.at("count").as_int64(), static_cast<int64_t>(tokens.at("tokens").as_array().size()));
+  const auto tokens =
+      body_of(ask("POST", "/tokenize",
+                  R"({"prompt":"hi 七","add_special_tokens":false,"return_token_strs":true})"));
+  EXPECT_EQ(tokens.at("count").as_int64(),
+            static_cast<int64_t>(tokens.at("tokens").as_array().size()));
   EXPECT_EQ(tokens.at("token_strs").as_array().size(), tokens.at("tokens").as_array().size());
   EXPECT_EQ(tokens.at("max_model_len").as_int64(), 512);
-  const auto text = body_of(ask("POST", "/detokenize",
-                                R"({"tokens":)" + json::serialize(tokens.at("tokens")) + "}"));
+  const auto text = body_of(
+      ask("POST", "/detokenize", R"({"tokens":)" + json::serialize(tokens.at("tokens")) + "}"));
   EXPECT_EQ(text.at("prompt").as_string(), "hi 七");
   EXPECT_EQ(ask("POST", "/detokenize", R"({"tokens":[1000000000]})").status, 400);
-  const auto chat = body_of(ask("POST", "/tokenize", R"({"messages":[{"role":"user","content":"hi"}]})"));
+  const auto chat =
+      body_of(ask("POST", "/tokenize", R"({"messages":[{"role":"user","content":"hi"}]})"));
   EXPECT_GT(chat.at("count").as_int64(), 2);
 }
 
@@ -172,7 +178,8 @@ TEST_F(ServiceTest, ResolvesEveryReferenceOfOpenapi) {
        at = text.find(kReference, at + 1)) {
     const size_t begin = at + kReference.size();
     boost::system::error_code ec;
-    EXPECT_NE(document.find_pointer(text.substr(begin, text.find('"', begin) - begin), ec), nullptr);
+    EXPECT_NE(document.find_pointer(text.substr(begin, text.find('"', begin) - begin), ec),
+              nullptr);
     ++count;
   }
   EXPECT_GT(count, 20U);
@@ -195,9 +202,12 @@ TEST(Metrics, ShowsWhatHappened) {
            "vllm:num_requests_waiting{engine=\"0\",model_name=\"org/demo\"} 5\n",
            "vllm:prompt_tokens_total{engine=\"0\",model_name=\"org/demo\"} 11\n",
            "vllm:generation_tokens_total{engine=\"0\",model_name=\"org/demo\"} 4\n",
-           "vllm:request_success_total{engine=\"0\",finished_reason=\"stop\",model_name=\"org/demo\"} 1\n",
-           "vllm:request_success_total{engine=\"0\",finished_reason=\"abort\",model_name=\"org/demo\"} 0\n",
-           "vllm:time_to_first_token_seconds_bucket{engine=\"0\",model_name=\"org/demo\",le=\"0.04\"} 1\n",
+           "vllm:request_success_total{engine=\"0\",finished_reason=\"stop\",model_name=\"org/"
+           "demo\"} 1\n",
+           "vllm:request_success_total{engine=\"0\",finished_reason=\"abort\",model_name=\"org/"
+           "demo\"} 0\n",
+           "vllm:time_to_first_token_seconds_bucket{engine=\"0\",model_name=\"org/"
+           "demo\",le=\"0.04\"} 1\n",
            "vllm:inter_token_latency_seconds_count{engine=\"0\",model_name=\"org/demo\"} 1\n",
            "vllm:e2e_request_latency_seconds_count{engine=\"0\",model_name=\"org/demo\"} 1\n",
            "troupe_http_requests_total{handler=\"/health\",method=\"GET\",status=\"2xx\"} 1\n",
