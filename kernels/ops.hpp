@@ -126,7 +126,8 @@ struct CombineParams {
 /// One row of attention: which KV it sees. Blocks are read in place.
 struct AttentionRow {
   /// Block b of this layer: [block_tokens, kv_rank + rope_dim] float32, token t of the context in
-  /// block t / block_tokens.
+  /// block t / block_tokens. Neighbouring rows of one request give the same span (same data()):
+  /// the expanded form then makes their keys and values once.
   std::span<const float* const> blocks;
   uint32_t context_len = 0;  ///< positions 0 .. context_len-1 are visible, >= 1
 };

@@ -50,16 +50,17 @@ struct F16Row {
 struct F8Row {
   const uint8_t* data;
   HWY_INLINE V load(size_t k) const {
-    const hn::Rebind<uint8_t, Floats> narrow;
-    const hn::RebindToUnsigned<Floats> wide;
-    const auto bits = hn::PromoteTo(wide, hn::LoadU(narrow, data + k));
-    const auto magnitude = hn::And(bits, hn::Set(wide, 0x7fU));
-    const auto sign = hn::ShiftLeft<24>(hn::Xor(bits, magnitude));
-    const V value =
-        hn::Mul(hn::BitCast(kFloats, hn::ShiftLeft<20>(magnitude)), hn::Set(kFloats, 0x1p120F));
+    const hn::Rebind<int8_t, Floats> narrow;
+    const hn::Rebind<int32_t, Floats> wide;
+    // Extending the sign puts it where float32 has it; the mask drops its copies between.
+    const auto* at = reinterpret_cast<const int8_t*>(data) + k;
+    const auto extended = hn::ShiftLeft<20>(hn::PromoteTo(wide, hn::LoadU(narrow, at)));
+    const auto bits = hn::And(extended, hn::Set(wide, static_cast<int32_t>(0x87f00000U)));
+    const V value = hn::Mul(hn::BitCast(kFloats, bits), hn::Set(kFloats, 0x1p120F));
     // All ones is a NaN, and stays one whatever is or-ed to it.
-    const auto nan = hn::VecFromMask(wide, hn::Eq(magnitude, hn::Set(wide, 0x7fU)));
-    return hn::Or(hn::Or(value, hn::BitCast(kFloats, sign)), hn::BitCast(kFloats, nan));
+    const auto all_set = hn::Set(wide, 0x07f00000);
+    const auto nan = hn::VecFromMask(wide, hn::Eq(hn::And(bits, all_set), all_set));
+    return hn::Or(value, hn::BitCast(kFloats, nan));
   }
   HWY_INLINE float at(size_t k) const { return from_f8e4m3(data[k]); }
 };

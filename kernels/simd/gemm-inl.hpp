@@ -1,9 +1,10 @@
 // Products with stored weights, and embedding.
 //
-// Few rows (decode): the weights are read once and converted in registers, so that memory is the
-// limit. Many rows (prefill): a tile of weight rows is first converted into a scratch area that
-// stays in the second-level cache while all rows pass over it. Both give the same bits, since
-// conversion is exact (FP8 with scales: rounded once, the same way).
+// Few rows (decode): the weights are read once and converted in registers (FP8: a few rows at a
+// time in the first-level cache), so that memory is the limit. Many rows (prefill): a tile of
+// weight rows is first converted into a scratch area that stays in the second-level cache while all
+// rows pass over it. Both give the same bits, since conversion is exact (FP8 with scales: rounded
+// once, the same way).
 
 #if defined(TROUPE_KERNELS_SIMD_GEMM_INL) == defined(HWY_TARGET_TOGGLE)
 #ifdef TROUPE_KERNELS_SIMD_GEMM_INL
@@ -81,9 +82,12 @@ void product(const GemmParams& p, const RowsOf<Row>& w, size_t first, size_t cou
 
 void gemm_converting_first(const GemmParams& p, Range outputs) {
   const size_t in = p.w.in;
-  const size_t at_once =
-      std::min(outputs.size(), std::max(kTileOutputs, kCachedFloats / std::max<size_t>(1, in) /
-                                                          kTileOutputs * kTileOutputs));
+  // Few rows: only as much as is used at once, while it is in the first-level cache.
+  const size_t wanted = p.x.rows <= kMaxRowsInRegisters
+                            ? kTileOutputsOneRow
+                            : std::max(kTileOutputs, kCachedFloats / std::max<size_t>(1, in) /
+                                                         kTileOutputs * kTileOutputs);
+  const size_t at_once = std::min(outputs.size(), wanted);
   const auto scratch = std::make_unique_for_overwrite<float[]>(at_once * in);
   for (size_t first = outputs.first; first < outputs.last; first += at_once) {
     const size_t count = std::min(at_once, outputs.last - first);
