@@ -272,26 +272,28 @@ asio::awaitable<int> Connection::serve_exchange(const HttpRequest& request, Exch
         interrupted_ ? exchange.interrupt(draining(), now()) : exchange.poll(now());
     if (progress.response) {
       status = progress.response->status;
-      client_gone_ = !co_await send_response(*progress.response);
-      if (!client_gone_) break;
+      if (co_await send_response(*progress.response)) break;
+      client_gone_ = true;
       continue;
     }
     if (!progress.events.empty()) {
-      if (!streaming) client_gone_ = !co_await open_stream();
+      // The watch may find the client gone during a write that succeeds: only ever set
+      // client_gone_.
+      if (!streaming && !co_await open_stream()) client_gone_ = true;
       streaming = true;
-      if (!client_gone_) client_gone_ = !co_await send_events(std::move(progress.events));
+      if (!client_gone_ && !co_await send_events(std::move(progress.events))) client_gone_ = true;
       // What happened while this was written woke nobody: look again before waiting.
       if (client_gone_ || !progress.done) continue;
     }
     if (progress.done) {
-      client_gone_ = !co_await end_stream();
-      if (!client_gone_) break;
+      if (co_await end_stream()) break;
+      client_gone_ = true;
       continue;
     }
     error_code ec;
     wake_timer_.expires_after(std::chrono::nanoseconds(state_.options.ping_interval.ns));
     co_await wake_timer_.async_wait(asio::redirect_error(asio::use_awaitable, ec));
-    if (!ec && streaming) client_gone_ = !co_await send_events(": ping\n\n");
+    if (!ec && streaming && !co_await send_events(": ping\n\n")) client_gone_ = true;
   }
   if (client_gone_) keep_alive_ = false;
   co_await end_watch();
