@@ -94,7 +94,7 @@ Result<Prefix> read_prefix(Bytes message) {
                                          std::to_string(kProtocolVersion) +
                                          "; run the same release on all nodes"};
   }
-  if (prefix.reserved != 0 || prefix.message_words > kMaxHeaderWords ||
+  if (prefix.reserved != 0 || prefix.message_words == 0 || prefix.message_words > kMaxHeaderWords ||
       prefix.header_bytes != padded(sizeof(Prefix) + size_t{prefix.message_words} * 8) ||
       prefix.header_bytes > message.size()) {
     return corrupt("its header has impossible lengths");

@@ -80,6 +80,7 @@ struct LoopbackNetwork::State : std::enable_shared_from_this<LoopbackNetwork::St
   std::map<uint64_t, std::shared_ptr<Endpoint>> endpoints;
   std::vector<std::weak_ptr<LoopbackLink>> links;
   std::deque<Pending> queue;  // with `manual` only
+  bool ended = false;         // the network object is gone
 };
 
 class LoopbackNetwork::State::LoopbackLink final
@@ -106,6 +107,7 @@ class LoopbackNetwork::State::LoopbackLink final
       return {};
     }
     const std::lock_guard lock(network_->mutex);
+    if (network_->ended) return gone(peer_);
     const size_t size = frame.size_bytes();
     if (queued_bytes_ + size > from_->options.max_queued_bytes) {
       return Error{Code::kResourceExhausted, std::to_string(queued_bytes_) +
@@ -230,7 +232,13 @@ class LoopbackNetwork::State::LoopbackPort final : public Port {
 
 LoopbackNetwork::LoopbackNetwork(bool manual) : state_(std::make_shared<State>(manual)) {}
 
-LoopbackNetwork::~LoopbackNetwork() = default;
+LoopbackNetwork::~LoopbackNetwork() {
+  // What is queued holds the links and these the queue; nobody can pump any more.
+  std::deque<State::Pending> undelivered;
+  const std::lock_guard lock(state_->mutex);
+  state_->ended = true;
+  undelivered.swap(state_->queue);
+}
 
 std::unique_ptr<Port> LoopbackNetwork::open(PortOptions options) {
   auto endpoint = std::make_shared<Endpoint>(std::move(options));

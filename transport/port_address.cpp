@@ -92,7 +92,7 @@ Result<PortAddress> parse_port_address(const std::string& text) {
   if (text.size() > kMaxTextBytes) return damaged("too long");
   const std::vector<std::byte> bytes = TRY(from_hex(std::string_view(text).substr(kPrefix.size())));
   uint64_t hash = 0;
-  if (bytes.size() < sizeof(hash) || bytes.size() % 8 != 0) return damaged("wrong length");
+  if (bytes.size() <= sizeof(hash) || bytes.size() % 8 != 0) return damaged("wrong length");
   std::memcpy(&hash, bytes.data(), sizeof(hash));
   auto words = kj::heapArray<capnp::word>(bytes.size() / 8 - 1);
   std::memcpy(words.asBytes().begin(), bytes.data() + sizeof(hash), words.size() * 8);

@@ -9,9 +9,10 @@
 
 namespace troupe::transport {
 
-/// Which wires UCX may use to a peer. Shared memory needs one host and UCX's error mode NONE: the
-/// loss of a peer is then told by the cluster's failure detector, not by UCX. TCP and RDMA use mode
-/// PEER and report it themselves.
+/// Which wires UCX may use to a peer. Frames go through shared memory only on one host and if both
+/// ends allow it. A network connection stands beside each link in either case and tells the loss of
+/// a killed peer within milliseconds; a stopped peer or a silent cut is told by nobody in here, so
+/// the cluster's failure detector decides, and then close() ends the link whatever the peer does.
 enum class UcxWires : uint8_t {
   kAuto,  ///< shared memory to peers on this host, network to others
   kShm,
@@ -24,7 +25,7 @@ struct UcxOptions {
   int64_t spin_ns = 0;
 };
 
-/// A UCX worker with its own driver thread.
+/// A UCX port with its own driver thread. Frames of one peer are handed on in the order of sending.
 /// @errors kInternal naming the UCX call that failed and its status.
 Result<std::unique_ptr<Port>> open_ucx_port(PortOptions options, UcxOptions ucx);
 

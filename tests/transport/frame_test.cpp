@@ -172,7 +172,7 @@ std::vector<std::byte> header_around(kj::ArrayPtr<const capnp::word> words) {
   std::memcpy(header.data() + 12, &version, 2);
   std::memcpy(header.data() + 16, &header_bytes, 4);
   std::memcpy(header.data() + 20, &num_words, 4);
-  std::memcpy(header.data() + 24, words.begin(), words.size() * 8);
+  if (words.size() > 0) std::memcpy(header.data() + 24, words.begin(), words.size() * 8);
   return sealed(std::move(header));
 }
 
