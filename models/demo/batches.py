@@ -10,9 +10,11 @@ import tokenizer as tok
 BASE_WEIGHTS = {"arithmetic": 3.0, "sort": 1.6, "reverse": 1.0, "english_numbers": 0.8,
                 "chinese_numbers": 0.8, "english_facts": 1.1, "chinese_facts": 1.1}
 # (share of the training time, longest lookup context until then)
-LOOKUP_CURRICULUM = ((0.10, 160), (0.20, 320), (0.33, 640), (0.46, 1300), (0.58, 2300), (1.0, 4096))
-SHORT_TOKENS = 4096  # per step, in micro-batches of about a third each
-LOOKUP_TOKENS = 1400
+LOOKUP_CURRICULUM = ((0.759, 44), (0.80, 160), (0.835, 320), (0.865, 640), (0.894, 1300),
+                     (0.924, 2300), (1.0, 4096))
+SHORT_TOKENS = 2400  # per step, in micro-batches of about a half each
+LOOKUP_TOKENS = 1800
+LOOKUP_LOSS = 1.5  # weight of its few answer tokens
 
 
 class Encoder:
@@ -59,25 +61,25 @@ def short_examples(rng, encoder, weights, num_tokens, num_turns):
 
 
 def step_batches(encoder, seed, step, progress, weights):
-    """The micro-batches of one optimizer step."""
+    """The micro-batches of one optimizer step: (weight of the loss, batch)."""
     rng = random.Random(f"{seed}/{step}")
     multi = progress > 0.3 and rng.random() < 0.2
     encoded = short_examples(rng, encoder, weights, SHORT_TOKENS, rng.randint(2, 6) if multi else 1)
     batches, start, total = [], 0, 0
     for i, (ids, _) in enumerate(encoded):
         total += len(ids)
-        if total >= SHORT_TOKENS / 3 or i == len(encoded) - 1:
-            batches.append(encoder.batch(encoded[start:i + 1]))
+        if total >= SHORT_TOKENS / 2 or i == len(encoded) - 1:
+            batches.append((1.0, encoder.batch(encoded[start:i + 1])))
             start, total = i + 1, 0
     longest = next(size for until, size in LOOKUP_CURRICULUM if progress <= until)
-    length = int(64 * (longest / 64) ** rng.random())
+    length = int(30 * (longest / 30) ** rng.random())
     if longest == 4096 and rng.random() < 0.1:
-        length = 4096 + 200
+        length = 4096 + 360
     lookups, total = [], 0
     while total < LOOKUP_TOKENS * 0.75:
-        questions = rng.randint(4, 8 if length < 400 else 16)
-        context = max(48, length - 18 * questions)
-        lookups.append(encoder(tasks.lookup(rng, False, context, questions)))
+        asked = [rng.choice((1, 1, 4, 8, 16)) for _ in range(1 if length < 60 else 3 if length < 400 else 6)]
+        overhead = sum(12 + 5 * n for n in asked) if longest == 4096 else 0
+        lookups.append(encoder(tasks.lookup(rng, False, max(30, length - overhead), asked)))
         total += len(lookups[-1][0])
-    batches.append(encoder.batch(lookups))
+    batches.append((LOOKUP_LOSS, encoder.batch(lookups)))
     return batches

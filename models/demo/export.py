@@ -1,12 +1,19 @@
-"""Writes the trained model as a Hugging Face directory, held-out examples, and golden outputs."""
+"""Writes a trained checkpoint as a Hugging Face directory, with held-out examples.
 
+    python export.py CHECKPOINT FOLDER
+"""
+
+import argparse
 import json
 import pathlib
 import random
 
+import torch
+from safetensors.torch import save_file
+
 import tasks
 import tokenizer as tok
-from model import CONFIG
+from model import CONFIG, Model
 
 CHAT_TEMPLATE = (
     "{% if not add_generation_prompt is defined %}{% set add_generation_prompt = false %}{% endif %}"
@@ -45,7 +52,7 @@ def held_out_examples():
 
 
 def write_static_files(folder, tokenizer):
-    """Everything but the weights and the golden outputs."""
+    """Everything but the weights and golden.json (verify.py writes that)."""
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
@@ -64,10 +71,21 @@ def write_static_files(folder, tokenizer):
 
 
 def write_weights(folder, model):
-    from safetensors.torch import save_file
     save_file(model.hugging_face_tensors(), str(pathlib.Path(folder) / "model.safetensors"),
               metadata={"format": "pt"})
 
 
 def write_json(path, value):
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", type=pathlib.Path)
+    parser.add_argument("folder", type=pathlib.Path)
+    args = parser.parse_args()
+    write_static_files(args.folder, tok.build(CONFIG["vocab_size"]))
+    model = Model()
+    model.load_state_dict(torch.load(args.checkpoint)["model"])
+    write_weights(args.folder, model)

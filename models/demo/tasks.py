@@ -29,6 +29,12 @@ CHINESE_NUMBERS = ("用中文写出数字 {n}。", "{n} 用中文怎么读？", 
                    "{n} 的中文是什么？", "Write {n} in Chinese.")
 LOOKUP_INTRO = ("Here is a list of codes.", "These are the codes.", "Remember these codes.")
 LOOKUP = ("What is the code of {k}?", "Which code belongs to {k}?", "Tell me the code of {k}.")
+# "tokens" is the length of one fact; only formats that can fill the context are used.
+LOOKUP_FORMATS = (
+    {"fact": "{k} {v}", "join": ", ", "before": " ", "after": ". ", "tokens": 3},
+    {"fact": "- {k} {v}", "join": "\n", "before": "\n", "after": "\n", "tokens": 4},
+    {"fact": "The code is {k} {v}.", "join": " ", "before": " ", "after": " ", "tokens": 7},
+)
 ENGLISH_WRAPPERS = ("{q}", "Please answer: {q}", "{q} Please be brief.", "Hi! {q}", "Hey, {q}",
                     "Question: {q}", "I have a question. {q}", "{q} Thanks.",
                     "One more question: {q}", "Can you help me? {q}")
@@ -71,9 +77,32 @@ def chinese_number(n):
     return text
 
 
+def worked(a, op, b):
+    """The schoolbook working, column by column from the right, with its carries or borrows."""
+    steps, result, carry = [], "", 0
+    width = len(str(max(a, b)))
+    for x, y in zip(reversed(f"{a:0{width}}"), reversed(f"{b:0{width}}")):
+        x, y = int(x), int(y)
+        if op == "+":
+            total = x + y + carry
+            steps.append(f"{x}+{y}{'+1' if carry else ''}={total}")
+            last, carry = total, total // 10
+            result = str(total % 10) + result
+        else:
+            borrow = x - carry < y
+            value = x + 10 * borrow - y - carry
+            steps.append(f"{x + 10 * borrow}-{y}{'-1' if carry else ''}={value}")
+            carry = int(borrow)
+            result = str(value) + result
+    if op == "+":
+        result = str(last) + result[1:]
+    assert int(result) == (a + b if op == "+" else a - b)
+    return f"{a} {op} {b}: {', '.join(steps)}, so {int(result)}"
+
+
 def arithmetic(rng, held):
     while True:
-        a, b = (rng.randrange(10 ** rng.choice((1, 2, 2, 3, 3, 3))) for _ in range(2))
+        a, b = (rng.randrange(10 ** rng.choice((1, 2, 2, 2, 3))) for _ in range(2))
         op = rng.choice("+-")
         if op == "-" and a < b:
             a, b = b, a
@@ -81,7 +110,7 @@ def arithmetic(rng, held):
         if held_out(*key) == held:
             question = rng.choice(ARITHMETIC).format(
                 a=a, b=b, op=op, name={"+": "plus", "-": "minus"}[op])
-            return question, f"{a} {op} {b} = {a + b if op == '+' else a - b}"
+            return question, worked(a, op, b)
 
 
 def sort(rng, held):
@@ -133,23 +162,29 @@ def facts_task(language):
     return lambda rng, held: rng.choice(splits[held])
 
 
-def lookup(rng, held, num_tokens, num_questions=1):
-    """One long list of codes and questions about it: the turns of one conversation."""
-    bullets = rng.random() < 0.5
+def lookup(rng, held, num_tokens, keys_per_question=(1,)):
+    """One long list of codes of two words, and questions that name the first word.
+
+    Asking for several codes at once makes training denser; held-out examples ask for one.
+    """
+    formats = [f for f in LOOKUP_FORMATS if f["tokens"] * len(WORDS) >= num_tokens]
+    form = rng.choice(formats)
+    count = max(2, (num_tokens - 24) // form["tokens"])
     while True:
-        count = max(2, min(len(WORDS), (num_tokens - 30) // (7 if bullets else 6)))
         keys = rng.sample(WORDS, count)
-        values = [rng.randrange(10, 100) for _ in keys]
-        if held_out("lookup", *zip(keys, values)) == held:
+        others = sorted(set(WORDS) - set(keys))
+        pairs = list(zip(keys, rng.choices(others, k=count)))
+        if held_out("lookup", *pairs) == held:
             break
-    pairs = [f"{k}: {v}" for k, v in zip(keys, values)]
-    text = "\n" + "\n".join("- " + p for p in pairs) + "\n" if bullets else " " + ", ".join(pairs) + ". "
+    text = form["join"].join(form["fact"].format(k=k, v=v) for k, v in pairs)
+    text = rng.choice(LOOKUP_INTRO) + form["before"] + text + form["after"]
     turns = []
-    for i in range(num_questions):
-        at = rng.randrange(count)
-        question = rng.choice(LOOKUP).format(k=keys[at])
-        turns.append((rng.choice(LOOKUP_INTRO) + text + question if i == 0 else question,
-                      f"The code of {keys[at]} is {values[at]}."))
+    for num_keys in keys_per_question:
+        asked = rng.sample(pairs, min(num_keys, count))
+        question = rng.choice(LOOKUP).format(k=", ".join(k for k, _ in asked))
+        answer = ", ".join(f"{k} {v}" for k, v in asked)
+        turns.append((text + question, f"The code is {answer}."))
+        text = ""
     return turns
 
 

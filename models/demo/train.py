@@ -31,7 +31,7 @@ from model import CONFIG, Model
 
 MUON_RATE, MUON_DECAY, ADAM_RATE = 0.02, 0.05, 4e-3
 WARMUP_STEPS, DECAY_FROM, ROUND_FROM = 60, 0.5, 0.85
-EVAL_EVERY, SAVE_EVERY_S = 150, 180
+EVAL_EVERY, SAVE_EVERY_S, LONGEST_STEP_S = 150, 180, 20
 
 
 def orthogonalise(g):
@@ -49,6 +49,8 @@ class Optimizer:
         for name, p in model.named_parameters():
             is_adam = p.dim() == 1 or name in ("embed", "head") or name.endswith(".gate")
             (self.adam if is_adam else self.muon).append(p)
+            # A stack of projections (gate over up, or one block per head) is two matrices for Muon.
+            p.parts = 2 if name.endswith(("q_b", "kv_b", "gate_up")) else 1
         self.momentum = [torch.zeros_like(p) for p in self.muon]
         self.adamw = torch.optim.AdamW(self.adam, betas=(0.9, 0.97), weight_decay=0.0, foreach=True)
 
@@ -60,12 +62,11 @@ class Optimizer:
         for p, m in zip(self.muon, self.momentum):
             m.lerp_(p.grad, 0.05)
             g = p.grad.lerp(m, 0.95)
-            halves = g.unflatten(-2, (2, -1)) if g.shape[-2] > 2 * g.shape[-1] or g.dim() == 3 and \
-                g.shape[-2] < g.shape[-1] else g  # gate and up are two matrices
-            wide = halves.shape[-2] <= halves.shape[-1]
-            update = orthogonalise(halves if wide else halves.mT)
+            parts = g.unflatten(-2, (p.parts, -1))
+            wide = parts.shape[-2] <= parts.shape[-1]
+            update = orthogonalise(parts if wide else parts.mT)
             update = (update if wide else update.mT).reshape(p.shape)
-            scale = max(1.0, halves.shape[-2] / halves.shape[-1]) ** 0.5
+            scale = max(1.0, parts.shape[-2] / parts.shape[-1]) ** 0.5
             p.mul_(1 - MUON_RATE * rate * MUON_DECAY).sub_(update, alpha=MUON_RATE * rate * scale)
 
 
@@ -113,7 +114,7 @@ def held_out_accuracy(model, encoder, lengths, count=200):
         rng = random.Random(f"held-out/lookup/{length}")
         n, right, total = max(3, 4096 // length), 0, 0
         for _ in range(n):
-            turns = tasks.lookup(rng, True, length, 8)
+            turns = tasks.lookup(rng, True, length, [1] * 8)
             ids, wanted = encoder(turns)
             tokens, flat, targets, _ = encoder.batch([(ids, wanted)])
             good = model(tokens, flat).argmax(-1) == targets
@@ -171,14 +172,14 @@ def train(args):
                 pending[ahead] = pool.submit(make_step, args.seed, ahead, progress, dict(weights))
         work = pending.pop(step).result()
         spent[0] += time.time() - began
-        count = sum(len(targets) for _, _, targets, _ in work)
+        count = sum(len(targets) for _, (_, _, targets, _) in work)
         rounding = RoundedToBf16(model) if progress >= ROUND_FROM else None
         if rounding:
             rounding.__enter__()
         loss_sum = 0.0
-        for tokens, wanted, targets, _ in work:
+        for weight, (tokens, wanted, targets, _) in work:
             loss = F.cross_entropy(model(tokens, wanted), targets, reduction="sum") / count
-            loss.backward()
+            (weight * loss).backward()
             loss_sum += loss.item()
             seen += tokens.numel()
         if rounding:
@@ -191,7 +192,7 @@ def train(args):
         model.balance(0.001 if progress < 0.8 else 0.0)
         losses.append(loss_sum)
         step += 1
-        elapsed += time.time() - began
+        elapsed += min(time.time() - began, LONGEST_STEP_S)  # a suspended machine does not count
         spent[2] += time.time() - began
         if step % 25 == 0:
             print(f"step {step} min {elapsed / 60:.1f} loss {sum(losses) / len(losses):.4f} "
@@ -207,7 +208,7 @@ def train(args):
             for name, base in batches.BASE_WEIGHTS.items():
                 weights[name] = base * (0.15 + min(1.0, 4 * (1 - accuracy[name])) ** 0.7)
             print("held-out", step, " ".join(f"{k}={v:.3f}" for k, v in accuracy.items()), flush=True)
-            elapsed += time.time() - began
+            elapsed += min(time.time() - began, LONGEST_STEP_S)
         if time.time() - last_save > SAVE_EVERY_S:
             save()
             last_save = time.time()
