@@ -115,6 +115,9 @@ Result<scheduler::FinishReason> LocalModel::generate(
     if (count < left) continue;
     const model::SampledToken token =
         model::sample({rows.row(0), rows.cols}, spec.sampling, known.size());
+    if (token.token == model::kNoToken) {
+      return Error{Code::kInternal, "the model gave no finite logit; are its weights damaged?"};
+    }
     known.push_back(token.token);
     ++emitted;
     const bool go_on = on_token(token);

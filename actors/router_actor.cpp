@@ -280,6 +280,12 @@ class RouterShell {
       const auto found = requests_.find(entry.request);
       if (found == requests_.end()) continue;  // cancelled during the step
       Request& request = found->second;
+      if (token.token == model::kNoToken) {
+        fail(entry.request, request.attempt,
+             {Code::kInternal, "the model gave no finite logit; are its weights damaged?"});
+        ended.push_back(entry.request);
+        continue;
+      }
       Emission emission{.request = entry.request,
                         .attempt = request.attempt,
                         .first = static_cast<uint32_t>(request.known.size()) - request.num_prompt,

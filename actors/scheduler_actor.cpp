@@ -15,6 +15,29 @@ constexpr std::chrono::milliseconds kStatusTimeout{1000};
 
 }  // namespace
 
+Result<experts::Placement> place_on(const SchedulerActorOptions& options, Epoch epoch,
+                                    const std::vector<cluster::NodeInfo>& shards) {
+  const model::ModelConfig& model = options.model;
+  experts::PlacementRequest request{
+      .epoch = epoch, .num_layers = model.num_layers, .num_experts = model.num_routed_experts};
+  for (LayerIdx l = 0; l < model.num_layers; ++l) {
+    request.is_moe_layer.push_back(model.is_moe_layer(l));
+  }
+  for (const cluster::NodeInfo& shard : shards) {
+    request.shards.push_back(shard.id);
+    for (const cluster::PinConfig& pin : options.pins) {
+      if (pin.node != shard.name) continue;
+      request.pins.push_back(
+          {.node = shard.id,
+           .first_layer = pin.first_layer,
+           .last_layer = std::min(pin.last_layer, model.num_layers - 1),
+           .first_expert = pin.first_expert,
+           .last_expert = std::min(pin.last_expert, model.num_routed_experts - 1)});
+    }
+  }
+  return experts::place_experts(request);
+}
+
 class SchedulerShell {
  public:
   SchedulerShell(caf::stateful_actor<SchedulerActorState>* self, SchedulerActorOptions options)
@@ -27,7 +50,11 @@ class SchedulerShell {
 
   void join(const JoinCluster& msg) {
     const NodeId id = msg.info.id;
-    nodes_[id] = Node{msg.node, msg.worker};
+    if (!nodes_.try_emplace(id, Node{msg.node, msg.worker}).second) {
+      // Ids are 64 random bits: this is a confused or hostile process, not an accident.
+      self_->send(msg.node, JoinRejected{{Code::kInvalidArgument, "this node id is taken"}});
+      return;
+    }
     self_->monitor(msg.node);
     on_membership(cluster::NodeJoining{msg.info});
   }
@@ -192,7 +219,7 @@ class SchedulerShell {
     dismiss(e.node, e.reason);
   }
   void perform(const cluster::FormEpoch& e) {
-    const auto placed = place(e);
+    const auto placed = place_on(options_, e.epoch, e.shards);
     if (!placed.ok()) {
       log::error("placement_failed", {{"epoch", e.epoch}, {"reason", placed.error().message}});
       return;
@@ -217,29 +244,6 @@ class SchedulerShell {
     log::warning("serving_stopped", {{"epoch", e.epoch}, {"reason", e.reason.message}});
     for (const auto& [id, node] : nodes_) self_->send(node.worker, EpochEnded{e.epoch});
     for (const NodeId router : routers_) on_scheduler(scheduler::RouterDown{router, e.reason});
-  }
-
-  Result<experts::Placement> place(const cluster::FormEpoch& e) const {
-    const model::ModelConfig& model = options_.model;
-    experts::PlacementRequest request{.epoch = e.epoch,
-                                      .num_layers = model.num_layers,
-                                      .num_experts = model.num_routed_experts};
-    for (LayerIdx l = 0; l < model.num_layers; ++l) {
-      request.is_moe_layer.push_back(model.is_moe_layer(l));
-    }
-    for (const cluster::NodeInfo& shard : e.shards) {
-      request.shards.push_back(shard.id);
-      for (const cluster::PinConfig& pin : options_.pins) {
-        if (pin.node != shard.name) continue;
-        request.pins.push_back({.node = shard.id,
-                                .first_layer = pin.first_layer,
-                                .last_layer = std::min(pin.last_layer, model.num_layers - 1),
-                                .first_expert = pin.first_expert,
-                                .last_expert =
-                                    std::min(pin.last_expert, model.num_routed_experts - 1)});
-      }
-    }
-    return experts::place_experts(request);
   }
 
   static std::vector<Peer> peers(const std::vector<cluster::NodeInfo>& infos) {

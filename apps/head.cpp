@@ -41,6 +41,19 @@ actors::SchedulerActorOptions scheduler_options(const cluster::ClusterConfig& co
   return options;
 }
 
+/// Pins that cannot be met are the operator's mistake: said before anything starts.
+Result<void> check_pins(const cluster::ClusterConfig& config,
+                        const actors::SchedulerActorOptions& options) {
+  std::vector<cluster::NodeInfo> shards;
+  for (const cluster::NodeConfig& node : config.nodes) {
+    if (node.role != cluster::Role::kExperts) continue;
+    shards.push_back({.id = NodeId{shards.size() + 1}, .name = node.name});
+  }
+  const auto placed = actors::place_on(options, Epoch{1}, shards);
+  if (placed.ok()) return {};
+  return Error{placed.error()}.with_context("the configuration's placement");
+}
+
 Result<int> serve(const std::string& config_path) {
   const cluster::ClusterConfig config = TRY(cluster::load_cluster_config(config_path));
   log::configure(log::Level::kInfo, "head");
@@ -55,13 +68,15 @@ Result<int> serve(const std::string& config_path) {
                std::min(checkpoint.config().max_position_embeddings,
                         config.kv_blocks * config.kv_block_tokens));
 
+  const actors::SchedulerActorOptions options = scheduler_options(config, checkpoint, max_context);
+  TRY(check_pins(config, options));
+
   actors::SystemConfig system_config({.network = true,
                                       .heartbeat_interval = config.heartbeat_interval,
                                       .heartbeat_timeout = config.heartbeat_timeout,
                                       .cluster = config.name});
   caf::actor_system system(system_config);
-  const auto scheduler =
-      system.spawn(actors::scheduler_actor, scheduler_options(config, checkpoint, max_context));
+  const auto scheduler = system.spawn(actors::scheduler_actor, options);
   const auto stop_scheduler = [&] {
     caf::anon_send_exit(scheduler, caf::exit_reason::user_shutdown);
   };

@@ -24,7 +24,7 @@ using RequestId = Id<struct RequestTag>;
 using NodeId = Id<struct NodeTag>;
 /// A version of membership and placement; everything older is fenced.
 using Epoch = Id<struct EpochTag>;
-/// One forward pass of one router; increasing per router.
+/// One forward pass of one router; increasing within an epoch.
 using StepId = Id<struct StepTag>;
 /// A block of the KV-cache pool of one holder.
 using BlockId = Id<struct BlockTag, uint32_t>;

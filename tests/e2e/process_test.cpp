@@ -82,6 +82,7 @@ class Process {
     std::vector<char*> argv;
     for (std::string& word : words) argv.push_back(word.data());
     argv.push_back(nullptr);
+    fs::remove(output_);  // nobody may read what an earlier process said
     pid_ = fork();
     if (pid_ == 0) {
       const int fd = open(output_.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0644);
@@ -196,7 +197,8 @@ class ClusterProcesses : public testing::Test {
   }
 
   [[nodiscard]] pid_t pid_of(const std::string& node) const {
-    for (const json::value& entry : status().at("nodes").as_array()) {
+    const json::value cluster = status();
+    for (const json::value& entry : cluster.at("nodes").as_array()) {
       if (entry.at("name").as_string() == node) {
         return static_cast<pid_t>(entry.at("pid").to_number<int64_t>());
       }
@@ -272,7 +274,8 @@ TEST_F(ClusterProcesses, WorksOverTcpAsOverSharedMemory) {
   configure(2, "transport: {wires: net}\n");
   start();
   EXPECT_EQ(complete("Sort these words:", 32), shared_memory);
-  for (const json::value& node : status().at("nodes").as_array()) {
+  const json::value cluster = status();
+  for (const json::value& node : cluster.at("nodes").as_array()) {
     for (const json::value& link : node.at("links").as_array()) {
       EXPECT_EQ(std::string(link.at("transport").as_string()).find("shm"), std::string::npos);
     }
@@ -399,6 +402,14 @@ TEST_F(ClusterProcesses, ANodeThatTheConfigurationDoesNotNameIsRefused) {
   EXPECT_NE(node.code, 0);
   EXPECT_NE(node.output.find("stranger"), std::string::npos) << node.output;
   EXPECT_TRUE(healthy());
+}
+
+TEST_F(ClusterProcesses, PinsThatCannotBeMetAreAConfigurationError) {
+  configure(2, "placement:\n  - {node: shard-0, layers: 1-1, experts: 0-99}\n"
+               "  - {node: shard-1, layers: 1-1, experts: 3-3}\n");
+  const Finished head = troupe({"head", "--config", config_.string()});
+  EXPECT_EQ(head.code, 2);
+  EXPECT_NE(head.output.find("placement"), std::string::npos) << head.output;
 }
 
 TEST(CommandLine, HelpIsCompleteAndMistakesAreExplained) {
