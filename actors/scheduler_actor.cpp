@@ -122,14 +122,8 @@ class SchedulerShell {
   }
 
   void on_membership(const cluster::MembershipEvent& event) {
-    const bool served = membership_.serving();
     for (const cluster::MembershipEffect& effect : membership_.handle(event, now(self_))) {
       std::visit([this](const auto& e) { perform(e); }, effect);
-    }
-    if (served != membership_.serving()) {
-      for (const caf::actor& watcher : watchers_) {
-        self_->send(watcher, ServingChanged{membership_.serving()});
-      }
     }
     schedule_wake();
   }
@@ -239,9 +233,11 @@ class SchedulerShell {
   void perform(const cluster::StartServing& e) {
     log::info("serving", {{"epoch", e.epoch}});
     for (const NodeId router : routers_) on_scheduler(scheduler::RouterUp{router});
+    tell_serving(true);
   }
   void perform(const cluster::StopServing& e) {
     log::warning("serving_stopped", {{"epoch", e.epoch}, {"reason", e.reason.message}});
+    tell_serving(false);  // before any client hears of it: /health must not lag behind
     for (const auto& [id, node] : nodes_) self_->send(node.worker, EpochEnded{e.epoch});
     for (const NodeId router : routers_) on_scheduler(scheduler::RouterDown{router, e.reason});
   }
@@ -260,6 +256,10 @@ class SchedulerShell {
     self_->send(node->second.node, JoinRejected{reason});
     self_->demonitor(node->second.node);
     nodes_.erase(node);
+  }
+
+  void tell_serving(bool serving) {
+    for (const caf::actor& watcher : watchers_) self_->send(watcher, ServingChanged{serving});
   }
 
   /// A node that waits to be taken in is taken when no request runs.
