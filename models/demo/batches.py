@@ -7,11 +7,11 @@ import torch
 import tasks
 import tokenizer as tok
 
-BASE_WEIGHTS = {"arithmetic": 3.0, "sort": 1.6, "reverse": 1.0, "english_numbers": 0.8,
-                "chinese_numbers": 0.8, "english_facts": 1.1, "chinese_facts": 1.1}
+BASE_WEIGHTS = {"arithmetic": 3.0, "sort": 2.4, "reverse": 1.0, "english_numbers": 0.8,
+                "chinese_numbers": 0.8, "english_facts": 1.5, "chinese_facts": 1.5}
 # (share of the training time, longest lookup context until then)
-LOOKUP_CURRICULUM = ((0.759, 44), (0.80, 160), (0.835, 320), (0.865, 640), (0.894, 1300),
-                     (0.924, 2300), (1.0, 4096))
+LOOKUP_CURRICULUM = ((0.30, 44), (0.40, 160), (0.48, 320), (0.56, 640), (0.66, 1300),
+                     (0.76, 2300), (1.0, 4096))  # lists of 2 to 6 codes start the learning
 SHORT_TOKENS = 2400  # per step, in micro-batches of about a half each
 LOOKUP_TOKENS = 1800
 LOOKUP_LOSS = 1.5  # weight of its few answer tokens

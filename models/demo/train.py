@@ -8,13 +8,12 @@ the given minutes depends on the machine.
 
 Optimizer: Muon (orthogonalised momentum) for matrices, AdamW for embedding, head, gate and norms;
 constant rate for half of the time, then linear decay. The loss covers answer tokens only. Lookup
-contexts grow from 160 to 4,096 tokens. During the last part the forward pass sees the weights
+contexts grow from 44 to 4,096 tokens: with long lists from the start,
+lookup is not learned at all in this time. During the last part the forward pass sees the weights
 rounded to BF16, the type in which they are stored.
 """
 
 import argparse
-import json
-import math
 import os
 import pathlib
 import random
