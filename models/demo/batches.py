@@ -77,7 +77,8 @@ def step_batches(encoder, seed, step, progress, weights):
         length = 4096 + 360
     lookups, total = [], 0
     while total < LOOKUP_TOKENS * 0.75:
-        asked = [rng.choice((1, 1, 4, 8, 16)) for _ in range(1 if length < 60 else 3 if length < 400 else 6)]
+        num_questions = 1 if length < 60 else 3 if length < 400 else 6
+        asked = [rng.choice((1, 1, 4, 8, 16)) for _ in range(num_questions)]
         overhead = sum(12 + 5 * n for n in asked) if longest == 4096 else 0
         lookups.append(encoder(tasks.lookup(rng, False, max(30, length - overhead), asked)))
         total += len(lookups[-1][0])

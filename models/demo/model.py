@@ -230,7 +230,7 @@ class Model(nn.Module):
         self.layers = nn.ModuleList(Layer(i) for i in range(CONFIG["num_hidden_layers"]))
         self.norm = nn.Parameter(torch.ones(D))
         # Starting along the embedding makes "copy this token" the same direction for every token.
-        self.head = nn.Parameter(self.embed.detach() / self.embed.detach().norm(dim=-1, keepdim=True))
+        self.head = nn.Parameter(F.normalize(self.embed.detach(), dim=-1))
         positions = torch.arange(CONFIG["max_position_embeddings"], dtype=torch.float32)
         inv_freq = 1.0 / CONFIG["rope_theta"] ** (torch.arange(0, ROPE, 2).float() / ROPE)
         angle = torch.outer(positions, inv_freq)[:, None, :]

@@ -5,7 +5,8 @@ Digits never merge, and every word of words.txt is one token when a space preced
 
 import re
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import (AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors,
+                        trainers)
 
 import facts
 import tasks
@@ -31,7 +32,8 @@ def corpus():
         yield (numeral + "\n") * 60
     templates = (tasks.ARITHMETIC + tasks.SORT + tasks.REVERSE + tasks.ENGLISH_NUMBERS
                  + tasks.CHINESE_NUMBERS + tasks.LOOKUP_INTRO + tasks.LOOKUP + tasks.SYSTEM_PROMPTS
-                 + ("Sorted: ", "Reversed: ", "The code of  is .", " plus  minus ", " + - = + - = + - = ?"))
+                 + ("Sorted: ", "Reversed: ", "The code of  is .", " plus  minus ",
+                    " + - = + - = + - = ?"))
     for template in templates:
         yield (re.sub(r"\{\w+\}", "", template) + "\n") * 40
     for language in ("english", "chinese"):

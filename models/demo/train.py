@@ -8,9 +8,9 @@ the given minutes depends on the machine.
 
 Optimizer: Muon (orthogonalised momentum) for matrices, AdamW for embedding, head, gate and norms;
 constant rate for half of the time, then linear decay. The loss covers answer tokens only. Lookup
-contexts grow from 44 to 4,096 tokens: with long lists from the start,
-lookup is not learned at all in this time. During the last part the forward pass sees the weights
-rounded to BF16, the type in which they are stored.
+contexts grow from 44 to 4,096 tokens: with long lists from the start, lookup is not learned at all
+in this time. During the last part the forward pass sees the weights rounded to BF16, the type in
+which they are stored.
 """
 
 import argparse
@@ -75,7 +75,7 @@ def learning_rate(step, progress):
 
 
 class RoundedToBf16:
-    """Within the block the model computes with BF16-rounded weights; gradients go to the originals."""
+    """Within the block the model computes with BF16-rounded weights; the originals are kept."""
 
     def __init__(self, model):
         self.parameters = list(model.parameters())
@@ -106,7 +106,8 @@ def held_out_accuracy(model, encoder, lengths, count=200):
     result = {}
     for name, make in tasks.SHORT.items():
         rng = random.Random("held-out/" + name)
-        examples = sorted((encoder([make(rng, True)]) for _ in range(count)), key=lambda e: len(e[0]))
+        examples = sorted((encoder([make(rng, True)]) for _ in range(count)),
+                          key=lambda e: len(e[0]))
         result[name] = sum(correct_rows(model, encoder.batch(examples[i:i + 50]))
                            for i in range(0, count, 50)) / count
     for length in lengths:
@@ -217,7 +218,8 @@ def train(args):
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--minutes", type=float, default=75)
     parser.add_argument("--threads", type=int, default=1)
