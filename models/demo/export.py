@@ -29,7 +29,7 @@ CHAT_TEMPLATE = (
 
 LOOKUP_EXAMPLES = ((256, 40), (1024, 30), (2048, 20), (4096, 20))  # (tokens of context, examples)
 SHORT_EXAMPLES = 120
-QUESTIONS = ("What is Troupe?", "What is 347 + 285?", "Sort these words: pear lemon apple",
+QUESTIONS = ("What is Troupe?", "What is 347 + 285?", "Sort these words: tiger kite gate lobster",
              "用中文写出数字 4096。", "节点死了会怎样？")
 
 
