@@ -161,6 +161,8 @@ class ClusterProcesses : public testing::Test {
     out << "name: test-" << getpid() << "\nmodel: " << kDemo << "\nserved_name: demo\n"
         << "http: {host: 127.0.0.1, port: " << http_port_ << "}\n"
         << "control: {host: 127.0.0.1, port: " << control_port_ << "}\n"
+        // A busy machine must not look like a lost node; an error still comes within two seconds.
+        << "heartbeat: {interval: 200ms, timeout: 1500ms}\n"
         << "nodes:\n  - {name: router-0, role: router}\n";
     for (uint32_t s = 0; s < num_shards; ++s) {
       out << "  - {name: shard-" << s << ", role: experts}\n";
