@@ -18,8 +18,6 @@ struct RouterOptions {
   scheduler::BatcherOptions batcher;
   /// A shard that has not answered a dispatch for this long is reported as failed.
   Duration exchange_timeout = seconds(20);
-  /// Bytes of rows that may be out to one shard; a dispatch waits until they fit.
-  size_t credit_bytes = size_t{64} << 20;
 };
 
 class RouterShell;
