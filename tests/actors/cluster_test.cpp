@@ -113,7 +113,7 @@ scheduler::RequestSpec greedy(uint32_t max_tokens) {
   return spec;
 }
 
-TEST(Cluster, DuplicatedAndReorderedFramesChangeNothing) {
+TEST(Cluster, DuplicatedFramesChangeNothing) {
   const std::string model = golden_model("v3-groups");
   Stream clean, faulty;
   {
