@@ -10,9 +10,8 @@ void compute_experts(kernels::Ops& ops, const ExpertTable& table, LayerIdx layer
                      std::span<const ExpertTask> tasks, size_t hidden, ExpertScratch& scratch) {
   scratch.order.resize(tasks.size());
   std::iota(scratch.order.begin(), scratch.order.end(), 0U);
-  std::stable_sort(scratch.order.begin(), scratch.order.end(), [&](uint32_t a, uint32_t b) {
-    return tasks[a].expert < tasks[b].expert;
-  });
+  std::stable_sort(scratch.order.begin(), scratch.order.end(),
+                   [&](uint32_t a, uint32_t b) { return tasks[a].expert < tasks[b].expert; });
   scratch.in.resize(std::max(scratch.in.size(), tasks.size() * hidden));
   scratch.out.resize(std::max(scratch.out.size(), tasks.size() * hidden));
   scratch.ffns.clear();
@@ -26,11 +25,12 @@ void compute_experts(kernels::Ops& ops, const ExpertTable& table, LayerIdx layer
     const auto found = table.find({layer, expert});
     CHECK(found != table.end());
     const model::FfnWeights& weights = found->second.ffn;
-    scratch.ffns.push_back({.x = ConstRows(scratch.in.data() + first * hidden, last - first, hidden),
-                            .gate = weights.gate,
-                            .up = weights.up,
-                            .down = weights.down,
-                            .y = Rows(scratch.out.data() + first * hidden, last - first, hidden)});
+    scratch.ffns.push_back(
+        {.x = ConstRows(scratch.in.data() + first * hidden, last - first, hidden),
+         .gate = weights.gate,
+         .up = weights.up,
+         .down = weights.down,
+         .y = Rows(scratch.out.data() + first * hidden, last - first, hidden)});
     first = last;
   }
   ops.grouped_ffn(scratch.ffns);

@@ -154,8 +154,7 @@ class ExpertShardShell {
   void experts_loaded(Epoch epoch, const Result<void>& loaded) {
     if (epoch != epoch_) return;  // a newer epoch loads already
     if (!loaded.ok()) {
-      return report_failure(services_->self,
-                            Error{loaded.error()}.with_context("loading experts"));
+      return report_failure(services_->self, Error{loaded.error()}.with_context("loading experts"));
     }
     log::info("experts_loaded", {{"epoch", epoch}, {"experts", describe(held_)}});
     act(experts::ExpertsLoaded{.epoch = epoch, .held = held_});
@@ -192,8 +191,8 @@ class ExpertShardShell {
       keys.push_back(key);
       batch->push_back(std::move(node.mapped()));
     }
-    services_->executor->submit([this, batch, keys = std::move(keys), layer = e.layer, epoch = epoch_,
-                                 engine = engine_, ops = services_->ops,
+    services_->executor->submit([this, batch, keys = std::move(keys), layer = e.layer,
+                                 epoch = epoch_, engine = engine_, ops = services_->ops,
                                  hidden = services_->checkpoint->config().hidden_size,
                                  me = caf::actor_cast<caf::actor>(self_)] {
       compute_batch(*engine, *ops, layer, hidden, *batch);

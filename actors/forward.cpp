@@ -81,7 +81,8 @@ void Forward::begin(std::span<const StepSequence> sequences) {
   CHECK_GT(num_rows_, 0U);
   layer_ = 0;
   awaiting_ = false;
-  ops_.embed({.table = weights_.embedding, .tokens = tokens_, .out = rows(hidden_, config_.hidden_size)});
+  ops_.embed(
+      {.table = weights_.embedding, .tokens = tokens_, .out = rows(hidden_, config_.hidden_size)});
 }
 
 Forward::Status Forward::advance() {
@@ -129,30 +130,46 @@ void Forward::attention(const model::AttentionWeights& weights) {
     ops_.gemm({.x = rows(normed_, hidden), .w = weights.q, .y = rows(q_, heads * qk_dim)});
   } else {
     const Rows q_a = rows(q_a_, config_.q_lora_rank);
-    ops_.gemm({.x = rows(normed_, hidden), .w = weights.q_a,
-               .bias = data_or_null(weights.q_a_bias), .y = q_a});
-    ops_.rms_norm({.x = q_a, .weight = weights.q_a_norm.data(), .eps = model::kLoraNormEps,
-                   .out = q_a});
+    ops_.gemm({.x = rows(normed_, hidden),
+               .w = weights.q_a,
+               .bias = data_or_null(weights.q_a_bias),
+               .y = q_a});
+    ops_.rms_norm(
+        {.x = q_a, .weight = weights.q_a_norm.data(), .eps = model::kLoraNormEps, .out = q_a});
     ops_.gemm({.x = q_a, .w = weights.q_b, .y = rows(q_, heads * qk_dim)});
   }
   const Rows kv = rows(kv_rows_, rank + rope);
-  ops_.gemm({.x = rows(normed_, hidden), .w = weights.kv_a,
-             .bias = data_or_null(weights.kv_a_bias), .y = kv});
+  ops_.gemm({.x = rows(normed_, hidden),
+             .w = weights.kv_a,
+             .bias = data_or_null(weights.kv_a_bias),
+             .y = kv});
   const Rows latent = columns(kv, 0, rank);
-  ops_.rms_norm({.x = latent, .weight = weights.kv_a_norm.data(), .eps = model::kLoraNormEps,
-                 .out = latent});
-  ops_.rope({.x = columns(kv, rank, rope), .num_heads = 1, .head_dim = rope, .dim = rope,
-             .positions = positions_, .inv_freq = inv_freq_, .magnitude = rope_magnitude_});
-  ops_.rope({.x = rows(q_, heads * qk_dim), .num_heads = heads, .head_dim = qk_dim, .dim = rope,
-             .positions = positions_, .inv_freq = inv_freq_, .magnitude = rope_magnitude_});
+  ops_.rms_norm(
+      {.x = latent, .weight = weights.kv_a_norm.data(), .eps = model::kLoraNormEps, .out = latent});
+  ops_.rope({.x = columns(kv, rank, rope),
+             .num_heads = 1,
+             .head_dim = rope,
+             .dim = rope,
+             .positions = positions_,
+             .inv_freq = inv_freq_,
+             .magnitude = rope_magnitude_});
+  ops_.rope({.x = rows(q_, heads * qk_dim),
+             .num_heads = heads,
+             .head_dim = qk_dim,
+             .dim = rope,
+             .positions = positions_,
+             .inv_freq = inv_freq_,
+             .magnitude = rope_magnitude_});
   write_kv();
   if (form_ == AttentionForm::kAbsorbed) {
     attend_absorbed(weights);
   } else {
     attend_expanded(weights);
   }
-  ops_.gemm({.x = rows(heads_, heads * config_.v_head_dim), .w = weights.o,
-             .bias = data_or_null(weights.o_bias), .y = rows(update_, hidden)});
+  ops_.gemm({.x = rows(heads_, heads * config_.v_head_dim),
+             .w = weights.o,
+             .bias = data_or_null(weights.o_bias),
+             .y = rows(update_, hidden)});
   ops_.add({.x = rows(hidden_, hidden), .y = rows(update_, hidden)});
 }
 
@@ -201,9 +218,15 @@ void Forward::attend_absorbed(const model::AttentionWeights& weights) {
   }
   ops_.gemm_many(products_);
   const Rows o_latent = rows(o_latent_, heads * rank);
-  ops_.mla_absorbed({.q_latent = q_latent, .q_rope = q_rope, .rows = attention_rows_,
-                     .block_tokens = kv_.shape().block_tokens, .num_heads = heads, .kv_rank = rank,
-                     .rope_dim = rope, .scale = softmax_scale_, .out = o_latent});
+  ops_.mla_absorbed({.q_latent = q_latent,
+                     .q_rope = q_rope,
+                     .rows = attention_rows_,
+                     .block_tokens = kv_.shape().block_tokens,
+                     .num_heads = heads,
+                     .kv_rank = rank,
+                     .rope_dim = rope,
+                     .scale = softmax_scale_,
+                     .out = o_latent});
   const Rows out = rows(heads_, heads * v_dim);
   products_.clear();
   for (size_t h = 0; h < heads; ++h) {
@@ -217,11 +240,16 @@ void Forward::attend_absorbed(const model::AttentionWeights& weights) {
 
 void Forward::attend_expanded(const model::AttentionWeights& weights) {
   const size_t heads = config_.num_heads;
-  ops_.mla_expanded({.q = rows(q_, heads * config_.qk_head_dim()), .kv_b = weights.kv_b.data(),
-                     .rows = attention_rows_, .block_tokens = kv_.shape().block_tokens,
-                     .num_heads = heads, .kv_rank = config_.kv_lora_rank,
-                     .nope_dim = config_.qk_nope_head_dim, .rope_dim = config_.qk_rope_head_dim,
-                     .v_dim = config_.v_head_dim, .scale = softmax_scale_,
+  ops_.mla_expanded({.q = rows(q_, heads * config_.qk_head_dim()),
+                     .kv_b = weights.kv_b.data(),
+                     .rows = attention_rows_,
+                     .block_tokens = kv_.shape().block_tokens,
+                     .num_heads = heads,
+                     .kv_rank = config_.kv_lora_rank,
+                     .nope_dim = config_.qk_nope_head_dim,
+                     .rope_dim = config_.qk_rope_head_dim,
+                     .v_dim = config_.v_head_dim,
+                     .scale = softmax_scale_,
                      .out = rows(heads_, heads * config_.v_head_dim)});
 }
 
@@ -233,11 +261,16 @@ void Forward::gate(const model::LayerWeights& weights) {
              .y = logits});
   topk_idx_.resize(num_rows_ * topk);
   topk_weight_.resize(num_rows_ * topk);
-  ops_.topk_gate({.logits = logits, .bias = data_or_null(weights.gate_bias),
-                  .method = gate_method(config_.topk_method), .num_groups = config_.num_groups,
-                  .topk_groups = config_.topk_groups, .topk = topk,
-                  .normalize = config_.norm_topk_prob, .scale = config_.routed_scaling_factor,
-                  .topk_idx = topk_idx_.data(), .topk_weight = topk_weight_.data()});
+  ops_.topk_gate({.logits = logits,
+                  .bias = data_or_null(weights.gate_bias),
+                  .method = gate_method(config_.topk_method),
+                  .num_groups = config_.num_groups,
+                  .topk_groups = config_.topk_groups,
+                  .topk = topk,
+                  .normalize = config_.norm_topk_prob,
+                  .scale = config_.routed_scaling_factor,
+                  .topk_idx = topk_idx_.data(),
+                  .topk_weight = topk_weight_.data()});
 }
 
 Exchange Forward::exchange() const {
@@ -272,8 +305,10 @@ void Forward::provide(ConstRows expert_rows, std::span<const uint32_t> slot_row)
 void Forward::combine() {
   CHECK(expert_rows_.data != nullptr);
   const bool has_shared = !weights_.layers[layer_].shared.gate.empty();
-  ops_.combine({.expert_rows = expert_rows_, .slot_row = slot_row_.data(),
-                .topk_weight = topk_weight_.data(), .topk = config_.num_experts_per_tok,
+  ops_.combine({.expert_rows = expert_rows_,
+                .slot_row = slot_row_.data(),
+                .topk_weight = topk_weight_.data(),
+                .topk = config_.num_experts_per_tok,
                 .shared = has_shared ? ConstRows(rows(shared_, config_.hidden_size)) : ConstRows(),
                 .residual = rows(hidden_, config_.hidden_size)});
   expert_rows_ = ConstRows();
@@ -290,8 +325,8 @@ void Forward::head() {
                 hidden * sizeof(float));
   }
   const Rows in(head_in_.data(), wanted, hidden);
-  ops_.rms_norm({.x = in, .weight = weights_.final_norm.data(), .eps = config_.rms_norm_eps,
-                 .out = in});
+  ops_.rms_norm(
+      {.x = in, .weight = weights_.final_norm.data(), .eps = config_.rms_norm_eps, .out = in});
   ops_.gemm({.x = in, .w = weights_.head, .y = Rows(logits_.data(), wanted, config_.vocab_size)});
 }
 

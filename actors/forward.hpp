@@ -37,8 +37,8 @@ struct StepSequence {
 /// What the experts must compute for one MoE layer.
 struct Exchange {
   LayerIdx layer = 0;
-  ConstRows rows;                        ///< [num_rows, hidden], after the second norm
-  std::span<const ExpertIdx> topk_idx;   ///< [num_rows, topk]
+  ConstRows rows;                       ///< [num_rows, hidden], after the second norm
+  std::span<const ExpertIdx> topk_idx;  ///< [num_rows, topk]
   uint32_t topk = 0;
 };
 
@@ -47,8 +47,8 @@ class Forward {
   enum class Status : uint8_t { kExchange, kDone };
 
   /// All arguments outlive the object.
-  Forward(const model::ModelConfig& config, const model::RouterWeights& weights,
-          kernels::Ops& ops, KvStore& kv, AttentionForm form);
+  Forward(const model::ModelConfig& config, const model::RouterWeights& weights, kernels::Ops& ops,
+          KvStore& kv, AttentionForm form);
 
   /// Starts a step over these sequences' tokens. Token ids are below vocab_size.
   void begin(std::span<const StepSequence> sequences);
@@ -99,7 +99,7 @@ class Forward {
   // One step's state.
   uint32_t num_rows_ = 0;
   LayerIdx layer_ = 0;
-  bool awaiting_ = false;     ///< at a MoE layer's exchange
+  bool awaiting_ = false;  ///< at a MoE layer's exchange
   bool shared_done_ = false;
   std::vector<TokenId> tokens_;
   std::vector<uint32_t> positions_;

@@ -68,9 +68,7 @@ class ActorClusterClient : public ClusterClient {
   ActorClusterClient(caf::actor_system& system, const caf::actor& scheduler)
       : gateway_(system.spawn(gateway_actor, scheduler, serving_)),
         next_request_(fresh_node_id().value) {}
-  ~ActorClusterClient() override {
-    caf::anon_send_exit(gateway_, caf::exit_reason::user_shutdown);
-  }
+  ~ActorClusterClient() override { caf::anon_send_exit(gateway_, caf::exit_reason::user_shutdown); }
 
   RequestId submit(scheduler::RequestSpec spec, EventHandler on_event) override {
     // Counting up from a random start: unique over the lives of all gateways of a cluster.

@@ -12,7 +12,6 @@ namespace troupe::actors {
 
 /// Makes a client of the scheduler actor; spawns the gateway actor. The client may be used from any
 /// thread and must not outlive the actor system.
-std::unique_ptr<ClusterClient> make_cluster_client(caf::actor_system& system,
-                                                   caf::actor scheduler);
+std::unique_ptr<ClusterClient> make_cluster_client(caf::actor_system& system, caf::actor scheduler);
 
 }  // namespace troupe::actors

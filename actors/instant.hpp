@@ -9,9 +9,9 @@
 namespace troupe::actors {
 
 inline Instant now(const caf::local_actor* self) {
-  return {std::chrono::duration_cast<std::chrono::nanoseconds>(
-              self->clock().now().time_since_epoch())
-              .count()};
+  return {
+      std::chrono::duration_cast<std::chrono::nanoseconds>(self->clock().now().time_since_epoch())
+          .count()};
 }
 
 }  // namespace troupe::actors

@@ -7,8 +7,7 @@
 namespace troupe::actors {
 
 caf::behavior kv_holder_actor(caf::stateful_actor<KvHolderState>* self, KvHolderOptions options) {
-  self->state.pool =
-      std::make_unique<kvcache::BlockPool>(options.num_blocks, options.block_tokens);
+  self->state.pool = std::make_unique<kvcache::BlockPool>(options.num_blocks, options.block_tokens);
   return {
       [=](const ReserveBlocksFor& msg) {
         auto table = self->state.pool->reserve(msg.request, msg.num_tokens);

@@ -35,8 +35,8 @@ Result<std::unique_ptr<LocalModel>> LocalModel::load(const model::Checkpoint& ch
                                                  .block_tokens = kBlockTokens,
                                                  .kv_dim = config.kv_dim()});
   for (uint32_t b = 0; b < num_blocks; ++b) local->block_table_.push_back(BlockId{b});
-  local->forward_ = std::make_unique<Forward>(config, *local->weights_, *local->ops_, *local->kv_,
-                                              options.form);
+  local->forward_ =
+      std::make_unique<Forward>(config, *local->weights_, *local->ops_, *local->kv_, options.form);
   return local;
 }
 
@@ -44,9 +44,9 @@ Result<void> LocalModel::check_tokens(std::span<const TokenId> tokens, size_t nu
   if (tokens.empty()) return Error{Code::kInvalidArgument, "the prompt has no tokens"};
   for (const TokenId token : tokens) {
     if (token < 0 || static_cast<uint32_t>(token) >= config().vocab_size) {
-      return Error{Code::kInvalidArgument,
-                   "token id " + std::to_string(token) + " is outside the vocabulary of " +
-                       std::to_string(config().vocab_size)};
+      return Error{Code::kInvalidArgument, "token id " + std::to_string(token) +
+                                               " is outside the vocabulary of " +
+                                               std::to_string(config().vocab_size)};
     }
   }
   if (tokens.size() + num_more > options_.max_context) {
@@ -109,8 +109,8 @@ Result<scheduler::FinishReason> LocalModel::generate(
   for (uint32_t emitted = 0; emitted < spec.max_tokens;) {
     const auto left = static_cast<uint32_t>(known.size()) - computed;
     const uint32_t count = std::min(left, options_.chunk_tokens);
-    const ConstRows rows = step(std::span(known).subspan(computed, count), computed,
-                                count == left ? 1 : 0);
+    const ConstRows rows =
+        step(std::span(known).subspan(computed, count), computed, count == left ? 1 : 0);
     computed += count;
     if (count < left) continue;
     const model::SampledToken token =

@@ -22,8 +22,8 @@ namespace troupe::actors {
 struct LocalModelOptions {
   size_t num_threads = 1;
   AttentionForm form = AttentionForm::kAbsorbed;
-  uint32_t max_context = 0;      ///< tokens of one sequence; 0: the model's maximum
-  uint32_t chunk_tokens = 256;   ///< prefill goes through in chunks of this many
+  uint32_t max_context = 0;     ///< tokens of one sequence; 0: the model's maximum
+  uint32_t chunk_tokens = 256;  ///< prefill goes through in chunks of this many
 };
 
 class LocalModel {

@@ -199,10 +199,10 @@ struct KvUsageQuery {
   Epoch epoch;
 };
 
-#define TROUPE_INSPECT(Type, ...)                           \
-  template <class Inspector>                                \
-  auto inspect(Inspector& f, Type& x) {                     \
-    return f(caf::meta::type_name(#Type), __VA_ARGS__);     \
+#define TROUPE_INSPECT(Type, ...)                       \
+  template <class Inspector>                            \
+  auto inspect(Inspector& f, Type& x) {                 \
+    return f(caf::meta::type_name(#Type), __VA_ARGS__); \
   }
 TROUPE_INSPECT(JoinCluster, x.info, x.node, x.worker)
 TROUPE_INSPECT(NodeReadyReport, x.node, x.epoch)

@@ -40,8 +40,9 @@ caf::behavior node_actor(caf::stateful_actor<NodeState>* self, caf::actor schedu
       [=](const JoinRejected& msg) { end(msg.error); },
       [=](const Wake&) {
         if (!self->state.accepted) {
-          end({Code::kDeadlineExceeded, "the head did not answer the join request; is it a Troupe "
-                                        "head of the same version?"});
+          end({Code::kDeadlineExceeded,
+               "the head did not answer the join request; is it a Troupe "
+               "head of the same version?"});
         }
       },
   };

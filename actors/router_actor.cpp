@@ -62,7 +62,8 @@ class RouterShell {
   // --- requests --------------------------------------------------------------------------------
 
   void start(const StartRequest& msg) {
-    if (!serving_) return fail(msg.request, msg.attempt, {Code::kUnavailable, "router has no epoch"});
+    if (!serving_)
+      return fail(msg.request, msg.attempt, {Code::kUnavailable, "router has no epoch"});
     if (requests_.count(msg.request) != 0) return;  // a duplicate of what runs already
     if (std::find(released_.begin(), released_.end(), msg.request) != released_.end()) {
       // An earlier attempt's blocks are still read by the step that is out.
@@ -78,8 +79,8 @@ class RouterShell {
     for (const TokenId token : request.known) {
       if (token < 0 || static_cast<uint32_t>(token) >= config().vocab_size) {
         return fail(msg.request, msg.attempt,
-                    {Code::kInvalidArgument, "token id " + std::to_string(token) +
-                                                 " is outside the vocabulary"});
+                    {Code::kInvalidArgument,
+                     "token id " + std::to_string(token) + " is outside the vocabulary"});
       }
     }
     const auto num_known = static_cast<uint32_t>(request.known.size());
@@ -223,12 +224,12 @@ class RouterShell {
   template <class Job>
   void run(Job job) {
     busy_ = true;
-    services_->executor->submit(
-        [this, job = std::move(job), me = caf::actor_cast<caf::actor>(self_),
-         step = active_->step]() mutable {
-          auto segment = std::make_shared<Segment>(job());
-          caf::anon_send(me, JobDone{[this, segment, step] { segment_done(step, *segment); }});
-        });
+    services_->executor->submit([this, job = std::move(job),
+                                 me = caf::actor_cast<caf::actor>(self_),
+                                 step = active_->step]() mutable {
+      auto segment = std::make_shared<Segment>(job());
+      caf::anon_send(me, JobDone{[this, segment, step] { segment_done(step, *segment); }});
+    });
   }
 
   void segment_done(StepId step, Segment& segment) {
@@ -254,11 +255,11 @@ class RouterShell {
           [this, engine = engine_, step, me = caf::actor_cast<caf::actor>(self_)] {
             engine->compute_shared();
             caf::anon_send(me, JobDone{[this, step] {
-              busy_ = false;
-              if (!active_ || active_->step != step) return idle();
-              active_->shared_done = true;
-              resume_when_complete();
-            }});
+                             busy_ = false;
+                             if (!active_ || active_->step != step) return idle();
+                             active_->shared_done = true;
+                             resume_when_complete();
+                           }});
           });
     }
   }
@@ -266,8 +267,9 @@ class RouterShell {
   void resume_when_complete() {
     if (!active_->shared_done || !active_->gather.complete()) return;
     active_->exchanging = false;
-    run([engine = engine_, plan = std::move(active_->plan),
-         answers = std::move(active_->answers)] { return engine->resume(plan, answers); });
+    run([engine = engine_, plan = std::move(active_->plan), answers = std::move(active_->answers)] {
+      return engine->resume(plan, answers);
+    });
   }
 
   void step_done(const Segment& segment) {
@@ -378,9 +380,8 @@ class RouterShell {
 caf::behavior router_actor(caf::stateful_actor<RouterState>* self, const WorkerServices* services,
                            std::shared_ptr<RouterEngine> engine, caf::actor kv_holder,
                            caf::actor scheduler, RouterOptions options) {
-  self->state.shell =
-      std::make_shared<RouterShell>(self, services, std::move(engine), std::move(kv_holder),
-                                    std::move(scheduler), options);
+  self->state.shell = std::make_shared<RouterShell>(
+      self, services, std::move(engine), std::move(kv_holder), std::move(scheduler), options);
   RouterShell* shell = self->state.shell.get();
   return {
       [=](const FormEpochRequest& msg) { shell->form(msg); },

@@ -42,8 +42,7 @@ Segment RouterEngine::resume(const experts::DispatchPlan& plan,
   const size_t hidden = config_.hidden_size;
   expert_rows_.resize(std::max(expert_rows_.size(), plan.num_results * hidden));
   for (const GatheredFrame& answer : answers) {
-    std::memcpy(expert_rows_.data() + answer.first_result * hidden,
-                answer.frame.payload->floats(),
+    std::memcpy(expert_rows_.data() + answer.first_result * hidden, answer.frame.payload->floats(),
                 answer.frame.header.num_rows * hidden * sizeof(float));
   }
   forward_.provide(ConstRows(expert_rows_.data(), plan.num_results, hidden), plan.slot_row);
@@ -56,9 +55,9 @@ Segment RouterEngine::advance() {
   if (segment.status == Forward::Status::kExchange) {
     const Exchange exchange = forward_.exchange();
     const size_t hidden = config_.hidden_size;
-    segment.plan =
-        experts::plan_dispatch(exchange.layer, exchange.topk_idx,
-                               static_cast<uint32_t>(exchange.rows.rows), exchange.topk, *placement_);
+    segment.plan = experts::plan_dispatch(exchange.layer, exchange.topk_idx,
+                                          static_cast<uint32_t>(exchange.rows.rows), exchange.topk,
+                                          *placement_);
     for (const experts::ShardDispatch& dispatch : segment.plan.shards) {
       transport::Frame frame{.header = prototype_};
       frame.header.layer = exchange.layer;

@@ -40,8 +40,9 @@ struct GatheredFrame {
 
 class RouterEngine {
  public:
-  RouterEngine(const model::ModelConfig& config, std::shared_ptr<const model::RouterWeights> weights,
-               kernels::Ops& ops, KvShape kv, AttentionForm form);
+  RouterEngine(const model::ModelConfig& config,
+               std::shared_ptr<const model::RouterWeights> weights, kernels::Ops& ops, KvShape kv,
+               AttentionForm form);
 
   /// Fields of the frames that all steps of an epoch share.
   void set_epoch(std::shared_ptr<const experts::Placement> placement,

@@ -62,8 +62,8 @@ class SchedulerShell {
   void down(const caf::down_msg& msg) {
     for (const auto& [id, node] : nodes_) {
       if (node.node.address() == msg.source) {
-        on_membership(cluster::NodeLost{id, "connection to its process ended: " +
-                                                self_->system().render(msg.reason)});
+        on_membership(cluster::NodeLost{
+            id, "connection to its process ended: " + self_->system().render(msg.reason)});
         nodes_.erase(id);
         return;
       }
@@ -218,10 +218,10 @@ class SchedulerShell {
       log::error("placement_failed", {{"epoch", e.epoch}, {"reason", placed.error().message}});
       return;
     }
-    FormEpochRequest request{.placement = *placed, .routers = peers(e.routers),
-                             .shards = peers(e.shards)};
-    log::info("epoch_forming", {{"epoch", e.epoch}, {"routers", e.routers.size()},
-                                {"shards", e.shards.size()}});
+    FormEpochRequest request{
+        .placement = *placed, .routers = peers(e.routers), .shards = peers(e.shards)};
+    log::info("epoch_forming",
+              {{"epoch", e.epoch}, {"routers", e.routers.size()}, {"shards", e.shards.size()}});
     for (const auto* group : {&e.routers, &e.shards}) {
       for (const cluster::NodeInfo& info : *group) {
         self_->send(nodes_.at(info.id).worker, request);

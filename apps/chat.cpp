@@ -59,10 +59,12 @@ Result<int> converse(const Values& values) {
 }  // namespace
 
 int run_chat(const Arguments& arguments) {
-  CommandLine line{.usage = "troupe chat [--url URL] [MESSAGE]",
-                   .text = "Talks to a running cluster, or to any OpenAI-compatible server. With MESSAGE: "
-                           "asks once.\n\n  troupe chat 'What is Troupe?'",
-                   .positional = {"message"}};
+  CommandLine line{
+      .usage = "troupe chat [--url URL] [MESSAGE]",
+      .text =
+          "Talks to a running cluster, or to any OpenAI-compatible server. With MESSAGE: "
+          "asks once.\n\n  troupe chat 'What is Troupe?'",
+      .positional = {"message"}};
   line.options.add_options()("message", po::value<std::string>(), "ask this and end")(
       "url", po::value<std::string>()->default_value("http://127.0.0.1:8000"), "of the gateway")(
       "model", po::value<std::string>(), "default: the first that the server lists")(

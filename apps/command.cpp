@@ -84,8 +84,8 @@ std::optional<int> CommandLine::parse(const Arguments& arguments, Values& values
     po::notify(values);
   } catch (const po::unknown_option& unknown) {
     const auto meant = nearest(unknown.get_option_name(), option_names(all));
-    return usage_error(*this, std::string(unknown.what()) +
-                                  (meant ? "; did you mean '" + *meant + "'?" : ""));
+    return usage_error(
+        *this, std::string(unknown.what()) + (meant ? "; did you mean '" + *meant + "'?" : ""));
   } catch (const po::error& error) {
     return usage_error(*this, error.what());
   }

@@ -11,9 +11,10 @@ namespace po = boost::program_options;
 
 int run_config(const Arguments& arguments) {
   CommandLine line{.usage = "troupe config (validate | show) FILE",
-                   .text = "validate: checks a cluster configuration; silent and 0 if it is right.\n"
-                           "show: prints every value in force and where it comes from.\n\n"
-                           "  troupe config show deploy/demo.yaml",
+                   .text =
+                       "validate: checks a cluster configuration; silent and 0 if it is right.\n"
+                       "show: prints every value in force and where it comes from.\n\n"
+                       "  troupe config show deploy/demo.yaml",
                    .positional = {"action", "config"}};
   line.options.add_options()("action", po::value<std::string>()->required(), "validate or show")(
       "config", po::value<std::string>()->required(), "the file");

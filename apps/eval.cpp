@@ -106,8 +106,9 @@ Result<int> evaluate(const Values& values) {
     print(task, score);
     all.right += score.right;
     all.total += score.total;
-    all_reached = all_reached && static_cast<double>(score.right) >=
-                                     values["floor"].as<double>() * static_cast<double>(score.total);
+    all_reached =
+        all_reached && static_cast<double>(score.right) >=
+                           values["floor"].as<double>() * static_cast<double>(score.total);
   }
   print("all", all);
   if (!all_reached) std::fprintf(stderr, "troupe: a task is below the floor\n");
@@ -117,11 +118,13 @@ Result<int> evaluate(const Values& values) {
 }  // namespace
 
 int run_eval(const Arguments& arguments) {
-  CommandLine line{.usage = "troupe eval MODEL",
-                   .text = "Asks every held-out example of MODEL/eval.jsonl in the chat format, greedily, "
-                           "and prints the\nshare of exactly right answers per task.\n\n"
-                           "  troupe eval models/demo",
-                   .positional = {"model"}};
+  CommandLine line{
+      .usage = "troupe eval MODEL",
+      .text =
+          "Asks every held-out example of MODEL/eval.jsonl in the chat format, greedily, "
+          "and prints the\nshare of exactly right answers per task.\n\n"
+          "  troupe eval models/demo",
+      .positional = {"model"}};
   add_local_options(line.options);
   line.options.add_options()("examples", po::value<std::string>(),
                              "JSON lines with task, prompt and answer")(

@@ -38,8 +38,8 @@ Result<Prompt> make_prompt(const Values& values) {
   if (!tokenizer.ok()) return std::move(tokenizer).error();
   prompt.tokenizer = std::move(*tokenizer);
   if (values.count("prompt") != 0) {
-    prompt.tokens = TRY(prompt.tokenizer->encode(values["prompt"].as<std::string>(),
-                                                 {.add_special_tokens = true}));
+    prompt.tokens = TRY(
+        prompt.tokenizer->encode(values["prompt"].as<std::string>(), {.add_special_tokens = true}));
     return prompt;
   }
   const model::ChatFormat format = TRY(model::ChatFormat::detect(*prompt.tokenizer));
@@ -106,15 +106,17 @@ Result<int> generate(const Values& values) {
 }  // namespace
 
 int run_generate(const Arguments& arguments) {
-  CommandLine line{.usage = "troupe generate --model DIR (--prompt TEXT | --chat TEXT | --tokens IDS)",
-                   .text = "Generates with a model in this process. --prompt continues a text, --chat "
-                           "asks in the\nmodel's chat format, --tokens continues token ids.\n\n"
-                           "  troupe generate --model models/demo --chat 'What is 12 + 30?' "
-                           "--temperature 0"};
+  CommandLine line{
+      .usage = "troupe generate --model DIR (--prompt TEXT | --chat TEXT | --tokens IDS)",
+      .text =
+          "Generates with a model in this process. --prompt continues a text, --chat "
+          "asks in the\nmodel's chat format, --tokens continues token ids.\n\n"
+          "  troupe generate --model models/demo --chat 'What is 12 + 30?' "
+          "--temperature 0"};
   add_local_options(line.options);
   line.options.add_options()("prompt,p", po::value<std::string>(), "text to continue")(
-      "chat,c", po::value<std::string>(), "a user's message")(
-      "tokens", po::value<std::string>(), "token ids to continue: 1,2,3")(
+      "chat,c", po::value<std::string>(), "a user's message")("tokens", po::value<std::string>(),
+                                                              "token ids to continue: 1,2,3")(
       "max-tokens,n", po::value<uint32_t>()->default_value(128), "most tokens to generate")(
       "temperature", po::value<float>()->default_value(1.0F), "0: greedy")(
       "top-p", po::value<float>()->default_value(1.0F), "nucleus, (0, 1]")(
@@ -122,8 +124,8 @@ int run_generate(const Arguments& arguments) {
       "min-p", po::value<float>()->default_value(0.0F), "[0, 1]")(
       "seed", po::value<uint64_t>()->default_value(0), "of sampling")(
       "ignore-eos", "go on after the model's end token")(
-      "json", "print {\"tokens\":[...],\"text\":...} at the end")(
-      "stats", "print times to standard error");
+      "json", "print {\"tokens\":[...],\"text\":...} at the end")("stats",
+                                                                  "print times to standard error");
   Values values;
   if (const auto code = line.parse(arguments, values)) return *code;
   const auto done = generate(values);

@@ -25,13 +25,12 @@ namespace {
 actors::SchedulerActorOptions scheduler_options(const cluster::ClusterConfig& config,
                                                 const model::Checkpoint& checkpoint,
                                                 uint32_t max_context) {
-  actors::SchedulerActorOptions options{
-      .cluster = config.name,
-      .scheduler = {.max_queued = config.max_queued,
-                    .max_running = config.max_running,
-                    .max_context = max_context},
-      .pins = config.pins,
-      .model = checkpoint.config()};
+  actors::SchedulerActorOptions options{.cluster = config.name,
+                                        .scheduler = {.max_queued = config.max_queued,
+                                                      .max_running = config.max_running,
+                                                      .max_context = max_context},
+                                        .pins = config.pins,
+                                        .model = checkpoint.config()};
   options.membership.version = kVersion;
   options.membership.checkpoint_digest = checkpoint.digest();
   options.membership.assemble_timeout = config.assemble_timeout;
@@ -63,10 +62,9 @@ Result<int> serve(const std::string& config_path) {
   if (!chat_format.ok()) {
     log::warning("no_chat_format", {{"reason", chat_format.error().message}});
   }
-  const uint32_t max_context =
-      std::min(config.max_context == 0 ? UINT32_MAX : config.max_context,
-               std::min(checkpoint.config().max_position_embeddings,
-                        config.kv_blocks * config.kv_block_tokens));
+  const uint32_t max_context = std::min(config.max_context == 0 ? UINT32_MAX : config.max_context,
+                                        std::min(checkpoint.config().max_position_embeddings,
+                                                 config.kv_blocks * config.kv_block_tokens));
 
   const actors::SchedulerActorOptions options = scheduler_options(config, checkpoint, max_context);
   TRY(check_pins(config, options));
@@ -121,11 +119,13 @@ Result<int> serve(const std::string& config_path) {
 
 int run_head(const Arguments& arguments) {
   CommandLine line{.usage = "troupe head --config FILE",
-                   .text = "Runs the head: takes HTTP requests, schedules them, and takes in the nodes "
-                           "that the\nconfiguration names. 'troupe up' starts it together with local "
-                           "nodes.",
+                   .text =
+                       "Runs the head: takes HTTP requests, schedules them, and takes in the nodes "
+                       "that the\nconfiguration names. 'troupe up' starts it together with local "
+                       "nodes.",
                    .positional = {"config"}};
-  line.options.add_options()("config", po::value<std::string>()->required(), "cluster configuration");
+  line.options.add_options()("config", po::value<std::string>()->required(),
+                             "cluster configuration");
   Values values;
   if (const auto code = line.parse(arguments, values)) return *code;
   block_signals();

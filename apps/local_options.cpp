@@ -26,8 +26,8 @@ Result<std::unique_ptr<actors::LocalModel>> load_local_model(const Values& value
   if (form == "expanded") {
     options.form = actors::AttentionForm::kExpanded;
   } else if (form != "absorbed") {
-    return Error{Code::kInvalidArgument, "--attention must be absorbed or expanded, not '" + form +
-                                             "'"};
+    return Error{Code::kInvalidArgument,
+                 "--attention must be absorbed or expanded, not '" + form + "'"};
   }
   const auto checkpoint = TRY(model::Checkpoint::open(values["model"].as<std::string>()));
   return actors::LocalModel::load(checkpoint, options);

@@ -9,9 +9,11 @@ namespace troupe::apps {
 namespace po = boost::program_options;
 
 int run_logits(const Arguments& arguments) {
-  CommandLine line{.usage = "troupe logits --model DIR --tokens IDS",
-                   .text = "Prints {\"tokens\":[...],\"logits\":[[...],...]}: one row per position, "
-                           "computed in float32.\n\n  troupe logits --model models/demo --tokens 0,5,7"};
+  CommandLine line{
+      .usage = "troupe logits --model DIR --tokens IDS",
+      .text =
+          "Prints {\"tokens\":[...],\"logits\":[[...],...]}: one row per position, "
+          "computed in float32.\n\n  troupe logits --model models/demo --tokens 0,5,7"};
   add_local_options(line.options);
   line.options.add_options()("tokens", po::value<std::string>()->required(), "token ids: 1,2,3");
   Values values;

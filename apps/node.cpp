@@ -44,7 +44,8 @@ Result<cluster::NodeConfig> node_named(const cluster::ClusterConfig& config,
 
 /// Connects to the head, which may still be starting. Probes first: CAF's own connect can block the
 /// process for minutes.
-Result<caf::actor> connect_to_head(caf::actor_system& system, const cluster::ClusterConfig& config) {
+Result<caf::actor> connect_to_head(caf::actor_system& system,
+                                   const cluster::ClusterConfig& config) {
   const int attempts = static_cast<int>(config.assemble_timeout.ns / kConnectRetry.ns) + 1;
   Error last;
   for (int attempt = 0; attempt < attempts; ++attempt) {
@@ -158,9 +159,9 @@ Result<int> run(const std::string& config_path, const std::string& name) {
     caf::anon_send_exit(worker, caf::exit_reason::kill);
     system.await_all_actors_done();  // then nothing uses the executor or the port any more
   };
-  auto port = transport::open_ucx_port(
-      actors::port_options_for(self, process.services.cluster, worker),
-      {.wires = wires_of(config.wires)});
+  auto port =
+      transport::open_ucx_port(actors::port_options_for(self, process.services.cluster, worker),
+                               {.wires = wires_of(config.wires)});
   if (!port.ok()) {
     stop_worker();
     return std::move(port).error();
@@ -195,12 +196,15 @@ Result<int> run(const std::string& config_path, const std::string& name) {
 }  // namespace
 
 int run_node(const Arguments& arguments) {
-  CommandLine line{.usage = "troupe node --config FILE --name NAME",
-                   .text = "Runs one node that the configuration names, until it is stopped or loses the "
-                           "head.\n'troupe up' starts all nodes of a configuration on this machine; on "
-                           "other machines\nstart this command there, with the same file."};
-  line.options.add_options()("config", po::value<std::string>()->required(), "cluster configuration")(
-      "name", po::value<std::string>()->required(), "which of its nodes this is");
+  CommandLine line{
+      .usage = "troupe node --config FILE --name NAME",
+      .text =
+          "Runs one node that the configuration names, until it is stopped or loses the "
+          "head.\n'troupe up' starts all nodes of a configuration on this machine; on "
+          "other machines\nstart this command there, with the same file."};
+  line.options.add_options()("config", po::value<std::string>()->required(),
+                             "cluster configuration")("name", po::value<std::string>()->required(),
+                                                      "which of its nodes this is");
   Values values;
   if (const auto code = line.parse(arguments, values)) return *code;
   block_signals();

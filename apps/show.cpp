@@ -59,16 +59,18 @@ void print_text(const model::Checkpoint& checkpoint) {
   std::printf("layers            %u: %u dense, %u with experts; hidden %u, vocabulary %u\n",
               c.num_layers, c.num_layers - num_moe_layers, num_moe_layers, c.hidden_size,
               c.vocab_size);
-  std::printf("attention         MLA, %u heads; q rank %s, kv rank %u; nope %u, rope %u, value %u\n",
-              c.num_heads, c.q_lora_rank == 0 ? "none" : std::to_string(c.q_lora_rank).c_str(),
-              c.kv_lora_rank, c.qk_nope_head_dim, c.qk_rope_head_dim, c.v_head_dim);
-  std::printf("experts           %u routed, top-%u, %u shared; inner %u; gate %s, %u of %u groups\n",
-              c.num_routed_experts, c.num_experts_per_tok, c.num_shared_experts,
-              c.moe_intermediate_size, name_of(c.topk_method), c.topk_groups, c.num_groups);
+  std::printf(
+      "attention         MLA, %u heads; q rank %s, kv rank %u; nope %u, rope %u, value %u\n",
+      c.num_heads, c.q_lora_rank == 0 ? "none" : std::to_string(c.q_lora_rank).c_str(),
+      c.kv_lora_rank, c.qk_nope_head_dim, c.qk_rope_head_dim, c.v_head_dim);
+  std::printf(
+      "experts           %u routed, top-%u, %u shared; inner %u; gate %s, %u of %u groups\n",
+      c.num_routed_experts, c.num_experts_per_tok, c.num_shared_experts, c.moe_intermediate_size,
+      name_of(c.topk_method), c.topk_groups, c.num_groups);
   std::printf("positions         %u%s\n", c.max_position_embeddings,
-              c.rope.yarn ? (" (YaRN, from " + std::to_string(c.rope.original_max_positions) + ")")
-                                .c_str()
-                          : "");
+              c.rope.yarn
+                  ? (" (YaRN, from " + std::to_string(c.rope.original_max_positions) + ")").c_str()
+                  : "");
   std::printf("KV per token      %s in float32 (%llu elements; %s in 16 bits)\n",
               size(kv_elements * 4).c_str(), static_cast<unsigned long long>(kv_elements),
               size(kv_elements * 2).c_str());
@@ -85,8 +87,8 @@ void print_json(const model::Checkpoint& checkpoint) {
   const model::Checkpoint::Summary summary = checkpoint.summary();
   std::string bytes;
   for (const auto& [dtype, n] : summary.bytes_by_dtype) {
-    bytes += (bytes.empty() ? "\"" : ",\"") + std::string(to_string(dtype)) + "\":" +
-             std::to_string(n);
+    bytes +=
+        (bytes.empty() ? "\"" : ",\"") + std::string(to_string(dtype)) + "\":" + std::to_string(n);
   }
   std::printf(
       "{\"model\":%s,\"architecture\":\"%s\",\"parameters_total\":%llu,\"parameters_active\":%llu,"
@@ -104,11 +106,12 @@ void print_json(const model::Checkpoint& checkpoint) {
 
 int run_show(const Arguments& arguments) {
   CommandLine line{.usage = "troupe show MODEL",
-                   .text = "Describes a checkpoint directory from its headers; loads no weights.\n\n"
-                           "  troupe show models/demo",
+                   .text =
+                       "Describes a checkpoint directory from its headers; loads no weights.\n\n"
+                       "  troupe show models/demo",
                    .positional = {"model"}};
-  line.options.add_options()("model,m", po::value<std::string>()->required(), "checkpoint directory")(
-      "json", "print one JSON object");
+  line.options.add_options()("model,m", po::value<std::string>()->required(),
+                             "checkpoint directory")("json", "print one JSON object");
   Values values;
   if (const auto code = line.parse(arguments, values)) return *code;
   const auto checkpoint = model::Checkpoint::open(values["model"].as<std::string>());

@@ -31,17 +31,18 @@ void print_table(const json::value& status) {
   std::printf("%s; epoch %s\n", text(status, "condition").c_str(), text(status, "epoch").c_str());
   const json::value* counts = status.get_object().if_contains("requests");
   if (counts != nullptr) {
-    std::printf("requests: %s running, %s queued, %s finished, %s failed, %s cancelled, %s refused\n",
-                text(*counts, "running").c_str(), text(*counts, "queued").c_str(),
-                text(*counts, "finished_total").c_str(), text(*counts, "failed_total").c_str(),
-                text(*counts, "cancelled_total").c_str(), text(*counts, "refused_total").c_str());
+    std::printf(
+        "requests: %s running, %s queued, %s finished, %s failed, %s cancelled, %s refused\n",
+        text(*counts, "running").c_str(), text(*counts, "queued").c_str(),
+        text(*counts, "finished_total").c_str(), text(*counts, "failed_total").c_str(),
+        text(*counts, "cancelled_total").c_str(), text(*counts, "refused_total").c_str());
   }
-  std::printf("\n%-16s %-8s %-8s %-8s %-14s %-10s %s\n", "NODE", "ROLE", "STATE", "PID", "KV BLOCKS",
-              "ROWS", "EXPERTS");
+  std::printf("\n%-16s %-8s %-8s %-8s %-14s %-10s %s\n", "NODE", "ROLE", "STATE", "PID",
+              "KV BLOCKS", "ROWS", "EXPERTS");
   for (const json::value& node : list(status, "nodes")) {
-    const std::string kv = text(node, "role") == "router" ? text(node, "kv_blocks_used") + "/" +
-                                                                text(node, "kv_blocks_total")
-                                                          : "-";
+    const std::string kv = text(node, "role") == "router"
+                               ? text(node, "kv_blocks_used") + "/" + text(node, "kv_blocks_total")
+                               : "-";
     std::printf("%-16s %-8s %-8s %-8s %-14s %-10s %s\n", text(node, "name").c_str(),
                 text(node, "role").c_str(), text(node, "state").c_str(), text(node, "pid").c_str(),
                 kv.c_str(), text(node, "rows_computed").c_str(), text(node, "experts").c_str());
@@ -87,8 +88,9 @@ Result<int> show_status(const Values& values) {
 
 int run_status(const Arguments& arguments) {
   CommandLine line{.usage = "troupe status [--url URL]",
-                   .text = "Shows a running cluster: nodes and their roles, experts held, links and "
-                           "their transports, requests."};
+                   .text =
+                       "Shows a running cluster: nodes and their roles, experts held, links and "
+                       "their transports, requests."};
   line.options.add_options()("url",
                              po::value<std::string>()->default_value("http://127.0.0.1:8000"),
                              "of the gateway")("json", "print the server's JSON");

@@ -32,11 +32,12 @@ Result<std::vector<TokenId>> encode(const model::Tokenizer& tokenizer, const Val
 
 int run_tokenize(const Arguments& arguments) {
   CommandLine line{.usage = "troupe tokenize --model DIR [TEXT]",
-                   .text = "Prints the token ids of a text (standard input without TEXT), separated by "
-                           "commas.\n\n  troupe tokenize --model models/demo 'Hello, 世界'",
+                   .text =
+                       "Prints the token ids of a text (standard input without TEXT), separated by "
+                       "commas.\n\n  troupe tokenize --model models/demo 'Hello, 世界'",
                    .positional = {"text"}};
-  line.options.add_options()("model,m", po::value<std::string>()->required(), "checkpoint directory")(
-      "text", po::value<std::string>(), "the text")(
+  line.options.add_options()("model,m", po::value<std::string>()->required(),
+                             "checkpoint directory")("text", po::value<std::string>(), "the text")(
       "plain", "do not recognise special tokens written in the text")(
       "add-special", "add what the tokenizer adds by itself (BOS)")(
       "chat", "as a user's message in the model's chat format")(
@@ -63,11 +64,13 @@ int run_tokenize(const Arguments& arguments) {
 
 int run_detokenize(const Arguments& arguments) {
   CommandLine line{.usage = "troupe detokenize --model DIR IDS",
-                   .text = "Prints the text of token ids.\n\n  troupe detokenize --model models/demo "
-                           "17,4,99",
+                   .text =
+                       "Prints the text of token ids.\n\n  troupe detokenize --model models/demo "
+                       "17,4,99",
                    .positional = {"tokens"}};
-  line.options.add_options()("model,m", po::value<std::string>()->required(), "checkpoint directory")(
-      "tokens", po::value<std::string>()->required(), "token ids: 1,2,3")(
+  line.options.add_options()("model,m", po::value<std::string>()->required(),
+                             "checkpoint directory")("tokens", po::value<std::string>()->required(),
+                                                     "token ids: 1,2,3")(
       "skip-special", "leave special tokens out")("json", "print {\"text\":...}");
   Values values;
   if (const auto code = line.parse(arguments, values)) return *code;

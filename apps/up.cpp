@@ -1,4 +1,5 @@
-// troupe up: a whole cluster on this machine, one process each, started, watched and ended together.
+// troupe up: a whole cluster on this machine, one process each, started, watched and ended
+// together.
 
 #include <fcntl.h>
 #include <sys/prctl.h>
@@ -25,7 +26,7 @@ namespace po = boost::program_options;
 namespace {
 
 constexpr Duration kPoll = milliseconds(50);
-constexpr Duration kStopPatience = seconds(5);   ///< between SIGTERM and SIGKILL
+constexpr Duration kStopPatience = seconds(5);  ///< between SIGTERM and SIGKILL
 constexpr Duration kRestartWindow = seconds(60);
 constexpr Duration kFirstBackoff = milliseconds(250);
 
@@ -128,26 +129,24 @@ class Children {
   }
 
   Result<void> on_ended(Child& child, int status) {
-    const std::string how = WIFEXITED(status)
-                                ? "exit code " + std::to_string(WEXITSTATUS(status))
-                                : "signal " + std::to_string(WTERMSIG(status));
+    const std::string how = WIFEXITED(status) ? "exit code " + std::to_string(WEXITSTATUS(status))
+                                              : "signal " + std::to_string(WTERMSIG(status));
     const Instant now = monotonic_now();
     while (!child.starts.empty() && now - child.starts.front() > kRestartWindow) {
       child.starts.pop_front();
     }
     if (WIFEXITED(status) && WEXITSTATUS(status) == kUsage) {
-      return Error{Code::kInvalidArgument, child.name + " refused to start (" + how +
-                                               "): " + last_words(child)};
+      return Error{Code::kInvalidArgument,
+                   child.name + " refused to start (" + how + "): " + last_words(child)};
     }
     if (child.starts.size() > restart_budget_) {
-      return Error{Code::kUnavailable, child.name + " ended " +
-                                           std::to_string(child.starts.size()) +
-                                           " times within a minute, lastly with " + how + ": " +
-                                           last_words(child)};
+      return Error{Code::kUnavailable,
+                   child.name + " ended " + std::to_string(child.starts.size()) +
+                       " times within a minute, lastly with " + how + ": " + last_words(child)};
     }
     const Duration backoff = kFirstBackoff * (int64_t{1} << (child.starts.size() - 1));
-    log::warning("process_ended", {{"name", child.name}, {"how", how},
-                                   {"restart_in_ms", backoff.ns / 1'000'000}});
+    log::warning("process_ended",
+                 {{"name", child.name}, {"how", how}, {"restart_in_ms", backoff.ns / 1'000'000}});
     child.start_at = now + backoff;
     return {};
   }
@@ -179,8 +178,8 @@ Result<std::string> make_log_directory(const Values& values) {
   }
   std::string directory = "/tmp/troupe-XXXXXX";
   if (mkdtemp(directory.data()) == nullptr) {
-    return Error{Code::kInternal, std::string("cannot make a log directory: ") +
-                                      std::strerror(errno)};
+    return Error{Code::kInternal,
+                 std::string("cannot make a log directory: ") + std::strerror(errno)};
   }
   return directory;
 }
@@ -238,8 +237,7 @@ Result<int> run(const Values& values) {
   const auto path = values["config"].as<std::string>();
   const cluster::ClusterConfig config = TRY(cluster::load_cluster_config(path));
   log::configure(log::Level::kInfo, "up");
-  const std::string url =
-      "http://" + config.http_host + ":" + std::to_string(config.http_port);
+  const std::string url = "http://" + config.http_host + ":" + std::to_string(config.http_port);
   const auto client = TRY(gateway::HttpClient::create(url));
   const std::string logs = TRY(make_log_directory(values));
   const Instant began = monotonic_now();
@@ -266,12 +264,14 @@ Result<int> run(const Values& values) {
 
 int run_up(const Arguments& arguments) {
   CommandLine line{.usage = "troupe up --config FILE",
-                   .text = "Starts the head and every node of a configuration as processes of this "
-                           "machine, waits until\nthey serve, starts again what ends (within "
-                           "restart_budget), and ends all on Ctrl-C.\n\n"
-                           "  troupe up --config deploy/demo.yaml",
+                   .text =
+                       "Starts the head and every node of a configuration as processes of this "
+                       "machine, waits until\nthey serve, starts again what ends (within "
+                       "restart_budget), and ends all on Ctrl-C.\n\n"
+                       "  troupe up --config deploy/demo.yaml",
                    .positional = {"config"}};
-  line.options.add_options()("config", po::value<std::string>()->required(), "cluster configuration")(
+  line.options.add_options()("config", po::value<std::string>()->required(),
+                             "cluster configuration")(
       "ask", po::value<std::string>(), "ask the questions in this file, one per line, when ready")(
       "once", "end when ready and the questions are answered")(
       "logs", po::value<std::string>(), "directory for the processes' logs; default: a new one");

@@ -19,18 +19,18 @@ std::string operands(const A& a, const B& b) {
 }
 }  // namespace troupe::internal
 
-#define CHECK(condition)                                                            \
-  do {                                                                              \
-    if (!(condition)) [[unlikely]]                                                  \
-      ::troupe::internal::check_failed(__FILE__, __LINE__, #condition, "");         \
+#define CHECK(condition)                                                    \
+  do {                                                                      \
+    if (!(condition)) [[unlikely]]                                          \
+      ::troupe::internal::check_failed(__FILE__, __LINE__, #condition, ""); \
   } while (false)
 
-#define TROUPE_CHECK_OP(a, op, b)                                                   \
-  do {                                                                              \
-    const auto& troupe_a = (a);                                                     \
-    const auto& troupe_b = (b);                                                     \
-    if (!(troupe_a op troupe_b)) [[unlikely]]                                       \
-      ::troupe::internal::check_failed(__FILE__, __LINE__, #a " " #op " " #b,       \
+#define TROUPE_CHECK_OP(a, op, b)                                                         \
+  do {                                                                                    \
+    const auto& troupe_a = (a);                                                           \
+    const auto& troupe_b = (b);                                                           \
+    if (!(troupe_a op troupe_b)) [[unlikely]]                                             \
+      ::troupe::internal::check_failed(__FILE__, __LINE__, #a " " #op " " #b,             \
                                        ::troupe::internal::operands(troupe_a, troupe_b)); \
   } while (false)
 

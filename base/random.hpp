@@ -28,9 +28,10 @@ constexpr std::array<uint32_t, 4> philox4x32(std::array<uint32_t, 4> counter,
 
 /// 64 random bits for (seed, position, stream).
 constexpr uint64_t random_bits(uint64_t seed, uint64_t position, uint64_t stream = 0) {
-  const auto words = philox4x32({static_cast<uint32_t>(position), static_cast<uint32_t>(position >> 32),
-                                 static_cast<uint32_t>(stream), static_cast<uint32_t>(stream >> 32)},
-                                {static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)});
+  const auto words =
+      philox4x32({static_cast<uint32_t>(position), static_cast<uint32_t>(position >> 32),
+                  static_cast<uint32_t>(stream), static_cast<uint32_t>(stream >> 32)},
+                 {static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)});
   return (static_cast<uint64_t>(words[1]) << 32) | words[0];
 }
 

@@ -58,7 +58,7 @@ class [[nodiscard]] Result {
  public:
   using value_type = T;
 
-  Result(T value) : state_(std::in_place_index<0>, std::move(value)) {}   // NOLINT: implicit
+  Result(T value) : state_(std::in_place_index<0>, std::move(value)) {}      // NOLINT: implicit
   Result(Error error) : state_(std::in_place_index<1>, std::move(error)) {}  // NOLINT: implicit
 
   [[nodiscard]] bool ok() const { return state_.index() == 0; }
@@ -104,9 +104,9 @@ class [[nodiscard]] Result<void> {
 
 /// `auto x = TRY(f());` takes the value of a Result or returns its error from the enclosing
 /// function. A statement expression, which g++ and clang both have.
-#define TRY(...)                                                            \
-  __extension__({                                                           \
-    auto troupe_try_result = (__VA_ARGS__);                                 \
+#define TRY(...)                                                              \
+  __extension__({                                                             \
+    auto troupe_try_result = (__VA_ARGS__);                                   \
     if (!troupe_try_result.ok()) return std::move(troupe_try_result).error(); \
-    std::move(troupe_try_result).value();                                   \
+    std::move(troupe_try_result).value();                                     \
   })

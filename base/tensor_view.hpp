@@ -49,8 +49,8 @@ struct RowsView {
   RowsView(T* data_in, size_t rows_in, size_t cols_in, size_t stride_in)
       : data(data_in), rows(rows_in), cols(cols_in), stride(stride_in) {}
   template <class U>
-    requires(std::is_same_v<const U, T> && !std::is_same_v<U, T>)
-  RowsView(RowsView<U> other)  // NOLINT: a view of const rows from a view of mutable ones
+  requires(std::is_same_v<const U, T> && !std::is_same_v<U, T>)
+      RowsView(RowsView<U> other)  // NOLINT: a view of const rows from a view of mutable ones
       : data(other.data), rows(other.rows), cols(other.cols), stride(other.stride) {}
 
   T* row(size_t r) const { return data + r * stride; }

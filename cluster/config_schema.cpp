@@ -69,14 +69,10 @@ std::string Setting::name() const {
 
 std::string found(const YamlNode& node) {
   switch (node.kind) {
-    case YamlNode::Kind::kNothing:
-      return "nothing";
-    case YamlNode::Kind::kList:
-      return "a list";
-    case YamlNode::Kind::kMap:
-      return "a map";
-    case YamlNode::Kind::kText:
-      break;
+    case YamlNode::Kind::kNothing: return "nothing";
+    case YamlNode::Kind::kList: return "a list";
+    case YamlNode::Kind::kMap: return "a map";
+    case YamlNode::Kind::kText: break;
   }
   std::string text;
   for (const char c : node.text.substr(0, 64)) text += c >= ' ' && c <= '~' ? c : '?';

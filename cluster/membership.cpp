@@ -39,12 +39,9 @@ std::string_view to_string(Role role) { return role == Role::kRouter ? "router" 
 
 std::string_view to_string(NodeState state) {
   switch (state) {
-    case NodeState::kJoined:
-      return "joined";
-    case NodeState::kForming:
-      return "forming";
-    case NodeState::kReady:
-      return "ready";
+    case NodeState::kJoined: return "joined";
+    case NodeState::kForming: return "forming";
+    case NodeState::kReady: return "ready";
   }
   return "unknown";
 }
@@ -276,8 +273,7 @@ std::string Membership::condition() const {
              " to be ready";
     case Phase::kRetrying:
       return epoch + " ended: " + retry_reason_ + "; a new one is formed within a second";
-    case Phase::kServing:
-      break;
+    case Phase::kServing: break;
   }
   std::string text = "serving " + epoch + " with " + counted(count(Role::kRouter), "router") +
                      " and " + counted(count(Role::kExperts), "shard");
@@ -289,14 +285,11 @@ std::string Membership::condition() const {
 
 std::optional<Instant> Membership::next_deadline() const {
   switch (phase_) {
-    case Phase::kAssembling:
-      return assemble_deadline_;
+    case Phase::kAssembling: return assemble_deadline_;
     case Phase::kForming:
-    case Phase::kRetrying:
-      return form_deadline_;
+    case Phase::kRetrying: return form_deadline_;
     case Phase::kWaiting:
-    case Phase::kServing:
-      break;
+    case Phase::kServing: break;
   }
   return std::nullopt;
 }
@@ -308,14 +301,10 @@ std::string Membership::check() const {
     case Phase::kAssembling:
       if (epoch_ != Epoch{}) return "still assembling, but an epoch was formed";
       return members_.size() == options_.expected.size() ? "all are here, but no epoch" : "";
-    case Phase::kWaiting:
-      return enough() ? "the nodes suffice, but no epoch" : "";
-    case Phase::kForming:
-      return some_form ? "" : "all are ready, but nobody is served";
-    case Phase::kRetrying:
-      return epoch_ == Epoch{} ? "an epoch failed that was not formed" : "";
-    case Phase::kServing:
-      break;
+    case Phase::kWaiting: return enough() ? "the nodes suffice, but no epoch" : "";
+    case Phase::kForming: return some_form ? "" : "all are ready, but nobody is served";
+    case Phase::kRetrying: return epoch_ == Epoch{} ? "an epoch failed that was not formed" : "";
+    case Phase::kServing: break;
   }
   bool router = false, shard = false;
   for (const auto& [node, member] : members_) {

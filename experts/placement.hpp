@@ -43,9 +43,9 @@ struct PlacementRequest {
   Epoch epoch;
   uint32_t num_layers = 0;
   uint32_t num_experts = 0;
-  std::vector<bool> is_moe_layer;     ///< [num_layers]
-  std::vector<NodeId> shards;         ///< live, in configuration order
-  std::vector<PlacementPin> pins;     ///< of shards that are not live: ignored
+  std::vector<bool> is_moe_layer;  ///< [num_layers]
+  std::vector<NodeId> shards;      ///< live, in configuration order
+  std::vector<PlacementPin> pins;  ///< of shards that are not live: ignored
 };
 
 /// Places every routed expert: pins first, then the rest so that in each layer the shards' counts

@@ -86,9 +86,7 @@ ApiError from_error(const Error& error, Duration retry_after) {
   ApiError answer;
   answer.message = error.message;
   switch (error.code) {
-    case Code::kInvalidArgument:
-      answer.code = "invalid_value";
-      return answer;
+    case Code::kInvalidArgument: answer.code = "invalid_value"; return answer;
     case Code::kNotFound:
       answer.status = 404;
       answer.type = "not_found_error";
@@ -105,8 +103,7 @@ ApiError from_error(const Error& error, Duration retry_after) {
       answer.code = "queue_full";
       answer.retry_after_s = retry_seconds(retry_after);
       return answer;
-    case Code::kUnavailable:
-      return unavailable("no_capacity", error.message, retry_after);
+    case Code::kUnavailable: return unavailable("no_capacity", error.message, retry_after);
     case Code::kDeadlineExceeded:
       answer.status = 408;
       answer.type = "timeout_error";
@@ -114,8 +111,7 @@ ApiError from_error(const Error& error, Duration retry_after) {
       return answer;
     case Code::kCorrupt:
     case Code::kCancelled:
-    case Code::kInternal:
-      break;
+    case Code::kInternal: break;
   }
   // The same tokens always: what failed by itself once fails again.
   answer.status = 500;

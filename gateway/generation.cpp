@@ -15,10 +15,8 @@ using model::TextStream;
 
 std::string_view name_of(scheduler::FinishReason reason) {
   switch (reason) {
-    case scheduler::FinishReason::kStop:
-      return "stop";
-    case scheduler::FinishReason::kLength:
-      return "length";
+    case scheduler::FinishReason::kStop: return "stop";
+    case scheduler::FinishReason::kLength: return "length";
   }
   return "stop";
 }

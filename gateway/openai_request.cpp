@@ -64,16 +64,11 @@ constexpr std::array kUnsupportedInCompletions = {
 
 bool is_neutral(const json::value& value, Neutral neutral) {
   switch (neutral) {
-    case Neutral::kNullOnly:
-      return false;
-    case Neutral::kFalse:
-      return value.is_bool() && !value.get_bool();
-    case Neutral::kTrue:
-      return value.is_bool() && value.get_bool();
-    case Neutral::kZero:
-      return value.is_number() && value.to_number<double>() == 0.0;
-    case Neutral::kOne:
-      return value.is_number() && value.to_number<double>() == 1.0;
+    case Neutral::kNullOnly: return false;
+    case Neutral::kFalse: return value.is_bool() && !value.get_bool();
+    case Neutral::kTrue: return value.is_bool() && value.get_bool();
+    case Neutral::kZero: return value.is_number() && value.to_number<double>() == 0.0;
+    case Neutral::kOne: return value.is_number() && value.to_number<double>() == 1.0;
     case Neutral::kEmpty:
       return (value.is_array() && value.get_array().empty()) ||
              (value.is_object() && value.get_object().empty()) ||

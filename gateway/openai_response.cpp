@@ -85,22 +85,17 @@ void write_raw_or_null(JsonWriter& json, std::string_view name,
 
 std::string_view role_name(cluster::Role role) {
   switch (role) {
-    case cluster::Role::kRouter:
-      return "router";
-    case cluster::Role::kExperts:
-      return "experts";
+    case cluster::Role::kRouter: return "router";
+    case cluster::Role::kExperts: return "experts";
   }
   return "unknown";
 }
 
 std::string_view state_name(cluster::NodeState state) {
   switch (state) {
-    case cluster::NodeState::kJoined:
-      return "joined";
-    case cluster::NodeState::kForming:
-      return "forming";
-    case cluster::NodeState::kReady:
-      return "ready";
+    case cluster::NodeState::kJoined: return "joined";
+    case cluster::NodeState::kForming: return "forming";
+    case cluster::NodeState::kReady: return "ready";
   }
   return "unknown";
 }

@@ -9,7 +9,8 @@
 //    to partial sum k mod 16, in ascending k. They are then added in a tree: lane i + lane (i + 8),
 //    then (i + 4), (i + 2), (i + 1). The weight is first converted to float32 (exactly, but for FP8
 //    with scales: one rounding of value * scale). A bias is added last.
-// 2. Sums over positions (softmax) use the same 16 partial sums by position mod 16 and the same tree.
+// 2. Sums over positions (softmax) use the same 16 partial sums by position mod 16 and the same
+// tree.
 //    Weighted sums over positions (attention output) add position after position by one fused
 //    multiply-add per element, in ascending position.
 // 3. exp is one polynomial, written with fused multiply-adds, identical in every version.
@@ -53,11 +54,11 @@ struct RmsNormParams {
   Rows out;  ///< [rows, n]
 };
 
-/// Rotates interleaved pairs (0,1), (2,3)... of each head's last `dim` elements, in place, the pairs
-/// staying where they are. angle = float(position) * inv_freq[pair] in float32; cos and sin of it
-/// are taken in double, rounded to float32 and multiplied by `magnitude`.
+/// Rotates interleaved pairs (0,1), (2,3)... of each head's last `dim` elements, in place, the
+/// pairs staying where they are. angle = float(position) * inv_freq[pair] in float32; cos and sin
+/// of it are taken in double, rounded to float32 and multiplied by `magnitude`.
 struct RopeParams {
-  Rows x;                               ///< [rows, num_heads * head_dim]
+  Rows x;  ///< [rows, num_heads * head_dim]
   size_t num_heads = 0;
   size_t head_dim = 0;
   size_t dim = 0;                       ///< even, <= head_dim
@@ -89,16 +90,16 @@ enum class GateMethod : uint8_t {
 /// Chooses top-k experts per row from the logits. Slots are ordered by falling choice score, ties
 /// to the lower expert number; groups likewise. Weights never contain the bias.
 struct TopkGateParams {
-  ConstRows logits;              ///< [rows, num_experts]
-  const float* bias = nullptr;   ///< [num_experts], kNoauxTc only
+  ConstRows logits;             ///< [rows, num_experts]
+  const float* bias = nullptr;  ///< [num_experts], kNoauxTc only
   GateMethod method = GateMethod::kGreedy;
-  size_t num_groups = 1;         ///< divides num_experts
+  size_t num_groups = 1;  ///< divides num_experts
   size_t topk_groups = 1;
-  size_t topk = 1;               ///< <= 64
-  bool normalize = false;        ///< divide weights by (their sum in slot order + 1e-20)
-  float scale = 1.0F;            ///< multiplies the weights last
-  ExpertIdx* topk_idx = nullptr;   ///< out [rows, topk]
-  float* topk_weight = nullptr;    ///< out [rows, topk]
+  size_t topk = 1;                ///< <= 64
+  bool normalize = false;         ///< divide weights by (their sum in slot order + 1e-20)
+  float scale = 1.0F;             ///< multiplies the weights last
+  ExpertIdx* topk_idx = nullptr;  ///< out [rows, topk]
+  float* topk_weight = nullptr;   ///< out [rows, topk]
 };
 
 /// The gated FFN of one expert (routed, shared or dense) over some rows:
@@ -115,12 +116,12 @@ struct FfnParams {
 ///                + shared[r].
 /// The sum starts with +0 and adds by fused multiply-add; then shared is added; then the residual.
 struct CombineParams {
-  ConstRows expert_rows;                 ///< [any, hidden], one row per (row, slot)
-  const uint32_t* slot_row = nullptr;    ///< [rows, topk] index into expert_rows
-  const float* topk_weight = nullptr;    ///< [rows, topk]
+  ConstRows expert_rows;               ///< [any, hidden], one row per (row, slot)
+  const uint32_t* slot_row = nullptr;  ///< [rows, topk] index into expert_rows
+  const float* topk_weight = nullptr;  ///< [rows, topk]
   size_t topk = 0;
-  ConstRows shared;                      ///< [rows, hidden], or data == nullptr for none
-  Rows residual;                         ///< [rows, hidden]
+  ConstRows shared;  ///< [rows, hidden], or data == nullptr for none
+  Rows residual;     ///< [rows, hidden]
 };
 
 /// One row of attention: which KV it sees. Blocks are read in place.

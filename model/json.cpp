@@ -136,18 +136,14 @@ std::string quoted(std::string_view text) {
 
 std::string describe(const json::value& value) {
   switch (value.kind()) {
-    case json::kind::null:
-      return "null";
-    case json::kind::object:
-      return "an object";
-    case json::kind::array:
-      return "an array";
+    case json::kind::null: return "null";
+    case json::kind::object: return "an object";
+    case json::kind::array: return "an array";
     case json::kind::string: {
       const json::string& text = value.get_string();
       return "the string " + quoted(std::string_view(text.data(), text.size()));
     }
-    default:
-      return json::serialize(value);
+    default: return json::serialize(value);
   }
 }
 

@@ -21,17 +21,13 @@ Error system_error(Code code, const std::string& what, int number) {
 Code code_of_open(int number) {
   switch (number) {
     case ENOENT:
-    case ENOTDIR:
-      return Code::kNotFound;
+    case ENOTDIR: return Code::kNotFound;
     case EMFILE:
-    case ENFILE:
-      return Code::kResourceExhausted;
+    case ENFILE: return Code::kResourceExhausted;
     case EACCES:
     case ELOOP:
-    case ENAMETOOLONG:
-      return Code::kInvalidArgument;
-    default:
-      return Code::kInternal;
+    case ENAMETOOLONG: return Code::kInvalidArgument;
+    default: return Code::kInternal;
   }
 }
 

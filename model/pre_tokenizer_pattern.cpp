@@ -26,16 +26,11 @@ struct RunPattern::Parser {
     if (done()) return std::nullopt;
     const char c = pattern[at++];
     switch (c) {
-      case 'n':
-        return CodePointSet{{'\n', '\n'}};
-      case 'r':
-        return CodePointSet{{'\r', '\r'}};
-      case 't':
-        return CodePointSet{{'\t', '\t'}};
-      case 's':
-        return unicode_space();
-      case 'S':
-        return complement(unicode_space());
+      case 'n': return CodePointSet{{'\n', '\n'}};
+      case 'r': return CodePointSet{{'\r', '\r'}};
+      case 't': return CodePointSet{{'\t', '\t'}};
+      case 's': return unicode_space();
+      case 'S': return complement(unicode_space());
       case 'p':
       case 'P': {
         if (!take("{")) return std::nullopt;
@@ -46,8 +41,7 @@ struct RunPattern::Parser {
         if (set && c == 'P') set = complement(*set);
         return set;
       }
-      default:
-        break;
+      default: break;
     }
     constexpr std::string_view kPunctuation = "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~ ";
     if (kPunctuation.find(c) == std::string_view::npos) return std::nullopt;

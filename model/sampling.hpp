@@ -37,16 +37,16 @@ Result<void> validate(const SamplingParams& params);
 /// A chosen token; log-probabilities are of the model's distribution (temperature 1, no filters).
 struct SampledToken {
   TokenId token = 0;
-  float logprob = 0;                                     ///< only with want_logprobs
-  std::vector<std::pair<TokenId, float>> top_logprobs;   ///< falling, ties to the lower id
+  float logprob = 0;                                    ///< only with want_logprobs
+  std::vector<std::pair<TokenId, float>> top_logprobs;  ///< falling, ties to the lower id
 };
 
 /// Chooses the token that follows `position` tokens of context.
 /// @param logits [vocab]; entries that are not finite are never chosen.
 /// @param position number of tokens before the sampled one (prompt + emitted): the draw's counter.
 /// @returns token kNoToken if no entry is finite
-/// Order of filters: temperature, top-k, top-p, min-p; the draw runs over what is left by rising id.
-/// Bit-exact on every IEEE 754 machine: only correctly rounded operations in a fixed order.
+/// Order of filters: temperature, top-k, top-p, min-p; the draw runs over what is left by rising
+/// id. Bit-exact on every IEEE 754 machine: only correctly rounded operations in a fixed order.
 /// Cost: O(vocab) plus a sort of what is kept; for 129,280 entries greedy
 /// 0.1 ms, seeded 5 ms, with top-p of a flat distribution 10 ms.
 SampledToken sample(std::span<const float> logits, const SamplingParams& params, uint64_t position);

@@ -40,7 +40,8 @@ class Tokenizer {
   /// @errors kNotFound without tokenizer.json; as parse()
   static Result<Tokenizer> load(const std::string& directory);
 
-  /// @errors kCorrupt: no JSON, or a key twice in one object; kInvalidArgument: a value of the wrong
+  /// @errors kCorrupt: no JSON, or a key twice in one object; kInvalidArgument: a value of the
+  /// wrong
   ///         type, or files that contradict themselves, naming the key;
   ///         kUnsupported: a feature that would change the tokens and that Troupe lacks
   static Result<Tokenizer> parse(std::string_view tokenizer_json,

@@ -70,9 +70,9 @@ struct ExpertWeights {
 /// for the digest, samples. Cheap to copy (shared and immutable); all methods may run concurrently.
 ///
 /// Every tensor has to be accounted for. Left out and counted: layers beyond the last (multi-token
-/// prediction), rotary_emb.inv_freq buffers, a head of its own beside a tied one, tensors of a shard
-/// that the index does not list. Any other unknown tensor is an error: a model computed without
-/// some of its weights would answer, wrongly.
+/// prediction), rotary_emb.inv_freq buffers, a head of its own beside a tied one, tensors of a
+/// shard that the index does not list. Any other unknown tensor is an error: a model computed
+/// without some of its weights would answer, wrongly.
 ///
 /// Files stay open, so replacing them by rename is safe. Truncating one in place is noticed at the
 /// next load, but touching pages already mapped then raises SIGBUS.

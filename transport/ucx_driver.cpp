@@ -169,15 +169,9 @@ bool UcxDriver::take_commands() {
   stopping_ = !commands_.take(batch_);
   for (UcxCommand& command : batch_) {
     switch (command.kind) {
-      case UcxCommand::Kind::kOpen:
-        open_channel(command.channel, command.address);
-        break;
-      case UcxCommand::Kind::kSend:
-        send(command.channel, std::move(command.frame));
-        break;
-      case UcxCommand::Kind::kClose:
-        close_channel(*command.channel);
-        break;
+      case UcxCommand::Kind::kOpen: open_channel(command.channel, command.address); break;
+      case UcxCommand::Kind::kSend: send(command.channel, std::move(command.frame)); break;
+      case UcxCommand::Kind::kClose: close_channel(*command.channel); break;
     }
   }
   return !batch_.empty();

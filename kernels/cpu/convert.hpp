@@ -51,12 +51,9 @@ T load(const void* data, size_t i) {
 inline float weight_at(const WeightView& w, size_t o, size_t i) {
   const size_t at = o * w.in + i;
   switch (w.dtype) {
-    case DType::kF32:
-      return internal::load<float>(w.data, at);
-    case DType::kF16:
-      return from_f16(internal::load<uint16_t>(w.data, at));
-    case DType::kBF16:
-      return from_bf16(internal::load<uint16_t>(w.data, at));
+    case DType::kF32: return internal::load<float>(w.data, at);
+    case DType::kF16: return from_f16(internal::load<uint16_t>(w.data, at));
+    case DType::kBF16: return from_bf16(internal::load<uint16_t>(w.data, at));
     case DType::kF8E4M3: {
       const float value = from_f8e4m3(internal::load<uint8_t>(w.data, at));
       if (w.scales == nullptr) return value;

@@ -11,8 +11,8 @@ std::vector<CudaDevice> cuda_devices() {
   for (int i = 0; i < count; ++i) {
     cudaDeviceProp properties;
     if (cudaGetDeviceProperties(&properties, i) != cudaSuccess) continue;
-    devices.push_back({properties.name, properties.totalGlobalMem,
-                       properties.major * 10 + properties.minor});
+    devices.push_back(
+        {properties.name, properties.totalGlobalMem, properties.major * 10 + properties.minor});
   }
   return devices;
 }

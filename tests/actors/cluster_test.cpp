@@ -107,8 +107,8 @@ INSTANTIATE_TEST_SUITE_P(Models, SameTokens,
                          });
 
 scheduler::RequestSpec greedy(uint32_t max_tokens) {
-  scheduler::RequestSpec spec{.prompt = {3, 1, 4, 1, 5}, .max_tokens = max_tokens,
-                              .timeout = seconds(60)};
+  scheduler::RequestSpec spec{
+      .prompt = {3, 1, 4, 1, 5}, .max_tokens = max_tokens, .timeout = seconds(60)};
   spec.sampling.temperature = 0;
   return spec;
 }
@@ -122,8 +122,7 @@ TEST(Cluster, DuplicatedFramesChangeNothing) {
     clean = TestCluster::wait(cluster.submit(greedy(40)));
   }
   TestCluster cluster(
-      {.model = model,
-       .faults = transport::FaultOptions{.seed = 5, .duplicate = 0.5}});
+      {.model = model, .faults = transport::FaultOptions{.seed = 5, .duplicate = 0.5}});
   ASSERT_TRUE(cluster.wait_serving());
   faulty = TestCluster::wait(cluster.submit(greedy(40)));
   expect_same(faulty, clean, 0);

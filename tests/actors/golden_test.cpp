@@ -144,7 +144,8 @@ TEST_P(Golden, GreedyContinuationIsIdentical) {
 
 TEST_P(Golden, ChunkedOneShotAndTokenByTokenPrefillAgreeBitForBit) {
   for (const AttentionForm form : {AttentionForm::kAbsorbed, AttentionForm::kExpanded}) {
-    const std::vector<TokenId> prompt = tokens(golden_.at("prompts").as_array().back().at("tokens"));
+    const std::vector<TokenId> prompt =
+        tokens(golden_.at("prompts").as_array().back().at("tokens"));
     Logits whole;
     for (const uint32_t chunk : {512U, 1U, 7U, 64U}) {
       const auto local =
@@ -161,12 +162,11 @@ TEST_P(Golden, ChunkedOneShotAndTokenByTokenPrefillAgreeBitForBit) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Models, Golden, testing::ValuesIn(model_names()),
-                         [](const auto& info) {
-                           std::string name = info.param;
-                           std::replace(name.begin(), name.end(), '-', '_');
-                           return name;
-                         });
+INSTANTIATE_TEST_SUITE_P(Models, Golden, testing::ValuesIn(model_names()), [](const auto& info) {
+  std::string name = info.param;
+  std::replace(name.begin(), name.end(), '-', '_');
+  return name;
+});
 
 TEST(GoldenModels, AreAtLeastTwelve) { EXPECT_GE(model_names().size(), 12U); }
 

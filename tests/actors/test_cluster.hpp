@@ -1,7 +1,7 @@
 #pragma once
 
-// A whole cluster in one process, with real actors and threads: scheduler, gateway actor, one router
-// with its KV holder, expert shards, joined by loopback links. For tests.
+// A whole cluster in one process, with real actors and threads: scheduler, gateway actor, one
+// router with its KV holder, expert shards, joined by loopback links. For tests.
 
 #include <caf/all.hpp>
 #include <chrono>
@@ -59,13 +59,14 @@ class TestCluster {
   static constexpr std::chrono::seconds kPatience{30};
 
   explicit TestCluster(const Options& options)
-      : options_(options), system_config_(SystemOptions{.num_threads = 2}), system_(system_config_) {
+      : options_(options),
+        system_config_(SystemOptions{.num_threads = 2}),
+        system_(system_config_) {
     auto checkpoint = model::Checkpoint::open(options.model);
     CHECK(checkpoint.ok());
     checkpoint_ = std::make_unique<model::Checkpoint>(std::move(*checkpoint));
-    SchedulerActorOptions head{.cluster = "test",
-                               .scheduler = options.scheduler,
-                               .model = checkpoint_->config()};
+    SchedulerActorOptions head{
+        .cluster = "test", .scheduler = options.scheduler, .model = checkpoint_->config()};
     head.membership.version = "test";
     head.membership.checkpoint_digest = checkpoint_->digest();
     head.membership.expected.emplace_back("router-0", cluster::Role::kRouter);
@@ -187,8 +188,8 @@ class TestCluster {
     const model::ModelConfig& config = checkpoint_->config();
     auto weights = checkpoint_->load_router();
     CHECK(weights.ok());
-    node.kv_holder = system_.spawn(
-        kv_holder_actor, KvHolderOptions{options_.kv_blocks, options_.kv_block_tokens});
+    node.kv_holder = system_.spawn(kv_holder_actor,
+                                   KvHolderOptions{options_.kv_blocks, options_.kv_block_tokens});
     auto engine = std::make_shared<RouterEngine>(
         checkpoint_->config(), *weights, *node.ops,
         KvShape{config.num_layers, options_.kv_blocks, options_.kv_block_tokens, config.kv_dim()},
@@ -199,8 +200,8 @@ class TestCluster {
   }
 
   void join(Node& node, cluster::Role role) {
-    node.port = network_.open(port_options_for(node.services.self, node.services.cluster,
-                                               node.worker));
+    node.port =
+        network_.open(port_options_for(node.services.self, node.services.cluster, node.worker));
     if (options_.faults) {
       node.port = transport::make_fault_port(std::move(node.port),
                                              transport::FaultControl(*options_.faults));

@@ -332,18 +332,12 @@ class RandomCluster {
     const Epoch epoch{epoch_.value - (draw(8) == 0 ? draw(epoch_.value + 1) : 0)};
     switch (draw(12)) {
       case 0:
-      case 1:
-        return join(kOptions.expected[draw(3)].first);
-      case 2:
-        return draw(4) == 0 ? lose(any()) : void();
-      case 3:
-        return draw(3) == 0 ? fail(any(), epoch) : void();
-      case 4:
-        return tell(RequestsRunning{draw(3)});
-      case 5:
-        return tell(Tick{});
-      default:
-        return ready(any(), epoch);
+      case 1: return join(kOptions.expected[draw(3)].first);
+      case 2: return draw(4) == 0 ? lose(any()) : void();
+      case 3: return draw(3) == 0 ? fail(any(), epoch) : void();
+      case 4: return tell(RequestsRunning{draw(3)});
+      case 5: return tell(Tick{});
+      default: return ready(any(), epoch);
     }
   }
   void settle() {

@@ -112,7 +112,9 @@ class Process {
     return code_.has_value();
   }
   /// The exit code; -1 if it does not end.
-  int wait() { return wait_until([this] { return ended(); }) ? *code_ : -1; }
+  int wait() {
+    return wait_until([this] { return ended(); }) ? *code_ : -1;
+  }
   [[nodiscard]] std::string output() const { return read_file(output_); }
 
  private:
@@ -160,7 +162,8 @@ class ClusterProcesses : public testing::Test {
     std::ofstream out(config_);
     out << "name: test-" << getpid() << "\nmodel: " << kDemo << "\nserved_name: demo\n"
         << "http: {host: 127.0.0.1, port: " << http_port_ << "}\n"
-        << "control: {host: 127.0.0.1, port: " << control_port_ << "}\n"
+        << "control: {host: 127.0.0.1, port: " << control_port_
+        << "}\n"
         // A busy machine must not look like a lost node; an error still comes within two seconds.
         << "heartbeat: {interval: 200ms, timeout: 1500ms}\n"
         << "nodes:\n  - {name: router-0, role: router}\n";
@@ -210,12 +213,12 @@ class ClusterProcesses : public testing::Test {
 
   /// The text of a greedy completion.
   [[nodiscard]] std::string complete(const std::string& prompt, uint32_t max_tokens) const {
-    const auto response = client().post(
-        "/v1/completions", json::serialize(json::object{{"model", "demo"},
-                                                        {"prompt", prompt},
-                                                        {"max_tokens", max_tokens},
-                                                        {"temperature", 0},
-                                                        {"ignore_eos", true}}));
+    const auto response =
+        client().post("/v1/completions", json::serialize(json::object{{"model", "demo"},
+                                                                      {"prompt", prompt},
+                                                                      {"max_tokens", max_tokens},
+                                                                      {"temperature", 0},
+                                                                      {"ignore_eos", true}}));
     EXPECT_TRUE(response.ok()) << response.error().message;
     if (!response.ok() || response->status != 200) {
       ADD_FAILURE() << (response.ok() ? response->body : "");
@@ -238,9 +241,9 @@ class ClusterProcesses : public testing::Test {
 
 TEST_F(ClusterProcesses, ServesTheTokensOfOneProcessAndShowsItself) {
   start();
-  const Finished alone = troupe({"generate", "--model", kDemo, "--prompt", "What is Troupe?",
-                                 "--max-tokens", "48", "--temperature", "0", "--ignore-eos",
-                                 "--json"});
+  const Finished alone =
+      troupe({"generate", "--model", kDemo, "--prompt", "What is Troupe?", "--max-tokens", "48",
+              "--temperature", "0", "--ignore-eos", "--json"});
   ASSERT_EQ(alone.code, 0) << alone.output;
   EXPECT_EQ(complete("What is Troupe?", 48), json::parse(alone.output).at("text").as_string());
 
@@ -263,8 +266,8 @@ TEST_F(ClusterProcesses, ServesTheTokensOfOneProcessAndShowsItself) {
   for (const char* word : {"router-0", "shard-2", "ucx", "serving"}) {
     EXPECT_NE(shown.output.find(word), std::string::npos) << shown.output;
   }
-  const Finished chat = troupe({"chat", "--url", "http://127.0.0.1:" + std::to_string(http_port_),
-                                "What is Troupe?"});
+  const Finished chat = troupe(
+      {"chat", "--url", "http://127.0.0.1:" + std::to_string(http_port_), "What is Troupe?"});
   EXPECT_EQ(chat.code, 0) << chat.output;
   EXPECT_GT(chat.output.size(), 1U);
 }
@@ -368,9 +371,8 @@ TEST_F(ClusterProcesses, KillingTheLauncherEndsEveryProcess) {
 
 TEST_F(ClusterProcesses, ABusyPortIsSaidAndLeavesNothing) {
   const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  sockaddr_in address{.sin_family = AF_INET,
-                      .sin_port = htons(http_port_),
-                      .sin_addr = {htonl(INADDR_LOOPBACK)}};
+  sockaddr_in address{
+      .sin_family = AF_INET, .sin_port = htons(http_port_), .sin_addr = {htonl(INADDR_LOOPBACK)}};
   ASSERT_EQ(bind(fd, reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
   ASSERT_EQ(listen(fd, 1), 0);
   const Finished head = troupe({"head", "--config", config_.string()});
@@ -440,8 +442,8 @@ TEST(CommandLine, MissingModelsAndWrongInputAreUsageErrors) {
   EXPECT_EQ(troupe({"logits", "--model", kDemo, "--tokens", "99999999"}).code, 2);
   EXPECT_EQ(troupe({"config", "validate", "/nonexistent.yaml"}).code, 2);
   EXPECT_EQ(troupe({"status", "--url", "http://127.0.0.1:1"}).code, 3);
-  EXPECT_EQ(troupe({"config", "validate", std::string(TROUPE_SOURCE_DIR) + "/deploy/demo.yaml"}).code,
-            0);
+  EXPECT_EQ(
+      troupe({"config", "validate", std::string(TROUPE_SOURCE_DIR) + "/deploy/demo.yaml"}).code, 0);
 }
 
 TEST(CommandLine, TokenizeAndDetokenizeAreInverse) {

@@ -71,18 +71,10 @@ void mutate_once(std::string& input, const std::vector<std::string>& corpus, Dra
     case 1:
       if (at < input.size()) input[at] = kTelling[draws.below(sizeof(kTelling))];
       break;
-    case 2:
-      input.insert(at, 1 + draws.below(4), kTelling[draws.below(sizeof(kTelling))]);
-      break;
-    case 3:
-      input.erase(at, length);
-      break;
-    case 4:
-      input.insert(at, std::string(input, at, length));
-      break;
-    case 5:
-      input.resize(at);
-      break;
+    case 2: input.insert(at, 1 + draws.below(4), kTelling[draws.below(sizeof(kTelling))]); break;
+    case 3: input.erase(at, length); break;
+    case 4: input.insert(at, std::string(input, at, length)); break;
+    case 5: input.resize(at); break;
     default: {
       const std::string& other = corpus[draws.below(corpus.size())];
       const size_t from = draws.below(other.size() + 1);

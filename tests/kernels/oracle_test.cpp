@@ -16,10 +16,8 @@ double element(const WeightView& w, size_t o, size_t i) {
   uint32_t bits = 0;
   std::memcpy(&bits, bytes, size_of(w.dtype));
   switch (w.dtype) {
-    case DType::kF32:
-      return std::bit_cast<float>(bits);
-    case DType::kBF16:
-      return std::bit_cast<float>(bits << 16);
+    case DType::kF32: return std::bit_cast<float>(bits);
+    case DType::kBF16: return std::bit_cast<float>(bits << 16);
     case DType::kF16: {
       const int exponent = static_cast<int>(bits >> 10 & 31U);
       const double mantissa = (bits & 1023U) / 1024.0;

@@ -383,9 +383,7 @@ TEST_P(RandomBatcherTest, ComputesEveryPositionOnceInOrderAndEndsEveryRequest) {
     RandomShell shell(seed, GetParam(), 60);
     for (int i = 0; i < 50'000; ++i) {
       switch (shell.draw(16)) {
-        case 0:
-          ASSERT_NO_FATAL_FAILURE(shell.arrive());
-          break;
+        case 0: ASSERT_NO_FATAL_FAILURE(shell.arrive()); break;
         case 1:
           if (shell.draw(8) == 0) {
             ASSERT_NO_FATAL_FAILURE(shell.leave_any());
@@ -393,16 +391,11 @@ TEST_P(RandomBatcherTest, ComputesEveryPositionOnceInOrderAndEndsEveryRequest) {
           break;
         case 2:
         case 3:
-        case 4:
-          ASSERT_NO_FATAL_FAILURE(shell.holder_acts());
-          break;
+        case 4: ASSERT_NO_FATAL_FAILURE(shell.holder_acts()); break;
         case 5:
         case 6:
-        case 7:
-          ASSERT_NO_FATAL_FAILURE(shell.holder_answers());
-          break;
-        default:
-          ASSERT_NO_FATAL_FAILURE(shell.finish_step());
+        case 7: ASSERT_NO_FATAL_FAILURE(shell.holder_answers()); break;
+        default: ASSERT_NO_FATAL_FAILURE(shell.finish_step());
       }
     }
     EXPECT_GT(shell.num_finished(), 400U);

@@ -63,20 +63,13 @@ class World {
     switch (draw(20)) {
       case 0:
       case 1:
-      case 2:
-        return submit();
-      case 3:
-        return cancel();
-      case 4:
-        return draw(12) == 0 ? toggle() : void();
-      case 5:
-        return tick();
-      case 6:
-        return repeat();
-      case 7:
-        return draw(20) == 0 ? lie() : void();
-      default:
-        return work();
+      case 2: return submit();
+      case 3: return cancel();
+      case 4: return draw(12) == 0 ? toggle() : void();
+      case 5: return tick();
+      case 6: return repeat();
+      case 7: return draw(20) == 0 ? lie() : void();
+      default: return work();
     }
   }
 

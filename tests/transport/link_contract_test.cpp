@@ -16,14 +16,10 @@ enum class Wire { kLoopback, kNet, kShm, kAuto };
 
 std::string name_of(const testing::TestParamInfo<Wire>& info) {
   switch (info.param) {
-    case Wire::kLoopback:
-      return "Loopback";
-    case Wire::kNet:
-      return "UcxNet";
-    case Wire::kShm:
-      return "UcxShm";
-    case Wire::kAuto:
-      return "UcxAuto";
+    case Wire::kLoopback: return "Loopback";
+    case Wire::kNet: return "UcxNet";
+    case Wire::kShm: return "UcxShm";
+    case Wire::kAuto: return "UcxAuto";
   }
   return "";
 }
