@@ -115,7 +115,8 @@ class ExpertShardShell {
   void frame(const transport::Frame& frame) {
     const transport::FrameHeader& header = frame.header;
     if (header.kind != transport::FrameKind::kDispatch || links_.count(header.source) == 0) return;
-    const experts::DispatchKey key{.router = header.source,
+    const experts::DispatchKey key{.epoch = header.epoch,
+                                   .router = header.source,
                                    .step = header.step,
                                    .layer = header.layer,
                                    .attempt = header.attempt};
@@ -126,10 +127,8 @@ class ExpertShardShell {
     wanted.reserve(header.assignments.size());
     for (const transport::Assignment& work : header.assignments) wanted.push_back(work.expert);
     arrived_anew_ = waiting_.try_emplace(key, PendingDispatch{.frame = frame}).second;
-    act(experts::RowsArrived{.epoch = header.epoch,
-                             .key = key,
-                             .num_rows = header.num_rows,
-                             .experts = std::move(wanted)});
+    act(experts::RowsArrived{
+        .key = key, .num_rows = header.num_rows, .experts = std::move(wanted)});
   }
 
   void link_down(const LinkDown& msg) {
@@ -192,31 +191,31 @@ class ExpertShardShell {
       batch->push_back(std::move(node.mapped()));
     }
     services_->executor->submit([this, batch, keys = std::move(keys), layer = e.layer,
-                                 epoch = epoch_, engine = engine_, ops = services_->ops,
+                                 engine = engine_, ops = services_->ops,
                                  hidden = services_->checkpoint->config().hidden_size,
                                  me = caf::actor_cast<caf::actor>(self_)] {
       compute_batch(*engine, *ops, layer, hidden, *batch);
-      caf::anon_send(me, JobDone{[this, batch, keys, epoch] { batch_done(epoch, keys, *batch); }});
+      caf::anon_send(me, JobDone{[this, batch, keys] { batch_done(keys, *batch); }});
     });
   }
 
-  void batch_done(Epoch epoch, const std::vector<experts::DispatchKey>& keys,
+  void batch_done(const std::vector<experts::DispatchKey>& keys,
                   const std::vector<PendingDispatch>& batch) {
-    // Answers are labelled with the epoch in force: those of an older one must not pass for it.
-    for (size_t i = 0; i < keys.size() && epoch == epoch_; ++i) {
+    for (size_t i = 0; i < keys.size(); ++i) {
       answer(keys[i], transport::FrameKind::kCombine, batch[i].results,
              static_cast<uint32_t>(batch[i].frame.header.assignments.size()));
     }
     act(experts::BatchComputed{});
   }
 
+  /// Labelled with the dispatch's own epoch, so that a late answer never passes for a newer one.
   void answer(const experts::DispatchKey& key, transport::FrameKind kind,
               std::shared_ptr<const transport::Buffer> rows, uint32_t num_rows) {
     const auto link = links_.find(key.router);
     if (link == links_.end()) return;  // the router is gone; nobody waits
     transport::Frame frame{.header = {.kind = kind,
                                       .cluster = services_->cluster,
-                                      .epoch = epoch_,
+                                      .epoch = key.epoch,
                                       .source = services_->self,
                                       .step = key.step,
                                       .layer = key.layer,

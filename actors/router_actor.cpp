@@ -9,12 +9,12 @@
 #include "actors/messages.hpp"
 #include "base/check.hpp"
 #include "base/log.hpp"
+#include "experts/combine.hpp"
 #include "experts/dispatch_plan.hpp"
 
 namespace troupe::actors {
 namespace {
 
-constexpr std::chrono::milliseconds kWatchdogPeriod{500};
 constexpr std::chrono::milliseconds kKvTimeout{500};
 
 }  // namespace
@@ -41,7 +41,10 @@ class RouterShell {
     batcher_ = scheduler::Batcher(options_.batcher);
     for (auto& [request, running] : requests_) released_.push_back(request);
     requests_.clear();
-    for (auto& [shard, link] : links_) link->close();
+    for (auto& [shard, link] : links_) {
+      link->close();
+      credits_.forget(shard);
+    }
     links_.clear();
     if (!busy_) idle();
   }
@@ -121,31 +124,26 @@ class RouterShell {
     if (header.hidden != config().hidden_size) {
       return peer_failed(header.source, {Code::kCorrupt, "an answer's rows have the wrong width"});
     }
-    switch (active_->gather.answered(header.source, header.num_rows)) {
-      case experts::Gather::Verdict::kDuplicate:
-      case experts::Gather::Verdict::kUnknownShard: return;
-      case experts::Gather::Verdict::kWrongSize:
+    using Verdict = experts::Combine::Verdict;
+    const auto answer = active_->combine.answered(header.source, header.num_rows, credits_);
+    switch (answer.verdict) {
+      case Verdict::kDuplicate:
+      case Verdict::kUnknownShard: return;
+      case Verdict::kWrongSize:
         return peer_failed(header.source,
                            {Code::kCorrupt, "an answer has the wrong number of rows"});
-      case experts::Gather::Verdict::kTake: break;
+      case Verdict::kTake: break;
     }
-    for (const experts::ShardDispatch& dispatch : active_->plan.shards) {
-      if (dispatch.shard == header.source) {
-        active_->answers.push_back({dispatch.first_result, frame});
-      }
-    }
+    active_->answers.push_back({answer.first_result, frame});
+    send_due();
     resume_when_complete();
   }
 
   void watchdog() {
     watching_ = false;
     if (!active_) return;
-    if (active_->exchanging && !active_->gather.complete() &&
-        now(self_) - active_->exchange_began > options_.exchange_timeout) {
-      const NodeId late = active_->gather.awaited().front();
-      return peer_failed(late, {Code::kDeadlineExceeded, "no answer to a dispatch in time"});
-    }
     watch();
+    if (active_->exchanging) send_due();
   }
 
   caf::response_promise status() {
@@ -181,9 +179,9 @@ class RouterShell {
     std::vector<scheduler::StepEntry> entries;
     bool exchanging = false;
     bool shared_done = false;
-    Instant exchange_began;
     experts::DispatchPlan plan;
-    experts::Gather gather;
+    std::vector<transport::Frame> frames;  ///< one per shard of the plan, kept until all answered
+    experts::Combine combine;
     std::vector<GatheredFrame> answers;
   };
 
@@ -237,17 +235,16 @@ class RouterShell {
     if (!active_ || active_->step != step) return idle();  // its epoch ended meanwhile
     if (segment.status == Forward::Status::kDone) return step_done(segment);
     active_->exchanging = true;
-    active_->exchange_began = now(self_);
     active_->plan = std::move(segment.plan);
-    active_->gather = experts::Gather(active_->plan);
+    active_->frames = std::move(segment.frames);
     active_->answers.clear();
-    for (auto& [shard, frame] : segment.frames) {
-      const auto link = links_.find(shard);
-      CHECK(link != links_.end());
-      if (const auto sent = link->second->send(std::move(frame)); !sent.ok()) {
-        return peer_failed(shard, Error{sent.error()}.with_context("sending a dispatch"));
-      }
+    std::vector<uint64_t> frame_bytes;
+    for (const transport::Frame& frame : active_->frames) {
+      frame_bytes.push_back(frame.payload->size() +
+                            frame.header.assignments.size() * sizeof(transport::Assignment));
     }
+    active_->combine = experts::Combine(active_->plan, frame_bytes, options_.combine);
+    send_due();
     active_->shared_done = config().num_shared_experts == 0;
     if (!active_->shared_done) {
       busy_ = true;
@@ -264,9 +261,26 @@ class RouterShell {
     }
   }
 
+  /// Sends the frames whose turn it is, first copies and repeats alike.
+  void send_due() {
+    const experts::CombineEffects due = active_->combine.due(credits_, now(self_));
+    for (const uint32_t part : due.send) {
+      const NodeId shard = active_->plan.shards[part].shard;
+      const auto link = links_.find(shard);
+      CHECK(link != links_.end());
+      if (const auto sent = link->second->send(active_->frames[part]); !sent.ok()) {
+        return peer_failed(shard, Error{sent.error()}.with_context("sending a dispatch"));
+      }
+    }
+    if (due.silent) {
+      peer_failed(*due.silent, {Code::kDeadlineExceeded, "no answer to a dispatch in time"});
+    }
+  }
+
   void resume_when_complete() {
-    if (!active_->shared_done || !active_->gather.complete()) return;
+    if (!active_->shared_done || !active_->combine.complete()) return;
     active_->exchanging = false;
+    active_->frames.clear();
     run([engine = engine_, plan = std::move(active_->plan), answers = std::move(active_->answers)] {
       return engine->resume(plan, answers);
     });
@@ -342,6 +356,8 @@ class RouterShell {
         return peer_failed(shard.id, Error{link.error()}.with_context("linking " + shard.name));
       }
       links_[shard.id] = std::move(*link);
+      credits_.grant(shard.id, {.bytes = kDispatchesPerShard * largest_dispatch(),
+                                .frames = kDispatchesPerShard});
     }
     engine_->set_epoch(std::make_shared<experts::Placement>(msg.placement),
                        {.kind = transport::FrameKind::kDispatch,
@@ -352,10 +368,19 @@ class RouterShell {
     self_->send(scheduler_, NodeReadyReport{services_->self, epoch_});
   }
 
+  /// Bytes of a dispatch that sends every row of a full step to one shard.
+  [[nodiscard]] uint64_t largest_dispatch() const {
+    const uint64_t row = config().hidden_size * sizeof(float) +
+                         config().num_experts_per_tok * sizeof(transport::Assignment);
+    return options_.batcher.max_step_tokens * row;
+  }
+
+  /// Looks after the step that is out, from time to time; nothing is scheduled without one.
   void watch() {
     if (watching_) return;
     watching_ = true;
-    self_->delayed_send(self_, kWatchdogPeriod, Wake{});
+    const int64_t period_ns = options_.combine.resend_after.ns / 2;
+    self_->delayed_send(self_, std::chrono::nanoseconds(period_ns), Wake{});
   }
 
   caf::stateful_actor<RouterState>* self_;
@@ -368,6 +393,7 @@ class RouterShell {
   std::map<RequestId, Request> requests_;
   std::vector<RequestId> released_;  ///< gone, blocks not yet given back
   std::map<NodeId, std::shared_ptr<transport::Link>> links_;
+  transport::CreditLedger credits_;  ///< dispatches under way to each shard
   std::optional<ActiveStep> active_;
   std::optional<FormEpochRequest> forming_;
   Epoch epoch_;

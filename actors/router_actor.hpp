@@ -9,16 +9,20 @@
 
 #include "actors/router_engine.hpp"
 #include "actors/services.hpp"
-#include "base/time.hpp"
+#include "experts/combine.hpp"
 #include "scheduler/batcher.hpp"
 
 namespace troupe::actors {
 
 struct RouterOptions {
   scheduler::BatcherOptions batcher;
-  /// A shard that has not answered a dispatch for this long is reported as failed.
-  Duration exchange_timeout = seconds(20);
+  /// A shard that stays silent is reported as failed.
+  experts::CombineOptions combine;
 };
+
+/// Dispatches of a router that may lie at one shard: one is computed while the next arrives. A
+/// shard takes in so many full steps of every router (experts::ShardOptions::max_queued_rows).
+inline constexpr uint32_t kDispatchesPerShard = 2;
 
 class RouterShell;
 struct RouterState {

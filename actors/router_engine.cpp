@@ -73,7 +73,7 @@ Segment RouterEngine::advance() {
                     hidden * sizeof(float));
       }
       frame.payload = std::move(payload);
-      segment.frames.emplace_back(dispatch.shard, std::move(frame));
+      segment.frames.push_back(std::move(frame));
     }
     return segment;
   }

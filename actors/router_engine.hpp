@@ -27,9 +27,9 @@ struct StepPart {
 /// Where a segment stopped, and what must happen before the next.
 struct Segment {
   Forward::Status status = Forward::Status::kDone;
-  experts::DispatchPlan plan;                               ///< kExchange
-  std::vector<std::pair<NodeId, transport::Frame>> frames;  ///< kExchange: one per shard
-  std::vector<model::SampledToken> sampled;                 ///< kDone: of parts with wants_token
+  experts::DispatchPlan plan;                ///< kExchange
+  std::vector<transport::Frame> frames;      ///< kExchange: one per shard of the plan
+  std::vector<model::SampledToken> sampled;  ///< kDone: of parts with wants_token
 };
 
 /// A shard's answer and where its rows belong.

@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <caf/all.hpp>
 #include <caf/io/all.hpp>
@@ -113,8 +114,11 @@ struct Process {
 caf::actor spawn_worker(caf::actor_system& system, Process& process, const caf::actor& head) {
   const cluster::ClusterConfig& config = process.config;
   if (process.node.role == cluster::Role::kExperts) {
+    const auto routers = static_cast<uint32_t>(
+        std::ranges::count(config.nodes, cluster::Role::kRouter, &cluster::NodeConfig::role));
+    const uint32_t max_queued_rows = routers * actors::kDispatchesPerShard * config.max_step_tokens;
     return system.spawn(actors::expert_shard_actor, &process.services, head,
-                        experts::ShardOptions{});
+                        experts::ShardOptions{.max_queued_rows = max_queued_rows});
   }
   const model::ModelConfig& model = process.checkpoint.config();
   const auto holder = system.spawn(

@@ -113,20 +113,36 @@ scheduler::RequestSpec greedy(uint32_t max_tokens) {
   return spec;
 }
 
-TEST(Cluster, DuplicatedFramesChangeNothing) {
+class FaultyLinks : public testing::TestWithParam<std::pair<const char*, transport::FaultOptions>> {
+};
+
+TEST_P(FaultyLinks, ChangeNoToken) {
   const std::string model = golden_model("v3-groups");
-  Stream clean, faulty;
+  Stream clean;
   {
     TestCluster cluster({.model = model});
     ASSERT_TRUE(cluster.wait_serving());
     clean = TestCluster::wait(cluster.submit(greedy(40)));
   }
   TestCluster cluster(
-      {.model = model, .faults = transport::FaultOptions{.seed = 5, .duplicate = 0.5}});
+      {.model = model, .combine = {.resend_after = milliseconds(5)}, .faults = GetParam().second});
   ASSERT_TRUE(cluster.wait_serving());
-  faulty = TestCluster::wait(cluster.submit(greedy(40)));
-  expect_same(faulty, clean, 0);
+  std::vector<std::shared_future<Stream>> streams;
+  for (int i = 0; i < 3; ++i) streams.push_back(cluster.submit(greedy(40)));
+  for (const auto& stream : streams) expect_same(TestCluster::wait(stream), clean, 0);
 }
+
+INSTANTIATE_TEST_SUITE_P(
+    Faults, FaultyLinks,
+    testing::Values(
+        std::pair{"duplicate", transport::FaultOptions{.seed = 5, .duplicate = 0.5}},
+        std::pair{"drop", transport::FaultOptions{.seed = 6, .drop = 0.1}},
+        std::pair{"reorder", transport::FaultOptions{.seed = 7, .reorder = 0.3}},
+        std::pair{"corrupt", transport::FaultOptions{.seed = 8, .corrupt = 0.1}},
+        std::pair{"all",
+                  transport::FaultOptions{
+                      .seed = 9, .drop = 0.05, .duplicate = 0.1, .reorder = 0.1, .corrupt = 0.05}}),
+    [](const auto& info) { return std::string(info.param.first); });
 
 TEST(Cluster, LosingAShardEndsItsRequestsWithAnErrorAndServesAgainWithTheRest) {
   TestCluster cluster({.model = golden_model("v3-groups"), .num_shards = 3});

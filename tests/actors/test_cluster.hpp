@@ -51,6 +51,7 @@ class TestCluster {
     size_t num_threads = 1;
     scheduler::SchedulerOptions scheduler{.max_queued = 64, .max_running = 16, .max_context = 512};
     scheduler::BatcherOptions batcher{.max_step_tokens = 64, .max_running = 16};
+    experts::CombineOptions combine;
     uint32_t kv_blocks = 512;
     uint32_t kv_block_tokens = 16;
     std::optional<transport::FaultOptions> faults;
@@ -194,8 +195,9 @@ class TestCluster {
         checkpoint_->config(), *weights, *node.ops,
         KvShape{config.num_layers, options_.kv_blocks, options_.kv_block_tokens, config.kv_dim()},
         AttentionForm::kAbsorbed);
-    node.worker = system_.spawn(router_actor, &node.services, engine, node.kv_holder, scheduler_,
-                                RouterOptions{.batcher = options_.batcher});
+    node.worker =
+        system_.spawn(router_actor, &node.services, engine, node.kv_holder, scheduler_,
+                      RouterOptions{.batcher = options_.batcher, .combine = options_.combine});
     join(node, cluster::Role::kRouter);
   }
 
@@ -220,8 +222,11 @@ class TestCluster {
   }
 
   void stop(Node& node) {
+    caf::scoped_actor self{system_};
     for (caf::actor* actor : {&node.node, &node.worker, &node.kv_holder}) {
-      if (*actor) caf::anon_send_exit(*actor, caf::exit_reason::kill);
+      if (!*actor) continue;
+      self->send_exit(*actor, caf::exit_reason::kill);
+      self->wait_for(*actor);  // what it uses is gone after this
       *actor = nullptr;
     }
     node.port.reset();
