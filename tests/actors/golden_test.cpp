@@ -125,6 +125,14 @@ class Golden : public testing::TestWithParam<std::string> {
   std::string logits_;
 };
 
+TEST_P(Golden, HasPromptsOfOneTwoSeventeenAndThreeHundredTokens) {
+  std::vector<size_t> lengths;
+  for (const json::value& prompt : golden_.at("prompts").as_array()) {
+    lengths.push_back(prompt.at("tokens").as_array().size());
+  }
+  EXPECT_EQ(lengths, (std::vector<size_t>{1, 2, 17, 300}));
+}
+
 TEST_P(Golden, LogitsAgreeWithTransformersInTheAbsorbedForm) {
   const auto local = load(kModels / GetParam(), {});
   ASSERT_NE(local, nullptr);
