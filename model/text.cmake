@@ -2,6 +2,7 @@
 troupe_library(text
   SOURCES chat_format.cpp pre_tokenizer.cpp pre_tokenizer_alphabet.cpp pre_tokenizer_pattern.cpp
           pre_tokenizer_regex.cpp sampling.cpp text_stream.cpp tokenizer.cpp tokenizer_added.cpp
-          tokenizer_bpe.cpp tokenizer_json.cpp tokenizer_reader.cpp tokenizer_utf8.cpp
+          tokenizer_bpe.cpp tokenizer_byte_characters.cpp tokenizer_json.cpp tokenizer_reader.cpp
+          tokenizer_utf8.cpp
   LINKS troupe_base
   PRIVATE_LINKS troupe_model Boost::json PkgConfig::pcre2)
