@@ -16,6 +16,7 @@ namespace troupe::actors {
 
 struct RouterOptions {
   scheduler::BatcherOptions batcher;
+  uint32_t block_tokens = 16;  ///< of the KV holder
   /// A shard that stays silent is reported as failed.
   experts::CombineOptions combine;
 };

@@ -52,6 +52,9 @@ class RouterEngine {
   void compute_shared() { forward_.compute_shared(); }
   Segment resume(const experts::DispatchPlan& plan, const std::vector<GatheredFrame>& answers);
 
+  /// Copies whole KV blocks, between two segments of a step or with none out.
+  void copy_blocks(const std::vector<kvcache::Copy>& copies) { kv_.copy(copies); }
+
   [[nodiscard]] uint64_t rows_computed() const { return rows_computed_; }
   [[nodiscard]] size_t kv_bytes() const { return kv_.size_bytes(); }
 

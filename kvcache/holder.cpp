@@ -64,15 +64,15 @@ void Holder::on(const Reserve& event, Effects& effects) {
 }
 
 /// The request that is about to compute the first whole block of these tokens that is not cached,
-/// if waiting for it gains anything. Cost: one comparison of a block per running request.
+/// if waiting for it gains anything. (Had it computed that block, it would be cached.) Cost: one
+/// comparison of a block per running request.
 std::optional<RequestId> Holder::computing(const Reserve& event, uint32_t num_cached) const {
   const uint32_t first = num_cached - num_cached % cache_.block_tokens();
   const uint64_t end = uint64_t{first} + cache_.block_tokens();
   if (event.tokens.size() < end) return std::nullopt;
   if (std::min<uint64_t>(end, event.tokens.size() - 1) <= num_cached) return std::nullopt;
   for (const auto& [request, other] : running_) {
-    if (other.num_computed >= end || other.tokens.size() < end) continue;
-    if (other.cache_namespace != event.cache_namespace) continue;
+    if (other.tokens.size() < end || other.cache_namespace != event.cache_namespace) continue;
     if (agree(other.tokens, event.tokens, first, static_cast<uint32_t>(end)) &&
         agree(other.tokens, event.tokens, 0, first)) {
       return request;

@@ -92,7 +92,6 @@ BlockId PrefixCache::publish(const std::string& cache_namespace, std::span<const
       }
       if (node_of_[block.value] == parent) {
         tree_.grow_tail(parent, tokens);
-        touch_path(parent);
         return block;
       }
       parent = first_blocks(parent, next);
@@ -107,7 +106,6 @@ BlockId PrefixCache::publish(const std::string& cache_namespace, std::span<const
   }
   if (own != kNoNode) {
     tree_.grow_tail(own, tokens);
-    touch_path(own);
     return block;
   }
   // A run grows while nobody else has found it: what is found often and what was just computed have
@@ -118,9 +116,10 @@ BlockId PrefixCache::publish(const std::string& cache_namespace, std::span<const
   } else {
     node = tree_.add_child(parent, tokens, block.value);
     tree_[node].uses = 1;
+    // Not above its parent's; it matters only after touch(), when nobody uses it any more.
+    tree_[node].rank = std::min(tree_[parent].rank, Rank{age_ + 1, now_});
   }
   enter(node, block);
-  touch_path(node);
   // A tail that ends where this entry goes on, as an earlier turn of a conversation leaves it, is
   // of no more use.
   if (closest.node != kNoNode && closest.num_tokens == tree_[closest.node].tokens.size() &&
@@ -154,7 +153,8 @@ void PrefixCache::enter(NodeIdx node, BlockId block) {
 
 void PrefixCache::touch(BlockId block, uint32_t index) {
   const NodeIdx node = node_of_[block.value];
-  touch_path(first_blocks(node, index + 1 - tree_[node].first_block));
+  const NodeIdx last = first_blocks(node, index + 1 - tree_[node].first_block);
+  for (const NodeIdx above : path_to(last)) set_rank(above, tree_[above].uses);
 }
 
 void PrefixCache::share(BlockId block) {
@@ -293,14 +293,6 @@ void PrefixCache::set_rank(NodeIdx node, uint32_t uses) {
   run.uses = uses;
   run.rank = {age_ + uses, now_};
   refresh(node);
-}
-
-void PrefixCache::touch_path(NodeIdx node) {
-  for (; !tree_.is_root(node); node = tree_[node].parent) {
-    const uint32_t uses = tree_[node].uses;
-    if (tree_[node].rank == Rank{age_ + uses, now_}) return;  // and so has everything above
-    set_rank(node, uses);
-  }
 }
 
 void PrefixCache::pin(NodeIdx node) {

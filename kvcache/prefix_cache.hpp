@@ -109,7 +109,8 @@ class PrefixCache {
 
   /// Whether the block is an entry.
   [[nodiscard]] bool is_entry(BlockId block) const { return device_.is_kept(block); }
-  /// Touches the entry of this block, number `index` of its sequence, and all above it.
+  /// Touches the entry of this block, number `index` of its sequence, and all above it. To be
+  /// called before the last reference to what was published is given up.
   void touch(BlockId block, uint32_t index);
   /// One more reference to an entry.
   void share(BlockId block);
@@ -150,7 +151,6 @@ class PrefixCache {
   NodeIdx first_blocks(NodeIdx node, uint32_t num_blocks);
   void set_num_device(NodeIdx node, uint32_t num_device);
   void set_rank(NodeIdx node, uint32_t uses);
-  void touch_path(NodeIdx node);
   void pin(NodeIdx node);
   void unpin(NodeIdx node);
   void refresh(NodeIdx node);

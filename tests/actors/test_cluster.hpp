@@ -32,6 +32,7 @@ namespace troupe::actors {
 /// What a client saw of one request.
 struct Stream {
   std::vector<model::SampledToken> tokens;
+  uint32_t num_cached = 0;
   bool admitted = false;
   std::optional<scheduler::FinishReason> finished;
   std::optional<Error> error;
@@ -53,6 +54,7 @@ class TestCluster {
     scheduler::BatcherOptions batcher{.max_step_tokens = 64, .max_running = 16};
     experts::CombineOptions combine;
     uint32_t kv_blocks = 512;
+    uint32_t kv_host_blocks = 0;
     uint32_t kv_block_tokens = 16;
     std::optional<transport::FaultOptions> faults;
   };
@@ -118,6 +120,7 @@ class TestCluster {
       if (std::holds_alternative<scheduler::Admitted>(event)) stream->admitted = true;
       if (const auto* e = std::get_if<scheduler::TokensEmitted>(&event)) {
         CHECK_EQ(size_t{e->first}, stream->tokens.size());  // no gap, no repeat
+        stream->num_cached = e->num_cached;
         for (const auto& token : e->tokens) {
           stream->tokens.push_back(token);
           if (on_token) on_token(e->request, stream->tokens.size());
@@ -189,15 +192,20 @@ class TestCluster {
     const model::ModelConfig& config = checkpoint_->config();
     auto weights = checkpoint_->load_router();
     CHECK(weights.ok());
-    node.kv_holder = system_.spawn(kv_holder_actor,
-                                   KvHolderOptions{options_.kv_blocks, options_.kv_block_tokens});
-    auto engine = std::make_shared<RouterEngine>(
-        checkpoint_->config(), *weights, *node.ops,
-        KvShape{config.num_layers, options_.kv_blocks, options_.kv_block_tokens, config.kv_dim()},
-        AttentionForm::kAbsorbed);
-    node.worker =
-        system_.spawn(router_actor, &node.services, engine, node.kv_holder, scheduler_,
-                      RouterOptions{.batcher = options_.batcher, .combine = options_.combine});
+    node.kv_holder = system_.spawn(
+        kv_holder_actor, kvcache::HolderOptions{options_.kv_blocks, options_.kv_host_blocks,
+                                                options_.kv_block_tokens});
+    auto engine = std::make_shared<RouterEngine>(checkpoint_->config(), *weights, *node.ops,
+                                                 KvShape{.num_layers = config.num_layers,
+                                                         .num_blocks = options_.kv_blocks,
+                                                         .block_tokens = options_.kv_block_tokens,
+                                                         .kv_dim = config.kv_dim(),
+                                                         .num_host_slots = options_.kv_host_blocks},
+                                                 AttentionForm::kAbsorbed);
+    node.worker = system_.spawn(router_actor, &node.services, engine, node.kv_holder, scheduler_,
+                                RouterOptions{.batcher = options_.batcher,
+                                              .block_tokens = options_.kv_block_tokens,
+                                              .combine = options_.combine});
     join(node, cluster::Role::kRouter);
   }
 

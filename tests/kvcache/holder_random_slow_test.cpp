@@ -1,4 +1,4 @@
-#include "random_world.hpp"
+#include "tests/kvcache/random_world.hpp"
 
 namespace troupe::kvcache {
 namespace {

@@ -8,7 +8,7 @@
 #include <gtest/gtest.h>
 
 #include "base/random.hpp"
-#include "twin.hpp"
+#include "tests/kvcache/twin.hpp"
 
 namespace troupe::kvcache {
 

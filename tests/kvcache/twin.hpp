@@ -395,7 +395,6 @@ class Twin {
       entries.erase(own);
     }
     entries.emplace(key, entry);
-    touch(key);
     if (!shorter) return;
     const Entry useless = entries.at(*shorter);
     (useless.on_device ? free_blocks : free_slots).insert(useless.place);
