@@ -17,6 +17,15 @@ std::string plain(double number) {
   return {text, std::to_chars(text, text + sizeof text, number).ptr};
 }
 
+/// "messages[2]." to "messages[].".
+std::string without_indices(std::string_view path) {
+  std::string out;
+  for (const char c : path) {
+    if (c < '0' || c > '9') out += c;
+  }
+  return out;
+}
+
 }  // namespace
 
 ApiResult<json::object> parse_body(std::string_view body) {
@@ -40,8 +49,13 @@ std::optional<int64_t> as_integer(const json::value& value) {
 }
 
 const json::value* FieldReader::find(std::string_view name) {
+  if (seen_ != nullptr) seen_->insert(without_indices(prefix_) + std::string(name));
+  return find_unsupported(name);
+}
+
+const json::value* FieldReader::find_unsupported(std::string_view name) {
   known_.emplace(name);
-  if (error_) return nullptr;
+  if (error()) return nullptr;
   const auto* value = object_.if_contains(name);
   return value == nullptr || value->is_null() ? nullptr : value;
 }
@@ -64,7 +78,7 @@ void FieldReader::read(std::string_view name, std::optional<std::string>& out) {
   std::string text;
   const bool there = find(name) != nullptr;
   read(name, text);
-  if (there && !error_) out = std::move(text);
+  if (there && !error()) out = std::move(text);
 }
 
 void FieldReader::read_number(std::string_view name, double low, double high, float& out) {
@@ -82,7 +96,7 @@ void FieldReader::read_number(std::string_view name, double low, double high, fl
 void FieldReader::read_number_above(std::string_view name, double low, double high, float& out) {
   float number = out;
   read_number(name, low, high, number);
-  if (error_ || find(name) == nullptr) return;
+  if (error() || find(name) == nullptr) return;
   if (!(number > static_cast<float>(low))) {
     return fail(name, "must be greater than " + plain(low) + " and at most " + plain(high) + ".");
   }
@@ -153,6 +167,7 @@ void FieldReader::fail_unsupported(std::string_view name, std::string_view messa
 }
 
 void FieldReader::fail(ApiError error) {
+  if (parent_ != nullptr) return parent_->fail(std::move(error));
   if (!error_) error_ = std::move(error);
 }
 

@@ -21,6 +21,10 @@ std::string_view name_of(scheduler::FinishReason reason) {
   return "stop";
 }
 
+std::string_view name_of(const ApiError& error) {
+  return error.code ? to_string(*error.code) : std::string_view(error.type);
+}
+
 /// Code points that begin in these bytes.
 uint64_t count_characters(std::string_view bytes) {
   return static_cast<uint64_t>(std::count_if(bytes.begin(), bytes.end(), [](char c) {
@@ -350,7 +354,7 @@ void Generation::end(std::string_view reason, Instant now) {
                               {"prompt_tokens", total.prompt_tokens},
                               {"completion_tokens", total.completion_tokens},
                               {"seed", plan_.request.sampling.seed},
-                              {"error", error_ ? error_->code.value_or(error_->type) : ""}});
+                              {"error", error_ ? name_of(*error_) : ""}});
 }
 
 }  // namespace

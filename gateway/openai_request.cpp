@@ -79,7 +79,7 @@ bool is_neutral(const json::value& value, Neutral neutral) {
 
 void refuse_unsupported(FieldReader& reader, std::span<const Unsupported> fields) {
   for (const auto& [name, neutral] : fields) {
-    const auto* value = reader.find(name);
+    const auto* value = reader.find_unsupported(name);
     if (value != nullptr && !is_neutral(*value, neutral)) {
       reader.fail_unsupported(name, "is not supported yet; leave it out.");
     }
@@ -89,10 +89,9 @@ void refuse_unsupported(FieldReader& reader, std::span<const Unsupported> fields
 void read_response_format(FieldReader& reader) {
   const auto* format = reader.object("response_format");
   if (format == nullptr) return;
-  FieldReader inner(*format, "response_format.");
+  FieldReader inner(*format, reader, "response_format.");
   std::string type;
   inner.read("type", type);
-  if (inner.error()) return reader.fail(*inner.error());
   if (type != "text") {
     reader.fail_unsupported("response_format", "is supported with type \"text\" only so far.");
   }
@@ -130,10 +129,9 @@ void read_stream_options(FieldReader& reader, GenerationRequest& request) {
   if (!request.stream) {
     return reader.fail("stream_options", "is allowed only together with \"stream\": true.");
   }
-  FieldReader inner(*options, "stream_options.");
+  FieldReader inner(*options, reader, "stream_options.");
   inner.read("include_usage", request.include_usage);
   inner.read("continuous_usage_stats", request.continuous_usage);
-  if (inner.error()) reader.fail(*inner.error());
 }
 
 /// All fields that both endpoints have but `logprobs`, whose type differs.
@@ -206,19 +204,17 @@ void read_content(FieldReader& reader, bool may_be_null, std::string& content) {
     if (!part.is_object()) {
       return reader.fail("content", "must hold objects; " + model::describe(part) + " is none.");
     }
-    FieldReader inner(part.get_object());
-    std::string type;
-    std::string text;
-    inner.read("type", type);
-    if (!inner.error() && type != "text") {
+    const auto* type = part.get_object().if_contains("type");
+    if (type == nullptr || !type->is_string() || type->get_string() != "text") {
       return reader.fail_unsupported(
-          "content", "may hold parts of type \"text\" only, not " + model::quoted(type) + ".");
+          "content", "may hold parts of type \"text\" only, not " +
+                         (type == nullptr ? "one without a type" : model::describe(*type)) + ".");
     }
-    inner.read("text", text);
-    if (inner.error() || inner.find("text") == nullptr) {
+    const auto* text = part.get_object().if_contains("text");
+    if (text == nullptr || !text->is_string()) {
       return reader.fail("content", "has a text part without a string in `text`.");
     }
-    content += text;
+    content += std::string_view(text->get_string());
   }
 }
 
@@ -242,7 +238,7 @@ void read_messages(FieldReader& reader, std::vector<model::ChatMessage>& message
       return reader.fail(invalid_value(
           place, "`" + place + "` must be an object, not " + model::describe(entry) + "."));
     }
-    FieldReader inner(entry.get_object(), place + ".");
+    FieldReader inner(entry.get_object(), reader, place + ".");
     std::string role_name;
     inner.read("role", role_name);
     const auto role = chat_role(role_name);
@@ -252,13 +248,13 @@ void read_messages(FieldReader& reader, std::vector<model::ChatMessage>& message
       inner.fail("role", "must be system, developer, user or assistant, not " +
                              model::quoted(role_name) + ".");
     }
-    const auto* tool_calls = inner.find("tool_calls");
+    const auto* tool_calls = inner.find_unsupported("tool_calls");
     if (tool_calls != nullptr && !is_neutral(*tool_calls, Neutral::kEmpty)) {
       inner.fail_unsupported("tool_calls", "is not supported yet.");
     }
     model::ChatMessage message;
     read_content(inner, role == model::ChatRole::kAssistant, message.content);
-    if (inner.error()) return reader.fail(*inner.error());
+    if (reader.error()) return;
     message.role = *role;
     messages.push_back(std::move(message));
   }
@@ -269,10 +265,9 @@ void read_chat_fields(FieldReader& reader, ChatRequest& request) {
   reader.read("add_generation_prompt", request.add_generation_prompt);
   refuse_unsupported(reader, kUnsupportedInChat);
   if (const auto* kwargs = reader.object("chat_template_kwargs")) {
-    FieldReader inner(*kwargs, "chat_template_kwargs.");
+    FieldReader inner(*kwargs, reader, "chat_template_kwargs.");
     inner.read("thinking", request.thinking);
     inner.read("enable_thinking", request.thinking);
-    if (inner.error()) reader.fail(*inner.error());
   }
 }
 
@@ -339,10 +334,11 @@ Prompts read_prompts(FieldReader& reader) {
 }  // namespace
 
 ApiResult<ChatRequest> parse_chat_request(std::string_view body,
-                                          const model::SamplingParams& defaults) {
+                                          const model::SamplingParams& defaults,
+                                          std::set<std::string>* seen) {
   auto object = parse_body(body);
   if (auto* error = std::get_if<ApiError>(&object)) return std::move(*error);
-  FieldReader reader(std::get<json::object>(object));
+  FieldReader reader(std::get<json::object>(object), seen);
   ChatRequest request;
   request.generation.sampling = defaults;
   read_chat_fields(reader, request);
@@ -360,10 +356,11 @@ ApiResult<ChatRequest> parse_chat_request(std::string_view body,
 }
 
 ApiResult<CompletionRequest> parse_completion_request(std::string_view body,
-                                                      const model::SamplingParams& defaults) {
+                                                      const model::SamplingParams& defaults,
+                                                      std::set<std::string>* seen) {
   auto object = parse_body(body);
   if (auto* error = std::get_if<ApiError>(&object)) return std::move(*error);
-  FieldReader reader(std::get<json::object>(object));
+  FieldReader reader(std::get<json::object>(object), seen);
   CompletionRequest request;
   auto& generation = request.generation;
   generation.sampling = defaults;
@@ -391,10 +388,11 @@ ApiResult<CompletionRequest> parse_completion_request(std::string_view body,
   return request;
 }
 
-ApiResult<TokenizeRequest> parse_tokenize_request(std::string_view body) {
+ApiResult<TokenizeRequest> parse_tokenize_request(std::string_view body,
+                                                  std::set<std::string>* seen) {
   auto object = parse_body(body);
   if (auto* error = std::get_if<ApiError>(&object)) return std::move(*error);
-  FieldReader reader(std::get<json::object>(object));
+  FieldReader reader(std::get<json::object>(object), seen);
   TokenizeRequest request;
   reader.read("model", request.model);
   reader.read("return_token_strs", request.return_token_strs);
@@ -413,10 +411,11 @@ ApiResult<TokenizeRequest> parse_tokenize_request(std::string_view body) {
   return request;
 }
 
-ApiResult<DetokenizeRequest> parse_detokenize_request(std::string_view body) {
+ApiResult<DetokenizeRequest> parse_detokenize_request(std::string_view body,
+                                                      std::set<std::string>* seen) {
   auto object = parse_body(body);
   if (auto* error = std::get_if<ApiError>(&object)) return std::move(*error);
-  FieldReader reader(std::get<json::object>(object));
+  FieldReader reader(std::get<json::object>(object), seen);
   DetokenizeRequest request;
   reader.read("model", request.model);
   if (reader.find("tokens") == nullptr) reader.fail("tokens", "is missing.");

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <variant>
@@ -72,11 +73,17 @@ struct DetokenizeRequest {
 };
 
 /// @param defaults for what the request leaves open
+/// @param seen gets the names of all fields that the parser looks for, if it is given:
+///        "stream_options.include_usage", "messages[].role"; what /openapi.json has to describe
 ApiResult<ChatRequest> parse_chat_request(std::string_view body,
-                                          const model::SamplingParams& defaults);
+                                          const model::SamplingParams& defaults,
+                                          std::set<std::string>* seen = nullptr);
 ApiResult<CompletionRequest> parse_completion_request(std::string_view body,
-                                                      const model::SamplingParams& defaults);
-ApiResult<TokenizeRequest> parse_tokenize_request(std::string_view body);
-ApiResult<DetokenizeRequest> parse_detokenize_request(std::string_view body);
+                                                      const model::SamplingParams& defaults,
+                                                      std::set<std::string>* seen = nullptr);
+ApiResult<TokenizeRequest> parse_tokenize_request(std::string_view body,
+                                                  std::set<std::string>* seen = nullptr);
+ApiResult<DetokenizeRequest> parse_detokenize_request(std::string_view body,
+                                                      std::set<std::string>* seen = nullptr);
 
 }  // namespace troupe::gateway

@@ -382,7 +382,7 @@ TEST(GenerationPlan, GuardsContextAndVocabulary) {
     GenerationPlan plan{.kind = ResponseKind::kText, .prompts = {std::move(prompt)}};
     plan.request.max_tokens = max_tokens;
     const auto error = complete_plan(plan, model.gateway);
-    return error ? error->code.value() : std::to_string(plan.max_tokens[0]);
+    return error ? std::string(to_string(error->code.value())) : std::to_string(plan.max_tokens[0]);
   };
   const auto prompt = [](size_t size) { return std::vector<TokenId>(size, 5); };
   EXPECT_EQ(outcome(prompt(1), std::nullopt), "16");

@@ -49,7 +49,7 @@ void PrintTo(const BadCase& c, std::ostream* out) { *out << c.name; }
 void expect_error(const ApiError& error, const BadCase& expected) {
   EXPECT_EQ(error.status, 400);
   EXPECT_EQ(error.type, "invalid_request_error");
-  EXPECT_EQ(error.code, expected.code);
+  EXPECT_EQ(to_string(error.code.value()), expected.code);
   EXPECT_EQ(error.param.value_or(""), expected.param);
   EXPECT_THAT(error.message, HasSubstr(expected.message));
 }

@@ -284,7 +284,9 @@ TEST_F(ServerTest, ClosesSlowHeadersWith408) {
   start_saying("x", {.header_timeout = milliseconds(100)});
   RawClient raw(port());
   raw.send("GET /health HTTP/1.1\r\nHo");
-  EXPECT_THAT(raw.read_all(), StartsWith("HTTP/1.1 408 "));
+  const std::string answer = raw.read_all();
+  EXPECT_THAT(answer, StartsWith("HTTP/1.1 408 "));
+  EXPECT_THAT(answer, HasSubstr("\"code\":\"request_timeout\""));
   expect_alive();
 }
 
@@ -331,6 +333,59 @@ TEST_F(ServerTest, CancelsWhenAClientWithPipelinedRequestsVanishes) {
   client_->wait_for_cancelled(1);
   client_->wait_until_idle();
   EXPECT_EQ(client_->submitted().size(), 1U);
+}
+
+TEST_F(ServerTest, CancelsWhenAClientReadsNothing) {
+  start(
+      [this](const scheduler::RequestSpec&) {
+        FakeAnswer answer;
+        answer.tokens.assign(400, *model_.tokenizer.id_of("a"));
+        answer.hangs = true;
+        return answer;
+      },
+      {.write_timeout = milliseconds(100)});
+  RawClient raw(port());
+  // Some 15 MB of events, more than the kernel's buffers hold.
+  raw.send(post(kChat, R"({"stream":true,"n":16,"max_tokens":400,"logprobs":true,)"
+                       R"("top_logprobs":20,"messages":[{"role":"user","content":"hi"}]})"));
+  client_->wait_for_cancelled(16);
+  expect_alive();
+}
+
+TEST_F(ServerTest, CancelsWhenAClientClosesItsSideDuringTheAnswer) {
+  start_hanging();
+  RawClient raw(port());
+  raw.send(post(kChat, kHiStream));
+  EXPECT_THAT(raw.read_until("b\"}"), HasSubstr("b\"}"));
+  raw.shutdown_send();
+  client_->wait_for_cancelled(1);
+  expect_alive();
+}
+
+TEST_F(ServerTest, BadClientsDoNotDisturbAStreamInProgress) {
+  start_saying("good day");
+  client_->set_paused(true);
+  RawClient streaming(port());
+  streaming.send(post(kChat, kHiStream));
+  while (client_->num_running() == 0) std::this_thread::yield();
+  RawClient slow(port());
+  slow.send("POST /v1/completions HTTP/1.1\r\nContent-Length: 100\r\n\r\n{");
+  for (const std::string& bytes :
+       {std::string("\x16\x03\x01"), std::string("GET / HTTP/1.1\r\n"),
+        post(kChat, "{\"messages\":[{\"role\":\"user\",\"content\":\"\xff\"}]}"),
+        post(kChat, std::string(1000, '['))}) {
+    RawClient bad(port());
+    bad.send(bytes);
+    bad.shutdown_send();
+    EXPECT_THAT(bad.read_all(), StartsWith("HTTP/1.1 400 "));
+    RawClient rude(port());
+    rude.send(bytes);
+    rude.reset();
+  }
+  client_->set_paused(false);
+  const std::string answer = streaming.read_response();
+  EXPECT_THAT(answer, HasSubstr("\"finish_reason\":\"stop\""));
+  EXPECT_THAT(answer, HasSubstr("data: [DONE]\n\n"));
 }
 
 TEST_F(ServerTest, CancelsAtAStopString) {
