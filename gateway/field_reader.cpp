@@ -3,6 +3,7 @@
 #include <charconv>
 #include <cmath>
 #include <limits>
+#include <span>
 
 #include "model/json.hpp"
 
@@ -140,6 +141,31 @@ void FieldReader::read_token_ids(std::string_view name, size_t max_count,
     ids.push_back(static_cast<int32_t>(*id));
   }
   out = std::move(ids);
+}
+
+void FieldReader::read_strings(std::string_view name, size_t max_count, size_t max_bytes,
+                               std::vector<std::string>& out) {
+  const auto* value = find(name);
+  if (value == nullptr) return;
+  if (!value->is_string() && !value->is_array()) {
+    return fail_type(name, "a string or a list of strings", *value);
+  }
+  const std::span<const json::value> list =
+      value->is_string() ? std::span(value, 1)
+                         : std::span(value->get_array().data(), value->get_array().size());
+  if (list.size() > max_count) {
+    return fail(name, "must have at most " + std::to_string(max_count) + " entries, not " +
+                          std::to_string(list.size()) + ".");
+  }
+  std::vector<std::string> strings;
+  for (const auto& entry : list) {
+    if (!entry.is_string() || entry.get_string().empty() || entry.get_string().size() > max_bytes) {
+      return fail(name, "must hold strings of 1 to " + std::to_string(max_bytes) + " bytes; " +
+                            model::describe(entry) + " is none.");
+    }
+    strings.emplace_back(std::string_view(entry.get_string()));
+  }
+  out = std::move(strings);
 }
 
 const json::object* FieldReader::object(std::string_view name) {

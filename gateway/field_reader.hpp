@@ -47,6 +47,10 @@ class FieldReader {
   bool read_integer(std::string_view name, int64_t low, int64_t high, int64_t& out);
   void read_token_ids(std::string_view name, size_t max_count, std::vector<int32_t>& out);
 
+  /// A list of strings of 1 to max_bytes bytes, or one such string, which counts as a list of one.
+  void read_strings(std::string_view name, size_t max_count, size_t max_bytes,
+                    std::vector<std::string>& out);
+
   /// An object or nullptr.
   const boost::json::object* object(std::string_view name);
   /// Known and without effect here: accepted in any form.

@@ -111,7 +111,8 @@ Generation::Generation(GenerationPlan plan, actors::ClusterClient& client,
     auto text =
         TextStream::create(model_.tokenizer, {.stop = plan_.request.stop,
                                               .include_stop = plan_.request.include_stop,
-                                              .skip_special = plan_.request.skip_special_tokens});
+                                              .skip_special = plan_.request.skip_special_tokens,
+                                              .min_tokens = plan_.request.sampling.min_tokens});
     CHECK(text.ok());  // the parser lets no empty stop string through
     choices_.emplace_back(i, std::move(text).value());
   }

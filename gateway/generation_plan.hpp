@@ -39,7 +39,8 @@ ApiResult<std::vector<TokenId>> tokens_of_chat(const GatewayModel& model, const 
 ApiResult<std::vector<std::vector<TokenId>>> tokens_of_prompts(const GatewayModel& model,
                                                                const Prompts& prompts);
 
-/// Checks the prompts against the vocabulary and the context and fills in max_tokens and the seed.
+/// Checks prompts and token ids against the vocabulary and the context; fills in max_tokens, the
+/// tokens of bad_words and the seed.
 std::optional<ApiError> complete_plan(GenerationPlan& plan, const GatewayModel& model);
 
 /// What the cluster is asked for choice `index`: prompt index / n, seed + index % n, so that one

@@ -5,6 +5,7 @@
 #include <span>
 
 #include "gateway/field_reader.hpp"
+#include "gateway/sampling_fields.hpp"
 #include "model/json.hpp"
 
 namespace troupe::gateway {
@@ -21,15 +22,8 @@ struct Unsupported {
 
 // Each of these would change the answer: saying nothing would be a wrong answer.
 constexpr std::array kUnsupportedEverywhere = {
-    Unsupported{"frequency_penalty", Neutral::kZero},
-    Unsupported{"presence_penalty", Neutral::kZero},
-    Unsupported{"repetition_penalty", Neutral::kOne},
     Unsupported{"length_penalty", Neutral::kOne},
-    Unsupported{"logit_bias", Neutral::kEmpty},
     Unsupported{"use_beam_search", Neutral::kFalse},
-    Unsupported{"min_tokens", Neutral::kZero},
-    Unsupported{"bad_words", Neutral::kEmpty},
-    Unsupported{"allowed_token_ids", Neutral::kEmpty},
     Unsupported{"prompt_logprobs", Neutral::kNullOnly},
     Unsupported{"logprob_token_ids", Neutral::kEmpty},
     Unsupported{"truncate_prompt_tokens", Neutral::kNullOnly},
@@ -97,32 +91,6 @@ void read_response_format(FieldReader& reader) {
   }
 }
 
-void read_stop(FieldReader& reader, std::vector<std::string>& stop) {
-  const auto* value = reader.find("stop");
-  if (value == nullptr) return;
-  json::array list;
-  if (value->is_string()) {
-    list.push_back(*value);
-  } else if (value->is_array()) {
-    list = value->get_array();
-  } else {
-    return reader.fail(
-        "stop", "must be a string or a list of strings, not " + model::describe(*value) + ".");
-  }
-  if (list.size() > kMaxStopStrings) {
-    return reader.fail("stop", "must have at most " + std::to_string(kMaxStopStrings) +
-                                   " entries, not " + std::to_string(list.size()) + ".");
-  }
-  for (const auto& entry : list) {
-    if (!entry.is_string() || entry.get_string().empty() ||
-        entry.get_string().size() > kMaxStopBytes) {
-      return reader.fail("stop", "must hold strings of 1 to " + std::to_string(kMaxStopBytes) +
-                                     " bytes; " + model::describe(entry) + " is none.");
-    }
-    stop.emplace_back(std::string_view(entry.get_string()));
-  }
-}
-
 void read_stream_options(FieldReader& reader, GenerationRequest& request) {
   const auto* options = reader.object("stream_options");
   if (options == nullptr) return;
@@ -136,20 +104,9 @@ void read_stream_options(FieldReader& reader, GenerationRequest& request) {
 
 /// All fields that both endpoints have but `logprobs`, whose type differs.
 void read_generation(FieldReader& reader, GenerationRequest& request) {
-  auto& sampling = request.sampling;
   reader.read("model", request.model);
-  reader.read_number("temperature", 0.0, 2.0, sampling.temperature);
-  reader.read_number_above("top_p", 0.0, 1.0, sampling.top_p);
-  reader.read_number("min_p", 0.0, 1.0, sampling.min_p);
+  read_sampling(reader, request);
   int64_t integer = 0;
-  if (reader.read_integer("top_k", -1, std::numeric_limits<int32_t>::max(), integer)) {
-    sampling.top_k = static_cast<int32_t>(integer);
-  }
-  if (reader.read_integer("seed", std::numeric_limits<int64_t>::min(),
-                          std::numeric_limits<int64_t>::max(), integer)) {
-    sampling.seed = static_cast<uint64_t>(integer);
-    request.has_seed = true;
-  }
   if (reader.read_integer("n", 1, kMaxChoices, integer)) {
     request.num_choices = static_cast<uint32_t>(integer);
   }
@@ -162,8 +119,7 @@ void read_generation(FieldReader& reader, GenerationRequest& request) {
   if (reader.read_integer("max_completion_tokens", 1, kMaxTokensLimit, integer)) {
     request.max_tokens = static_cast<uint32_t>(integer);  // the newer name wins
   }
-  read_stop(reader, request.stop);
-  reader.read_token_ids("stop_token_ids", 256, request.stop_token_ids);
+  reader.read_strings("stop", kMaxStopStrings, kMaxStopBytes, request.stop);
   reader.read("include_stop_str_in_output", request.include_stop);
   reader.read("skip_special_tokens", request.skip_special_tokens);
   reader.read("ignore_eos", request.ignore_eos);

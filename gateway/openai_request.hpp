@@ -23,6 +23,8 @@ inline constexpr uint32_t kMaxChoices = 16;   ///< n
 inline constexpr uint32_t kMaxPrompts = 128;  ///< prompts times n of one completions request
 inline constexpr uint32_t kMaxStopStrings = 16;
 inline constexpr size_t kMaxStopBytes = 1024;  ///< of one stop string
+inline constexpr size_t kMaxBadWords = 128;
+inline constexpr size_t kMaxBadWordBytes = 256;  ///< of one; a token has at least one
 inline constexpr uint32_t kMaxTopLogprobs = 20;
 inline constexpr uint32_t kMaxTokensLimit = 1U << 24;
 
@@ -35,7 +37,8 @@ struct GenerationRequest {
   uint32_t num_choices = 1;            ///< 1 .. kMaxChoices, per prompt
   std::vector<std::string> stop;       ///< none empty
   std::vector<TokenId> stop_token_ids;
-  bool include_stop = false;  ///< include_stop_str_in_output
+  std::vector<std::string> bad_words;  ///< none empty; sampling.bad_words: once tokenized
+  bool include_stop = false;           ///< include_stop_str_in_output
   bool skip_special_tokens = true;
   bool ignore_eos = false;
   bool stream = false;

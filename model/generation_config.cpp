@@ -91,6 +91,7 @@ Result<GenerationConfig> parse_generation_config(std::string_view text, const Mo
   TRY(read_number(object, "temperature", out.sampling.temperature));
   TRY(read_number(object, "top_p", out.sampling.top_p));
   TRY(read_number(object, "min_p", out.sampling.min_p));
+  TRY(read_number(object, "repetition_penalty", out.sampling.repetition_penalty));
   TRY(read_top_k(object, out.sampling.top_k));
   TRY(read_end_tokens(object, config, out.eos_token_ids));
   // The ranges are those of requests; validate() names the field, which is the key.

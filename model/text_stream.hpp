@@ -17,6 +17,7 @@ struct TextStreamOptions {
   std::vector<std::string> stop;  ///< stop strings, none of them empty
   bool include_stop = false;      ///< the matched stop string is part of the text
   bool skip_special = true;       ///< special tokens give no text
+  uint32_t min_tokens = 0;        ///< stop strings count only in the text of later tokens
 };
 
 /// Turns tokens into text as they arrive.
@@ -55,6 +56,8 @@ class TextStream {
   const Tokenizer* tokenizer_;
   bool include_stop_;
   bool skip_special_;
+  uint32_t min_tokens_;
+  uint32_t num_tokens_ = 0;  // counted up to min_tokens_ + 1
   std::vector<Stop> stops_;
   std::string bytes_;  // an unfinished character
   std::string held_;   // text that may turn out to begin a stop string

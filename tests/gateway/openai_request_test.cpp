@@ -140,6 +140,39 @@ std::vector<BadCase> bad_chats() {
            "stop", "at most 16"),
       with("stop_long", ("\"stop\":\"" + std::string(1025, 'x') + "\"").c_str(), "stop", "1024"),
       with("stop_token_ids", R"("stop_token_ids":[-1])", "stop_token_ids", "token ids"),
+      with("presence_low", R"("presence_penalty":-2.1)", "presence_penalty", "between -2 and 2"),
+      with("presence_text", R"("presence_penalty":"0")", "presence_penalty", "a number"),
+      with("frequency_high", R"("frequency_penalty":2.1)", "frequency_penalty", "between -2 and 2"),
+      with("repetition_zero", R"("repetition_penalty":0)", "repetition_penalty",
+           "between 0.01 and 100"),
+      with("repetition_high", R"("repetition_penalty":101)", "repetition_penalty",
+           "between 0.01 and 100"),
+      with("logit_bias_list", R"("logit_bias":[1])", "logit_bias", "an object"),
+      with("logit_bias_word", R"("logit_bias":{"cat":1})", "logit_bias", "token ids"),
+      with("logit_bias_negative", R"("logit_bias":{"-1":1})", "logit_bias", "token ids"),
+      with("logit_bias_huge_id", R"("logit_bias":{"99999999999":1})", "logit_bias", "token ids"),
+      with("logit_bias_empty_id", R"("logit_bias":{"":1})", "logit_bias", "token ids"),
+      with("logit_bias_high", R"("logit_bias":{"1":100.5})", "logit_bias", "between -100 and 100"),
+      with("logit_bias_text", R"("logit_bias":{"1":"x"})", "logit_bias", "between -100 and 100"),
+      with("logit_bias_null", R"("logit_bias":{"1":null})", "logit_bias", "between -100 and 100"),
+      with("logit_bias_twice", R"("logit_bias":{"7":1,"07":2})", "logit_bias", "two entries"),
+      with(
+          "logit_bias_many",
+          [] {
+            std::string text = "\"logit_bias\":{\"0\":1";
+            for (int i = 1; i < 1025; ++i) text += ",\"" + std::to_string(i) + "\":1";
+            return text + "}";
+          }()
+              .c_str(),
+          "logit_bias", "at most 1024"),
+      with("allowed_empty", R"("allowed_token_ids":[])", "allowed_token_ids", "not be empty"),
+      with("allowed_negative", R"("allowed_token_ids":[-1])", "allowed_token_ids", "token ids"),
+      with("min_tokens_negative", R"("min_tokens":-1)", "min_tokens", "between 0"),
+      with("min_tokens_fraction", R"("min_tokens":1.5)", "min_tokens", "an integer"),
+      with("bad_words_number", R"("bad_words":5)", "bad_words", "a string or a list"),
+      with("bad_words_empty", R"("bad_words":[""])", "bad_words", "1 to 256 bytes"),
+      with("bad_words_long", ("\"bad_words\":\"" + std::string(257, 'x') + "\"").c_str(),
+           "bad_words", "1 to 256 bytes"),
       with("logprobs_number", R"("logprobs":5)", "logprobs", "true or false"),
       with("top_logprobs_alone", R"("top_logprobs":3)", "top_logprobs", "needs"),
       with("top_logprobs_high", R"("logprobs":true,"top_logprobs":21)", "top_logprobs",
@@ -161,17 +194,13 @@ std::vector<BadCase> bad_chats() {
       unsupported("tools", R"("tools":[{"type":"function"}])", "tools"),
       unsupported("tool_choice", R"("tool_choice":"required")", "tool_choice"),
       unsupported("functions", R"("functions":[{}])", "functions"),
-      unsupported("frequency_penalty", R"("frequency_penalty":0.5)", "frequency_penalty"),
-      unsupported("presence_penalty", R"("presence_penalty":-1)", "presence_penalty"),
-      unsupported("repetition_penalty", R"("repetition_penalty":1.1)", "repetition_penalty"),
-      unsupported("logit_bias", R"("logit_bias":{"5":1})", "logit_bias"),
-      unsupported("min_tokens", R"("min_tokens":3)", "min_tokens"),
+      unsupported("prompt_logprobs", R"("prompt_logprobs":1)", "prompt_logprobs"),
+      unsupported("length_penalty", R"("length_penalty":0.5)", "length_penalty"),
       unsupported("beam_search", R"("use_beam_search":true)", "use_beam_search"),
       unsupported("guided_json", R"("guided_json":{})", "guided_json"),
       unsupported("structured_outputs", R"("structured_outputs":{"regex":"a"})",
                   "structured_outputs"),
       unsupported("continue_final", R"("continue_final_message":true)", "continue_final_message"),
-      unsupported("penalty_text", R"("frequency_penalty":"0")", "frequency_penalty"),
   };
 }
 
@@ -262,12 +291,32 @@ TEST(OpenaiRequest, ReadsEveryChatField) {
   EXPECT_FALSE(request.add_generation_prompt);
 }
 
+TEST(OpenaiRequest, ReadsEverySamplingField) {
+  const auto generation =
+      parse_good_completion(
+          R"({"prompt":"x","presence_penalty":-2,"frequency_penalty":0.5,)"
+          R"("repetition_penalty":1.25,"logit_bias":{"30":-100,"4":1.5},"min_tokens":7,)"
+          R"("allowed_token_ids":[9,2,9],"bad_words":["no","never ever"],"stop_token_ids":[3]})")
+          .generation;
+  const auto& sampling = generation.sampling;
+  EXPECT_EQ(sampling.presence_penalty, -2.0F);
+  EXPECT_EQ(sampling.frequency_penalty, 0.5F);
+  EXPECT_EQ(sampling.repetition_penalty, 1.25F);
+  EXPECT_THAT(sampling.logit_bias, ElementsAre(std::pair(4, 1.5F), std::pair(30, -100.0F)));
+  EXPECT_EQ(sampling.min_tokens, 7U);
+  EXPECT_THAT(sampling.allowed_token_ids, ElementsAre(2, 9));
+  EXPECT_THAT(generation.bad_words, ElementsAre("no", "never ever"));
+  EXPECT_THAT(generation.stop_token_ids, ElementsAre(3));
+  EXPECT_TRUE(model::validate(sampling).ok());
+}
+
 TEST(OpenaiRequest, NullMeansUnset) {
   const auto request = parse_good_chat(chat_body(
       R"("model":null,"temperature":null,"top_p":null,"seed":null,"n":null,"max_tokens":null,)"
       R"("stop":null,"logprobs":null,"top_logprobs":null,"stream":null,"stream_options":null,)"
       R"("tools":null,"tool_choice":null,"response_format":null,"logit_bias":null,)"
-      R"("frequency_penalty":null,"unheard_of":null)"));
+      R"("frequency_penalty":null,"repetition_penalty":null,"min_tokens":null,"bad_words":null,)"
+      R"("allowed_token_ids":null,"unheard_of":null)"));
   EXPECT_EQ(request.generation.sampling.temperature, 1.0F);
   EXPECT_FALSE(request.generation.model.has_value());
   EXPECT_TRUE(request.generation.ignored_fields.empty());

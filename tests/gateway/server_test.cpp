@@ -493,6 +493,51 @@ TEST_F(ServerTest, DrawsASeedForEachRequestWithoutOne) {
   EXPECT_NE(specs[0].sampling.seed, specs[1].sampling.seed);
 }
 
+TEST_F(ServerTest, SamplingParametersReachTheSampler) {
+  // A model that likes "a" best and "b" next, always.
+  const TokenId a = *model_.tokenizer.id_of("a");
+  const TokenId b = *model_.tokenizer.id_of("b");
+  start([&](const scheduler::RequestSpec& spec) {
+    std::vector<float> logits(model_.tokenizer.vocab_size(), 0.0F);
+    logits[static_cast<size_t>(a)] = 10;
+    logits[static_cast<size_t>(b)] = 9;
+    FakeAnswer answer;
+    for (uint32_t i = 0; i < spec.max_tokens; ++i) {
+      const auto token = model::sample(logits, spec.sampling, spec.prompt.size() + i,
+                                       {.prompt = spec.prompt,
+                                        .emitted = answer.tokens,
+                                        .stop_token_ids = spec.stop_token_ids})
+                             .token;
+      if (token < 0) {
+        answer.failure = model::no_token_error(token);
+        break;
+      }
+      answer.tokens.push_back(token);
+    }
+    answer.reason = scheduler::FinishReason::kLength;
+    return answer;
+  });
+  const auto ask = [&](const std::string& fields) {
+    return http()
+        .post(kChat, R"({"temperature":0,"max_tokens":4,"messages":[{"role":"user",)"
+                     R"("content":"hi"}],)" +
+                         fields + "}")
+        .value();
+  };
+  EXPECT_EQ(text_of(ask(R"("top_k":1)")), "aaaa");
+  EXPECT_EQ(text_of(ask(R"("bad_words":["a"])")), "bbbb");
+  EXPECT_EQ(text_of(ask(R"("bad_words":"aa")")), "abab");
+  EXPECT_EQ(text_of(ask(R"("presence_penalty":2)")), "abaa");
+  EXPECT_EQ(text_of(ask(R"("frequency_penalty":0.6)")), "aaba");
+  EXPECT_EQ(text_of(ask(R"("repetition_penalty":1.2)")), "abaa");
+  EXPECT_EQ(text_of(ask("\"logit_bias\":{\"" + std::to_string(b) + "\":1.5}")), "bbbb");
+  EXPECT_EQ(text_of(ask("\"allowed_token_ids\":[" + std::to_string(b) + "]")), "bbbb");
+  const auto nothing_left =
+      ask("\"bad_words\":\"b\",\"allowed_token_ids\":[" + std::to_string(b) + "]");
+  EXPECT_EQ(nothing_left.status, 400);
+  EXPECT_THAT(nothing_left.body, HasSubstr("leave no token"));
+}
+
 TEST_F(ServerTest, ShowsTheClustersState) {
   start_saying("x");
   const auto status = json::parse(http().get("/v1/troupe/status").value().body);

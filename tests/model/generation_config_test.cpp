@@ -26,13 +26,14 @@ Result<GenerationConfig> parse(std::string_view json) {
 TEST(GenerationConfig, GivesDefaultsForWhatARequestLeavesOpen) {
   // As in DeepSeek-R1's, with keys of other programs around.
   const auto parsed = parse(R"({"_from_model_config":true,"bos_token_id":0,"eos_token_id":[1,7],
-      "do_sample":true,"temperature":0.6,"top_p":0.95,"top_k":50,"min_p":0.05,
+      "do_sample":true,"temperature":0.6,"top_p":0.95,"top_k":50,"min_p":0.05,"repetition_penalty":1.25,
       "transformers_version":"4.46.3","max_new_tokens":9,"anything":{"x":[]}})");
   ASSERT_TRUE(parsed.ok()) << parsed.error().message;
   EXPECT_EQ(parsed->sampling.temperature, 0.6F);
   EXPECT_EQ(parsed->sampling.top_p, 0.95F);
   EXPECT_EQ(parsed->sampling.top_k, 50);
   EXPECT_EQ(parsed->sampling.min_p, 0.05F);
+  EXPECT_EQ(parsed->sampling.repetition_penalty, 1.25F);
   EXPECT_THAT(parsed->eos_token_ids, ElementsAre(1, 7));
 }
 
@@ -66,6 +67,8 @@ TEST(GenerationConfig, WrongValuesAreErrorsNamingTheKey) {
            Case{R"({"top_p":1.01})", "top_p"},
            Case{R"({"top_p":{}})", "top_p"},
            Case{R"({"min_p":-0.1})", "min_p"},
+           Case{R"({"repetition_penalty":0})", "repetition_penalty"},
+           Case{R"({"repetition_penalty":"1.1"})", "repetition_penalty"},
            Case{R"({"top_k":-2})", "top_k"},
            Case{R"({"top_k":1.5})", "top_k"},
            Case{R"({"top_k":"50"})", "top_k"},
