@@ -51,16 +51,17 @@ uint64_t fresh_seed() {
 
 }  // namespace
 
-ApiResult<std::vector<TokenId>> tokens_of_chat(const GatewayModel& model, const ChatRequest& chat) {
+ApiResult<model::ChatPrompt> prompt_of_chat(const GatewayModel& model, const ChatRequest& chat) {
   if (model.chat_format == nullptr) {
     return invalid_value("messages",
                          "The model `" + model.id + "` has no chat format; use /v1/completions.");
   }
-  auto tokens = model.chat_format->encode(
-      model.tokenizer, chat.messages,
-      {.add_generation_prompt = chat.add_generation_prompt, .thinking = chat.thinking});
-  if (!tokens.ok()) return from_error(tokens.error());
-  return std::move(tokens).value();
+  auto prompt = model.chat_format->prepare(model.tokenizer, chat.messages,
+                                           {.add_generation_prompt = chat.add_generation_prompt,
+                                            .thinking = chat.thinking,
+                                            .tools = chat.tools});
+  if (!prompt.ok()) return from_error(prompt.error());
+  return std::move(prompt).value();
 }
 
 ApiResult<std::vector<std::vector<TokenId>>> tokens_of_prompts(const GatewayModel& model,

@@ -4,6 +4,7 @@
 #include <limits>
 #include <span>
 
+#include "gateway/chat_fields.hpp"
 #include "gateway/field_reader.hpp"
 #include "gateway/sampling_fields.hpp"
 #include "model/json.hpp"
@@ -39,7 +40,6 @@ constexpr std::array kUnsupportedEverywhere = {
     Unsupported{"return_tokens_as_token_ids", Neutral::kFalse},
 };
 constexpr std::array kUnsupportedInChat = {
-    Unsupported{"tools", Neutral::kEmpty},
     Unsupported{"functions", Neutral::kEmpty},
     Unsupported{"function_call", Neutral::kNullOnly},
     Unsupported{"audio", Neutral::kNullOnly},
@@ -49,6 +49,8 @@ constexpr std::array kUnsupportedInChat = {
     Unsupported{"echo", Neutral::kFalse},
     Unsupported{"chat_template", Neutral::kNullOnly},
     Unsupported{"documents", Neutral::kEmpty},
+    Unsupported{"include_reasoning", Neutral::kTrue},
+    Unsupported{"separate_reasoning", Neutral::kTrue},
 };
 constexpr std::array kUnsupportedInCompletions = {
     Unsupported{"suffix", Neutral::kEmpty},
@@ -141,92 +143,6 @@ void read_chat_logprobs(FieldReader& reader, model::SamplingParams& sampling) {
   sampling.num_top_logprobs = static_cast<uint32_t>(count);
 }
 
-/// Text of a message: a string, or a list of text parts, which are put together.
-void read_content(FieldReader& reader, bool may_be_null, std::string& content) {
-  const auto* value = reader.find("content");
-  if (value == nullptr) {
-    if (!may_be_null) reader.fail("content", "is missing.");
-    return;
-  }
-  if (value->is_string()) {
-    content = std::string_view(value->get_string());
-    return;
-  }
-  if (!value->is_array()) {
-    return reader.fail("content", "must be a string or a list of text parts, not " +
-                                      model::describe(*value) + ".");
-  }
-  for (const auto& part : value->get_array()) {
-    if (!part.is_object()) {
-      return reader.fail("content", "must hold objects; " + model::describe(part) + " is none.");
-    }
-    const auto* type = part.get_object().if_contains("type");
-    if (type == nullptr || !type->is_string() || type->get_string() != "text") {
-      return reader.fail_unsupported(
-          "content", "may hold parts of type \"text\" only, not " +
-                         (type == nullptr ? "one without a type" : model::describe(*type)) + ".");
-    }
-    const auto* text = part.get_object().if_contains("text");
-    if (text == nullptr || !text->is_string()) {
-      return reader.fail("content", "has a text part without a string in `text`.");
-    }
-    content += std::string_view(text->get_string());
-  }
-}
-
-std::optional<model::ChatRole> chat_role(std::string_view name) {
-  if (name == "system" || name == "developer") return model::ChatRole::kSystem;
-  if (name == "user") return model::ChatRole::kUser;
-  if (name == "assistant") return model::ChatRole::kAssistant;
-  return std::nullopt;
-}
-
-void read_messages(FieldReader& reader, std::vector<model::ChatMessage>& messages) {
-  const auto* value = reader.find("messages");
-  if (value == nullptr) return reader.fail("messages", "is missing.");
-  if (!value->is_array() || value->get_array().empty()) {
-    return reader.fail("messages", "must be a list of at least one message.");
-  }
-  for (size_t i = 0; i < value->get_array().size(); ++i) {
-    const auto& entry = value->get_array()[i];
-    const std::string place = "messages[" + std::to_string(i) + "]";
-    if (!entry.is_object()) {
-      return reader.fail(invalid_value(
-          place, "`" + place + "` must be an object, not " + model::describe(entry) + "."));
-    }
-    FieldReader inner(entry.get_object(), reader, place + ".");
-    std::string role_name;
-    inner.read("role", role_name);
-    const auto role = chat_role(role_name);
-    if (role_name == "tool" || role_name == "function") {
-      inner.fail_unsupported("role", "\"" + role_name + "\" is not supported yet.");
-    } else if (!role) {
-      inner.fail("role", "must be system, developer, user or assistant, not " +
-                             model::quoted(role_name) + ".");
-    }
-    const auto* tool_calls = inner.find_unsupported("tool_calls");
-    if (tool_calls != nullptr && !is_neutral(*tool_calls, Neutral::kEmpty)) {
-      inner.fail_unsupported("tool_calls", "is not supported yet.");
-    }
-    model::ChatMessage message;
-    read_content(inner, role == model::ChatRole::kAssistant, message.content);
-    if (reader.error()) return;
-    message.role = *role;
-    messages.push_back(std::move(message));
-  }
-}
-
-void read_chat_fields(FieldReader& reader, ChatRequest& request) {
-  read_messages(reader, request.messages);
-  reader.read("add_generation_prompt", request.add_generation_prompt);
-  refuse_unsupported(reader, kUnsupportedInChat);
-  if (const auto* kwargs = reader.object("chat_template_kwargs")) {
-    FieldReader inner(*kwargs, reader, "chat_template_kwargs.");
-    inner.read("thinking", request.thinking);
-    inner.read("enable_thinking", request.thinking);
-  }
-}
-
 std::vector<std::string> strings_of(FieldReader& reader, const json::array& list) {
   std::vector<std::string> prompts;
   for (const auto& entry : list) {
@@ -298,14 +214,10 @@ ApiResult<ChatRequest> parse_chat_request(std::string_view body,
   ChatRequest request;
   request.generation.sampling = defaults;
   read_chat_fields(reader, request);
+  refuse_unsupported(reader, kUnsupportedInChat);
   read_generation(reader, request.generation);
   read_chat_logprobs(reader, request.generation.sampling);
-  if (const auto* choice = reader.find("tool_choice")) {
-    const bool harmless =
-        choice->is_string() && (choice->get_string() == "none" || choice->get_string() == "auto");
-    if (!harmless) reader.fail_unsupported("tool_choice", "is not supported yet; leave it out.");
-  }
-  reader.ignore({"parallel_tool_calls", "reasoning_effort", "prediction", "verbosity"});
+  reader.ignore({"reasoning_effort", "prediction", "verbosity"});
   if (reader.error()) return *reader.error();
   request.generation.ignored_fields = reader.unknown_fields();
   return request;
@@ -355,6 +267,7 @@ ApiResult<TokenizeRequest> parse_tokenize_request(std::string_view body,
   if (reader.find("messages") != nullptr) {
     ChatRequest chat;
     read_chat_fields(reader, chat);
+    refuse_unsupported(reader, kUnsupportedInChat);
     request.input = std::move(chat);
   } else {
     std::string prompt;

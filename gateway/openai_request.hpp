@@ -23,6 +23,9 @@ inline constexpr uint32_t kMaxChoices = 16;   ///< n
 inline constexpr uint32_t kMaxPrompts = 128;  ///< prompts times n of one completions request
 inline constexpr uint32_t kMaxStopStrings = 16;
 inline constexpr size_t kMaxStopBytes = 1024;  ///< of one stop string
+inline constexpr size_t kMaxTools = 128;
+inline constexpr size_t kMaxToolCalls = 128;  ///< of one message
+inline constexpr size_t kMaxToolNameBytes = 64;
 inline constexpr size_t kMaxBadWords = 128;
 inline constexpr size_t kMaxBadWordBytes = 256;  ///< of one; a token has at least one
 inline constexpr uint32_t kMaxTopLogprobs = 20;
@@ -50,6 +53,8 @@ struct GenerationRequest {
 struct ChatRequest {
   GenerationRequest generation;
   std::vector<model::ChatMessage> messages;  ///< not empty
+  std::vector<model::ToolDefinition> tools;  ///< none with "tool_choice": "none"
+  bool parallel_tool_calls = true;           ///< false: the answer ends with its first call
   bool thinking = false;                     ///< chat_template_kwargs.thinking
   bool add_generation_prompt = true;
 };

@@ -27,6 +27,7 @@ TextStream::TextStream(const Tokenizer& tokenizer, TextStreamOptions options)
     : tokenizer_(&tokenizer),
       include_stop_(options.include_stop),
       skip_special_(options.skip_special),
+      shown_(std::move(options.shown)),
       min_tokens_(options.min_tokens) {
   for (std::string& text : options.stop) {
     std::vector<uint32_t> border(text.size());
@@ -39,9 +40,14 @@ TextStream::TextStream(const Tokenizer& tokenizer, TextStreamOptions options)
   }
 }
 
+bool TextStream::shows(TokenId token) const {
+  return !skip_special_ || !tokenizer_->is_special(token) ||
+         std::find(shown_.begin(), shown_.end(), token) != shown_.end();
+}
+
 std::string TextStream::push(TokenId token) {
   if (num_tokens_ <= min_tokens_) ++num_tokens_;
-  if (stopped_ || (skip_special_ && tokenizer_->is_special(token))) return {};
+  if (stopped_ || !shows(token)) return {};
   bytes_.append(tokenizer_->token_bytes(token));
   // Keep back a character that the next token may complete; it is at most three bytes long.
   size_t settled = 0;

@@ -94,8 +94,10 @@ std::vector<BadCase> bad_chats() {
        "messages[0].role", "boss"},
       {"role_number", R"({"messages":[{"role":1,"content":"x"}]})", "invalid_value",
        "messages[0].role", "a string"},
-      {"role_tool", R"({"messages":[{"role":"tool","content":"x"}]})", "unsupported_parameter",
-       "messages[0].role", "not supported yet"},
+      {"role_function", R"({"messages":[{"role":"function","content":"x"}]})",
+       "unsupported_parameter", "messages[0].role", "not supported yet"},
+      {"tool_without_content", R"({"messages":[{"role":"tool","tool_call_id":"c"}]})",
+       "invalid_value", "messages[0].content", "is missing"},
       {"second_message", R"({"messages":[{"role":"user","content":"x"},{"role":"user"}]})",
        "invalid_value", "messages[1].content", "is missing"},
       {"content_null", R"({"messages":[{"role":"user","content":null}]})", "invalid_value",
@@ -109,9 +111,48 @@ std::vector<BadCase> bad_chats() {
        "invalid_value", "messages[0].content", "text part"},
       {"content_part_string", R"({"messages":[{"role":"user","content":["x"]}]})", "invalid_value",
        "messages[0].content", "must hold objects"},
-      {"message_tool_calls",
-       R"({"messages":[{"role":"assistant","content":"","tool_calls":[{"id":"1"}]}]})",
-       "unsupported_parameter", "messages[0].tool_calls", "not supported yet"},
+      {"tool_calls_text", R"({"messages":[{"role":"assistant","tool_calls":"x"}]})",
+       "invalid_value", "messages[0].tool_calls", "a list"},
+      {"tool_call_text", R"({"messages":[{"role":"assistant","tool_calls":["x"]}]})",
+       "invalid_value", "messages[0].tool_calls[0]", "an object"},
+      {"tool_call_without_function", R"({"messages":[{"role":"assistant","tool_calls":[{}]}]})",
+       "invalid_value", "messages[0].tool_calls[0].function", "is missing"},
+      {"tool_call_type",
+       R"({"messages":[{"role":"assistant","tool_calls":[{"type":"custom","function":{}}]}]})",
+       "unsupported_parameter", "messages[0].tool_calls[0].type", "custom"},
+      {"tool_call_name",
+       R"({"messages":[{"role":"assistant","tool_calls":[{"function":{"name":"a b"}}]}]})",
+       "invalid_value", "messages[0].tool_calls[0].function.name", "letters"},
+      {"tool_call_arguments",
+       R"({"messages":[{"role":"assistant","tool_calls":[{"function":{"name":"f","arguments":5}}]}]})",
+       "invalid_value", "messages[0].tool_calls[0].function.arguments", "a string"},
+      {"tool_calls_of_user",
+       R"({"messages":[{"role":"user","content":"","tool_calls":[{"function":{"name":"f"}}]}]})",
+       "invalid_value", "messages[0].tool_calls", "assistant only"},
+      {"reasoning_number", R"({"messages":[{"role":"assistant","reasoning_content":1}]})",
+       "invalid_value", "messages[0].reasoning_content", "a string"},
+      with("tools_object", R"("tools":{})", "tools", "a list"),
+      with("tool_without_function", R"("tools":[{"type":"function"}])", "tools[0].function",
+           "is missing"),
+      with("tool_without_name", R"("tools":[{"type":"function","function":{}}])",
+           "tools[0].function.name", "letters"),
+      with("tool_parameters_text",
+           R"("tools":[{"type":"function","function":{"name":"f","parameters":"x"}}])",
+           "tools[0].function.parameters", "an object"),
+      with("tool_twice", R"("tools":[{"function":{"name":"f"}},{"function":{"name":"f"}}])",
+           "tools[1].function.name", "another tool"),
+      with(
+          "tools_many",
+          [] {
+            std::string text = R"("tools":[{})";
+            for (int i = 0; i < 128; ++i) text += ",{}";
+            return text + "]";
+          }()
+              .c_str(),
+          "tools", "at most 128"),
+      with("tool_choice_word", R"("tool_choice":"always")", "tool_choice", "\"auto\" or \"none\""),
+      with("parallel_text", R"("parallel_tool_calls":"no")", "parallel_tool_calls",
+           "true or false"),
       with("model_number", R"("model":7)", "model", "a string"),
       with("temperature_low", R"("temperature":-0.1)", "temperature", "between 0 and 2"),
       with("temperature_high", R"("temperature":2.01)", "temperature", "between 0 and 2"),
@@ -191,8 +232,13 @@ std::vector<BadCase> bad_chats() {
       {"response_format_json", chat_body(R"("response_format":{"type":"json_object"})"),
        "unsupported_parameter", "response_format", "type \"text\" only"},
       {"best_of", chat_body(R"("best_of":2)"), "unsupported_parameter", "best_of", "equal to `n`"},
-      unsupported("tools", R"("tools":[{"type":"function"}])", "tools"),
+      unsupported("tool_type", R"("tools":[{"type":"web_search"}])", "tools[0].type"),
+      unsupported("tool_strict", R"("tools":[{"function":{"name":"f","strict":true}}])",
+                  "tools[0].function.strict"),
       unsupported("tool_choice", R"("tool_choice":"required")", "tool_choice"),
+      unsupported("tool_choice_named",
+                  R"("tool_choice":{"type":"function","function":{"name":"f"}})", "tool_choice"),
+      unsupported("include_reasoning", R"("include_reasoning":false)", "include_reasoning"),
       unsupported("functions", R"("functions":[{}])", "functions"),
       unsupported("prompt_logprobs", R"("prompt_logprobs":1)", "prompt_logprobs"),
       unsupported("length_penalty", R"("length_penalty":0.5)", "length_penalty"),
@@ -345,6 +391,32 @@ TEST(OpenaiRequest, JoinsTextPartsAndMapsRoles) {
   EXPECT_EQ(request.messages[2].role, model::ChatRole::kAssistant);
   EXPECT_EQ(request.messages[2].content, "");
   EXPECT_EQ(request.messages[3].content, "七");
+}
+
+TEST(OpenaiRequest, ReadsToolsAndCalls) {
+  const auto request = parse_good_chat(
+      R"({"tools":[{"type":"function","function":{"name":"get-it_2.0","description":"d",)"
+      R"("parameters":{"b":1,"a":[0.5]},"strict":false}},{"function":{"name":"g"}}],)"
+      R"("tool_choice":"auto","parallel_tool_calls":false,"messages":[)"
+      R"({"role":"assistant","tool_calls":[{"id":"1","type":"function","function":{"name":"g",)"
+      R"("arguments":"{ }"}},{"function":{"name":"g","arguments":{"x":[1]}}},)"
+      R"({"function":{"name":"g"}}]},{"role":"tool","tool_call_id":"1","content":"r"}]})");
+  ASSERT_EQ(request.tools.size(), 2U);
+  EXPECT_EQ(request.tools[0].name, "get-it_2.0");
+  EXPECT_EQ(request.tools[0].description, "d");
+  EXPECT_EQ(request.tools[0].parameters, R"({"b": 1, "a": [0.5]})");
+  EXPECT_EQ(request.tools[1].parameters, "{}");
+  EXPECT_FALSE(request.parallel_tool_calls);
+  const auto& calls = request.messages[0].tool_calls;
+  ASSERT_EQ(calls.size(), 3U);
+  EXPECT_EQ(calls[0].arguments, "{ }") << "as the model wrote them";
+  EXPECT_EQ(calls[1].arguments, R"({"x": [1]})");
+  EXPECT_EQ(calls[2].arguments, "{}");
+  EXPECT_EQ(request.messages[1].role, model::ChatRole::kTool);
+  EXPECT_EQ(request.messages[1].content, "r");
+  EXPECT_TRUE(parse_good_chat(chat_body(R"("tools":[{"function":{"name":"f"}}],)"
+                                        R"("tool_choice":"none")"))
+                  .tools.empty());
 }
 
 TEST(OpenaiRequest, TakesIntegersWrittenWithAZeroFraction) {

@@ -191,7 +191,8 @@ void collect_fields(const json::value& document, const json::value& schema,
 
 // Bodies that lead the parsers into every object they read.
 constexpr std::string_view kWholeChat =
-    R"({"messages":[{"role":"user","content":"x"}],"stream":true,"stream_options":{},)"
+    R"({"messages":[{"role":"assistant","content":"x","tool_calls":[{"function":{"name":"f"}}]}],)"
+    R"("tools":[{"function":{"name":"f"}}],"stream":true,"stream_options":{},)"
     R"("response_format":{"type":"text"},"chat_template_kwargs":{}})";
 constexpr std::string_view kWholeCompletion =
     R"({"prompt":"x","stream":true,"stream_options":{},"response_format":{"type":"text"}})";
