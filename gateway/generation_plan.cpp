@@ -56,6 +56,10 @@ ApiResult<model::ChatPrompt> prompt_of_chat(const GatewayModel& model, const Cha
     return invalid_value("messages",
                          "The model `" + model.id + "` has no chat format; use /v1/completions.");
   }
+  if (!chat.tools.empty() && !model.chat_format->knows_tools()) {
+    return invalid_value("tools", "The model `" + model.id + "` has no tools: " +
+                                      "its chat format or its tokenizer has no marks for them.");
+  }
   auto prompt = model.chat_format->prepare(model.tokenizer, chat.messages,
                                            {.add_generation_prompt = chat.add_generation_prompt,
                                             .thinking = chat.thinking,

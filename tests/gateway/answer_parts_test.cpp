@@ -298,6 +298,7 @@ TEST_F(AnswerPartsTest, RefusesToolsOfAModelWithoutThem) {
   const auto& response = std::get<HttpResponse>(answer);
   EXPECT_EQ(response.status, 400);
   EXPECT_THAT(response.body, HasSubstr("has no tools"));
+  EXPECT_THAT(response.body, HasSubstr("\"param\":\"tools\""));
 }
 
 }  // namespace
