@@ -289,6 +289,11 @@ class RouterShell {
                        .block_table = request.block_table,
                        .wants_token = entry.wants_token,
                        .sampling = request.sampling});
+      if (entry.wants_token && model::reads_token_log(request.sampling)) {
+        parts.back().known = request.known;
+        parts.back().num_prompt = request.num_prompt;
+        parts.back().stop_token_ids = request.stop_token_ids;
+      }
     }
     run([engine = engine_, step = e.step, parts = std::move(parts)]() mutable {
       return engine->begin(step, std::move(parts));
@@ -375,9 +380,8 @@ class RouterShell {
       const auto found = requests_.find(entry.request);
       if (found == requests_.end()) continue;  // cancelled during the step
       Request& request = found->second;
-      if (token.token == model::kNoToken) {
-        fail(entry.request, request.attempt,
-             {Code::kInternal, "the model gave no finite logit; are its weights damaged?"});
+      if (token.token < 0) {
+        fail(entry.request, request.attempt, model::no_token_error(token.token));
         ended.push_back(entry.request);
         continue;
       }

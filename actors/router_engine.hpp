@@ -22,6 +22,10 @@ struct StepPart {
   std::vector<BlockId> block_table;
   bool wants_token = false;
   model::SamplingParams sampling;
+  // Only with wants_token and if model::reads_token_log(sampling): prompt and emitted so far.
+  std::vector<TokenId> known;
+  uint32_t num_prompt = 0;
+  std::vector<TokenId> stop_token_ids;
 };
 
 /// Where a segment stopped, and what must happen before the next.

@@ -30,6 +30,14 @@ std::vector<scheduler::RequestSpec> mixed_requests(uint32_t vocab_size, size_t c
     } else {
       spec.sampling = {.temperature = 0.9F, .top_p = 0.95F, .top_k = 40, .seed = 77 + i};
     }
+    if (i % 3 == 2) {  // with rules that look at the token log
+      spec.sampling.presence_penalty = 0.5F;
+      spec.sampling.frequency_penalty = 0.25F;
+      spec.sampling.repetition_penalty = 1.3F;
+      spec.sampling.min_tokens = 5;
+      spec.sampling.logit_bias = {{7, 3.0F}, {11, -100.0F}};
+      spec.sampling.bad_words = {{3}, {5, 9}};
+    }
     spec.sampling.want_logprobs = i % 4 == 1;
     spec.sampling.num_top_logprobs = i % 4 == 1 ? 3 : 0;
     specs.push_back(std::move(spec));
