@@ -1,10 +1,10 @@
 #pragma once
 
 // The order in which waiting requests of many tenants start. Among tenants the one that has been
-// served least goes first (virtual token counters: Sheng et al., "Fairness in serving large language
-// models", OSDI 2024); within a tenant the most urgent, then the oldest. A priority class is a head
-// start of so many ageing periods, so that nobody is passed for ever: a request that has waited its
-// class's periods competes with the most urgent ones. Pure.
+// served least goes first (virtual token counters: Sheng et al., "Fairness in serving large
+// language models", OSDI 2024); within a tenant the most urgent, then the oldest. A priority class
+// is a head start of so many ageing periods, so that nobody is passed for ever: a request that has
+// waited its class's periods competes with the most urgent ones. Pure.
 
 #include <cstdint>
 #include <map>
@@ -32,7 +32,8 @@ class FairQueue {
     uint32_t priority = 0;  ///< 0 is the most urgent
     Instant submitted;
     uint64_t sequence = 0;  ///< orders what was submitted at the same time
-    bool resumed = false;   ///< it ran before: its client is in the middle of a stream, so it is next
+    bool resumed =
+        false;  ///< it ran before: its client is in the middle of a stream, so it is next
   };
   /// REQUIRES: the request does not wait here. Cost: O(log tenants + log waiting of the tenant).
   void push(const Item& item);

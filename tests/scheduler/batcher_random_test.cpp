@@ -1,5 +1,5 @@
-// The batcher under random loads: a shell with a small block pool, whose messages travel in order but
-// arrive whenever the seed says, and which follows every request's positions itself.
+// The batcher under random loads: a shell with a small block pool, whose messages travel in order
+// but arrive whenever the seed says, and which follows every request's positions itself.
 
 #include <gtest/gtest.h>
 
@@ -33,8 +33,8 @@ class RandomShell {
     const auto max_context = static_cast<uint32_t>(2 + draw(pool_ * kBlockTokens - 1));
     const auto num_known = static_cast<uint32_t>(1 + draw(max_context - 1));
     const auto wanted = static_cast<uint32_t>(1 + draw(max_context - num_known));
-    lives_[request] = {.num_known = num_known, .ends_at = num_known + wanted,
-                       .max_context = max_context};
+    lives_[request] = {
+        .num_known = num_known, .ends_at = num_known + wanted, .max_context = max_context};
     tell(Arrived{request, num_known, max_context, static_cast<int64_t>(draw(50))});
   }
   void leave(RequestId request) {
@@ -151,8 +151,11 @@ class RandomShell {
     ASSERT_FALSE(life.runs);
     ASSERT_GE(e.num_tokens, life.num_known);
     life.ask = e.ask;
-    to_holder_.push_back({.kind = Op::kReserve, .request = e.request, .ask = e.ask,
-                          .num_tokens = e.num_tokens, .num_known = life.num_known});
+    to_holder_.push_back({.kind = Op::kReserve,
+                          .request = e.request,
+                          .ask = e.ask,
+                          .num_tokens = e.num_tokens,
+                          .num_known = life.num_known});
   }
   void perform(const ExtendBlocks& e) {
     Life& life = lives_.at(e.request);
@@ -160,8 +163,8 @@ class RandomShell {
     ASSERT_GT(e.num_tokens, life.room);
     ASSERT_LT(e.num_tokens, life.max_context) << "the last token is never computed";
     life.ask = e.ask;
-    to_holder_.push_back({.kind = Op::kExtend, .request = e.request, .ask = e.ask,
-                          .num_tokens = e.num_tokens});
+    to_holder_.push_back(
+        {.kind = Op::kExtend, .request = e.request, .ask = e.ask, .num_tokens = e.num_tokens});
   }
   void perform(const RunStep& step) {
     ASSERT_FALSE(step_.has_value()) << "two steps at a time";
