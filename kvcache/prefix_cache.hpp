@@ -20,6 +20,7 @@
 // An evicted entry moves to a host slot if one is free or holds something of lower or equal rank,
 // otherwise it is forgotten. Costs: O(log nodes) per evicted node, O(1) per further block of it.
 
+#include <cstdint>
 #include <optional>
 #include <set>
 #include <span>
@@ -53,17 +54,17 @@ using Copy = std::variant<CopyToHost, CopyToDevice, CopyBlock>;
 /// Blocks by state, and totals since the start.
 struct PrefixCacheStats {
   uint32_t free_blocks = 0;
-  uint32_t used_blocks = 0;   ///< referenced by requests
-  uint32_t idle_blocks = 0;   ///< cached, referenced by nobody
-  uint32_t host_entries = 0;  ///< slots in use
-  uint64_t evicted_total =
-      0;  ///< entries that left the device for want of room, to the host or not
+  uint32_t used_blocks = 0;         ///< referenced by requests
+  uint32_t idle_blocks = 0;         ///< cached, referenced by nobody
+  uint32_t host_entries = 0;        ///< slots in use
+  uint64_t evicted_total = 0;       ///< entries that left the device for want of room
   uint64_t offloaded_total = 0;     ///< of these, to the host
   uint64_t brought_back_total = 0;  ///< from the host to the device
 };
 
 class PrefixCache {
  public:
+  /// More uses than this add no value: one burst of requests must not hold a prefix for long.
   static constexpr uint32_t kMaxUses = 4;
   using Match = RadixTree::Match;
   /// What a request got of a match and its further blocks.

@@ -123,7 +123,8 @@ NodeIdx RadixTree::split(NodeIdx node, uint32_t num_blocks) {
   Node& above = nodes_[top];
   auto& siblings = nodes_[below.parent].children;
   siblings.erase(node);
-  const auto tokens_end = below.tokens.begin() + size_t{num_blocks} * block_tokens_;
+  const auto tokens_end =
+      below.tokens.begin() + static_cast<ptrdiff_t>(size_t{num_blocks} * block_tokens_);
   const auto places_end = below.places.begin() + num_blocks;
   above.tokens.assign(below.tokens.begin(), tokens_end);
   above.places.assign(below.places.begin(), places_end);
