@@ -75,42 +75,4 @@ std::string BlockPool::check(std::span<const uint32_t> owners) const {
   return num_idle == num_idle_ ? "" : "the count of idle blocks is wrong";
 }
 
-std::optional<std::vector<BlockId>> BlockPool::reserve(RequestId request, uint32_t num_tokens) {
-  CHECK(!tables_.contains(request));
-  const uint32_t needed = blocks_for(num_tokens);
-  if (needed > num_free()) return std::nullopt;
-  std::vector<BlockId> blocks;
-  while (blocks.size() < needed) blocks.push_back(*allocate());
-  if (needed > 0) tables_.emplace(request, blocks);
-  return blocks;
-}
-
-const std::vector<BlockId>& BlockPool::table(RequestId request) const {
-  static const std::vector<BlockId> kNone;
-  const auto found = tables_.find(request);
-  return found == tables_.end() ? kNone : found->second;
-}
-
-void BlockPool::release(RequestId request) {
-  const auto found = tables_.find(request);
-  if (found == tables_.end()) return;
-  // Backwards, so that the same blocks come out in the same order next time.
-  for (auto block = found->second.rbegin(); block != found->second.rend(); ++block) release(*block);
-  tables_.erase(found);
-}
-
-std::string BlockPool::check() const {
-  std::vector<uint32_t> owners(num_blocks(), 0);
-  for (const auto& [request, blocks] : tables_) {
-    if (blocks.empty()) return "request " + std::to_string(request.value) + " has an empty table";
-    for (const BlockId block : blocks) {
-      if (block.value >= num_blocks()) {
-        return "block " + std::to_string(block.value) + " is not of this pool";
-      }
-      ++owners[block.value];
-    }
-  }
-  return check(owners);
-}
-
 }  // namespace troupe::kvcache

@@ -5,7 +5,6 @@
 // it). The slots of the host tier are such a pool, too.
 
 #include <cstdint>
-#include <map>
 #include <optional>
 #include <span>
 #include <string>
@@ -44,25 +43,12 @@ class BlockPool {
   /// @param owners [num_blocks] how often each block is referenced
   [[nodiscard]] std::string check(std::span<const uint32_t> owners) const;
 
-  // --- whole reservations, for a holder without a prefix cache ----------------------------------
-
-  /// Blocks for `num_tokens` tokens, or nothing if too few are free.
-  /// REQUIRES: the request holds none.
-  std::optional<std::vector<BlockId>> reserve(RequestId request, uint32_t num_tokens);
-  /// The block table of a request; empty if it holds none.
-  [[nodiscard]] const std::vector<BlockId>& table(RequestId request) const;
-  /// Gives a request's blocks back; harmless if it holds none.
-  void release(RequestId request);
-  /// As above, with the tables as the owners.
-  [[nodiscard]] std::string check() const;
-
  private:
   uint32_t block_tokens_;
   std::vector<uint32_t> references_;  ///< [num_blocks]
   std::vector<bool> kept_;            ///< [num_blocks]
   std::vector<BlockId> free_;         ///< a stack; every block neither referenced nor kept, once
   uint32_t num_idle_ = 0;
-  std::map<RequestId, std::vector<BlockId>> tables_;
 };
 
 }  // namespace troupe::kvcache
