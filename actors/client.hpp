@@ -53,7 +53,8 @@ class ClusterClient {
   virtual ~ClusterClient() = default;
 
   /// Gets each event of one request, in order. Called from one thread at a time, which must not be
-  /// blocked: hand the event on. No call comes after Refused, Finished, Failed or cancel().
+  /// blocked: hand the event on. No call comes after Refused, Finished or Failed, and after
+  /// cancel() only of events that were on their way.
   using EventHandler = std::function<void(scheduler::ClientEvent)>;
 
   /// Submits a request; its id is fresh. Never blocks. The first event is Refused or Admitted.

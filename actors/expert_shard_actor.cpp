@@ -82,10 +82,9 @@ class ExpertShardShell {
         engine_(std::make_shared<ShardEngine>()) {}
 
   void form(const FormEpochRequest& msg) {
+    end_epoch(epoch_);
     epoch_ = msg.placement.epoch;
     held_ = msg.placement.held_by(services_->self);
-    for (auto& [router, link] : links_) link->close();
-    links_.clear();
     for (const Peer& router : msg.routers) {
       auto link = services_->port->connect(router.id, router.link_address);
       if (!link.ok()) {
@@ -115,6 +114,8 @@ class ExpertShardShell {
   void frame(const transport::Frame& frame) {
     const transport::FrameHeader& header = frame.header;
     if (header.kind != transport::FrameKind::kDispatch || links_.count(header.source) == 0) return;
+    // Of an epoch that is over: its experts may be gone already.
+    if (header.epoch != epoch_) return;
     const experts::DispatchKey key{.epoch = header.epoch,
                                    .router = header.source,
                                    .step = header.step,

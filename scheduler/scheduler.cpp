@@ -73,7 +73,7 @@ std::optional<Error> Scheduler::reason_to_refuse(const RequestSpec& spec) const 
                      std::to_string(spec.max_tokens) + " in the completion)."};
   }
   if (stopping_) return Error{Code::kUnavailable, "draining: the server is stopping"};
-  if (routers_.empty()) {
+  if (routers_.empty() && !queue_deadline_) {  // nor is one about to come back
     return Error{
         Code::kUnavailable,
         "no_capacity: no router is ready to compute; `troupe status` shows what is missing"};

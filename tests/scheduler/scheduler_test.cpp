@@ -168,13 +168,17 @@ TEST_F(SchedulerTest, RefusesARequestThatCannotBeMeant) {
   EXPECT_THAT(submit(3, 1, 1, seconds(0)), ElementsAre(HasSubstr("invalid_argument")));
 }
 
-TEST_F(SchedulerTest, RefusesAtOnceWithoutARouter) {
+TEST_F(SchedulerTest, RefusesAtOnceWithoutARouterUnlessOneMayComeBack) {
   EXPECT_THAT(submit(1),
               ElementsAre(HasSubstr("tell 1: refused for 1 s unavailable: no_capacity")));
   up();
   submit(1);
   down();
-  EXPECT_THAT(submit(2), ElementsAre(HasSubstr("unavailable: no_capacity")));
+  EXPECT_THAT(submit(2), ElementsAre("tell 2: admitted")) << "it waits as long as request 1";
+  now = *scheduler.next_deadline();
+  EXPECT_THAT(tell(Tick{}), ElementsAre(HasSubstr("tell 1: failed unavailable: no_capacity"),
+                                        HasSubstr("tell 2: failed unavailable: no_capacity")));
+  EXPECT_THAT(submit(3), ElementsAre(HasSubstr("tell 3: refused for 1 s unavailable")));
 }
 
 TEST_F(SchedulerTest, EndsQueuedAndRunningRequestsAtTheirDeadlines) {
