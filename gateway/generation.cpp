@@ -34,7 +34,8 @@ struct Choice {
   AnswerText answer;
   RequestId request;
   bool admitted = false;
-  bool opened = false;  ///< its first chunk is written
+  bool opened = false;      ///< its first chunk is written
+  uint32_t num_cached = 0;  ///< prompt tokens found in the prefix cache
   Instant last_token;
   std::string content;    ///< without streaming
   std::string reasoning;  ///< without streaming
@@ -196,6 +197,7 @@ void Generation::take_tokens(Choice& choice, const scheduler::TokensEmitted& emi
   if (emitted.tokens.empty()) return;
   any_result_ = true;
   std::vector<AnswerPart> parts;
+  choice.num_cached = emitted.num_cached;
   if (emitted.first == 0) {
     metrics_.first_token(now - plan_.arrived);
     if (plan_.echo) {
@@ -292,6 +294,9 @@ Usage Generation::usage() const {
   Usage usage;
   for (const auto& prompt : plan_.prompts) usage.prompt_tokens += prompt.size();
   for (const Choice& choice : choices_) {
+    // A prompt's further choices find it computed by the first: that saved nothing of what was
+    // asked.
+    if (choice.index % plan_.request.num_choices == 0) usage.cached_tokens += choice.num_cached;
     usage.completion_tokens += choice.answer.num_tokens();
     usage.reasoning_tokens += choice.answer.num_reasoning_tokens();
   }

@@ -131,6 +131,11 @@ scheduler::RequestSpec spec_of(const GenerationPlan& plan, const GatewayModel& m
     spec.stop_token_ids.insert(spec.stop_token_ids.end(), model.eos_token_ids.begin(),
                                model.eos_token_ids.end());
   }
+  spec.tenant = plan.tenant;
+  spec.priority = plan.request.priority;
+  // No tenant can reach another one's prefixes, whatever salt it sends.
+  spec.cache_namespace =
+      std::to_string(plan.tenant.size()) + ":" + plan.tenant + plan.request.cache_salt;
   spec.timeout = plan.timeout;
   return spec;
 }

@@ -24,6 +24,7 @@ struct GenerationPlan {
   bool echo = false;
   model::AnswerSyntax syntax;       ///< of chat answers; of texts: nothing to look for
   bool parallel_tool_calls = true;  ///< false: an answer ends with its first call
+  std::string tenant;               ///< whose request it is; "" if the client does not say
   std::string request_id;
   int64_t created = 0;  ///< seconds since 1970
   Duration timeout;

@@ -8,6 +8,7 @@
 #include "gateway/field_reader.hpp"
 #include "gateway/sampling_fields.hpp"
 #include "model/json.hpp"
+#include "scheduler/request.hpp"
 
 namespace troupe::gateway {
 namespace json = boost::json;
@@ -122,6 +123,13 @@ void read_generation(FieldReader& reader, GenerationRequest& request) {
     request.max_tokens = static_cast<uint32_t>(integer);  // the newer name wins
   }
   reader.read_strings("stop", kMaxStopStrings, kMaxStopBytes, request.stop);
+  reader.read("cache_salt", request.cache_salt);
+  if (request.cache_salt.size() > kMaxSaltBytes) {
+    reader.fail("cache_salt", "has more than " + std::to_string(kMaxSaltBytes) + " bytes.");
+  }
+  if (reader.read_integer("priority", 0, scheduler::kMaxPriority, integer)) {
+    request.priority = static_cast<uint32_t>(integer);
+  }
   reader.read("include_stop_str_in_output", request.include_stop);
   reader.read("skip_special_tokens", request.skip_special_tokens);
   reader.read("ignore_eos", request.ignore_eos);

@@ -29,6 +29,7 @@ inline constexpr size_t kMaxToolNameBytes = 64;
 inline constexpr size_t kMaxBadWords = 128;
 inline constexpr size_t kMaxBadWordBytes = 256;  ///< of one; a token has at least one
 inline constexpr uint32_t kMaxTopLogprobs = 20;
+inline constexpr size_t kMaxSaltBytes = 1024;
 inline constexpr uint32_t kMaxTokensLimit = 1U << 24;
 
 /// What chat and text completions share.
@@ -41,6 +42,8 @@ struct GenerationRequest {
   std::vector<std::string> stop;       ///< none empty
   std::vector<TokenId> stop_token_ids;
   std::vector<std::string> bad_words;  ///< none empty; sampling.bad_words: once tokenized
+  std::string cache_salt;              ///< prefixes are shared only with requests of the same salt
+  uint32_t priority = 0;               ///< 0 is the most urgent
   bool include_stop = false;           ///< include_stop_str_in_output
   bool skip_special_tokens = true;
   bool ignore_eos = false;

@@ -153,6 +153,11 @@ void write_node(JsonWriter& json, const actors::NodeStatus& node) {
   json.field("version", info.version).field("arithmetic_class", info.arithmetic_class);
   json.field("num_experts_held", node.num_experts_held).field("experts", node.experts);
   json.field("kv_blocks_used", node.kv_blocks_used).field("kv_blocks_total", node.kv_blocks_total);
+  json.field("kv_blocks_cached", node.prefix_cache.cached_blocks);
+  json.field("kv_host_blocks_used", node.prefix_cache.host_blocks);
+  json.field("prefix_cache_queries", node.prefix_cache.queried_tokens);
+  json.field("prefix_cache_hits", node.prefix_cache.hit_tokens);
+  json.field("preemptions", node.num_preempted);
   json.field("rows_computed", node.rows_computed);
   json.key("links").begin_array();
   for (const auto& link : node.links) {
@@ -172,7 +177,8 @@ std::string usage_json(const Usage& usage) {
   json.begin_object().field("prompt_tokens", usage.prompt_tokens);
   json.field("completion_tokens", usage.completion_tokens);
   json.field("total_tokens", usage.prompt_tokens + usage.completion_tokens);
-  json.key("prompt_tokens_details").begin_object().field("cached_tokens", 0).end_object();
+  json.key("prompt_tokens_details").begin_object();
+  json.field("cached_tokens", usage.cached_tokens).end_object();
   json.key("completion_tokens_details")
       .begin_object()
       .field("reasoning_tokens", usage.reasoning_tokens)
@@ -265,6 +271,7 @@ std::string status_json(const actors::ClusterStatus& status) {
   json.field("admitted_total", counts.admitted_total).field("refused_total", counts.refused_total);
   json.field("finished_total", counts.finished_total).field("failed_total", counts.failed_total);
   json.field("cancelled_total", counts.cancelled_total);
+  json.field("resumed_total", counts.resumed_total);
   json.field("prompt_tokens_total", counts.prompt_tokens_total);
   json.field("generated_tokens_total", counts.generated_tokens_total).end_object();
   json.key("nodes").begin_array();

@@ -28,7 +28,8 @@ struct ResponseHead {
 struct Usage {
   uint64_t prompt_tokens = 0;
   uint64_t completion_tokens = 0;
-  uint64_t reasoning_tokens = 0;  ///< of them
+  uint64_t reasoning_tokens = 0;  ///< of completion_tokens
+  uint64_t cached_tokens = 0;     ///< of prompt_tokens: found in the prefix cache
 };
 std::string usage_json(const Usage& usage);
 

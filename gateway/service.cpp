@@ -214,6 +214,7 @@ Answer Service::completions(const HttpRequest& request) {
 Answer Service::generate(GenerationPlan plan, const HttpRequest& request) {
   if (auto error = complete_plan(plan, model_)) return error_response(*error);
   if (!client_.serving()) return error_response(loading(""));
+  plan.tenant = request.api_key;
   plan.request_id = request.request_id;
   plan.created = unix_seconds();
   plan.timeout = options_.request_timeout;
