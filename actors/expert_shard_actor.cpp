@@ -82,10 +82,9 @@ class ExpertShardShell {
         engine_(std::make_shared<ShardEngine>()) {}
 
   void form(const FormEpochRequest& msg) {
+    end_epoch(epoch_);
     epoch_ = msg.placement.epoch;
     held_ = msg.placement.held_by(services_->self);
-    for (auto& [router, link] : links_) link->close();
-    links_.clear();
     for (const Peer& router : msg.routers) {
       auto link = services_->port->connect(router.id, router.link_address);
       if (!link.ok()) {
@@ -116,8 +115,9 @@ class ExpertShardShell {
   void frame(const transport::Frame& frame) {
     const transport::FrameHeader& header = frame.header;
     const auto link = links_.find(header.source);
-    if (link == links_.end()) return;
-    if (header.kind == transport::FrameKind::kPing && header.epoch == epoch_) {
+    // Of an epoch that is over: its experts may be gone already.
+    if (link == links_.end() || header.epoch != epoch_) return;
+    if (header.kind == transport::FrameKind::kPing) {
       return say(transport::FrameKind::kPong, *link->second);
     }
     if (header.kind != transport::FrameKind::kDispatch) return;

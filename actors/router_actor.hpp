@@ -17,6 +17,7 @@ namespace troupe::actors {
 
 struct RouterOptions {
   scheduler::BatcherOptions batcher;
+  uint32_t block_tokens = 16;  ///< of the KV holder
   /// A shard that stays silent is reported as failed.
   experts::CombineOptions combine;
   /// Shards are asked for a sign of life so often, and one that gives none for so long is reported.

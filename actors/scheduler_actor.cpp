@@ -99,7 +99,8 @@ class SchedulerShell {
     for (const Emission& emission : msg.emissions) {
       if (!emission.tokens.empty()) {
         on_scheduler(scheduler::RouterEmitted{msg.router, emission.request, emission.attempt,
-                                              emission.first, emission.tokens});
+                                              emission.first, emission.tokens,
+                                              emission.num_cached});
       }
       if (emission.finished) {
         on_scheduler(scheduler::RouterFinished{msg.router, emission.request, emission.attempt,
@@ -165,6 +166,8 @@ class SchedulerShell {
                 into.kv_blocks_total = worker.kv_blocks_total;
                 into.rows_computed = worker.rows_computed;
                 into.links = std::move(worker.links);
+                into.prefix_cache = worker.prefix_cache;
+                into.num_preempted = worker.num_preempted;
                 arrived();
               },
               [arrived](const caf::error&) { arrived(); });
@@ -190,8 +193,8 @@ class SchedulerShell {
   void perform(scheduler::StartOnRouter& e) {
     const auto node = nodes_.find(e.router);
     if (node == nodes_.end()) return;  // its loss is the next event
-    self_->send(node->second.worker,
-                StartRequest{e.request, e.attempt, std::move(e.spec), std::move(e.emitted)});
+    self_->send(node->second.worker, StartRequest{e.request, e.attempt, std::move(e.spec),
+                                                  std::move(e.emitted), e.order});
   }
   void perform(scheduler::CancelOnRouter& e) {
     const auto node = nodes_.find(e.router);

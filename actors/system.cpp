@@ -70,10 +70,6 @@ SystemConfig::SystemConfig(const SystemOptions& options) {
   add_message_type<CancelAttempt>("troupe::CancelAttempt");
   add_message_type<WorkerStatusQuery>("troupe::WorkerStatusQuery");
   add_message_type<WorkerStatus>("troupe::WorkerStatus");
-  add_message_type<ReserveBlocksFor>("troupe::ReserveBlocksFor");
-  add_message_type<BlocksReply>("troupe::BlocksReply");
-  add_message_type<ReleaseBlocks>("troupe::ReleaseBlocks");
-  add_message_type<KvUsageQuery>("troupe::KvUsageQuery");
   // The default policy burns a sixth of a core when idle; sharing sleeps.
   set("scheduler.policy", caf::atom("sharing"));
   set("scheduler.max-threads", options.num_threads);

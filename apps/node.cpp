@@ -125,15 +125,21 @@ caf::actor spawn_worker(caf::actor_system& system, Process& process, const caf::
   }
   const model::ModelConfig& model = process.checkpoint.config();
   const auto holder = system.spawn(
-      actors::kv_holder_actor, actors::KvHolderOptions{config.kv_blocks, config.kv_block_tokens});
+      actors::kv_holder_actor,
+      kvcache::HolderOptions{config.kv_blocks, config.kv_host_blocks, config.kv_block_tokens});
   auto engine = std::make_shared<actors::RouterEngine>(
       model, process.weights, *process.ops,
-      actors::KvShape{model.num_layers, config.kv_blocks, config.kv_block_tokens, model.kv_dim()},
+      actors::KvShape{.num_layers = model.num_layers,
+                      .num_blocks = config.kv_blocks,
+                      .block_tokens = config.kv_block_tokens,
+                      .kv_dim = model.kv_dim(),
+                      .num_host_slots = config.kv_host_blocks},
       actors::AttentionForm::kAbsorbed);
   log::info("kv_cache", {{"blocks", config.kv_blocks}, {"bytes", engine->kv_bytes()}});
   return system.spawn(actors::router_actor, &process.services, std::move(engine), holder, head,
                       actors::RouterOptions{.batcher = {.max_step_tokens = config.max_step_tokens,
                                                         .max_running = config.max_running},
+                                            .block_tokens = config.kv_block_tokens,
                                             .heartbeat_interval = config.heartbeat_interval,
                                             .heartbeat_timeout = config.heartbeat_timeout});
 }

@@ -47,6 +47,7 @@ struct ClusterConfig {
   uint32_t max_step_tokens = 256;
   uint32_t max_context = 0;  ///< 0: the model's max_position_embeddings
   uint32_t kv_blocks = 1024;
+  uint32_t kv_host_blocks = 0;  ///< host memory for evicted blocks of the prefix cache
   uint32_t kv_block_tokens = 16;
   Duration request_timeout = seconds(300);
   uint32_t max_body_bytes = 8u << 20;

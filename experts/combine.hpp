@@ -1,8 +1,8 @@
 #pragma once
 
-// The router's side of one dispatch: which shards still owe their rows, which frames may go out, and
-// which must go out again. Expert work is a pure function, so a frame that may have been lost is
-// simply repeated: a shard that has the first copy ignores the second. Pure.
+// The router's side of one dispatch: which shards still owe their rows, which frames may go out,
+// and which must go out again. Expert work is a pure function, so a frame that may have been lost
+// is simply repeated: a shard that has the first copy ignores the second. Pure.
 
 #include <cstdint>
 #include <map>

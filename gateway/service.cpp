@@ -184,11 +184,14 @@ Answer Service::chat_completions(const HttpRequest& request) {
   auto& chat = std::get<ChatRequest>(parsed);
   if (auto error = check_model(chat.generation.model, model_.id)) return error_response(*error);
   log_ignored(request, chat.generation);
-  auto prompt = tokens_of_chat(model_, chat);
+  auto prompt = prompt_of_chat(model_, chat);
   if (const auto* error = std::get_if<ApiError>(&prompt)) return error_response(*error);
+  auto& [tokens, syntax] = std::get<model::ChatPrompt>(prompt);
   return generate({.kind = ResponseKind::kChat,
-                   .prompts = {std::get<std::vector<TokenId>>(std::move(prompt))},
-                   .request = std::move(chat.generation)},
+                   .prompts = {std::move(tokens)},
+                   .request = std::move(chat.generation),
+                   .syntax = syntax,
+                   .parallel_tool_calls = chat.parallel_tool_calls},
                   request);
 }
 
@@ -266,9 +269,9 @@ Answer Service::tokenize(const HttpRequest& request) {
   if (auto error = check_model(tokenize.model, model_.id)) return error_response(*error);
   std::vector<TokenId> tokens;
   if (const auto* chat = std::get_if<ChatRequest>(&tokenize.input)) {
-    auto encoded = tokens_of_chat(model_, *chat);
-    if (const auto* error = std::get_if<ApiError>(&encoded)) return error_response(*error);
-    tokens = std::get<std::vector<TokenId>>(std::move(encoded));
+    auto prompt = prompt_of_chat(model_, *chat);
+    if (const auto* error = std::get_if<ApiError>(&prompt)) return error_response(*error);
+    tokens = std::get<model::ChatPrompt>(std::move(prompt)).tokens;
   } else {
     auto encoded = model_.tokenizer.encode(std::get<std::string>(tokenize.input),
                                            {.add_special_tokens = tokenize.add_special_tokens});

@@ -196,6 +196,8 @@ TEST(ClusterConfig, SaysWhatIsWrongAndWhere) {
        "c.yaml:5: control and http have the same host and port 7600"},
       {kSmall + "limits: {max_context: 101, kv_blocks: 10, kv_block_tokens: 10}\n",
        "c.yaml:5: limits.max_context (101) exceeds the 100 tokens"},
+      {kSmall + "limits: {max_running: 17, max_step_tokens: 16}\n",
+       "c.yaml:5: limits.max_running (17) must be at most limits.max_step_tokens (16)"},
       // not a configuration
       {"", "c.yaml: is empty"},
       {"just words", "c.yaml:1: the configuration must be a map of keys, not 'just words'"},

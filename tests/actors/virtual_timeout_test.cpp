@@ -1,0 +1,163 @@
+// Every wait of the cluster has a bound, and under virtual time it is exact.
+
+#include <gtest/gtest.h>
+
+#include "experts/combine.hpp"
+#include "tests/support/requests.hpp"
+#include "tests/support/seeds.hpp"
+#include "tests/support/virtual_cluster.hpp"
+
+namespace troupe::actors {
+namespace {
+
+const std::string kModel = golden_model("v3-groups");
+constexpr uint64_t kNumSeeds = 50;
+
+/// Jobs and frames take time, so that a request takes some.
+VirtualWorldOptions slow_world(uint64_t seed) {
+  return {.seed = seed, .max_job_time = milliseconds(2), .max_frame_time = milliseconds(1)};
+}
+
+TEST(VirtualTime, ARequestsDeadlineIsKeptToTheNanosecond) {
+  for_each_seed(kNumSeeds, [](uint64_t seed) {
+    VirtualCluster cluster({.model = kModel, .scheduler = {.max_running = 2, .max_context = 512}},
+                           slow_world(seed));
+    ASSERT_TRUE(cluster.run_until_serving());
+    const Instant submitted = cluster.world().now();
+    std::vector<scheduler::RequestSpec> specs(5, greedy(400));
+    for (size_t i = 0; i < specs.size(); ++i) {
+      specs[i].timeout = milliseconds(20) + nanoseconds(static_cast<int64_t>(i * seed * 999'983));
+    }
+    const auto streams = cluster.submit_all(specs);
+    ASSERT_TRUE(cluster.run_until_ended(streams));
+    for (size_t i = 0; i < specs.size(); ++i) {
+      ASSERT_TRUE(streams[i]->error.has_value());
+      EXPECT_EQ(streams[i]->error->code, Code::kDeadlineExceeded);
+      EXPECT_EQ((streams[i]->ended_at - submitted).ns, specs[i].timeout.ns);
+    }
+    EXPECT_EQ(cluster.left_over(), "");
+  });
+}
+
+TEST(VirtualTime, RequestsWaitForARouterForASecondAndAHalf) {
+  for_each_seed(kNumSeeds, [](uint64_t seed) {
+    VirtualCluster cluster({.model = kModel, .scheduler = {.max_running = 1, .max_context = 512}},
+                           slow_world(seed));
+    ASSERT_TRUE(cluster.run_until_serving());
+    const auto runs = cluster.submit(greedy(400));
+    const auto queued = cluster.submit(greedy(400));
+    ASSERT_TRUE(cluster.run_until([&] { return runs->tokens.size() > 1; }));
+    const Instant killed = cluster.world().now();
+    cluster.nodes().kill("router-0");
+    ASSERT_TRUE(cluster.run_until_ended({runs, queued}));
+    for (const auto& stream : {runs, queued}) {
+      EXPECT_EQ(stream->error->code, Code::kUnavailable);
+      EXPECT_EQ((stream->ended_at - killed).ns, milliseconds(1500).ns);
+    }
+  });
+}
+
+TEST(VirtualTime, AClusterWithAnAbsentNodeServesAfterTheAssembleTimeout) {
+  for_each_seed(kNumSeeds, [](uint64_t seed) {
+    VirtualCluster cluster({.model = kModel, .absent = {"shard-2"}}, {.seed = seed});
+    const Instant start = cluster.world().now();
+    ASSERT_TRUE(cluster.run_until_serving());
+    EXPECT_EQ(cluster.world().now() - start, cluster::MembershipOptions{}.assemble_timeout);
+  });
+}
+
+TEST(VirtualTime, ANodeThatIsNotReadyInTimeIsLeftOut) {
+  for_each_seed(kNumSeeds, [](uint64_t seed) {
+    VirtualCluster cluster({.model = kModel}, {.seed = seed});
+    const Instant start = cluster.world().now();
+    ClusterNodes::Node& hung = cluster.nodes().at("shard-1");
+    cluster.world().stall(hung.worker);
+    ASSERT_TRUE(cluster.run_until_serving());
+    EXPECT_EQ(cluster.world().now() - start, cluster::MembershipOptions{}.ready_timeout);
+    EXPECT_EQ(cluster.status().nodes.size(), 3U);
+    cluster.run_for({});
+    ASSERT_TRUE(hung.ended.has_value());
+    EXPECT_EQ(hung.ended->code, Code::kDeadlineExceeded);
+  });
+}
+
+TEST(VirtualTime, ANodeGivesUpOnAHeadThatDoesNotAnswerItsJoinWithinTenSeconds) {
+  VirtualCluster cluster({.model = kModel}, {});
+  const Instant start = cluster.world().now();
+  cluster.world().stall(cluster.nodes().scheduler());
+  ClusterNodes::Node& node = cluster.nodes().at("shard-0");
+  ASSERT_TRUE(cluster.run_until([&] { return node.ended.has_value(); }));
+  EXPECT_EQ(node.ended->code, Code::kDeadlineExceeded);
+  EXPECT_EQ(cluster.world().now() - start, seconds(10));
+}
+
+TEST(VirtualTime, AShardThatDoesNotAnswerIsLeftOutAfterTheExchangeTimeout) {
+  const auto alone = generated_alone(kModel, {greedy(400)});
+  for_each_seed(kNumSeeds, [&](uint64_t seed) {
+    VirtualCluster cluster({.model = kModel}, slow_world(seed));
+    ASSERT_TRUE(cluster.run_until_serving());
+    const auto stream = cluster.submit(greedy(400));
+    ASSERT_TRUE(cluster.run_until([&] { return stream->tokens.size() > 1; }));
+    const Instant cut = cluster.world().now();
+    cluster.world().network().cut(cluster.nodes().at("shard-1").services.self);
+    ASSERT_TRUE(cluster.run_until([&] { return !cluster.nodes().client().serving(); }));
+    const Duration waited = cluster.world().now() - cut;
+    EXPECT_GE(waited, experts::CombineOptions{}.timeout);
+    EXPECT_LE(waited, experts::CombineOptions{}.timeout + seconds(1));
+    ASSERT_TRUE(cluster.run_until_ended({stream}));
+    expect_same(*stream, alone[0]);
+    EXPECT_EQ(cluster.status().nodes.size(), 3U);
+    EXPECT_EQ(cluster.left_over(), "");
+  });
+}
+
+/// How long the status takes, and what it is, while an actor hangs.
+std::pair<Duration, ClusterStatus> status_while_stalled(VirtualCluster& cluster,
+                                                        const caf::actor& hung) {
+  cluster.world().stall(hung);
+  const Instant asked = cluster.world().now();
+  ClusterStatus status = cluster.status();
+  return {cluster.world().now() - asked, std::move(status)};
+}
+
+TEST(VirtualTime, AStatusIsAnsweredWithinItsBoundWhoeverHangs) {
+  for_each_seed(kNumSeeds, [](uint64_t seed) {
+    VirtualCluster cluster({.model = kModel}, {.seed = seed});
+    ASSERT_TRUE(cluster.run_until_serving());
+    EXPECT_EQ(cluster.status().nodes.at(2).num_experts_held, 11U);
+    {
+      const auto [took, status] =
+          status_while_stalled(cluster, cluster.nodes().at("router-0").kv_holder);
+      EXPECT_EQ(took, milliseconds(500));
+      EXPECT_EQ(status.nodes.size(), 4U);
+    }
+    {
+      const auto [took, status] =
+          status_while_stalled(cluster, cluster.nodes().at("shard-1").worker);
+      EXPECT_EQ(took, seconds(1));
+      EXPECT_TRUE(status.serving);
+      EXPECT_EQ(status.nodes.size(), 4U);
+      EXPECT_EQ(status.nodes.at(2).num_experts_held, 0U);
+      EXPECT_GT(status.nodes.at(1).num_experts_held, 0U);
+    }
+    {
+      const auto [took, status] = status_while_stalled(cluster, cluster.nodes().scheduler());
+      EXPECT_EQ(took, seconds(2));
+      EXPECT_EQ(status.condition, "the scheduler did not answer within two seconds");
+    }
+  });
+}
+
+TEST(VirtualTime, AnIdleHourCostsNothing) {
+  VirtualCluster cluster({.model = kModel}, slow_world(1));
+  ASSERT_TRUE(cluster.run_until_serving());
+  const auto streams = cluster.submit_all({greedy(20), greedy(20), greedy(20)});
+  ASSERT_TRUE(cluster.run_until_ended(streams));
+  cluster.run_for(seconds(120));  // the deadlines of these requests, and their watchdogs
+  const uint64_t before = cluster.world().num_steps();
+  cluster.run_for(seconds(3600));
+  EXPECT_EQ(cluster.world().num_steps() - before, 0U);
+}
+
+}  // namespace
+}  // namespace troupe::actors
