@@ -92,6 +92,7 @@ class ExpertShardShell {
                               Error{link.error()}.with_context("linking " + router.name));
       }
       links_[router.id] = std::move(*link);
+      say(transport::FrameKind::kPing, *links_[router.id]);  // it may have asked before we knew it
     }
     auto loaded = std::make_shared<Result<void>>();
     services_->executor->submit([this, loaded, engine = engine_, held = held_, epoch = epoch_,
@@ -113,9 +114,13 @@ class ExpertShardShell {
 
   void frame(const transport::Frame& frame) {
     const transport::FrameHeader& header = frame.header;
-    if (header.kind != transport::FrameKind::kDispatch || links_.count(header.source) == 0) return;
+    const auto link = links_.find(header.source);
     // Of an epoch that is over: its experts may be gone already.
-    if (header.epoch != epoch_) return;
+    if (link == links_.end() || header.epoch != epoch_) return;
+    if (header.kind == transport::FrameKind::kPing) {
+      return say(transport::FrameKind::kPong, *link->second);
+    }
+    if (header.kind != transport::FrameKind::kDispatch) return;
     const experts::DispatchKey key{.epoch = header.epoch,
                                    .router = header.source,
                                    .step = header.step,
@@ -227,6 +232,11 @@ class ExpertShardShell {
     if (const auto sent = link->second->send(std::move(frame)); !sent.ok()) {
       report_failure(key.router, Error{sent.error()}.with_context("answering a dispatch"));
     }
+  }
+
+  void say(transport::FrameKind kind, transport::Link& link) {
+    // Where it cannot be sent, the router notices our silence.
+    (void)link.send({.header = {.kind = kind, .epoch = epoch_}});
   }
 
   void report_failure(NodeId node, Error error) {

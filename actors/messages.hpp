@@ -275,6 +275,10 @@ struct ClientEventArrived {
 struct Wake {
   int64_t at_ns = 0;
 };
+/// To a router, from itself: are the shards of this epoch alive?
+struct Beat {
+  Epoch epoch;
+};
 /// To the scheduler actor; answered with a ClusterStatus within two seconds.
 struct ClusterStatusQuery {};
 /// To the scheduler actor: refuse what is new, end what waits.
@@ -296,6 +300,7 @@ CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::WatchServing)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::ServingChanged)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::ClientEventArrived)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::Wake)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::Beat)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::ClusterStatusQuery)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::ClusterStatus)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::StopCluster)

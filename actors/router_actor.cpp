@@ -9,6 +9,7 @@
 #include "actors/messages.hpp"
 #include "base/check.hpp"
 #include "base/log.hpp"
+#include "cluster/failure_detector.hpp"
 #include "experts/combine.hpp"
 #include "experts/dispatch_plan.hpp"
 
@@ -30,7 +31,8 @@ class RouterShell {
         kv_holder_(std::move(kv_holder)),
         scheduler_(std::move(scheduler)),
         options_(options),
-        batcher_(options.batcher) {}
+        batcher_(options.batcher),
+        detector_(options.heartbeat_timeout) {}
 
   // --- epochs ----------------------------------------------------------------------------------
 
@@ -51,6 +53,7 @@ class RouterShell {
       credits_.forget(shard);
     }
     links_.clear();
+    detector_.clear();
     if (!busy_) idle();
   }
 
@@ -116,6 +119,7 @@ class RouterShell {
 
   void frame(const transport::Frame& frame) {
     const transport::FrameHeader& header = frame.header;
+    if (header.epoch == epoch_) heard(header);
     // Whatever does not belong to the exchange at hand is stale or a duplicate, and harmless.
     if (!active_ || !active_->exchanging || header.epoch != epoch_ ||
         header.step != active_->step || header.layer != active_->plan.layer) {
@@ -141,6 +145,20 @@ class RouterShell {
     active_->answers.push_back({answer.first_result, frame});
     send_due();
     resume_when_complete();
+  }
+
+  /// Asks the shards for signs of life and reports those that gave none. Nobody else notices a cut
+  /// between a router and a shard that both still hear the head.
+  void beat(const Beat& msg) {
+    if (msg.epoch != epoch_ || links_.empty()) return;
+    for (const NodeId shard : detector_.take_silent(now(self_))) {
+      const int64_t silence_ms = options_.heartbeat_timeout.ns / milliseconds(1).ns;
+      peer_failed(shard, {Code::kUnavailable,
+                          "no sign of life on its link for " + std::to_string(silence_ms) +
+                              " ms: it is stopped or cut off, or its UCX port is closed to us"});
+    }
+    for (const auto& [shard, link] : links_) ping(*link);
+    self_->delayed_send(self_, std::chrono::nanoseconds(options_.heartbeat_interval.ns), msg);
   }
 
   void watchdog() {
@@ -462,6 +480,7 @@ class RouterShell {
       links_[shard.id] = std::move(*link);
       credits_.grant(shard.id, {.bytes = kDispatchesPerShard * largest_dispatch(),
                                 .frames = kDispatchesPerShard});
+      detector_.watch(shard.id, now(self_));
     }
     engine_->set_epoch(std::make_shared<experts::Placement>(msg.placement),
                        {.kind = transport::FrameKind::kDispatch,
@@ -469,7 +488,24 @@ class RouterShell {
                         .epoch = epoch_,
                         .source = services_->self});
     serving_ = true;
+    beat({epoch_});
+  }
+
+  /// Something of this epoch came from a shard. The router is ready when it has heard all of them:
+  /// no epoch serves over links that do not carry both ways.
+  void heard(const transport::FrameHeader& header) {
+    const auto link = links_.find(header.source);
+    if (link == links_.end()) return;
+    if (header.kind == transport::FrameKind::kPing) return ping(*link->second);
+    const bool ready = detector_.all_heard();
+    detector_.heard(header.source, now(self_));
+    if (ready || !detector_.all_heard()) return;
     self_->send(scheduler_, NodeReadyReport{services_->self, epoch_});
+  }
+
+  void ping(transport::Link& link) {
+    // Where it cannot be sent, silence will tell.
+    (void)link.send({.header = {.kind = transport::FrameKind::kPing, .epoch = epoch_}});
   }
 
   /// Bytes of a dispatch that sends every row of a full step to one shard.
@@ -498,7 +534,8 @@ class RouterShell {
   std::vector<RequestId> released_;     ///< gone, blocks not yet given back
   std::vector<StartRequest> deferred_;  ///< wait for an earlier attempt's blocks to be given back
   std::map<NodeId, std::shared_ptr<transport::Link>> links_;
-  transport::CreditLedger credits_;  ///< dispatches under way to each shard
+  cluster::FailureDetector detector_;  ///< watches the shards linked
+  transport::CreditLedger credits_;    ///< dispatches under way to each shard
   std::optional<ActiveStep> active_;
   std::optional<FormEpochRequest> forming_;
   Epoch epoch_;
@@ -525,6 +562,7 @@ caf::behavior router_actor(caf::stateful_actor<RouterState>* self, const WorkerS
       [=](const LinkDown& msg) { shell->link_down(msg); },
       [=](const JobDone& msg) { msg.then(); },
       [=](const Wake&) { shell->watchdog(); },
+      [=](const Beat& msg) { shell->beat(msg); },
       [=](const WorkerStatusQuery&) -> caf::result<WorkerStatus> { return shell->status(); },
   };
 }

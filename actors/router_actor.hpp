@@ -9,6 +9,7 @@
 
 #include "actors/router_engine.hpp"
 #include "actors/services.hpp"
+#include "base/time.hpp"
 #include "experts/combine.hpp"
 #include "scheduler/batcher.hpp"
 
@@ -19,6 +20,9 @@ struct RouterOptions {
   uint32_t block_tokens = 16;  ///< of the KV holder
   /// A shard that stays silent is reported as failed.
   experts::CombineOptions combine;
+  /// Shards are asked for a sign of life so often, and one that gives none for so long is reported.
+  Duration heartbeat_interval = milliseconds(200);
+  Duration heartbeat_timeout = milliseconds(1500);
 };
 
 /// Dispatches of a router that may lie at one shard: one is computed while the next arrives. A

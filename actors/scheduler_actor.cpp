@@ -62,6 +62,7 @@ class SchedulerShell {
   void down(const caf::down_msg& msg) {
     for (const auto& [id, node] : nodes_) {
       if (node.node.address() == msg.source) {
+        log::warning("node_lost", {{"node", id}, {"reason", self_->system().render(msg.reason)}});
         on_membership(cluster::NodeLost{
             id, "connection to its process ended: " + self_->system().render(msg.reason)});
         nodes_.erase(id);

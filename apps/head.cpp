@@ -90,6 +90,7 @@ Result<int> serve(const std::string& config_path) {
                                          system.render(published.error()) +
                                          "; is another cluster running? See control.port"};
   }
+  actors::bound_delivery(*published, config.heartbeat_timeout);
   const auto client = actors::make_cluster_client(system, scheduler);
   gateway::GatewayModel model{.id = config.served_name,
                               .tokenizer = tokenizer,

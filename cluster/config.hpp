@@ -54,7 +54,7 @@ struct ClusterConfig {
   uint32_t max_connections = 1024;
   // failure detection on the control plane
   Duration heartbeat_interval = milliseconds(200);
-  Duration heartbeat_timeout = milliseconds(1000);
+  Duration heartbeat_timeout = milliseconds(1500);
   Duration assemble_timeout = seconds(30);
   uint32_t restart_budget = 3;  ///< restarts of one local node within a minute by `troupe up`
   Wires wires = Wires::kAuto;
