@@ -25,7 +25,11 @@ class ThreadedHost final : public ClusterHost {
   explicit ThreadedHost(std::optional<transport::FaultOptions> faults)
       : faults_(std::move(faults)), config_(SystemOptions{.num_threads = 2}), system_(config_) {}
 
-  caf::actor_system& system() override { return system_; }
+  caf::actor_system& head() override { return system_; }
+  Process start_process(const std::string&, const caf::actor& scheduler) override {
+    return {&system_, scheduler};
+  }
+  void process_dies(const std::string&) override {}
   NodeId fresh_id() override { return fresh_node_id(); }
   std::unique_ptr<Executor> make_executor() override { return make_thread_executor(); }
   std::unique_ptr<transport::Port> open_port(transport::PortOptions options) override {

@@ -34,7 +34,8 @@ class Chaos {
                             .max_job_time = milliseconds(1),
                             .max_frame_time = milliseconds(1),
                             .duplicate = 0.1,
-                            .reorder = seed % 3 == 0}) {
+                            .reorder = seed % 3 == 0,
+                            .networked = seed / 4 % 2 == 1}) {
     for (uint32_t r = 0; r < options_.num_routers; ++r) {
       names_.push_back("router-" + std::to_string(r));
     }
@@ -72,7 +73,7 @@ class Chaos {
     ClusterNodes& nodes = cluster_.nodes();
     const std::string& name = names_[draw(names_.size())];
     ClusterNodes::Node* node = nodes.find(name);
-    switch (draw(24)) {
+    switch (draw(25)) {
       case 0:
         if (node != nullptr) nodes.kill(name);
         return;
@@ -85,7 +86,7 @@ class Chaos {
         if (node != nullptr) cluster_.world().network().cut(node->services.self);
         return;
       case 5:
-      case 6: return cluster_.world().network().mend_all();
+      case 6: return mend_connections();
       case 7:
         if (node != nullptr) cluster_.world().stall(node->worker);
         return;
@@ -102,8 +103,14 @@ class Chaos {
         nodes.client().cancel(submitted.stream->request);
         return turn_away_from(submitted);
       }
+      case 13: return cluster_.world().control().cut(name);
       default: return submit();
     }
+  }
+
+  void mend_connections() {
+    cluster_.world().control().mend();
+    cluster_.world().network().mend_all();
   }
 
   static void turn_away_from(Submitted& submitted) {
@@ -118,7 +125,7 @@ class Chaos {
   }
 
   void mend() {
-    cluster_.world().network().mend_all();
+    mend_connections();
     cluster_.world().unstall_all();
     for (const std::string& name : names_) {
       if (cluster_.nodes().find(name) == nullptr) cluster_.nodes().add(name);

@@ -71,7 +71,8 @@ Course course_of(uint64_t seed) {
                                              .max_job_time = milliseconds(3),
                                              .max_frame_time = milliseconds(2),
                                              .duplicate = 0.1,
-                                             .reorder = true});
+                                             .reorder = true,
+                                             .networked = seed % 2 == 1});
   expect_the_tokens_of_one_process(cluster);
   VirtualWorld& world = cluster.world();
   return {world.num_steps(), world.digest(), world.now()};

@@ -16,10 +16,12 @@ namespace {
 /// A run of two requests that is struck after some steps, unless it is over before.
 class StruckRun {
  public:
+  /// Odd seeds give each node a process; those have connected before the first step counts.
   StruckRun(const ClusterOptions& options, uint64_t seed)
-      : cluster_(
-            options,
-            {.seed = seed, .max_job_time = milliseconds(1), .max_frame_time = milliseconds(1)}) {}
+      : cluster_(options, {.seed = seed,
+                           .max_job_time = milliseconds(1),
+                           .max_frame_time = milliseconds(1),
+                           .networked = seed % 2 == 1}) {}
 
   VirtualCluster& cluster() { return cluster_; }
   [[nodiscard]] const VirtualCluster::Streams& streams() const { return streams_; }

@@ -148,15 +148,23 @@ TEST(VirtualTime, AStatusIsAnsweredWithinItsBoundWhoeverHangs) {
   });
 }
 
-TEST(VirtualTime, AnIdleHourCostsNothing) {
-  VirtualCluster cluster({.model = kModel}, slow_world(1));
-  ASSERT_TRUE(cluster.run_until_serving());
-  const auto streams = cluster.submit_all({greedy(20), greedy(20), greedy(20)});
-  ASSERT_TRUE(cluster.run_until_ended(streams));
-  cluster.run_for(seconds(120));  // the deadlines of these requests, and their watchdogs
-  const uint64_t before = cluster.world().num_steps();
-  cluster.run_for(seconds(3600));
-  EXPECT_EQ(cluster.world().num_steps() - before, 0U);
+TEST(VirtualTime, InAnIdleHourNoActorTakesAMessage) {
+  for (const bool networked : {false, true}) {
+    VirtualWorldOptions world = slow_world(1);
+    world.networked = networked;
+    VirtualCluster cluster({.model = kModel}, world);
+    ASSERT_TRUE(cluster.run_until_serving());
+    const auto streams = cluster.submit_all({greedy(20), greedy(20), greedy(20)});
+    ASSERT_TRUE(cluster.run_until_ended(streams));
+    // The deadlines of these requests, their watchdogs, and what CAF does once per connection.
+    cluster.run_for(seconds(600));
+    const uint64_t messages = cluster.world().num_messages();
+    const uint64_t steps = cluster.world().num_steps();
+    cluster.run_for(seconds(3600));
+    EXPECT_EQ(cluster.world().num_messages() - messages, 0U);
+    // A heartbeat each way on each of four connections, five times a second.
+    EXPECT_EQ(cluster.world().num_steps() - steps, networked ? 2U * 4 * 5 * 3600 : 0U);
+  }
 }
 
 }  // namespace

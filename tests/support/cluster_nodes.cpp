@@ -45,7 +45,7 @@ const model::Checkpoint& opened_model(const std::string& directory) {
 ClusterNodes::ClusterNodes(ClusterHost& host, const ClusterOptions& options)
     : host_(host), options_(options), checkpoint_(opened_model(options.model)) {
   const SchedulerActorOptions head = head_options(options_, checkpoint_);
-  scheduler_ = host_.system().spawn(scheduler_actor, head);
+  scheduler_ = host_.head().spawn(scheduler_actor, head);
   start_client();
   for (const auto& [name, role] : head.membership.expected) {
     if (std::ranges::count(options_.absent, name) == 0) add(name);
@@ -64,6 +64,7 @@ ClusterNodes::Node& ClusterNodes::add(const std::string& name) {
   nodes_.push_back(std::make_unique<Node>());
   Node& node = *nodes_.back();
   node.name = name;
+  node.process = host_.start_process(name, scheduler_);
   node.pool = std::make_unique<kernels::ThreadPool>(options_.num_threads);
   node.ops = kernels::make_cpu_ops(node.pool.get());
   node.executor = host_.make_executor();
@@ -74,8 +75,8 @@ ClusterNodes::Node& ClusterNodes::add(const std::string& name) {
                    .executor = node.executor.get()};
   node.worker = role == cluster::Role::kRouter
                     ? spawn_router(node)
-                    : host_.system().spawn(expert_shard_actor, &node.services, scheduler_,
-                                           experts::ShardOptions{});
+                    : node.process.system->spawn(expert_shard_actor, &node.services,
+                                                 node.process.scheduler, experts::ShardOptions{});
   join(node, role);
   return node;
 }
@@ -84,7 +85,7 @@ caf::actor ClusterNodes::spawn_router(Node& node) {
   const model::ModelConfig& config = checkpoint_.config();
   auto weights = checkpoint_.load_router();
   CHECK(weights.ok());
-  node.kv_holder = host_.system().spawn(
+  node.kv_holder = node.process.system->spawn(
       kv_holder_actor, kvcache::HolderOptions{options_.kv_blocks, options_.kv_host_blocks,
                                               options_.kv_block_tokens});
   auto engine = std::make_shared<RouterEngine>(config, *weights, *node.ops,
@@ -94,10 +95,11 @@ caf::actor ClusterNodes::spawn_router(Node& node) {
                                                        .kv_dim = config.kv_dim(),
                                                        .num_host_slots = options_.kv_host_blocks},
                                                AttentionForm::kAbsorbed);
-  return host_.system().spawn(router_actor, &node.services, engine, node.kv_holder, scheduler_,
-                              RouterOptions{.batcher = options_.batcher,
-                                            .block_tokens = options_.kv_block_tokens,
-                                            .combine = options_.combine});
+  return node.process.system->spawn(router_actor, &node.services, engine, node.kv_holder,
+                                    node.process.scheduler,
+                                    RouterOptions{.batcher = options_.batcher,
+                                                  .block_tokens = options_.kv_block_tokens,
+                                                  .combine = options_.combine});
 }
 
 void ClusterNodes::join(Node& node, cluster::Role role) {
@@ -113,7 +115,7 @@ void ClusterNodes::join(Node& node, cluster::Role role) {
                                     .link_address = node.port->address()},
                            .on_end = [&node](const Error& reason) { node.ended = reason; },
                            .on_accepted = [] {}};
-  node.node = host_.system().spawn(node_actor, scheduler_, node.worker, options);
+  node.node = node.process.system->spawn(node_actor, node.process.scheduler, node.worker, options);
 }
 
 void ClusterNodes::kill(const std::string& name) { stop(at(name)); }
@@ -130,9 +132,11 @@ ClusterNodes::Node& ClusterNodes::at(const std::string& name) {
   return *node;
 }
 
-void ClusterNodes::start_client() { client_ = make_cluster_client(host_.system(), scheduler_); }
+void ClusterNodes::start_client() { client_ = make_cluster_client(host_.head(), scheduler_); }
 
 void ClusterNodes::stop(Node& node) {
+  if (!node.worker) return;
+  host_.process_dies(node.name);
   for (caf::actor* actor : {&node.node, &node.worker, &node.kv_holder}) {
     if (*actor) host_.end(*actor);
     *actor = nullptr;

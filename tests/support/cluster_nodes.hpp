@@ -26,8 +26,18 @@ namespace troupe::actors {
 /// What the nodes run on; outlives them.
 class ClusterHost {
  public:
+  /// Where a node's actors run, and the head's scheduler as seen from there.
+  struct Process {
+    caf::actor_system* system = nullptr;
+    caf::actor scheduler;
+  };
+
   virtual ~ClusterHost() = default;
-  virtual caf::actor_system& system() = 0;
+  /// Where the head and its client run.
+  virtual caf::actor_system& head() = 0;
+  virtual Process start_process(const std::string& node, const caf::actor& scheduler) = 0;
+  /// Called before the actors of a killed node are ended: from now on nothing comes out of it.
+  virtual void process_dies(const std::string& node) = 0;
   virtual NodeId fresh_id() = 0;
   virtual std::unique_ptr<Executor> make_executor() = 0;
   virtual std::unique_ptr<transport::Port> open_port(transport::PortOptions options) = 0;
@@ -53,6 +63,7 @@ class ClusterNodes {
  public:
   struct Node {
     std::string name;
+    ClusterHost::Process process;
     WorkerServices services;
     std::unique_ptr<kernels::ThreadPool> pool;
     std::unique_ptr<kernels::Ops> ops;

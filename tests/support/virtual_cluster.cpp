@@ -41,11 +41,17 @@ bool VirtualCluster::run_until(const std::function<bool()>& done) {
 }
 
 void VirtualCluster::restart_what_gave_up() {
-  for (const std::string& name : supervised_) {
+  for (auto& [name, restart_at] : supervised_) {
     const ClusterNodes::Node* node = nodes_.find(name);
-    if (node == nullptr || !node->ended) continue;
-    nodes_.kill(name);
-    nodes_.add(name);
+    if (node == nullptr || !node->ended) {
+      restart_at.reset();
+    } else if (!restart_at) {
+      restart_at = world_.now() + seconds(1);
+      world_.wake_at(*restart_at);
+    } else if (*restart_at <= world_.now()) {
+      nodes_.kill(name);
+      nodes_.add(name);
+    }
   }
 }
 
@@ -60,8 +66,7 @@ bool VirtualCluster::run_until_ended(const Streams& streams) {
 }
 
 void VirtualCluster::run_for(Duration span, uint64_t max_steps) {
-  restart_what_gave_up();
-  world_.run_for(span, max_steps);
+  world_.run_for(span, max_steps, [this] { restart_what_gave_up(); });
 }
 
 ClusterStatus VirtualCluster::status() {
@@ -78,7 +83,7 @@ void VirtualCluster::crash_client() {
 }
 
 std::string VirtualCluster::left_over() {
-  world_.run_for(seconds(1));
+  run_for(seconds(1));
   const ClusterStatus now = status();
   if (now.counts.queued + now.counts.running != 0) {
     return std::to_string(now.counts.queued) + " requests are queued and " +

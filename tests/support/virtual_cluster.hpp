@@ -3,6 +3,7 @@
 // A whole cluster under virtual time: ClusterNodes in a VirtualWorld.
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -24,8 +25,8 @@ class VirtualCluster {
   std::shared_ptr<Stream> submit(const scheduler::RequestSpec& spec);
   Streams submit_all(const std::vector<scheduler::RequestSpec>& specs);
 
-  /// From now on this node is started again when it has given up, as `troupe up` does it.
-  void supervise(const std::string& node) { supervised_.push_back(node); }
+  /// From now on this node is started again a second after it gave up, as `troupe up` does it.
+  void supervise(const std::string& node) { supervised_.push_back({node, std::nullopt}); }
 
   // Within five minutes of virtual time, or the test fails; false then.
   [[nodiscard]] bool run_until(const std::function<bool()>& done);
@@ -45,11 +46,15 @@ class VirtualCluster {
   [[nodiscard]] std::string left_over();
 
  private:
+  struct Supervised {
+    std::string name;
+    std::optional<Instant> restart_at;
+  };
   void restart_what_gave_up();
 
   VirtualWorld world_;
   ClusterNodes nodes_;
-  std::vector<std::string> supervised_;
+  std::vector<Supervised> supervised_;
 };
 
 }  // namespace troupe::actors

@@ -54,25 +54,16 @@ class VirtualWorld::HoldingExecutor final : public Executor {
 };
 
 VirtualWorld::VirtualWorld(const VirtualWorldOptions& options)
-    : options_(options),
-      config_({}),
-      system_([this]() -> caf::actor_system_config& {
-        config_.set("scheduler.policy", caf::atom("testing"));
-        config_.set("logger.inline-output", true);
-        return config_;
-      }()),
-      coordinator_(dynamic_cast<caf::scheduler::test_coordinator&>(system_.scheduler())),
-      network_([this](bool echo) {
-        return now() + draw_up_to(echo ? kMaxEchoTime : options_.max_frame_time);
-      }) {
-  coordinator_.clock().current_time += std::chrono::hours(1);  // 0 means "no time" to CAF
-}
+    : options_(options), control_(options.networked, now_), network_([this](bool echo) {
+        return now_ + draw_up_to(echo ? kMaxEchoTime : options_.max_frame_time);
+      }) {}
 
-VirtualWorld::~VirtualWorld() {
-  // Timers hold their actors, and the system waits for all of them.
-  coordinator_.clock().cancel_all();
-  while (coordinator_.try_run_once()) {
-  }
+ClusterHost::Process VirtualWorld::start_process(const std::string& node,
+                                                 const caf::actor& scheduler) {
+  return control_.start(node, scheduler, now_, [this] {
+    while (step()) {
+    }
+  });
 }
 
 NodeId VirtualWorld::fresh_id() {
@@ -94,24 +85,19 @@ void VirtualWorld::end(const caf::actor& actor) {
   actor->enqueue(nullptr, caf::make_message_id(caf::message_priority::high),
                  caf::make_message(caf::exit_msg{actor.address(), caf::exit_reason::kill}),
                  nullptr);
-  if (coordinator_.prioritize(actor)) coordinator_.run_once();  // else it was dead already
+  auto& coordinator = control_.processes()[control_.home_of(actor)].process->coordinator();
+  if (coordinator.prioritize(actor)) coordinator.run_once();  // else it was dead already
 }
 
 void VirtualWorld::end_ready(const std::string& actor_name) {
   std::vector<caf::actor> ready;
-  for (caf::resumable* job : coordinator_.jobs) {
+  for (caf::resumable* job : control_.head().coordinator().jobs) {
     auto* actor = dynamic_cast<caf::scheduled_actor*>(job);
     if (actor != nullptr && actor->name() == actor_name) {
       ready.push_back(caf::actor_cast<caf::actor>(actor->address()));
     }
   }
   for (const caf::actor& actor : ready) end(actor);
-}
-
-Instant VirtualWorld::now() const {
-  return {std::chrono::duration_cast<std::chrono::nanoseconds>(
-              coordinator_.clock().now().time_since_epoch())
-              .count()};
 }
 
 bool VirtualWorld::run_until(const std::function<bool()>& done, Duration limit) {
@@ -128,10 +114,12 @@ bool VirtualWorld::run_until(const std::function<bool()>& done, Duration limit) 
   return false;
 }
 
-void VirtualWorld::run_for(Duration span, uint64_t max_steps) {
+void VirtualWorld::run_for(Duration span, uint64_t max_steps,
+                           const std::function<void()>& before_each_step) {
   const Instant latest = now() + span;
   const uint64_t last = num_steps_ + max_steps;
   while (num_steps_ < last) {
+    if (before_each_step) before_each_step();
     if (!step() && !jump(latest)) return;
   }
   if (max_steps < kMaxSteps) return;
@@ -152,22 +140,40 @@ uint64_t VirtualWorld::weight(Kind kind, uint64_t id) const {
 
 std::vector<VirtualWorld::Choice> VirtualWorld::choices() {
   std::vector<Choice> choices;
-  const auto add = [&](Kind kind, uint64_t id, size_t index) {
-    choices.push_back({kind, id, index, weight(kind, id)});
-  };
-  for (size_t i = 0; i < coordinator_.jobs.size(); ++i) {
-    const auto* actor = dynamic_cast<caf::scheduled_actor*>(coordinator_.jobs[i]);
-    const uint64_t id = actor == nullptr ? 0 : actor->id();
-    if (!stalled_.contains(id)) add(Kind::kMessage, id, i);
+  for (size_t p = 0; p < control_.processes().size(); ++p) {
+    if (!control_.processes()[p].alive) continue;
+    const auto& jobs = control_.processes()[p].process->coordinator().jobs;
+    for (size_t i = 0; i < jobs.size(); ++i) {
+      const auto* actor = dynamic_cast<caf::scheduled_actor*>(jobs[i]);
+      const uint64_t id = id_of(p, actor == nullptr ? 0 : actor->id());
+      if (!stalled_.contains(id)) choices.push_back({Kind::kMessage, id, i});
+    }
   }
   for (size_t e = 0; e < executors_.size(); ++e) {
-    if (!executors_[e]->empty() && executors_[e]->front().ends <= now()) add(Kind::kJob, e, e);
+    if (!executors_[e]->empty() && executors_[e]->front().ends <= now_) {
+      choices.push_back({Kind::kJob, e});
+    }
   }
   const auto& wires = network_.wires();
   for (size_t w = 0; w < wires.size(); ++w) {
-    if (!wires[w].sent.empty() && wires[w].sent.front().arrives <= now()) add(Kind::kFrame, w, w);
+    if (!wires[w].sent.empty() && wires[w].sent.front().arrives <= now_) {
+      choices.push_back({Kind::kFrame, w});
+    }
   }
+  add_control_choices(choices);
+  for (Choice& choice : choices) choice.weight = weight(choice.kind, choice.id);
   return choices;
+}
+
+void VirtualWorld::add_control_choices(std::vector<Choice>& choices) {
+  std::vector<VirtualConnection>& connections = control_.connections();
+  for (size_t c = 0; c < connections.size(); ++c) {
+    for (size_t end = 0; end < 2; ++end) {
+      if (!control_.alive(connections[c], end)) continue;
+      if (connections[c].readable(end)) choices.push_back({Kind::kBytes, 2 * c + end});
+      if (connections[c].broken(end)) choices.push_back({Kind::kReset, 2 * c + end});
+    }
+  }
 }
 
 bool VirtualWorld::step() {
@@ -184,43 +190,52 @@ bool VirtualWorld::step() {
 }
 
 void VirtualWorld::perform(const Choice& choice) {
-  Step step{.at = now(), .choice = choice};
+  Step step{.at = now_, .choice = choice};
   switch (choice.kind) {
-    case Kind::kMessage: {
-      auto& jobs = coordinator_.jobs;
-      const auto job = jobs.begin() + static_cast<std::ptrdiff_t>(choice.index);
-      if (auto* actor = dynamic_cast<caf::scheduled_actor*>(*job)) {
-        step.actor = actor->name();
-        step.message = next_message(*actor);
-      }
-      note(step);
-      std::rotate(jobs.begin(), job, job + 1);
-      coordinator_.run_once();
-      return;
-    }
+    case Kind::kMessage: take_message(choice, step); break;
     case Kind::kJob: {
       note(step);
-      Jobs& jobs = *executors_[choice.index];
+      Jobs& jobs = *executors_[choice.id];
       const std::function<void()> run = std::move(jobs.front().run);
       jobs.pop_front();
       run();
-      return;
+      break;
     }
     case Kind::kFrame: {
-      const std::deque<VirtualNetwork::Wire::Sent>& sent = network_.wires()[choice.index].sent;
-      size_t frame = 0;
+      const std::deque<VirtualNetwork::Wire::Sent>& sent = network_.wires()[choice.id].sent;
       if (options_.reorder) {
         const auto late =
-            std::ranges::find_if(sent, [&](const auto& s) { return s.arrives > now(); });
-        frame = draw() % static_cast<size_t>(late - sent.begin());
+            std::ranges::find_if(sent, [&](const auto& s) { return s.arrives > now_; });
+        step.choice.index = draw() % static_cast<size_t>(late - sent.begin());
       }
-      step.choice.index = frame;
       note(step);
       const double uniform = static_cast<double>(draw() >> 11) * 0x1.0p-53;
-      network_.deliver(choice.index, frame, uniform < options_.duplicate);
-      return;
+      network_.deliver(choice.id, step.choice.index, uniform < options_.duplicate);
+      break;
     }
+    case Kind::kBytes:
+      note(step);
+      control_.connections()[choice.id / 2].read(choice.id % 2);
+      break;
+    case Kind::kReset:
+      note(step);
+      control_.connections()[choice.id / 2].reset(choice.id % 2);
+      break;
   }
+  control_.run_networks();
+}
+
+void VirtualWorld::take_message(const Choice& choice, Step step) {
+  ++num_messages_;
+  auto& coordinator = control_.processes()[choice.id >> 32].process->coordinator();
+  const auto job = coordinator.jobs.begin() + static_cast<std::ptrdiff_t>(choice.index);
+  if (auto* actor = dynamic_cast<caf::scheduled_actor*>(*job)) {
+    step.actor = actor->name();
+    step.message = next_message(*actor);
+  }
+  note(step);
+  std::rotate(coordinator.jobs.begin(), job, job + 1);
+  coordinator.run_once();
 }
 
 void VirtualWorld::note(const Step& step) {
@@ -234,17 +249,13 @@ void VirtualWorld::note(const Step& step) {
 }
 
 bool VirtualWorld::jump(Instant latest) {
-  auto& clock = coordinator_.clock();
-  Instant next = latest;
-  bool found = false;
+  std::optional<Instant> next;
   const auto consider = [&](Instant at) {
-    if (at > latest || (found && at >= next)) return;
-    next = at;
-    found = true;
+    if (at <= latest && (!next || at < *next)) next = at;
   };
-  if (!clock.schedule().empty()) {
-    const auto due = clock.schedule().begin()->first.time_since_epoch();
-    consider({std::chrono::duration_cast<std::chrono::nanoseconds>(due).count()});
+  for (const ControlPlane::Process& process : control_.processes()) {
+    const auto timer = process.alive ? process.process->next_timer() : std::nullopt;
+    if (timer) consider(*timer);
   }
   for (const auto& jobs : executors_) {
     if (!jobs->empty()) consider(jobs->front().ends);
@@ -252,18 +263,22 @@ bool VirtualWorld::jump(Instant latest) {
   for (const VirtualNetwork::Wire& wire : network_.wires()) {
     if (!wire.sent.empty()) consider(wire.sent.front().arrives);
   }
-  clock.advance_time(std::chrono::nanoseconds(std::max<int64_t>(0, (next - now()).ns)));
-  return found;
+  if (!wakes_.empty()) consider(*wakes_.begin());
+  now_ = std::max(now_, next.value_or(latest));
+  wakes_.erase(wakes_.begin(), wakes_.upper_bound(now_));
+  control_.advance_to(now_);
+  return next.has_value();
 }
 
 std::string VirtualWorld::last_steps() const {
   std::string text;
   for (const Step& step : last_steps_) {
-    const std::string id = std::to_string(step.choice.id);
+    const std::string id = std::to_string(step.choice.id & UINT32_MAX);
     text += "  " + std::to_string(to_seconds(step.at - Instant{})) + " s  ";
     switch (step.choice.kind) {
       case Kind::kMessage:
-        text += std::string(step.actor) + " #" + id + " takes " + readable(step.message);
+        text += control_.processes()[step.choice.id >> 32].node + " " + step.actor + " #" + id +
+                " takes " + readable(step.message);
         break;
       case Kind::kJob: text += "executor " + id + " runs a job"; break;
       case Kind::kFrame: {
@@ -273,6 +288,8 @@ std::string VirtualWorld::last_steps() const {
                 std::to_string(wire.to.value);
         break;
       }
+      case Kind::kBytes: text += "bytes arrive at end " + id + " of the connections"; break;
+      case Kind::kReset: text += "end " + id + " of the connections is reset"; break;
     }
     text += "\n";
   }
