@@ -127,6 +127,9 @@ class SchedulerShell {
     for (const cluster::MembershipEffect& effect : membership_.handle(event, now(self_))) {
       std::visit([this](const auto& e) { perform(e); }, effect);
     }
+    if (!membership_.can_serve()) {
+      on_scheduler(scheduler::CannotServe{{Code::kUnavailable, membership_.condition()}});
+    }
     schedule_wake();
   }
 
@@ -243,7 +246,10 @@ class SchedulerShell {
     log::warning("serving_stopped", {{"epoch", e.epoch}, {"reason", e.reason.message}});
     tell_serving(false);  // before any client hears of it: /health must not lag behind
     for (const auto& [id, node] : nodes_) self_->send(node.worker, EpochEnded{e.epoch});
-    for (const NodeId router : routers_) on_scheduler(scheduler::RouterDown{router, e.reason});
+    const bool recovering = membership_.can_serve();
+    for (const NodeId router : routers_) {
+      on_scheduler(scheduler::RouterDown{router, e.reason, recovering});
+    }
   }
 
   static std::vector<Peer> peers(const std::vector<cluster::NodeInfo>& infos) {

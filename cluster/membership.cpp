@@ -201,7 +201,7 @@ void Membership::follow_deadlines(Instant now, Effects& effects) {
 void Membership::advance(Instant now, Effects& effects) {
   if (phase_ == Phase::kAssembling && members_.size() == options_.expected.size()) {
     form(now, effects);
-  } else if (phase_ == Phase::kWaiting && enough()) {
+  } else if (phase_ == Phase::kWaiting && can_serve()) {
     if (!enough_free()) {
       for (auto& [node, member] : members_) member.held_until.reset();
     }
@@ -355,7 +355,7 @@ std::string Membership::check() const {
     case Phase::kAssembling:
       if (epoch_ != Epoch{}) return "still assembling, but an epoch was formed";
       return members_.size() == options_.expected.size() ? "all are here, but no epoch" : "";
-    case Phase::kWaiting: return enough() ? "the nodes suffice, but no epoch" : "";
+    case Phase::kWaiting: return can_serve() ? "the nodes suffice, but no epoch" : "";
     case Phase::kForming: return some_form ? "" : "all are ready, but nobody is served";
     case Phase::kRetrying: return epoch_ == Epoch{} ? "an epoch failed that was not formed" : "";
     case Phase::kServing: break;

@@ -132,6 +132,10 @@ class Membership {
   Membership(MembershipOptions options, Instant start);
   [[nodiscard]] std::vector<MembershipEffect> handle(const MembershipEvent& event, Instant now);
   [[nodiscard]] bool serving() const;
+  /// There is a router and an expert shard: if nothing serves, an epoch is about to be formed.
+  [[nodiscard]] bool can_serve() const {
+    return count(Role::kRouter) > 0 && count(Role::kExperts) > 0;
+  }
   [[nodiscard]] Epoch epoch() const;
   /// What it waits for or why it does not serve, for people: "waiting for shard-2 (2 of 3 shards)".
   [[nodiscard]] std::string condition() const;
@@ -167,9 +171,6 @@ class Membership {
   [[nodiscard]] size_t count(Role role) const;           ///< members
   [[nodiscard]] size_t count_free(Role role) const;      ///< those not held back
   [[nodiscard]] size_t count_expected(Role role) const;  ///< of the configuration
-  [[nodiscard]] bool enough() const {
-    return count(Role::kRouter) > 0 && count(Role::kExperts) > 0;
-  }
   [[nodiscard]] bool enough_free() const {
     return count_free(Role::kRouter) > 0 && count_free(Role::kExperts) > 0;
   }

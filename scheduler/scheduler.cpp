@@ -121,8 +121,9 @@ void Scheduler::on(const Cancelled& event, Instant, Effects& effects) {
   ++counts_.cancelled_total;
 }
 
-void Scheduler::on(const RouterUp& event, Instant, Effects&) {
+void Scheduler::on(const RouterUp& event, Instant now, Effects&) {
   routers_.try_emplace(event.router);
+  heard(event.router, now);
   queue_deadline_.reset();
 }
 
@@ -130,8 +131,30 @@ void Scheduler::on(const RouterDown& event, Instant now, Effects& effects) {
   const auto router = routers_.find(event.router);
   if (router == routers_.end()) return;
   move_away(event.router, event.reason, effects);
+  last_heard_ = router->second.last_heard;
   routers_.erase(router);
-  if (routers_.empty()) queue_deadline_ = later(now, options_.max_wait_without_router);
+  if (!routers_.empty()) return;
+  last_loss_ = event.reason.message;
+  queue_deadline_ = end_of_wait(event.recovering, now);
+}
+
+void Scheduler::on(const CannotServe& event, Instant now, Effects&) {
+  if (!queue_deadline_) return;
+  const Instant end = end_of_wait(false, now);
+  if (end >= *queue_deadline_) return;
+  queue_deadline_ = end;
+  last_loss_ = event.reason.message;
+}
+
+Instant Scheduler::end_of_wait(bool recovering, Instant now) const {
+  if (recovering) return later(now, options_.max_wait_recovering);
+  return std::max(later(last_heard_, options_.max_wait_without_router),
+                  later(now, options_.min_wait_without_router));
+}
+
+void Scheduler::heard(NodeId router, Instant now) {
+  const auto found = routers_.find(router);
+  if (found != routers_.end()) found->second.last_heard = now;
 }
 
 void Scheduler::on(const Drained& event, Instant, Effects& effects) {
@@ -195,7 +218,8 @@ Scheduler::Entry* Scheduler::find_attempt(NodeId router, RequestId request, uint
                                                                             : nullptr;
 }
 
-void Scheduler::on(const RouterEmitted& event, Instant, Effects& effects) {
+void Scheduler::on(const RouterEmitted& event, Instant now, Effects& effects) {
+  heard(event.router, now);
   Entry* entry = find_attempt(event.router, event.request, event.attempt);
   if (entry == nullptr) return;
   const uint64_t due = entry->emitted.size();
@@ -292,7 +316,8 @@ void Scheduler::end_what_is_late(Instant now, Effects& effects) {
   }
   if (queue_deadline_ && *queue_deadline_ <= now) {
     queue_deadline_.reset();
-    fail_queued({Code::kUnavailable, "no_capacity: no router came back for the queued request"},
+    fail_queued({Code::kUnavailable,
+                 "no_capacity: nothing can compute the request any more: " + last_loss_},
                 effects);
   }
 }

@@ -27,8 +27,12 @@ struct SchedulerOptions {
   uint32_t max_running = 16;  ///< on one router at a time
   uint32_t max_context = 0;   ///< prompt + max_tokens of one request
   Duration min_retry_after = seconds(1);
-  /// How long the queue waits for a router after the last one went down.
+  /// How long requests wait for a router after the last one went down, counted from when it was
+  /// last heard; at least min_wait_without_router. So a client hears within two seconds.
   Duration max_wait_without_router = milliseconds(1500);
+  Duration min_wait_without_router = milliseconds(200);
+  /// The same while the nodes that are left form a new epoch: what was accepted is worth a wait.
+  Duration max_wait_recovering = seconds(10);
   /// Starts of one request; a request that loses its router so often may be the reason.
   uint32_t max_attempts = 4;
   /// What a tenant's running requests cost its next one, in time of order on a router: somebody
@@ -54,6 +58,11 @@ struct RouterUp {
 /// also cancelled on the router, which may be alive; on one that is gone there is nothing to do.
 struct RouterDown {
   NodeId router;
+  Error reason;
+  bool recovering = false;  ///< enough nodes are left to serve again
+};
+/// Too few nodes are left to form an epoch: whoever waits for a router waits for one to come back.
+struct CannotServe {
   Error reason;
 };
 /// A router takes no new requests and gives up those it has, which go on elsewhere; false ends
@@ -90,8 +99,9 @@ struct Tick {};
 /// The head is stopping: refuse what is new, end what waits.
 struct Stopping {};
 
-using SchedulerEvent = std::variant<Submitted, Cancelled, RouterUp, RouterDown, Drained,
-                                    RouterEmitted, RouterFinished, RouterFailed, Tick, Stopping>;
+using SchedulerEvent =
+    std::variant<Submitted, Cancelled, RouterUp, RouterDown, CannotServe, Drained, RouterEmitted,
+                 RouterFinished, RouterFailed, Tick, Stopping>;
 
 // --- effects ----------------------------------------------------------------------------------
 /// Tell the client of this request.
@@ -159,6 +169,7 @@ class Scheduler {
   struct Router {
     uint32_t num_running = 0;
     bool drained = false;
+    Instant last_heard;
   };
   using Entries = std::map<RequestId, Entry>;
   using Effects = std::vector<SchedulerEffect>;
@@ -167,6 +178,7 @@ class Scheduler {
   void on(const Cancelled& event, Instant now, Effects& effects);
   void on(const RouterUp& event, Instant now, Effects& effects);
   void on(const RouterDown& event, Instant now, Effects& effects);
+  void on(const CannotServe& event, Instant now, Effects& effects);
   void on(const Drained& event, Instant now, Effects& effects);
   void on(const RouterEmitted& event, Instant now, Effects& effects);
   void on(const RouterFinished& event, Instant now, Effects& effects);
@@ -177,6 +189,8 @@ class Scheduler {
   [[nodiscard]] std::optional<Error> reason_to_refuse(const RequestSpec& spec) const;
   [[nodiscard]] std::optional<NodeId> free_router() const;
   [[nodiscard]] Duration retry_after() const;
+  void heard(NodeId router, Instant now);
+  [[nodiscard]] Instant end_of_wait(bool recovering, Instant now) const;
   void leave_router(Entry& entry);
   Entry* find_attempt(NodeId router, RequestId request, uint32_t attempt);
   void start_queued(Instant now, Effects& effects);
@@ -197,6 +211,8 @@ class Scheduler {
   std::map<std::string, uint32_t> running_of_;         ///< by tenant; those with any
   std::set<std::pair<Instant, RequestId>> deadlines_;  ///< of every entry
   std::optional<Instant> queue_deadline_;              ///< the end of the wait for a router
+  Instant last_heard_;                                 ///< of the last router that went down
+  std::string last_loss_;                              ///< why nothing serves
   bool stopping_ = false;
   SchedulerCounts counts_;  ///< but for queued and running, which counts() fills in
 };

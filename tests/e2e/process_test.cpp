@@ -140,31 +140,56 @@ TEST_F(ClusterProcesses, WorksOverTcpAsOverSharedMemory) {
   }
 }
 
-TEST_F(ClusterProcesses, AKilledShardEndsItsStreamsWithAnErrorAndComesBack) {
+TEST_F(ClusterProcesses, AKilledShardChangesNoTokenAndComesBack) {
   start();
-  const std::string before = complete("1 + 1 =", 16);
+  const std::string unharmed = complete("1", 2000);
   const pid_t victim = pid_of("shard-1");
   ASSERT_GT(victim, 0);
   const auto stream = view().harm_a_stream([&] { kill(victim, SIGKILL); });
-  EXPECT_NE(stream.error.find("shard-1"), std::string::npos) << stream.error;
+  EXPECT_EQ(stream.error, "");
   EXPECT_TRUE(stream.done);
-  EXPECT_LT(stream.after, kLossIsTold);
-  RecordProperty("told_after_ms", static_cast<int>(stream.after.count()));
+  EXPECT_EQ(stream.text, unharmed);
   ASSERT_TRUE(wait_until([this] { return view().serves_with(4); }));
   EXPECT_NE(pid_of("shard-1"), victim);
-  EXPECT_EQ(complete("1 + 1 =", 16), before);
+  EXPECT_EQ(complete("1", 2000), unharmed);
 }
 
-TEST_F(ClusterProcesses, AStoppedShardIsNoticedByItsHeartbeat) {
+TEST_F(ClusterProcesses, AStoppedShardIsNoticedByItsHeartbeatAndChangesNoToken) {
   start();
+  const std::string unharmed = complete("1", 2000);
   const pid_t victim = pid_of("shard-2");
   ASSERT_GT(victim, 0);
   const auto stream = view().harm_a_stream([&] { kill(victim, SIGSTOP); });
   kill(victim, SIGCONT);
-  EXPECT_NE(stream.error.find("shard-2"), std::string::npos) << stream.error;
+  EXPECT_EQ(stream.error, "");
+  EXPECT_EQ(stream.text, unharmed);
+  EXPECT_TRUE(wait_until([this] { return view().serves_with(4); }));
+}
+
+TEST_F(ClusterProcesses, AStoppedRouterEndsItsStreamsWithAnErrorWithinTwoSeconds) {
+  start();
+  const pid_t victim = pid_of("router-0");
+  ASSERT_GT(victim, 0);
+  const auto stream = view().harm_a_stream([&] { kill(victim, SIGSTOP); });
+  kill(victim, SIGCONT);
+  EXPECT_NE(stream.error.find("router-0"), std::string::npos) << stream.error;
   EXPECT_TRUE(stream.done);
   EXPECT_LT(stream.after, kLossIsTold);
   RecordProperty("told_after_ms", static_cast<int>(stream.after.count()));
+  EXPECT_TRUE(wait_until([this] { return view().serves_with(4); }));
+}
+
+TEST_F(ClusterProcesses, AKilledRouterThatIsStartedAgainGoesOnWithItsStreams) {
+  start();
+  const std::string unharmed = complete("1", 2000);
+  const pid_t victim = pid_of("router-0");
+  const auto stream = view().harm_a_stream([&] { kill(victim, SIGKILL); });
+  EXPECT_TRUE(stream.done);
+  if (stream.error.empty()) {
+    EXPECT_EQ(stream.text, unharmed);
+  } else {  // a busy machine starts it too late
+    EXPECT_LT(stream.after, kLossIsTold);
+  }
   EXPECT_TRUE(wait_until([this] { return view().serves_with(4); }));
 }
 

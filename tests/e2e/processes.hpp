@@ -222,6 +222,7 @@ class ClusterView {
 
   /// What became of a stream that was harmed on its way.
   struct HarmedStream {
+    std::string text;                    ///< all of it
     std::string error;                   ///< the error event; "" if none came
     std::chrono::milliseconds after{0};  ///< from the harm to that event
     bool done = false;                   ///< [DONE] came
@@ -232,7 +233,7 @@ class ClusterView {
     std::optional<Clock::time_point> harmed_at;
     const auto response = client_.post_stream(
         "/v1/completions",
-        R"({"model":"demo","prompt":"1","max_tokens":4000,"temperature":0,"ignore_eos":true,)"
+        R"({"model":"demo","prompt":"1","max_tokens":2000,"temperature":0,"ignore_eos":true,)"
         R"("stream":true})",
         [&](std::string_view data) {
           if (!harmed_at) {
@@ -243,6 +244,8 @@ class ClusterView {
             result.error = data;
             result.after =
                 std::chrono::duration_cast<std::chrono::milliseconds>(Clock::now() - *harmed_at);
+          } else if (data != "[DONE]") {
+            result.text += boost::json::parse(data).at("choices").at(0).at("text").as_string();
           }
           result.done = data == "[DONE]";
           return true;

@@ -80,8 +80,8 @@ class SchedulerTest : public ::testing::Test {
     return tell(RouterFinished{NodeId{router}, RequestId{request}, attempt, FinishReason::kLength});
   }
   std::vector<std::string> up(uint64_t router = kR) { return tell(RouterUp{NodeId{router}}); }
-  std::vector<std::string> down(uint64_t router = kR) {
-    return tell(RouterDown{NodeId{router}, {Code::kUnavailable, "shard-1 was lost"}});
+  std::vector<std::string> down(uint64_t router = kR, bool recovering = false) {
+    return tell(RouterDown{NodeId{router}, {Code::kUnavailable, "shard-1 was lost"}, recovering});
   }
   std::vector<std::string> cancel(uint64_t request) { return tell(Cancelled{RequestId{request}}); }
 
@@ -384,6 +384,32 @@ TEST_F(SchedulerTest, EndsTheQueueWhenNoRouterComesBack) {
                                         HasSubstr("tell 2: failed unavailable: no_capacity"),
                                         HasSubstr("tell 3: failed unavailable: no_capacity")));
   EXPECT_EQ(scheduler.next_deadline(), std::nullopt);
+}
+
+TEST_F(SchedulerTest, WaitsLessForARouterThatWasSilentBefore) {
+  up();
+  submit(1);
+  now = now + seconds(1);
+  emit(1, 0, {7});
+  now = now + milliseconds(1400);
+  down();
+  EXPECT_EQ(scheduler.next_deadline(), now + milliseconds(200));
+}
+
+TEST_F(SchedulerTest, WaitsLongerForNodesThatFormANewEpochAsLongAsTheyCan) {
+  up();
+  submit(1, 3, 4, seconds(100));
+  down(kR, true);
+  EXPECT_EQ(scheduler.next_deadline(), now + seconds(10));
+  now = now + seconds(4);
+  tell(CannotServe{{Code::kUnavailable, "waiting for a router"}});
+  EXPECT_EQ(scheduler.next_deadline(), now + milliseconds(200));
+  tell(CannotServe{{Code::kUnavailable, "still waiting"}});
+  now = now + milliseconds(200);
+  EXPECT_THAT(tell(Tick{}),
+              ElementsAre(HasSubstr("tell 1: failed unavailable: no_capacity: nothing can compute "
+                                    "the request any more: waiting for a router")));
+  EXPECT_THAT(tell(CannotServe{}), IsEmpty());
 }
 
 TEST_F(SchedulerTest, FinishesWhatRunsWhenTheHeadStopsAndTakesNothingNew) {
