@@ -56,7 +56,7 @@ struct ClusterConfig {
   Duration heartbeat_interval = milliseconds(200);
   Duration heartbeat_timeout = milliseconds(1500);
   Duration assemble_timeout = seconds(30);
-  uint32_t restart_budget = 3;  ///< restarts of one local node within a minute by `troupe up`
+  uint32_t restart_budget = 3;  ///< quick restarts of one process within a minute by `troupe up`
   Wires wires = Wires::kAuto;
 };
 

@@ -154,6 +154,29 @@ TEST_F(ClusterProcesses, AKilledShardChangesNoTokenAndComesBack) {
   EXPECT_EQ(complete("1", 2000), unharmed);
 }
 
+TEST_F(ClusterProcesses, AShardThatKeepsDyingIsLeftOutAndTheOthersServe) {
+  start();
+  const std::string before = complete("1 + 1 =", 16);
+  pid_t killed = 0;
+  for (int i = 0; i < 4; ++i) {  // one more than the budget
+    pid_t victim = 0;
+    ASSERT_TRUE(wait_until([&] {
+      const pid_t pid = pid_of("shard-1");
+      if (pid == 0 || pid == killed || !view().serves_with(4)) return false;
+      victim = pid;
+      return true;
+    })) << i;
+    kill(victim, SIGKILL);
+    killed = victim;
+  }
+  ASSERT_TRUE(wait_until([this] {
+    return up_->output().find("process_keeps_ending") != std::string::npos;
+  })) << up_->output();
+  ASSERT_TRUE(wait_until([this] { return view().serves_with(3); }));
+  EXPECT_EQ(complete("1 + 1 =", 16), before);
+  EXPECT_FALSE(up_->ended());
+}
+
 TEST_F(ClusterProcesses, AStoppedShardIsNoticedByItsHeartbeatAndChangesNoToken) {
   start();
   const std::string unharmed = complete("1", 2000);
