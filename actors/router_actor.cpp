@@ -70,6 +70,8 @@ class RouterShell {
     }
   }
 
+  [[nodiscard]] const caf::actor& kv_holder() const { return kv_holder_; }
+
   // --- requests --------------------------------------------------------------------------------
 
   void start(const StartRequest& msg) {
@@ -552,6 +554,7 @@ caf::behavior router_actor(caf::stateful_actor<RouterState>* self, const WorkerS
   self->state.shell = std::make_shared<RouterShell>(
       self, services, std::move(engine), std::move(kv_holder), std::move(scheduler), options);
   RouterShell* shell = self->state.shell.get();
+  self->link_to(shell->kv_holder());  // without its holder no request would ever end
   return {
       [=](const FormEpochRequest& msg) { shell->form(msg); },
       [=](const EpochEnded& msg) { shell->end_epoch(msg.epoch); },

@@ -117,6 +117,20 @@ TEST(AfterAnyStep, TheOnlyRouterMayDieAndComeBack) {
                         Requests::kFinishOrFail);
 }
 
+TEST(KvHolder, TakesItsRouterWithItWhenItDies) {
+  VirtualCluster cluster({.model = kModel, .num_routers = 2, .num_shards = 2}, {.seed = 1});
+  ASSERT_TRUE(cluster.run_until_serving());
+  const auto streams = cluster.submit_all(two_requests());
+  ASSERT_TRUE(cluster.run_until([&] { return !streams[0]->tokens.empty(); }));
+  ClusterNodes::Node& router = cluster.nodes().at("router-0");
+  cluster.world().end(router.kv_holder);
+  router.kv_holder = nullptr;
+  ASSERT_TRUE(cluster.run_until_ended(streams));
+  for (size_t i = 0; i < streams.size(); ++i) expect_same(*streams[i], expected()[i]);
+  ASSERT_TRUE(router.ended.has_value());
+  EXPECT_EQ(cluster.status().nodes.size(), 3U);
+}
+
 TEST(AfterAnyStep, TheGatewayActorMayDieAndNothingIsLeftOfItsRequests) {
   strike_after_every_step([&](uint64_t seed, uint64_t num_steps) {
     StruckRun run({.model = kModel, .num_shards = 2}, seed);
