@@ -38,6 +38,7 @@ struct NodeStatus {
   std::vector<transport::LinkStats> links;
   PrefixCacheCounts prefix_cache;  ///< routers
   uint64_t num_preempted = 0;      ///< routers: requests that gave up their blocks for others
+  bool drained = false;            ///< routers: takes no requests until that is ended
 };
 
 struct ClusterStatus {
@@ -62,6 +63,11 @@ class ClusterClient {
 
   /// The client is gone. Harmless after the end.
   virtual void cancel(RequestId request) = 0;
+
+  /// A router of this name takes no more requests and hands over those it has, if another one is
+  /// there; false ends that. Kept while the head lives, also for a node that is away. A status that
+  /// is asked for later shows it.
+  virtual void drain(const std::string& node, bool drained) = 0;
 
   /// Ready to serve? Cheap; for /health.
   [[nodiscard]] virtual bool serving() const = 0;

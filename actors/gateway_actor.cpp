@@ -65,6 +65,7 @@ caf::behavior gateway_actor(caf::stateful_actor<GatewayState>* self, caf::actor 
         if (ends_stream(msg.event)) self->state.streams.erase(stream);
         on_event(msg.event);
       },
+      [=](const DrainNode& msg) { self->send(scheduler, msg); },
       [=](const ServingChanged& msg) { serving->store(msg.serving); },
       [=](const LocalStatusQuery& msg) {
         const auto on_status = msg.on_status;
@@ -93,6 +94,9 @@ class ActorClusterClient : public ClusterClient {
     return request;
   }
   void cancel(RequestId request) override { caf::anon_send(gateway_, CancelRequest{request}); }
+  void drain(const std::string& node, bool drained) override {
+    caf::anon_send(gateway_, DrainNode{node, drained});
+  }
   [[nodiscard]] bool serving() const override { return serving_->load(); }
   void status(std::function<void(ClusterStatus)> on_status) override {
     caf::anon_send(gateway_, LocalStatusQuery{std::move(on_status)});

@@ -251,11 +251,15 @@ struct LinkDown {
 struct JobDone {
   std::function<void()> then;
 };
-/// To the gateway actor, from any thread of the gateway.
+/// To the gateway actor, from any thread of the gateway. DrainNode goes on to the scheduler actor.
 struct LocalSubmit {
   RequestId request;
   scheduler::RequestSpec spec;
   ClusterClient::EventHandler on_event;
+};
+struct DrainNode {
+  std::string node;
+  bool drained = true;
 };
 struct LocalStatusQuery {
   std::function<void(ClusterStatus)> on_status;
@@ -295,6 +299,7 @@ CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::FrameArrived)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::LinkDown)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::JobDone)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::LocalSubmit)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::DrainNode)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::LocalStatusQuery)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::WatchServing)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::ServingChanged)

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <map>
 #include <optional>
+#include <set>
 #include <utility>
 
 #include "actors/instant.hpp"
@@ -109,6 +110,18 @@ class SchedulerShell {
     }
   }
 
+  void drain(const DrainNode& msg) {
+    const auto& expected = options_.membership.expected;
+    if (std::ranges::count(expected, std::pair(msg.node, cluster::Role::kRouter)) == 0) return;
+    if (msg.drained) {
+      drained_.insert(msg.node);
+    } else {
+      drained_.erase(msg.node);
+    }
+    log::info("drain", {{"node", msg.node}, {"drained", msg.drained ? "yes" : "no"}});
+    tell_drained();
+  }
+
   void wake(const Wake& msg) {
     if (wake_at_ && msg.at_ns == wake_at_->ns) wake_at_.reset();
     on_membership(cluster::Tick{});
@@ -147,7 +160,8 @@ class SchedulerShell {
     pending->status.epoch = membership_.epoch();
     pending->status.counts = scheduler_.counts();
     for (const cluster::MemberView& member : membership_.members()) {
-      pending->status.nodes.push_back(NodeStatus{.member = member});
+      pending->status.nodes.push_back(
+          NodeStatus{.member = member, .drained = drained_.contains(member.info.name)});
     }
     pending->missing = pending->status.nodes.size() + 1;
     const auto arrived = [pending] {
@@ -235,11 +249,13 @@ class SchedulerShell {
       }
     }
     routers_.clear();
+    routers_.reserve(e.routers.size());
     for (const cluster::NodeInfo& info : e.routers) routers_.push_back(info.id);
   }
   void perform(const cluster::StartServing& e) {
     log::info("serving", {{"epoch", e.epoch}});
     for (const NodeId router : routers_) on_scheduler(scheduler::RouterUp{router});
+    tell_drained();
     tell_serving(true);
   }
   void perform(const cluster::StopServing& e) {
@@ -249,6 +265,15 @@ class SchedulerShell {
     const bool recovering = membership_.can_serve();
     for (const NodeId router : routers_) {
       on_scheduler(scheduler::RouterDown{router, e.reason, recovering});
+    }
+  }
+
+  /// The scheduler's core knows routers by id, operators by name: a node comes back with another
+  /// id.
+  void tell_drained() {
+    for (const cluster::MemberView& member : membership_.members()) {
+      const bool drained = drained_.contains(member.info.name);
+      on_scheduler(scheduler::Drained{member.info.id, drained});
     }
   }
 
@@ -299,7 +324,8 @@ class SchedulerShell {
   std::map<NodeId, Node> nodes_;
   std::map<RequestId, caf::actor> clients_;
   std::vector<caf::actor> watchers_;
-  std::vector<NodeId> routers_;  ///< of the epoch in force
+  std::vector<NodeId> routers_;    ///< of the epoch in force
+  std::set<std::string> drained_;  ///< names of nodes
   std::optional<Instant> wake_at_;
   uint64_t told_running_ = 0;
 };
@@ -329,6 +355,7 @@ caf::behavior scheduler_actor(caf::stateful_actor<SchedulerActorState>* self,
       [=](const WatchServing&) {
         shell->watch(caf::actor_cast<caf::actor>(self->current_sender()));
       },
+      [=](const DrainNode& msg) { shell->drain(msg); },
       [=](const Wake& msg) { shell->wake(msg); },
       [=](const ClusterStatusQuery&) -> caf::result<ClusterStatus> {
         auto promise = self->make_response_promise();

@@ -77,7 +77,9 @@ void Membership::on(const NodeJoining& event, Instant now, Effects& effects) {
 }
 
 std::optional<Error> Membership::reason_to_reject(const NodeInfo& info) const {
-  const auto wrong = [](std::string message) { return Error{Code::kInvalidArgument, message}; };
+  const auto wrong = [](std::string message) {
+    return Error{Code::kInvalidArgument, std::move(message)};
+  };
   if (info.version != options_.version) {
     return wrong("the node runs troupe " + shown(info.version) + ", the head runs troupe " +
                  shown(options_.version) + "; install the same version on both");

@@ -22,8 +22,7 @@ std::vector<NodeId> shards_of(LayerIdx layer, std::span<const ExpertIdx> topk_id
     shards.push_back(placement.at(layer, expert));
   }
   std::ranges::sort(shards);
-  const auto repeats = std::ranges::unique(shards);
-  shards.erase(repeats.begin(), repeats.end());
+  shards.erase(std::unique(shards.begin(), shards.end()), shards.end());
   return shards;
 }
 

@@ -345,7 +345,9 @@ std::string Connection::head_of(const HttpResponse& response, std::string_view f
   head += "\r\nAccess-Control-Allow-Origin: *\r\nAccess-Control-Expose-Headers: *";
   head += keep_alive_ ? "\r\nConnection: keep-alive" : "\r\nConnection: close";
   if (!response.content_type.empty()) head += "\r\nContent-Type: " + response.content_type;
-  for (const auto& [name, value] : response.headers) head += "\r\n" + name + ": " + value;
+  for (const auto& [name, value] : response.headers) {
+    head.append("\r\n").append(name).append(": ").append(value);
+  }
   head += framing;
   head += "\r\n\r\n";
   return head;

@@ -301,4 +301,16 @@ ApiResult<DetokenizeRequest> parse_detokenize_request(std::string_view body,
   return request;
 }
 
+ApiResult<DrainRequest> parse_drain_request(std::string_view body, std::set<std::string>* seen) {
+  auto object = parse_body(body);
+  if (auto* error = std::get_if<ApiError>(&object)) return std::move(*error);
+  FieldReader reader(std::get<json::object>(object), seen);
+  DrainRequest request;
+  reader.read("node", request.node);
+  if (request.node.empty()) reader.fail("node", "is missing: the name of a router.");
+  reader.read("drained", request.drained);
+  if (reader.error()) return *reader.error();
+  return request;
+}
+
 }  // namespace troupe::gateway

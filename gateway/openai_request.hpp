@@ -78,6 +78,12 @@ struct TokenizeRequest {
   bool return_token_strs = false;
 };
 
+/// Of /v1/troupe/drain.
+struct DrainRequest {
+  std::string node;
+  bool drained = true;
+};
+
 struct DetokenizeRequest {
   std::optional<std::string> model;
   std::vector<TokenId> tokens;
@@ -96,5 +102,7 @@ ApiResult<TokenizeRequest> parse_tokenize_request(std::string_view body,
                                                   std::set<std::string>* seen = nullptr);
 ApiResult<DetokenizeRequest> parse_detokenize_request(std::string_view body,
                                                       std::set<std::string>* seen = nullptr);
+ApiResult<DrainRequest> parse_drain_request(std::string_view body,
+                                            std::set<std::string>* seen = nullptr);
 
 }  // namespace troupe::gateway

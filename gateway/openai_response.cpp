@@ -158,6 +158,7 @@ void write_node(JsonWriter& json, const actors::NodeStatus& node) {
   json.field("prefix_cache_queries", node.prefix_cache.queried_tokens);
   json.field("prefix_cache_hits", node.prefix_cache.hit_tokens);
   json.field("preemptions", node.num_preempted);
+  json.field("drained", node.drained);
   json.field("rows_computed", node.rows_computed);
   json.key("links").begin_array();
   for (const auto& link : node.links) {

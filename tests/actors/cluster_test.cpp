@@ -160,6 +160,36 @@ TEST(Cluster, LosingTheOnlyRouterEndsRequestsWithAnErrorAndRefusesNewOnes) {
   EXPECT_FALSE(refused.admitted);
 }
 
+TEST(Cluster, DrainingARouterMovesItsRequestsToAnotherWithTheSameTokens) {
+  TestCluster cluster({.model = golden_model("v3-groups"), .num_routers = 2, .num_shards = 2});
+  ASSERT_TRUE(cluster.wait_serving());
+  const Stream before = TestCluster::wait(cluster.submit(greedy(400)));
+  std::promise<void> under_way;
+  std::vector<std::shared_future<Stream>> streams;
+  for (int i = 0; i < 6; ++i) {
+    streams.push_back(cluster.submit(greedy(400), [&, i](RequestId, size_t count) {
+      if (i == 5 && count == 2) under_way.set_value();
+    }));
+  }
+  under_way.get_future().wait();
+  cluster.client().drain("router-0", true);
+  for (const auto& stream : streams) expect_same(TestCluster::wait(stream), before);
+  const auto rows_of = [&](const std::string& name) {
+    const ClusterStatus status = cluster.status();
+    for (const NodeStatus& node : status.nodes) {
+      if (node.member.info.name == name) return std::pair(node.rows_computed, node.drained);
+    }
+    return std::pair(uint64_t{0}, false);
+  };
+  const auto [rows, drained] = rows_of("router-0");
+  EXPECT_TRUE(drained);
+  EXPECT_GE(cluster.status().counts.resumed_total, 1U);
+  expect_same(TestCluster::wait(cluster.submit(greedy(400))), before);
+  EXPECT_EQ(rows_of("router-0").first, rows) << "a drained router computes nothing";
+  cluster.client().drain("router-0", false);
+  EXPECT_FALSE(rows_of("router-0").second);
+}
+
 TEST(Cluster, ANodeThatComesBackIsTakenInWhenNothingRuns) {
   TestCluster cluster({.model = golden_model("v3-groups"), .num_shards = 2});
   ASSERT_TRUE(cluster.wait_serving());

@@ -25,6 +25,7 @@ class HandClient final : public actors::ClusterClient {
     return RequestId{specs.size()};
   }
   void cancel(RequestId request) override { cancelled.push_back(request.value); }
+  void drain(const std::string&, bool) override {}
   [[nodiscard]] bool serving() const override { return true; }
   void status(std::function<void(actors::ClusterStatus)>) override {}
 

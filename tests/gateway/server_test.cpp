@@ -538,6 +538,20 @@ TEST_F(ServerTest, SamplingParametersReachTheSampler) {
   EXPECT_THAT(nothing_left.body, HasSubstr("leave no token"));
 }
 
+TEST_F(ServerTest, DrainsARouterByName) {
+  start_saying("x");
+  const auto drain = [this](const char* body) {
+    return http().post("/v1/troupe/drain", body).value();
+  };
+  const auto drained = drain(R"({"node":"router-0"})");
+  EXPECT_EQ(drained.status, 200);
+  EXPECT_TRUE(json::parse(drained.body).at("nodes").at(0).at("drained").as_bool());
+  const auto back = drain(R"({"node":"router-0","drained":false})");
+  EXPECT_FALSE(json::parse(back.body).at("nodes").at(0).at("drained").as_bool());
+  EXPECT_EQ(drain(R"({"node":"router-9"})").status, 404);
+  EXPECT_EQ(drain("{}").status, 400);
+}
+
 TEST_F(ServerTest, ShowsTheClustersState) {
   start_saying("x");
   const auto status = json::parse(http().get("/v1/troupe/status").value().body);

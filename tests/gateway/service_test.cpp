@@ -204,7 +204,7 @@ TEST_F(ServiceTest, DescribesExactlyTheFieldsThatItReadsInOpenapi) {
     collect_fields(document, document.at_pointer("/components/schemas/" + name), "", fields);
     return fields;
   };
-  std::set<std::string> chat, completion, tokenize, detokenize;
+  std::set<std::string> chat, completion, tokenize, detokenize, drain;
   ASSERT_EQ(parse_chat_request(kWholeChat, {}, &chat).index(), 0U);
   ASSERT_EQ(parse_completion_request(kWholeCompletion, {}, &completion).index(), 0U);
   ASSERT_EQ(parse_tokenize_request(kWholeChat, &tokenize).index(), 0U);
@@ -214,6 +214,8 @@ TEST_F(ServiceTest, DescribesExactlyTheFieldsThatItReadsInOpenapi) {
   EXPECT_EQ(described("CompletionRequest"), completion);
   EXPECT_EQ(described("TokenizeRequest"), tokenize);
   EXPECT_EQ(described("DetokenizeRequest"), detokenize);
+  ASSERT_EQ(parse_drain_request(R"({"node":"router-0"})", &drain).index(), 0U);
+  EXPECT_EQ(described("DrainRequest"), drain);
 }
 
 TEST_F(ServiceTest, DescribesExactlyItsErrorsInOpenapi) {
