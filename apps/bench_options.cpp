@@ -41,6 +41,12 @@ Result<void> check_numbers(const Values& values) {
       return invalid(std::string("--") + name + " must be a number from 0 to 1e8");
     }
   }
+  if (values["timeout"].as<double>() == 0) return invalid("--timeout must be above 0");
+  for (const char* name : {"trace-max-input", "trace-max-output"}) {
+    if (values[name].as<uint32_t>() < 1) {
+      return invalid(std::string("--") + name + " must be at least 1");
+    }
+  }
   return {};
 }
 
@@ -77,8 +83,11 @@ Result<std::shared_ptr<const std::vector<loadgen::TraceRow>>> read_rows(const Va
     const auto to = values.count("trace-to") == 0
                         ? std::nullopt
                         : std::optional(seconds_value(values, "trace-to"));
+    auto window =
+        loadgen::window_of(std::move(*parsed), seconds_value(values, "trace-from"), to, speedup);
     rows = std::make_shared<const std::vector<loadgen::TraceRow>>(
-        loadgen::window_of(std::move(*parsed), seconds_value(values, "trace-from"), to, speedup));
+        loadgen::shortened(std::move(window), values["trace-max-input"].as<uint32_t>(),
+                           values["trace-max-output"].as<uint32_t>()));
   }
   return rows;
 }
@@ -167,15 +176,19 @@ Options serve_option_table() {
       ("num-prefixes", count()->default_value(1), "different shared prefixes")                    //
       ("prefix-len", count()->default_value(0), "tokens of a shared prefix, before the input")    //
       ("turns", count()->default_value(1),
-       "turns of a conversation; each sends all before it, with the server's answers")        //
-      ("turn-input-len", count(), "tokens that a later turn adds (as --input-len)")           //
-      ("think-time", number()->default_value(0), "seconds from an answer to the next turn")   //
-      ("mooncake", text(), "trace, JSONL; its hash_ids decide which prefixes are shared")     //
-      ("azure", text(), "trace, CSV")                                                         //
-      ("prompts", text(), "own prompts, JSONL: {\"prompt\": ..., \"max_tokens\": ...}")       //
-      ("trace-speedup", number()->default_value(1), "divides the times of a trace")           //
-      ("trace-from", number()->default_value(0), "seconds of the trace to skip")              //
-      ("trace-to", number(), "second of the trace to stop at")                                //
+       "turns of a conversation; each sends all before it, with the server's answers")       //
+      ("turn-input-len", count(), "tokens that a later turn adds (as --input-len)")          //
+      ("think-time", number()->default_value(0), "seconds from an answer to the next turn")  //
+      ("mooncake", text(), "trace, JSONL; its hash_ids decide which prefixes are shared")    //
+      ("azure", text(), "trace, CSV")                                                        //
+      ("prompts", text(), "own prompts, JSONL: {\"prompt\": ..., \"max_tokens\": ...}")      //
+      ("trace-speedup", number()->default_value(1), "divides the times of a trace")          //
+      ("trace-from", number()->default_value(0), "seconds of the trace to skip")             //
+      ("trace-to", number(), "second of the trace to stop at")                               //
+      ("trace-max-input", count()->default_value(loadgen::kMaxTraceTokens),
+       "shorten longer prompts of a trace to so many tokens")  //
+      ("trace-max-output", count()->default_value(loadgen::kMaxTraceTokens),
+       "and longer answers")                                                                  //
       ("prompt-as", text(), "tokens or text; default: tokens for completions, else text")     //
       ("token-ids", text()->default_value("300:3000"), "range of ids for prompts as tokens")  //
       ("tokenizer", text(),

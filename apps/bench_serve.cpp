@@ -44,13 +44,16 @@ std::string command_of(const Arguments& arguments) {
   return text;
 }
 
-/// The model to ask for, once the server answers.
+/// The model to ask for, once the server answers. Who names it needs no list from the server, which
+/// some servers only give for a key.
 Result<std::string> wait_for_model(const gateway::HttpClient& client, const ServeOptions& options) {
   const auto deadline =
       std::chrono::steady_clock::now() + std::chrono::nanoseconds(options.ready_timeout.ns);
   while (true) {
     auto model = first_model(client);
-    if (model.ok()) return options.model.empty() ? model : options.model;
+    const bool answers = model.ok() || model.error().code == Code::kInvalidArgument;
+    if (answers && !options.model.empty()) return options.model;
+    if (model.ok()) return model;
     if (std::chrono::steady_clock::now() >= deadline) return model;
     std::this_thread::sleep_for(kReadyPoll);
   }

@@ -293,7 +293,9 @@ std::string Load::make_request(uint32_t stream_idx, const Due& due, Record& reco
     body = text_body(body_options, messages, planned.output_tokens);
   }
   const Tenant& tenant = options_.tenants[record.tenant];
-  std::string request = "POST " + options_.path + " HTTP/1.1\r\nHost: " + options_.host + ":" +
+  const bool is_ipv6 = options_.host.find(':') != std::string::npos;
+  const std::string host = is_ipv6 ? "[" + options_.host + "]" : options_.host;
+  std::string request = "POST " + options_.path + " HTTP/1.1\r\nHost: " + host + ":" +
                         options_.port +
                         "\r\nContent-Type: application/json\r\nAccept: text/event-stream\r\n";
   if (!tenant.api_key.empty()) request += "Authorization: Bearer " + tenant.api_key + "\r\n";

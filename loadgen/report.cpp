@@ -146,17 +146,20 @@ Run make_run(LoadResult result, const std::vector<Stream>& streams,
   }
   uint64_t num_unsent = 0;
   bool has_background = false;
+  std::vector<uint64_t> unsent_of(tenants.size());  // where a stream has a tenant of its own
   for (size_t i = 0; i < streams.size(); ++i) {
     has_background = has_background || streams[i].is_background;
-    if (!streams[i].is_background) num_unsent += result.num_unsent[i];
+    if (streams[i].is_background) continue;
+    num_unsent += result.num_unsent[i];
+    if (streams[i].tenants.size() == 1) unsent_of[streams[i].tenants[0]] += result.num_unsent[i];
   }
   run.total = summarize(measured, result.start, result.end, objectives, num_unsent);
   if (has_background) {
     run.background = summarize(background, result.start, result.end, {}, 0);
   }
   for (size_t i = 0; tenants.size() > 1 && i < tenants.size(); ++i) {
-    run.tenants.emplace_back(tenants[i].name,
-                             summarize(by_tenant[i], result.start, result.end, objectives, 0));
+    run.tenants.emplace_back(tenants[i].name, summarize(by_tenant[i], result.start, result.end,
+                                                        objectives, unsent_of[i]));
   }
   run.result = std::move(result);
   return run;

@@ -228,6 +228,17 @@ Result<std::vector<TraceRow>> parse_prompts(std::string_view text, uint32_t defa
   return rows;
 }
 
+std::vector<TraceRow> shortened(std::vector<TraceRow> rows, uint32_t max_input,
+                                uint32_t max_output) {
+  for (TraceRow& row : rows) {
+    row.input_tokens = std::min(row.input_tokens, max_input);
+    row.output_tokens = std::min(row.output_tokens, max_output);
+    const size_t num_blocks = (row.input_tokens + kMooncakeBlockTokens - 1) / kMooncakeBlockTokens;
+    row.hash_ids.resize(std::min(row.hash_ids.size(), num_blocks));
+  }
+  return rows;
+}
+
 std::vector<TraceRow> window_of(std::vector<TraceRow> rows, Duration from,
                                 std::optional<Duration> to, double speedup) {
   std::erase_if(rows, [&](const TraceRow& row) { return row.at < from || (to && row.at >= *to); });

@@ -43,6 +43,11 @@ Result<std::vector<TraceRow>> parse_azure(std::string_view text);
 /// `default_output_tokens`. @errors kCorrupt, naming the line
 Result<std::vector<TraceRow>> parse_prompts(std::string_view text, uint32_t default_output_tokens);
 
+/// Shortens prompts and answers to at most so many tokens, for a model that takes no longer ones.
+/// Shared beginnings stay shared. Own prompts are texts and stay whole.
+std::vector<TraceRow> shortened(std::vector<TraceRow> rows, uint32_t max_input,
+                                uint32_t max_output);
+
 /// Rows that arrive in [from, to), the first at 0, times divided by `speedup`.
 std::vector<TraceRow> window_of(std::vector<TraceRow> rows, Duration from,
                                 std::optional<Duration> to, double speedup);

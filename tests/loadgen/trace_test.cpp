@@ -108,6 +108,18 @@ TEST(Window, ShiftsAndSpeedsUp) {
   EXPECT_EQ(rows[2].at, seconds(1));
 }
 
+TEST(Shortened, KeepsWhatFits) {
+  const auto rows = shortened(
+      {{.at = {}, .input_tokens = 1500, .output_tokens = 9, .hash_ids = {1, 2, 3}, .prompt = {}},
+       {.at = {}, .input_tokens = 100, .output_tokens = 3, .hash_ids = {1}, .prompt = {}}},
+      600, 5);
+  EXPECT_EQ(rows[0].input_tokens, 600U);
+  EXPECT_EQ(rows[0].output_tokens, 5U);
+  EXPECT_THAT(rows[0].hash_ids, ElementsAre(1, 2));
+  EXPECT_EQ(rows[1].input_tokens, 100U);
+  EXPECT_EQ(rows[1].output_tokens, 3U);
+}
+
 /// The public traces, where they are at hand.
 TEST(Traces, OfTheRealWorldAreRead) {
   const auto directory =
