@@ -29,17 +29,17 @@ std::string utc_now() {
   return text;
 }
 
-/// The line as it was typed, without what is secret in it.
-std::string command_of(const Arguments& arguments) {
+/// The line as it was typed, with the API key left out.
+std::string command_of(const Arguments& arguments, const std::string& api_key) {
   std::string text = "troupe bench serve";
-  bool is_key = false;
   for (const std::string& argument : arguments) {
-    const bool names_key = argument.starts_with("--api-key");
-    std::string shown = is_key ? "***" : names_key ? argument.substr(0, 10) : argument;
-    if (names_key && argument.size() > 10) shown += "***";
-    is_key = names_key && argument.size() == 9;
-    if (shown.find_first_of(" {}\"*") != std::string::npos) shown = "'" + shown + "'";
-    text += " " + shown;
+    const bool needs_quotes = argument.find_first_of(" {}\"*") != std::string::npos;
+    text.append(needs_quotes ? " '" : " ").append(argument).append(needs_quotes ? "'" : "");
+  }
+  if (api_key.empty()) return text;
+  constexpr std::string_view kHidden = "...";
+  for (size_t at = 0; (at = text.find(api_key, at)) != std::string::npos; at += kHidden.size()) {
+    text.replace(at, api_key.size(), kHidden);
   }
   return text;
 }
@@ -169,7 +169,7 @@ Result<int> bench_serve(const Arguments& arguments, const Values& values) {
 
   const loadgen::Plan& plan = options.plan;
   loadgen::Benchmark benchmark{
-      .command = command_of(arguments),
+      .command = command_of(arguments, values["api-key"].as<std::string>()),
       .date = utc_now(),
       .url = options.url,
       .endpoint = options.endpoint,

@@ -120,6 +120,7 @@ std::vector<std::vector<const Run*>> runs_by_load(const Benchmark& benchmark) {
 std::string spread(const std::vector<const Run*>& runs,
                    const std::function<double(const Summary&)>& value) {
   std::vector<double> values;
+  values.reserve(runs.size());
   for (const Run* run : runs) values.push_back(value(run->total));
   const Distribution all(std::move(values));
   std::string text = formatted("%.2f", all.percentile(50));

@@ -237,6 +237,11 @@ std::string table(const std::string& first,
   return out + "</table></div>\n";
 }
 
+std::string error_line(const std::string& run, const std::string& kind, const ErrorCount& error) {
+  return "<p>" + std::to_string(error.count) + " x " + escaped(kind) + ", " + escaped(run) +
+         ": <code>" + escaped(error.sample) + "</code></p>";
+}
+
 std::string run_tables(const Benchmark& benchmark) {
   std::vector<std::pair<std::string, const Summary*>> runs, tenants;
   std::string errors;
@@ -246,13 +251,14 @@ std::string run_tables(const Benchmark& benchmark) {
         (run.repeat > 0 ? ", again (" + std::to_string(run.repeat + 1) + ")" : "");
     runs.emplace_back(name, &run.total);
     for (const auto& [tenant, sum] : run.tenants) {
-      tenants.emplace_back(benchmark.runs.size() > 1 ? tenant + ", " + name : tenant, &sum);
+      std::string who = tenant;
+      if (benchmark.runs.size() > 1) who.append(", ").append(name);
+      tenants.emplace_back(std::move(who), &sum);
     }
-    if (run.background) tenants.emplace_back("background, " + name, &*run.background);
-    for (const auto& [kind, error] : run.total.errors) {
-      errors += "<p>" + std::to_string(error.count) + " x " + escaped(kind) + ", " + escaped(name) +
-                ": <code>" + escaped(error.sample) + "</code></p>";
+    if (run.background) {
+      tenants.emplace_back(std::string("background, ").append(name), &*run.background);
     }
+    for (const auto& [kind, error] : run.total.errors) errors += error_line(name, kind, error);
   }
   std::string out =
       "<h2>Runs <span class=\"unit\">latencies in ms</span></h2>" + table("load", runs);

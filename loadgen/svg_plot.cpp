@@ -34,9 +34,11 @@ std::vector<double> linear_ticks(double most) {
 std::vector<double> log_ticks(double least, double most) {
   const bool is_short = most / least < 200;
   std::vector<double> ticks;
-  for (double power = std::pow(10, std::floor(std::log10(least))); power <= most; power *= 10) {
+  const int first = static_cast<int>(std::floor(std::log10(least)));
+  const int last = static_cast<int>(std::floor(std::log10(most)));
+  for (int power = first; power <= last; ++power) {
     for (const double digit : {1, 2, 5}) {
-      const double tick = digit * power;
+      const double tick = digit * std::pow(10, power);
       if ((digit == 1 || is_short) && tick >= least && tick <= most) ticks.push_back(tick);
     }
   }
@@ -83,47 +85,58 @@ Axes axes_of(const Plot& plot) {
   return axes;
 }
 
+std::string line(const char* kind, double x1, double y1, double x2, double y2) {
+  return std::string("<line class=\"") + kind + "\" x1=\"" + fixed(x1) + "\" y1=\"" + fixed(y1) +
+         "\" x2=\"" + fixed(x2) + "\" y2=\"" + fixed(y2) + "\"/>";
+}
+
+/// @param anchor "end" or "middle": what of the text lies at x
+std::string text(const char* kind, const char* anchor, double x, double y,
+                 const std::string& words) {
+  return std::string("<text class=\"") + kind + "\" text-anchor=\"" + anchor + "\" x=\"" +
+         fixed(x) + "\" y=\"" + fixed(y) + "\">" + escaped(words) + "</text>";
+}
+
 std::string frame(const Plot& plot, const Axes& axes) {
   std::string out;
   for (const double tick : axes.y_ticks) {
     if (tick > axes.y_most * (1 + 1e-9)) continue;
-    const std::string y = fixed(axes.y(tick));
-    out += "<line class=\"grid\" x1=\"" + fixed(kLeft) + "\" x2=\"" + fixed(kRight) + "\" y1=\"" +
-           y + "\" y2=\"" + y + "\"/><text class=\"tick\" text-anchor=\"end\" x=\"" +
-           fixed(kLeft - 7) + "\" y=\"" + fixed(axes.y(tick) + 4) + "\">" + readable(tick) +
-           "</text>";
+    out += line("grid", kLeft, axes.y(tick), kRight, axes.y(tick));
+    out += text("tick", "end", kLeft - 7, axes.y(tick) + 4, readable(tick));
   }
   for (const double tick : axes.x_ticks) {
-    const std::string x = fixed(axes.x(tick));
-    out += "<line class=\"grid\" x1=\"" + x + "\" x2=\"" + x + "\" y1=\"" + fixed(kBottom) +
-           "\" y2=\"" + fixed(kBottom + 4) +
-           "\"/><text class=\"tick\" text-anchor=\"middle\" x=\"" + x + "\" y=\"" +
-           fixed(kBottom + 17) + "\">" + readable(tick) + "</text>";
+    out += line("grid", axes.x(tick), kBottom, axes.x(tick), kBottom + 4);
+    out += text("tick", "middle", axes.x(tick), kBottom + 17, readable(tick));
   }
-  out += "<line class=\"axis\" x1=\"" + fixed(kLeft) + "\" x2=\"" + fixed(kRight) + "\" y1=\"" +
-         fixed(kBottom) + "\" y2=\"" + fixed(kBottom) + "\"/>";
-  out += "<text class=\"label\" text-anchor=\"end\" x=\"" + fixed(kRight) + "\" y=\"" +
-         fixed(kHeight - 9) + "\">" + escaped(plot.x_label) + "</text>";
+  out += line("axis", kLeft, kBottom, kRight, kBottom);
+  out += text("label", "end", kRight, kHeight - 9, plot.x_label);
   return out;
+}
+
+std::string point(double x, double y) { return fixed(x) + "," + fixed(y) + " "; }
+
+/// @param title shown when the pointer rests on it; "": nothing
+std::string dot(double x, double y, double radius, const std::string& title) {
+  const std::string inside = title.empty() ? "" : "<title>" + escaped(title) + "</title>";
+  return "<circle class=\"dot\" r=\"" + fixed(radius) + "\" cx=\"" + fixed(x) + "\" cy=\"" +
+         fixed(y) + "\">" + inside + "</circle>";
+}
+
+std::string value_title(const Series& series, double x, double y, const std::string& x_label) {
+  return series.name + ": " + readable(y) + " at " + readable(x) + " " + x_label;
 }
 
 std::string marks(const Series& series, const Axes& axes, const std::string& x_label) {
   std::string out;
   if (series.mark != Series::Mark::kDots) {
     out += "<polyline class=\"line\" points=\"";
-    for (const auto& [x, y] : series.points) out += fixed(axes.x(x)) + "," + fixed(axes.y(y)) + " ";
+    for (const auto& [x, y] : series.points) out += point(axes.x(x), axes.y(y));
     out += "\"/>";
   }
-  if (series.mark != Series::Mark::kLine) {
-    const char* radius = series.mark == Series::Mark::kDots ? "1.8" : "3.5";
-    for (const auto& [x, y] : series.points) {
-      out += "<circle class=\"dot\" r=\"" + std::string(radius) + "\" cx=\"" + fixed(axes.x(x)) +
-             "\" cy=\"" + fixed(axes.y(y)) + "\">";
-      if (series.mark == Series::Mark::kLineAndDots) {
-        out += "<title>" + escaped(series.name) + ": " + readable(y) + " at " + readable(x) + " " +
-               escaped(x_label) + "</title>";
-      }
-      out += "</circle>";
+  for (const auto& [x, y] : series.points) {
+    if (series.mark == Series::Mark::kDots) out += dot(axes.x(x), axes.y(y), 1.8, "");
+    if (series.mark == Series::Mark::kLineAndDots) {
+      out += dot(axes.x(x), axes.y(y), 3.5, value_title(series, x, y, x_label));
     }
   }
   return out;
