@@ -156,7 +156,7 @@ TEST(Load, TellsFailuresApart) {
       {"error event", plain(200, "Content-Type: text/event-stream\r\n",
                             "data: {\"error\":{\"message\":\"draining\"}}\n\ndata: [DONE]\n\n")}};
   for (const auto& [kind, answer] : answers) {
-    ScriptedServer server([&](const std::string&, int) { return answer; });
+    ScriptedServer server([answer = answer](const std::string&, int) { return answer; });
     const LoadResult result = run(options(server), {closed(1, 1)});
     ASSERT_EQ(result.records.size(), 1U) << kind;
     EXPECT_EQ(result.records[0].outcome, Outcome::kFailed) << kind;
