@@ -66,6 +66,7 @@ class SchedulerShell {
         log::warning("node_lost", {{"node", id}, {"reason", self_->system().render(msg.reason)}});
         on_membership(cluster::NodeLost{
             id, "connection to its process ended: " + self_->system().render(msg.reason)});
+        on_scheduler(scheduler::RouterGone{id});
         nodes_.erase(id);
         return;
       }
@@ -291,6 +292,7 @@ class SchedulerShell {
     self_->send(node->second.node, JoinRejected{reason});
     self_->demonitor(node->second.node);
     nodes_.erase(node);
+    on_scheduler(scheduler::RouterGone{id});
   }
 
   void tell_serving(bool serving) {

@@ -16,7 +16,7 @@
 #include <unordered_map>
 #include <vector>
 
-#include "base/check.hpp"
+#include "base/random.hpp"
 #include "scheduler/batcher.hpp"
 #include "scheduler/scheduler.hpp"
 
@@ -173,8 +173,36 @@ void emit(benchmark::State& state) {
   Cluster cluster(static_cast<uint32_t>(state.range(0)), static_cast<uint32_t>(state.range(1)));
   for (auto _ : state) cluster.emit();
 }
-BENCHMARK(replace)->ArgNames({"running", "waiting"})->Args({10, 100})->Args({100, 1000})->Args({1000, 10'000})->Args({10'000, 100'000});
-BENCHMARK(emit)->ArgNames({"running", "waiting"})->Args({10, 100})->Args({100, 1000})->Args({1000, 10'000})->Args({10'000, 100'000});
+BENCHMARK(replace)
+    ->ArgNames({"running", "waiting"})
+    ->Args({10, 100})
+    ->Args({100, 1000})
+    ->Args({1000, 10'000})
+    ->Args({10'000, 100'000});
+BENCHMARK(emit)
+    ->ArgNames({"running", "waiting"})
+    ->Args({10, 100})
+    ->Args({100, 1000})
+    ->Args({1000, 10'000})
+    ->Args({10'000, 100'000});
+
+/// Where is a prompt of 4,096 tokens cached, among 8 routers that all have it and as many chunks of
+/// other prompts as there may be.
+void match(benchmark::State& state) {
+  PrefixIndex index({});
+  std::vector<std::vector<TokenId>> prompts(2048, std::vector<TokenId>(4096));
+  uint64_t draws = 0;
+  for (auto& prompt : prompts) {
+    for (TokenId& token : prompt) token = static_cast<TokenId>(random_bits(7, ++draws) % 129'280);
+    for (uint64_t router = 1; router <= 8; ++router) index.add(NodeId{router}, "", prompt);
+  }
+  size_t which = 0;
+  for (auto _ : state) {
+    benchmark::DoNotOptimize(index.match("", prompts[which++ * 7 % prompts.size()]));
+  }
+  state.counters["chunks"] = static_cast<double>(index.num_chunks());
+}
+BENCHMARK(match);
 
 }  // namespace
 }  // namespace troupe::scheduler

@@ -74,6 +74,8 @@ struct Metrics::Families {
                             "Requests that gave up their KV blocks for others.", labels)};
   Total resumed{
       counter("troupe_requests_resumed_total", "Starts of requests after their first.", {})};
+  Total moved{counter("troupe_requests_moved_total",
+                      "Requests moved away from a router without enough KV blocks.", {})};
   prometheus::Counter& prompt_tokens =
       counter("vllm:prompt_tokens_total", "Prompt tokens of ended requests.", labels);
   prometheus::Counter& generated_tokens =
@@ -182,6 +184,7 @@ std::string Metrics::render(const actors::ClusterStatus& status) {
   f.waiting.Set(static_cast<double>(status.counts.queued));
   f.queued.Set(static_cast<double>(status.counts.queued));
   f.resumed.set(status.counts.resumed_total);
+  f.moved.set(status.counts.moved_total);
   uint64_t used = 0;
   uint64_t total = 0;
   uint64_t queries = 0;

@@ -48,16 +48,17 @@ class BatcherTwin {
     Request* r = find(id);
     return r != nullptr && r->ask == ask ? r : nullptr;
   }
-  [[nodiscard]] auto num_running() const { return std::ranges::count_if(requests_, &Request::runs); }
+  [[nodiscard]] auto num_running() const {
+    return std::ranges::count_if(requests_, &Request::runs);
+  }
 
   void on(const Arrived& e) {
     if (find(e.request) != nullptr) return;
     const auto after = std::ranges::find_if(
         requests_, [&](const Request& other) { return other.order > e.order; });
-    requests_.insert(after, {.id = e.request,
-                             .order = e.order,
-                             .known = e.num_known,
-                             .max_context = e.max_context});
+    requests_.insert(
+        after,
+        {.id = e.request, .order = e.order, .known = e.num_known, .max_context = e.max_context});
   }
   void on(const BlocksReserved& e) {
     Request* r = asked(e.request, e.ask);
@@ -141,12 +142,12 @@ class BatcherTwin {
     closed_ = true;
   }
   void reserve() {
-    const bool asking = std::ranges::any_of(
-        requests_, [](const Request& r) { return !r.runs && r.ask != 0; });
+    const bool asking =
+        std::ranges::any_of(requests_, [](const Request& r) { return !r.runs && r.ask != 0; });
     if (asking || num_running() >= int64_t{options_.max_running}) return;
     if (closed_ && (out_ || num_running() > 0)) return;
-    const auto next = std::ranges::find_if(
-        requests_, [](const Request& r) { return !r.runs && !r.pending; });
+    const auto next =
+        std::ranges::find_if(requests_, [](const Request& r) { return !r.runs && !r.pending; });
     if (next == requests_.end()) return;
     next->ask = ++last_ask_;
     effects_.emplace_back(
