@@ -1,17 +1,19 @@
 #include "actors/router_actor.hpp"
 
 #include <algorithm>
+#include <iterator>
 #include <map>
 #include <optional>
 #include <utility>
 
 #include "actors/instant.hpp"
 #include "actors/messages.hpp"
+#include "actors/micro_batch.hpp"
 #include "base/check.hpp"
 #include "base/log.hpp"
 #include "cluster/failure_detector.hpp"
 #include "experts/combine.hpp"
-#include "experts/dispatch_plan.hpp"
+#include "scheduler/overlap.hpp"
 
 namespace troupe::actors {
 namespace {
@@ -32,6 +34,7 @@ class RouterShell {
         scheduler_(std::move(scheduler)),
         options_(options),
         batcher_(options.batcher),
+        overlap_(options.micro_batches),
         detector_(options.heartbeat_timeout) {}
 
   // --- epochs ----------------------------------------------------------------------------------
@@ -54,14 +57,14 @@ class RouterShell {
     }
     links_.clear();
     detector_.clear();
-    if (!busy_) idle();
+    if (num_jobs_ == 0) idle();
   }
 
   void form(const FormEpochRequest& msg) {
     end_epoch(epoch_);
     epoch_ = msg.placement.epoch;
     forming_ = msg;
-    if (!busy_) idle();
+    if (num_jobs_ == 0) idle();
   }
 
   void link_down(const LinkDown& msg) {
@@ -122,9 +125,11 @@ class RouterShell {
   void frame(const transport::Frame& frame) {
     const transport::FrameHeader& header = frame.header;
     if (header.epoch == epoch_) heard(header);
-    // Whatever does not belong to the exchange at hand is stale or a duplicate, and harmless.
-    if (!active_ || !active_->exchanging || header.epoch != epoch_ ||
-        header.step != active_->step || header.layer != active_->plan.layer) {
+    // Whatever does not belong to an exchange at hand is stale or a duplicate, and harmless.
+    if (!active_ || header.epoch != epoch_) return;
+    const auto batch = std::ranges::find(active_->batches, header.step, &MicroBatch::wire_step);
+    if (batch == active_->batches.end() || !batch->exchanging ||
+        header.layer != batch->plan.layer) {
       return;
     }
     if (header.kind == transport::FrameKind::kFailed) {
@@ -135,7 +140,7 @@ class RouterShell {
       return peer_failed(header.source, {Code::kCorrupt, "an answer's rows have the wrong width"});
     }
     using Verdict = experts::Combine::Verdict;
-    const auto answer = active_->combine.answered(header.source, header.num_rows, credits_);
+    const auto answer = batch->combine.answered(header.source, header.num_rows, credits_);
     switch (answer.verdict) {
       case Verdict::kDuplicate:
       case Verdict::kUnknownShard: return;
@@ -144,9 +149,9 @@ class RouterShell {
                            {Code::kCorrupt, "an answer has the wrong number of rows"});
       case Verdict::kTake: break;
     }
-    active_->answers.push_back({answer.first_result, frame});
-    send_due();
-    resume_when_complete();
+    batch->answers.push_back({answer.first_result, frame});
+    for (MicroBatch& other : active_->batches) send_due(other);  // there is credit again
+    resume_when_complete(*batch);
   }
 
   /// Asks the shards for signs of life and reports those that gave none. Nobody else notices a cut
@@ -167,7 +172,7 @@ class RouterShell {
     watching_ = false;
     if (!active_) return;
     watch();
-    if (active_->exchanging) send_due();
+    for (MicroBatch& batch : active_->batches) send_due(batch);
   }
 
   caf::response_promise status() {
@@ -214,12 +219,9 @@ class RouterShell {
     StepId step;
     std::vector<scheduler::StepEntry> entries;
     Instant began;
-    bool exchanging = false;
-    bool shared_done = false;
-    experts::DispatchPlan plan;
-    std::vector<transport::Frame> frames;  ///< one per shard of the plan, kept until all answered
-    experts::Combine combine;
-    std::vector<GatheredFrame> answers;
+    uint32_t num_rows = 0;
+    bool prefills = false;
+    std::vector<MicroBatch> batches;
   };
 
   [[nodiscard]] const model::ModelConfig& config() const { return services_->checkpoint->config(); }
@@ -297,13 +299,14 @@ class RouterShell {
 
   void perform(scheduler::RunStep& e) {
     CHECK(!active_);
-    CHECK(!busy_);
+    CHECK_EQ(num_jobs_, 0U);
     active_ = ActiveStep{.step = e.step, .entries = std::move(e.entries), .began = now(self_)};
     std::vector<StepPart> parts;
     for (const scheduler::StepEntry& entry : active_->entries) {
       const Request& request = requests_.at(entry.request);
       const auto first = request.known.begin() + entry.first_position;
-      rows_computed_ += entry.count;
+      active_->num_rows += entry.count;
+      active_->prefills = active_->prefills || entry.count > 1;
       parts.push_back({.tokens = {first, first + entry.count},
                        .first_position = entry.first_position,
                        .block_table = request.block_table,
@@ -315,63 +318,92 @@ class RouterShell {
         parts.back().stop_token_ids = request.stop_token_ids;
       }
     }
-    run([engine = engine_, step = e.step, parts = std::move(parts)]() mutable {
-      return engine->begin(step, std::move(parts));
-    });
+    rows_computed_ += active_->num_rows;
+    const uint32_t count = overlap_.choose(active_->num_rows, active_->prefills);
+    active_->batches.resize(count);
+    auto cut = cut_rows(std::move(parts), count);
+    for (uint32_t lane = 0; lane < count; ++lane) {
+      MicroBatch& batch = active_->batches[lane];
+      batch.wire_step = StepId{e.step.value * kMaxMicroBatches + lane};
+      run(batch,
+          [engine = engine_, lane, step = batch.wire_step, parts = std::move(cut[lane])]() mutable {
+            return engine->begin(lane, step, std::move(parts));
+          });
+    }
     watch();
+  }
+
+  [[nodiscard]] uint32_t lane_of(const MicroBatch& batch) const {
+    return static_cast<uint32_t>(&batch - active_->batches.data());
   }
 
   /// Has a segment computed; its end comes back as a message.
   template <class Job>
-  void run(Job job) {
-    busy_ = true;
-    services_->executor->submit([this, job = std::move(job),
-                                 me = caf::actor_cast<caf::actor>(self_),
-                                 step = active_->step]() mutable {
-      auto segment = std::make_shared<Segment>(job());
-      caf::anon_send(me, JobDone{[this, segment, step] { segment_done(step, *segment); }});
+  void run(MicroBatch& batch, Job job) {
+    ++batch.num_begun;
+    auto segment = std::make_shared<Segment>();
+    submit(
+        lane_of(batch), [segment, job = std::move(job)]() mutable { *segment = job(); },
+        [this, segment](MicroBatch& computed) { segment_done(computed, *segment); });
+  }
+
+  /// Runs a job of the step that is out; `then` follows unless the step's epoch ends meanwhile.
+  template <class Job, class Then>
+  void submit(uint32_t lane, Job job, Then then) {
+    ++num_jobs_;
+    services_->executor->submit([this, lane, job = std::move(job), then = std::move(then),
+                                 me = caf::actor_cast<caf::actor>(self_), step = active_->step,
+                                 epoch = epoch_]() mutable {
+      job();
+      caf::anon_send(me, JobDone{[this, lane, then, step, epoch] {
+                       --num_jobs_;
+                       if (active_ && active_->step == step && epoch_ == epoch) {
+                         then(active_->batches[lane]);
+                       } else if (num_jobs_ == 0) {
+                         idle();
+                       }
+                     }});
     });
   }
 
-  void segment_done(StepId step, Segment& segment) {
-    busy_ = false;
-    if (!active_ || active_->step != step) return idle();  // its epoch ended meanwhile
-    if (segment.status == Forward::Status::kDone) return step_done(segment);
-    active_->exchanging = true;
-    active_->plan = std::move(segment.plan);
-    active_->frames = std::move(segment.frames);
-    active_->answers.clear();
+  void segment_done(MicroBatch& batch, Segment& segment) {
+    if (segment.status == Forward::Status::kDone) {
+      batch.done = true;
+      batch.sampled = std::move(segment.sampled);
+      if (std::ranges::all_of(active_->batches, &MicroBatch::done)) step_done();
+      return;
+    }
+    batch.exchanging = true;
+    batch.plan = std::move(segment.plan);
+    batch.frames = std::move(segment.frames);
+    batch.answers.clear();
     std::vector<uint64_t> frame_bytes;
-    for (const transport::Frame& frame : active_->frames) {
+    for (const transport::Frame& frame : batch.frames) {
       frame_bytes.push_back(frame.payload->size() +
                             frame.header.assignments.size() * sizeof(transport::Assignment));
     }
-    active_->combine = experts::Combine(active_->plan, frame_bytes, options_.combine);
-    send_due();
-    active_->shared_done = config().num_shared_experts == 0;
-    if (!active_->shared_done) {
-      busy_ = true;
-      services_->executor->submit(
-          [this, engine = engine_, step, me = caf::actor_cast<caf::actor>(self_)] {
-            engine->compute_shared();
-            caf::anon_send(me, JobDone{[this, step] {
-                             busy_ = false;
-                             if (!active_ || active_->step != step) return idle();
-                             active_->shared_done = true;
-                             resume_when_complete();
-                           }});
-          });
-    }
+    batch.combine = experts::Combine(batch.plan, frame_bytes, options_.combine);
+    send_due(batch);
+    batch.shared_done = config().num_shared_experts == 0;
+    if (batch.shared_done) return;
+    const uint32_t lane = lane_of(batch);
+    submit(
+        lane, [engine = engine_, lane] { engine->compute_shared(lane); },
+        [this](MicroBatch& computed) {
+          computed.shared_done = true;
+          resume_when_complete(computed);
+        });
   }
 
   /// Sends the frames whose turn it is, first copies and repeats alike.
-  void send_due() {
-    const experts::CombineEffects due = active_->combine.due(credits_, now(self_));
+  void send_due(MicroBatch& batch) {
+    if (!batch.exchanging) return;
+    const experts::CombineEffects due = batch.combine.due(credits_, now(self_));
     for (const uint32_t part : due.send) {
-      const NodeId shard = active_->plan.shards[part].shard;
+      const NodeId shard = batch.plan.shards[part].shard;
       const auto link = links_.find(shard);
       CHECK(link != links_.end());
-      if (const auto sent = link->second->send(active_->frames[part]); !sent.ok()) {
+      if (const auto sent = link->second->send(batch.frames[part]); !sent.ok()) {
         return peer_failed(shard, Error{sent.error()}.with_context("sending a dispatch"));
       }
     }
@@ -380,23 +412,32 @@ class RouterShell {
     }
   }
 
-  void resume_when_complete() {
-    if (!active_->shared_done || !active_->combine.complete()) return;
-    active_->exchanging = false;
-    active_->frames.clear();
-    run([engine = engine_, plan = std::move(active_->plan), answers = std::move(active_->answers)] {
-      return engine->resume(plan, answers);
-    });
+  /// In segments, no micro-batch overtakes the one before it (micro_batch.hpp).
+  void resume_when_complete(MicroBatch& batch) {
+    if (!batch.exchanging || !batch.shared_done || !batch.combine.complete()) return;
+    const uint32_t lane = lane_of(batch);
+    if (lane > 0 && active_->batches[lane - 1].num_begun <= batch.num_begun) return;
+    batch.exchanging = false;
+    batch.frames.clear();
+    run(batch,
+        [engine = engine_, lane, plan = std::move(batch.plan), answers = std::move(batch.answers)] {
+          return engine->resume(lane, plan, answers);
+        });
+    if (lane + 1 < active_->batches.size()) resume_when_complete(active_->batches[lane + 1]);
   }
 
-  void step_done(const Segment& segment) {
+  void step_done() {
+    std::vector<model::SampledToken> sampled_tokens;
+    for (MicroBatch& batch : active_->batches) {
+      std::ranges::move(batch.sampled, std::back_inserter(sampled_tokens));
+    }
     StepTokens message{.router = services_->self};
     std::vector<RequestId> ended;
     size_t sampled = 0;
     for (const scheduler::StepEntry& entry : active_->entries) {
       computed(entry);
       if (!entry.wants_token) continue;
-      const model::SampledToken& token = segment.sampled[sampled++];
+      const model::SampledToken& token = sampled_tokens[sampled++];
       const auto found = requests_.find(entry.request);
       if (found == requests_.end()) continue;  // cancelled during the step
       Request& request = found->second;
@@ -423,6 +464,8 @@ class RouterShell {
     }
     const StepId step = active_->step;
     const Duration took = now(self_) - active_->began;
+    overlap_.learn(active_->num_rows, active_->prefills,
+                   static_cast<uint32_t>(active_->batches.size()), took);
     active_.reset();
     if (!message.emissions.empty()) self_->send(scheduler_, std::move(message));
     for (const RequestId request : ended) leave(request);
@@ -449,7 +492,7 @@ class RouterShell {
     tell_computed(request, found->second);
     requests_.erase(found);
     released_.push_back(request);
-    if (!active_ && !busy_) idle();  // the blocks are free before the batcher asks for more
+    if (!active_ && num_jobs_ == 0) idle();  // the blocks are free before the batcher asks for more
     batch(scheduler::Left{request});
   }
 
@@ -532,6 +575,7 @@ class RouterShell {
   caf::actor scheduler_;
   RouterOptions options_;
   scheduler::Batcher batcher_;
+  scheduler::Overlap overlap_;
   std::map<RequestId, Request> requests_;
   std::vector<RequestId> released_;     ///< gone, blocks not yet given back
   std::vector<StartRequest> deferred_;  ///< wait for an earlier attempt's blocks to be given back
@@ -542,7 +586,7 @@ class RouterShell {
   std::optional<FormEpochRequest> forming_;
   Epoch epoch_;
   bool serving_ = false;
-  bool busy_ = false;  ///< a job of ours is on the executor
+  uint32_t num_jobs_ = 0;  ///< of steps, on the executor
   bool watching_ = false;
   uint64_t rows_computed_ = 0;
   uint64_t num_preempted_ = 0;  ///< in earlier epochs

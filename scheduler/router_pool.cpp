@@ -62,8 +62,7 @@ std::optional<RouterShare> RouterPool::choose(const std::string& cache_namespace
                             .num_prefill = num_known - num_cached,
                             .num_kv = uint64_t{num_known} - num_cached + 1,
                             .num_guessed = num_cached};
-    const bool fits =
-        options_.kv_tokens == 0 || router.num_kv + share.num_kv <= options_.kv_tokens;
+    const bool fits = options_.kv_tokens == 0 || router.num_kv + share.num_kv <= options_.kv_tokens;
     if (!fits && router.num_running > 0) continue;
     const Cost cost{router.num_prefill + share.num_prefill +
                         uint64_t{options_.running_cost} * router.num_running,
