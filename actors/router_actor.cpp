@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "actors/instant.hpp"
+#include "actors/kv_exchange.hpp"
 #include "actors/messages.hpp"
 #include "actors/micro_batch.hpp"
 #include "base/check.hpp"
@@ -19,6 +20,12 @@ namespace troupe::actors {
 namespace {
 
 constexpr std::chrono::milliseconds kKvTimeout{500};
+
+kvcache::TransferOptions transfer_options(const RouterOptions& options) {
+  kvcache::TransferOptions transfers = options.transfers;
+  transfers.block_tokens = options.block_tokens;
+  return transfers;
+}
 
 }  // namespace
 
@@ -35,6 +42,8 @@ class RouterShell {
         options_(options),
         batcher_(options.batcher),
         overlap_(options.micro_batches),
+        exchange_(self, services, engine_, kv_holder_, transfer_options(options),
+                  [this](RequestId request, uint32_t attempt) { fetch_ended(request, attempt); }),
         detector_(options.heartbeat_timeout) {}
 
   // --- epochs ----------------------------------------------------------------------------------
@@ -46,6 +55,7 @@ class RouterShell {
     num_preempted_ += batcher_.num_preempted();
     batcher_ = scheduler::Batcher(options_.batcher);
     for (auto& [id, request] : requests_) {
+      if (request.fetching) exchange_.abandon(id, request.attempt);
       tell_computed(id, request);  // its KV outlives the epoch: only experts move
       released_.push_back(id);
     }
@@ -56,6 +66,7 @@ class RouterShell {
       credits_.forget(shard);
     }
     links_.clear();
+    exchange_.end_epoch();
     detector_.clear();
     if (num_jobs_ == 0) idle();
   }
@@ -69,9 +80,12 @@ class RouterShell {
 
   void link_down(const LinkDown& msg) {
     if (links_.count(msg.peer) != 0) {
-      peer_failed(msg.peer, Error{msg.reason}.with_context("link lost"));
+      return peer_failed(msg.peer, Error{msg.reason}.with_context("link lost"));
     }
+    exchange_.link_down(msg.peer);
   }
+
+  void patience_tick() { exchange_.patience_tick(); }
 
   [[nodiscard]] const caf::actor& kv_holder() const { return kv_holder_; }
 
@@ -102,8 +116,22 @@ class RouterShell {
     }
     const auto num_known = static_cast<uint32_t>(request.known.size());
     const uint32_t max_context = request.num_prompt + request.max_tokens;
-    requests_.emplace(msg.request, std::move(request));
-    batch(scheduler::Arrived{msg.request, num_known, max_context, msg.order});
+    request.order = msg.order;
+    request.fetching = exchange_.knows(msg.kv_from);
+    const Request& here = requests_.emplace(msg.request, std::move(request)).first->second;
+    if (!here.fetching)
+      return batch(scheduler::Arrived{msg.request, num_known, max_context, msg.order});
+    exchange_.fetch(msg.request, msg.attempt, msg.kv_from, here.cache_namespace, here.known);
+  }
+
+  /// What could be had of its KV is here.
+  void fetch_ended(RequestId id, uint32_t attempt) {
+    const auto found = requests_.find(id);
+    if (found == requests_.end() || found->second.attempt != attempt) return;
+    Request& request = found->second;
+    request.fetching = false;
+    batch(scheduler::Arrived{id, static_cast<uint32_t>(request.known.size()),
+                             request.num_prompt + request.max_tokens, request.order});
   }
 
   void cancel(const CancelAttempt& msg) {
@@ -124,7 +152,10 @@ class RouterShell {
 
   void frame(const transport::Frame& frame) {
     const transport::FrameHeader& header = frame.header;
-    if (header.epoch == epoch_) heard(header);
+    if (header.epoch == epoch_) {
+      heard(header);
+      if (exchange_.frame(frame)) return;
+    }
     // Whatever does not belong to an exchange at hand is stale or a duplicate, and harmless.
     if (!active_ || header.epoch != epoch_) return;
     const auto batch = std::ranges::find(active_->batches, header.step, &MicroBatch::wire_step);
@@ -181,6 +212,7 @@ class RouterShell {
     status.rows_computed = rows_computed_;
     for (const auto& [shard, link] : links_) status.links.push_back(link->stats());
     status.num_preempted = num_preempted_ + batcher_.num_preempted();
+    status.num_fetched_blocks = exchange_.fetched_blocks();
     self_->request(kv_holder_, kKvTimeout, KvStatsQuery{})
         .then(
             [promise, status](const KvStats& kv) mutable {
@@ -209,8 +241,10 @@ class RouterShell {
     std::vector<TokenId> stop_token_ids;
     std::string cache_namespace;
     std::vector<BlockId> block_table;
-    uint32_t num_computed = 0;           ///< positions whose KV is in the blocks
-    uint32_t num_told = 0;               ///< of these, known to the holder
+    uint32_t num_computed = 0;  ///< positions whose KV is in the blocks
+    uint32_t num_told = 0;      ///< of these, known to the holder
+    int64_t order = 0;
+    bool fetching = false;  ///< its KV comes from another router; not in the batcher yet
     std::optional<uint32_t> num_cached;  ///< tokens that the first table had computed already
   };
 
@@ -263,6 +297,7 @@ class RouterShell {
   // --- effects of the KV holder ---
   void on_kv(scheduler::AskId ask, const kvcache::Granted& e) {
     copy_blocks(e.copies);
+    if (kvcache::is_guest(e.request)) return exchange_.granted(e);
     const auto found = requests_.find(e.request);
     if (found == requests_.end()) return;  // its release is on the way to the holder
     Request& request = found->second;
@@ -280,9 +315,11 @@ class RouterShell {
     batch(scheduler::BlocksReserved{ask, e.request, room(request), 0});
   }
   void on_kv(scheduler::AskId ask, const kvcache::Refused& e) {
+    if (kvcache::is_guest(e.request)) return exchange_.refused(e.request);
     batch(scheduler::BlocksRefused{ask, e.request});
   }
   void on_kv(scheduler::AskId ask, const kvcache::Pending& e) {
+    if (kvcache::is_guest(e.request)) return exchange_.refused(e.request);
     batch(scheduler::BlocksPending{ask, e.request});
   }
   void on_kv(scheduler::AskId, const kvcache::Wake& e) { batch(scheduler::BlocksWake{e.request}); }
@@ -489,6 +526,7 @@ class RouterShell {
   /// A request's end on this router. Its blocks may still be read by the step that is out.
   void leave(RequestId request) {
     const auto found = requests_.find(request);
+    if (found->second.fetching) exchange_.abandon(request, found->second.attempt);
     tell_computed(request, found->second);
     requests_.erase(found);
     released_.push_back(request);
@@ -532,6 +570,7 @@ class RouterShell {
                         .cluster = services_->cluster,
                         .epoch = epoch_,
                         .source = services_->self});
+    exchange_.join_epoch(epoch_, msg.routers);
     serving_ = true;
     beat({epoch_});
   }
@@ -576,6 +615,7 @@ class RouterShell {
   RouterOptions options_;
   scheduler::Batcher batcher_;
   scheduler::Overlap overlap_;
+  KvExchange exchange_;
   std::map<RequestId, Request> requests_;
   std::vector<RequestId> released_;     ///< gone, blocks not yet given back
   std::vector<StartRequest> deferred_;  ///< wait for an earlier attempt's blocks to be given back
@@ -610,6 +650,7 @@ caf::behavior router_actor(caf::stateful_actor<RouterState>* self, const WorkerS
       [=](const JobDone& msg) { msg.then(); },
       [=](const Wake&) { shell->watchdog(); },
       [=](const Beat& msg) { shell->beat(msg); },
+      [=](const KvPatience&) { shell->patience_tick(); },
       [=](const WorkerStatusQuery&) -> caf::result<WorkerStatus> { return shell->status(); },
   };
 }

@@ -11,6 +11,7 @@
 #include "actors/services.hpp"
 #include "base/time.hpp"
 #include "experts/combine.hpp"
+#include "kvcache/transfers.hpp"
 #include "scheduler/batcher.hpp"
 
 namespace troupe::actors {
@@ -19,6 +20,7 @@ struct RouterOptions {
   scheduler::BatcherOptions batcher;
   uint32_t micro_batches = 0;  ///< of a step, 1 or 2; 0: as learned
   uint32_t block_tokens = 16;  ///< of the KV holder
+  kvcache::TransferOptions transfers;
   /// A shard that stays silent is reported as failed.
   experts::CombineOptions combine;
   /// Shards are asked for a sign of life so often, and one that gives none for so long is reported.

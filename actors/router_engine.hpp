@@ -3,6 +3,7 @@
 // What a router computes on its executor: a step cut into segments at the exchanges with the expert
 // shards, in lanes that hold one micro-batch each. Used by one job at a time; knows no actors.
 
+#include <algorithm>
 #include <memory>
 #include <utility>
 #include <vector>
@@ -62,6 +63,15 @@ class RouterEngine {
 
   /// Copies whole KV blocks, between two segments of a step or with none out.
   void copy_blocks(const std::vector<kvcache::Copy>& copies) { kv_.copy(copies); }
+
+  /// Whole blocks, in and out. A table that they are in is read by no step before.
+  [[nodiscard]] size_t block_bytes() const { return kv_.whole_block({}).size_bytes(); }
+  void read_block(BlockId block, float* into) const {
+    std::ranges::copy(kv_.whole_block(block), into);
+  }
+  void write_block(BlockId block, const float* from) {
+    std::ranges::copy_n(from, std::ssize(kv_.whole_block(block)), kv_.whole_block(block).begin());
+  }
 
   [[nodiscard]] size_t kv_bytes() const { return kv_.size_bytes(); }
 

@@ -2,9 +2,9 @@
 
 // Whether a step is worth cutting into two micro-batches. Two hide the time that rows are away at
 // the experts, and read every weight twice; which weighs more depends on the machine, the network
-// and the rows. So it is learned: by the number of rows, and whether some are prefill, what steps cut
-// and not cut took, as moving averages, with the kind that looks worse tried again more and more
-// seldom. Pure.
+// and the rows. So it is learned: by the number of rows, and whether some are prefill, what steps
+// cut and not cut took, as moving averages, with the kind that looks worse tried again more and
+// more seldom. Pure.
 
 #include <array>
 #include <cstdint>

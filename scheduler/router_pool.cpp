@@ -71,6 +71,13 @@ std::optional<RouterShare> RouterPool::choose(const std::string& cache_namespace
     least = cost;
     best = share;
   }
+  if (!best) return best;
+  uint32_t most = best->num_guessed + options_.min_fetch_tokens - 1;
+  for (const PrefixIndex::Match& match : matches) {
+    if (match.num_tokens <= most || match.router == best->router || !is_up(match.router)) continue;
+    most = match.num_tokens;
+    best->fetch_from = match.router;
+  }
   return best;
 }
 

@@ -1,8 +1,8 @@
 // A decorator: what passes through it arrives later by a fixed time, as over a long cable. Order is
 // kept. A loopback cluster behind it behaves as one whose nodes are that far apart.
 
-#include <condition_variable>
 #include <chrono>
+#include <condition_variable>
 #include <deque>
 #include <mutex>
 #include <thread>

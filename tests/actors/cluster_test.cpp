@@ -209,6 +209,42 @@ TEST(Cluster, DrainingARouterMovesItsRequestsToAnotherWithTheSameTokens) {
   EXPECT_FALSE(rows_of("router-0").second);
 }
 
+/// Requests with long contexts, so that what a drain moves is worth moving.
+TEST(Cluster, ADrainedRoutersKvGoesWithItsRequests) {
+  const std::string model = golden_model("v3-groups");
+  auto specs = mixed_requests(opened_model(model).config().vocab_size, 4);
+  for (size_t i = 0; i < specs.size(); ++i) {
+    specs[i].prompt.assign(150, static_cast<TokenId>(i + 1));
+    specs[i].max_tokens = 200;
+  }
+  const auto expected = generated_alone(model, specs);
+  TestCluster cluster(
+      {.model = model,
+       .num_routers = 2,
+       .num_shards = 2,
+       .scheduler = {.max_running = 8, .min_fetch_tokens = 32, .max_context = 512}});
+  ASSERT_TRUE(cluster.wait_serving());
+  for (const std::string drained : {"router-0", "router-1", "router-0"}) {
+    std::promise<void> under_way;
+    std::vector<std::shared_future<Stream>> streams;
+    for (const auto& spec : specs) {
+      const bool last = &spec == &specs.back();
+      streams.push_back(cluster.submit(spec, [&, last](RequestId, size_t count) {
+        if (last && count == 20) under_way.set_value();
+      }));
+    }
+    ASSERT_EQ(under_way.get_future().wait_for(TestCluster::kPatience), std::future_status::ready);
+    cluster.client().drain(drained, true);
+    for (size_t i = 0; i < specs.size(); ++i) {
+      expect_same(TestCluster::wait(streams[i]), expected[i], "request " + std::to_string(i));
+    }
+    cluster.client().drain(drained, false);
+  }
+  uint64_t fetched = 0;
+  for (const NodeStatus& node : cluster.status().nodes) fetched += node.num_fetched_blocks;
+  EXPECT_GT(fetched, 20U) << "KV was computed again instead of moved";
+}
+
 TEST(Cluster, ANodeThatComesBackIsTakenInWhenNothingRuns) {
   TestCluster cluster({.model = golden_model("v3-groups"), .num_shards = 2});
   ASSERT_TRUE(cluster.wait_serving());
