@@ -3,19 +3,11 @@
 #include <sys/resource.h>
 
 #include <algorithm>
-#include <array>
-#include <boost/asio/awaitable.hpp>
 #include <boost/asio/co_spawn.hpp>
-#include <boost/asio/connect.hpp>
 #include <boost/asio/detached.hpp>
-#include <boost/asio/io_context.hpp>
-#include <boost/asio/ip/tcp.hpp>
 #include <boost/asio/redirect_error.hpp>
 #include <boost/asio/signal_set.hpp>
-#include <boost/asio/steady_timer.hpp>
 #include <boost/asio/use_awaitable.hpp>
-#include <boost/asio/write.hpp>
-#include <charconv>
 #include <chrono>
 #include <csignal>
 #include <map>
@@ -23,28 +15,16 @@
 
 #include "base/check.hpp"
 #include "base/random.hpp"
-#include "gateway/response_parser.hpp"
+#include "loadgen/exchange.hpp"
 
 namespace troupe::loadgen {
-namespace asio = boost::asio;
-using asio::ip::tcp;
 using boost::system::error_code;
 
 namespace {
 
 constexpr auto kTick = std::chrono::milliseconds(20);
-constexpr Duration kConnectTimeout = seconds(10);
-constexpr size_t kMaxBodyBytes = 1U << 20;
-constexpr size_t kReadBytes = 16384;
 constexpr int kMaxRefusals = 100;  // of one request
-constexpr Duration kMaxRetryAfter = seconds(60);
 constexpr uint64_t kTenantStream = 0x7e4a47;
-
-Instant now() {
-  return {std::chrono::duration_cast<std::chrono::nanoseconds>(
-              std::chrono::steady_clock::now().time_since_epoch())
-              .count()};
-}
 
 std::chrono::steady_clock::time_point clock_time(Instant at) {
   return std::chrono::steady_clock::time_point(std::chrono::nanoseconds(at.ns));
@@ -57,46 +37,6 @@ void raise_descriptor_limit() {
   limit.rlim_cur = limit.rlim_max;
   (void)::setrlimit(RLIMIT_NOFILE, &limit);
 }
-
-/// A connection and its buffer; kept for the next request where the server allows.
-struct Connection {
-  explicit Connection(asio::io_context& io) : socket(io), buffer(kReadBytes) {}
-  tcp::socket socket;
-  std::vector<char> buffer;
-};
-
-/// A request in flight, as the watchdog sees it.
-struct Active {
-  explicit Active(asio::io_context& io) : pause(io) {}
-  uint32_t stream = 0;
-  std::unique_ptr<Connection> connection;
-  asio::steady_timer pause;  ///< before a refused request is sent again
-  Instant deadline;
-  bool timed_out = false;
-  bool interrupted = false;
-
-  void cut() {
-    error_code ignored;
-    if (connection) connection->socket.close(ignored);
-    pause.cancel();
-  }
-};
-
-/// What was read of one answer.
-struct Answer {
-  bool finished = false;  ///< a finish_reason or [DONE] came
-  std::string text;
-  std::string error_kind;
-  std::string error;
-  int status = 0;
-  Duration retry_after = seconds(1);
-
-  void fail(std::string kind, std::string message) {
-    error_kind = std::move(kind);
-    error = std::move(message);
-  }
-  [[nodiscard]] bool refused() const { return status == 429 || status == 503; }
-};
 
 class Load {
  public:
@@ -121,11 +61,6 @@ class Load {
   void interrupt();
   void finish();
   asio::awaitable<void> perform(uint32_t stream_idx, Due due);
-  asio::awaitable<Answer> exchange(Active& active, std::string request, Record& record);
-  asio::awaitable<bool> connect(Active& active, Answer& answer);
-  asio::awaitable<bool> talk(Active& active, const std::string& request, Record& record,
-                             Answer& answer, bool is_reused);
-  bool take_event(std::string_view data, Instant at, Record& record, Answer& answer);
   [[nodiscard]] std::string make_request(uint32_t stream_idx, const Due& due, Record& record);
   [[nodiscard]] uint32_t tenant_of(const Stream& stream, uint64_t conversation) const;
   void keep_turn(uint32_t stream_idx, const Due& due, bool served, std::string text);
@@ -140,15 +75,13 @@ class Load {
   asio::steady_timer wake_;
   asio::steady_timer tick_;
   asio::signal_set signals_;
-  tcp::resolver::results_type addresses_;
+  Exchanges exchanges_{io_};
   std::vector<Source> sources_;
   std::map<Conversation, std::vector<Message>> conversations_;  ///< those with turns to come
-  std::vector<std::unique_ptr<Connection>> idle_;
   std::set<Active*> active_;
   LoadResult result_;
   Instant next_tick_;
   Instant next_progress_;
-  uint64_t num_events_ = 0;
   uint64_t num_events_reported_ = 0;
   uint64_t num_failed_ = 0;
   bool finished_ = false;
@@ -156,11 +89,7 @@ class Load {
 
 Result<LoadResult> Load::run() {
   raise_descriptor_limit();
-  error_code ec;
-  addresses_ = tcp::resolver(io_).resolve(options_.host, options_.port, ec);
-  if (ec) {
-    return Error{Code::kUnavailable, "cannot find " + options_.host + ": " + ec.message()};
-  }
+  TRY(exchanges_.resolve(options_.host, options_.port));
   signals_.async_wait([this](error_code failed, int) {
     if (!failed) interrupt();
   });
@@ -214,7 +143,7 @@ void Load::finish() {
   wake_.cancel();
   tick_.cancel();
   signals_.cancel();
-  idle_.clear();
+  exchanges_.close_idle();
 }
 
 void Load::interrupt() {
@@ -246,13 +175,13 @@ void Load::watch() {
 
 void Load::report_progress(Instant at) {
   const double since = 1 + to_seconds(at - next_progress_);
-  on_progress_(
-      {.elapsed = at - result_.start,
-       .num_ended = result_.records.size(),
-       .num_failed = num_failed_,
-       .num_in_flight = static_cast<uint32_t>(active_.size()),
-       .output_events_per_s = static_cast<double>(num_events_ - num_events_reported_) / since});
-  num_events_reported_ = num_events_;
+  on_progress_({.elapsed = at - result_.start,
+                .num_ended = result_.records.size(),
+                .num_failed = num_failed_,
+                .num_in_flight = static_cast<uint32_t>(active_.size()),
+                .output_events_per_s =
+                    static_cast<double>(exchanges_.num_events() - num_events_reported_) / since});
+  num_events_reported_ = exchanges_.num_events();
   next_progress_ = at + seconds(1);
 }
 
@@ -305,9 +234,9 @@ std::string Load::make_request(uint32_t stream_idx, const Due& due, Record& reco
 
 asio::awaitable<void> Load::perform(uint32_t stream_idx, Due due) {
   Record record;
-  std::string request = make_request(stream_idx, due, record);
+  const std::string request = make_request(stream_idx, due, record);
   Active active(io_);
-  active.stream = stream_idx;
+  active.keeps_text = streams_[stream_idx].source.num_turns > 1;
   record.sent = now();
   record.start = streams_[stream_idx].source.is_open ? due.scheduled : record.sent;
   active.deadline = record.sent + options_.timeout;
@@ -316,7 +245,7 @@ asio::awaitable<void> Load::perform(uint32_t stream_idx, Due due) {
   Answer answer;
   while (true) {
     const Instant asked = now();
-    answer = co_await exchange(active, request, record);
+    answer = co_await exchanges_.exchange(active, request, record);
     if (!answer.refused()) break;
     record.refusals.push_back(now() - asked);
     if (!options_.retries || record.refusals.size() >= kMaxRefusals || active.interrupted) break;
@@ -361,115 +290,6 @@ void Load::judge(const Active& active, const Answer& answer, Record& record) {
     record.outcome = answer.error_kind.empty() ? Outcome::kServed : Outcome::kFailed;
   }
   if (!record.has_usage) record.output_tokens = static_cast<uint32_t>(record.tokens.size());
-}
-
-/// Sends a request and reads its answer.
-asio::awaitable<Answer> Load::exchange(Active& active, std::string request, Record& record) {
-  while (true) {
-    Answer answer;
-    const bool is_reused = !idle_.empty();
-    if (is_reused) {
-      active.connection = std::move(idle_.back());
-      idle_.pop_back();
-    } else if (!co_await connect(active, answer)) {
-      active.connection.reset();
-      co_return answer;
-    }
-    const bool is_stale = !co_await talk(active, request, record, answer, is_reused);
-    if (!is_stale) co_return answer;
-    active.connection.reset();
-  }
-}
-
-asio::awaitable<bool> Load::connect(Active& active, Answer& answer) {
-  active.connection = std::make_unique<Connection>(io_);
-  const Instant whole_deadline = active.deadline;
-  active.deadline = std::min(active.deadline, now() + kConnectTimeout);
-  error_code failed;
-  co_await asio::async_connect(active.connection->socket, addresses_,
-                               asio::redirect_error(asio::use_awaitable, failed));
-  active.deadline = whole_deadline;
-  if (failed) {
-    answer.fail("no connection", failed.message());
-    co_return false;
-  }
-  error_code ignored;
-  active.connection->socket.set_option(tcp::no_delay(true), ignored);
-  co_return true;
-}
-
-/// @returns false: the connection was an old one that the server had closed meanwhile
-asio::awaitable<bool> Load::talk(Active& active, const std::string& request, Record& record,
-                                 Answer& answer, bool is_reused) {
-  Connection& connection = *active.connection;
-  error_code failed;
-  co_await asio::async_write(connection.socket, asio::buffer(request),
-                             asio::redirect_error(asio::use_awaitable, failed));
-  Instant at;
-  gateway::ResponseParser parser(
-      kMaxBodyBytes, [&](std::string_view data) { return take_event(data, at, record, answer); });
-  while (!failed && !parser.done()) {
-    const size_t size = co_await connection.socket.async_read_some(
-        asio::buffer(connection.buffer), asio::redirect_error(asio::use_awaitable, failed));
-    at = now();
-    if (failed) break;
-    const auto taken = parser.feed({connection.buffer.data(), size});
-    if (!taken.ok()) {
-      answer.fail("broken answer", taken.error().message);
-      co_return true;
-    }
-  }
-  if (failed) {
-    const auto ended = parser.end();
-    if (!ended.ok() && !parser.begun() && is_reused && !active.timed_out && !active.interrupted) {
-      co_return false;
-    }
-    if (!ended.ok() && !answer.finished) {
-      answer.fail("connection cut", ended.error().message + " (" + failed.message() + ")");
-      co_return true;
-    }
-  }
-  const gateway::ClientResponse& response = parser.response();
-  answer.status = response.status;
-  if (response.status != 200) {
-    const std::string_view after = response.header("retry-after");
-    int64_t wait = 1;
-    std::from_chars(after.data(), after.data() + after.size(), wait);
-    answer.retry_after =
-        std::clamp(seconds(std::clamp<int64_t>(wait, 0, 3600)), milliseconds(100), kMaxRetryAfter);
-    answer.fail("HTTP " + std::to_string(response.status), error_message(response.body));
-  } else if (answer.error_kind.empty() && !answer.finished) {
-    answer.fail("stream cut", "the stream ended before the answer did");
-  }
-  if (parser.keeps_alive()) idle_.push_back(std::move(active.connection));
-  co_return true;
-}
-
-/// @returns false: there is nothing more to read
-bool Load::take_event(std::string_view data, Instant at, Record& record, Answer& answer) {
-  auto event = parse_event(data);
-  if (!event.ok()) {
-    answer.fail("broken event", event.error().message);
-    return false;
-  }
-  if (event->error) {
-    answer.fail("error event", *event->error);
-    return false;
-  }
-  if (event->has_choice) record.last = at;
-  if (!event->text.empty() || event->has_tool_call) {
-    record.tokens.push_back(at);
-    ++num_events_;
-  }
-  if (streams_[record.source].source.num_turns > 1) answer.text += event->text;
-  if (event->usage) {
-    record.has_usage = true;
-    record.input_tokens = event->usage->prompt_tokens;
-    record.output_tokens = event->usage->completion_tokens;
-    record.cached_tokens = event->usage->cached_tokens;
-  }
-  answer.finished = answer.finished || event->finished || event->is_end;
-  return true;
 }
 
 }  // namespace

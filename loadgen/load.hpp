@@ -1,6 +1,6 @@
 #pragma once
 
-// The load generator's only IO: one thread sends what sources make due, reads the answers and notes
+// The load generator at work: one thread sends what sources make due, reads the answers and notes
 // when their events came. Boost.Asio stays behind this header.
 
 #include <cstdint>
