@@ -108,10 +108,9 @@ std::shared_ptr<const Grammar> compiled(Kind kind, std::string_view text) {
 }
 
 GrammarState state_after(const std::shared_ptr<const Grammar>& grammar, std::string_view text) {
-  auto state = GrammarState::create(grammar);
-  CHECK(state.ok());
-  CHECK(state->advance(text).ok());
-  return *state;
+  GrammarState state(grammar);
+  CHECK(state.advance(text).ok());
+  return state;
 }
 
 /// The longest token at each place.
@@ -166,13 +165,13 @@ void add_document(const std::string& name, const std::shared_ptr<const Vocabular
   const auto tokens = tokens_of(*vocabulary, document);
   const auto bits = std::make_shared<std::vector<uint64_t>>(vocabulary->num_words());
   const auto follow = [=](TokenMasker& masker) {
-    auto state = GrammarState::create(grammar);
+    GrammarState state(grammar);
     for (const TokenId token : tokens) {
-      CHECK(masker.mask(*state, *bits).ok());
+      CHECK(masker.mask(state, *bits).ok());
       CHECK((*bits)[token / 64] >> token % 64 & 1);
-      CHECK(state->advance(*vocabulary, token).ok());
+      CHECK(state.advance(*vocabulary, token).ok());
     }
-    CHECK(state->complete());
+    CHECK(state.complete());
   };
   const auto add = [&](const std::string& kind_of_run, auto body) {
     benchmark::RegisterBenchmark((kind_of_run + name).c_str(), [=](benchmark::State& run) {
@@ -195,8 +194,8 @@ void add_document(const std::string& name, const std::shared_ptr<const Vocabular
   });
   add("advance/", [=](benchmark::State& run) {
     for (auto _ : run) {
-      auto state = GrammarState::create(grammar);
-      for (const TokenId token : tokens) CHECK(state->advance(*vocabulary, token).ok());
+      GrammarState state(grammar);
+      for (const TokenId token : tokens) CHECK(state.advance(*vocabulary, token).ok());
     }
   });
 }

@@ -6,6 +6,7 @@
 #include "model/grammar_check.hpp"
 #include "model/grammar_ebnf.hpp"
 #include "model/grammar_json.hpp"
+#include "model/grammar_machine.hpp"
 #include "model/grammar_regex.hpp"
 #include "model/grammar_schema.hpp"
 #include "model/tokenizer_utf8.hpp"
@@ -62,6 +63,9 @@ Result<std::shared_ptr<const Grammar>> compile_grammar(const GrammarSpec& spec,
   size_t automaton_size = 0;
   if (spec.kind == GrammarSpec::Kind::kRegex) {
     TRY(check_automaton(*grammar, limits, automaton_size));
+  }
+  if (!GrammarMachine(*grammar).start().ok()) {
+    return invalid("the grammar is too ambiguous at its begin");
   }
   return grammar;
 }

@@ -55,8 +55,8 @@ struct GrammarLimits {
   uint32_t max_depth = 32;
   /// Groups in groups of a regex or an EBNF; a schema may nest four times as deep.
   uint32_t max_spec_depth = 64;
-  /// States of a regex's automaton, plus the machine's threads in them (grammar_check.hpp): a regex
-  /// that explodes is refused here and so never while a request runs.
+  /// Size of the automata of all regexes together (grammar_check.hpp): one that explodes is refused
+  /// here and not while a request runs.
   uint32_t max_automaton = 65'536;
 };
 

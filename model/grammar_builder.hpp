@@ -17,6 +17,8 @@
 
 namespace troupe::model {
 
+/// Once the limits are exceeded every expression is never(), and build() says so: parsers need not
+/// look.
 class GrammarBuilder {
  public:
   struct Expr {
@@ -61,10 +63,6 @@ class GrammarBuilder {
   /// Calls of the rule count as a level of nesting.
   void count_nesting(Rule rule);
   Expr call(Rule rule);
-
-  /// True once the limits are exceeded: everything is never() from then on, and build() will say
-  /// so. Parsers need not look.
-  [[nodiscard]] bool full() const { return full_; }
 
   /// @errors kInvalidArgument: more than max_instructions; a rule that calls itself without
   ///         consuming anything; more nesting than max_depth in every text

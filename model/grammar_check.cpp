@@ -204,17 +204,17 @@ Paths longest_paths(size_t num_nodes, std::span<const CallGraph::Call> calls) {
 }  // namespace
 
 Result<void> check_grammar(Grammar& grammar, std::span<const RuleAddress> rules) {
-  grammar.levels = cheapest_ways(grammar, false);
-  if (grammar.levels[grammar.start] == kNever) {
-    return Error{Code::kInvalidArgument, "no text can satisfy the grammar within a nesting of " +
-                                             std::to_string(grammar.max_depth)};
-  }
   const CallGraph graph = call_graph(grammar);
   std::vector<CallGraph::Call> leftmost;
   for (const auto& [from, to] : graph.leftmost) leftmost.push_back({from, to, 0});
   if (const Paths paths = longest_paths(graph.starts.size(), leftmost); !paths.cycle.empty()) {
     return Error{Code::kInvalidArgument,
                  name_of(paths.cycle, graph, rules) + " can begin with itself (left recursion)"};
+  }
+  grammar.levels = cheapest_ways(grammar, false);
+  if (grammar.levels[grammar.start] == kNever) {
+    return Error{Code::kInvalidArgument, "no text can satisfy the grammar within a nesting of " +
+                                             std::to_string(grammar.max_depth)};
   }
   const Paths paths = longest_paths(graph.starts.size(), graph.level);
   if (!paths.cycle.empty()) {
@@ -245,19 +245,19 @@ Result<void> check_automaton(const Grammar& grammar, const GrammarLimits& limits
   auto start = machine.start();
   if (!start.ok()) return too_large;
   table.intern(std::move(*start));
+  // A step may meet a hundred instructions where it keeps one thread.
+  const auto work = [&] { return machine.work() / 16; };
   for (uint32_t state = 0; state < table.size(); ++state) {
     const ThreadSetPtr threads = table[state];
     size += 1 + threads->threads.size();
     for (const unsigned char byte : bytes) {
-      // A transition may meet a hundred instructions where it keeps one thread, so bound those too.
-      if (size > limits.max_automaton || machine.work() > size_t{8} * limits.max_automaton) {
-        return too_large;
-      }
+      if (size + work() > limits.max_automaton) return too_large;
       auto next = machine.step(*threads, byte);
       if (!next.ok()) return too_large;
       if (*next) table.intern(std::move(*next));
     }
   }
+  size += work();
   return {};
 }
 

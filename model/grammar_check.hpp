@@ -24,8 +24,8 @@ struct RuleAddress {
 Result<void> check_grammar(Grammar& grammar, std::span<const RuleAddress> rules);
 
 /// Follows the machine through every state that some text leads to.
-/// @param size of the automata of this spec so far (states and the threads in them), to which this
-///        one's is added
+/// @param size of the automata of this spec so far (states, the threads in them, and a sixteenth of
+///        the instructions it took to find them), to which this one's is added
 /// @errors kInvalidArgument: `size` exceeds max_automaton, so the regex could be too slow to run
 Result<void> check_automaton(const Grammar& grammar, const GrammarLimits& limits, size_t& size);
 

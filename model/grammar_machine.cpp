@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <tuple>
+#include <utility>
 
 #include "base/check.hpp"
 
@@ -95,10 +96,6 @@ void GrammarMachine::follow(const Runner& runner) {
 void GrammarMachine::run(const Runner& runner) {
   const Instruction& instruction = grammar_->code[runner.address];
   const auto at = [&](uint32_t address) { return Runner{address, 0, runner.depth, runner.below}; };
-  const auto push = [&](uint32_t address, uint32_t count) {
-    std::vector<Thread> frame{{address, count, runner.depth, *runner.below}};
-    return &kept_.emplace_back(make_set(std::move(frame), false));
-  };
   const uint32_t next = runner.address + 1;
   switch (instruction.op) {
     case Op::kAccept: accepting_ = true; break;
@@ -111,8 +108,12 @@ void GrammarMachine::run(const Runner& runner) {
     case Op::kCall: {
       const uint32_t depth = runner.depth + (instruction.deeper ? 1 : 0);
       if (depth + grammar_->levels[instruction.target] > grammar_->max_depth) break;
-      const bool is_tail = grammar_->code[next].op == Op::kReturn;
-      follow({instruction.target, 0, depth, is_tail ? runner.below : push(next, 0)});
+      Entry& entry = entries_[{instruction.target, depth}];
+      if (grammar_->code[next].op == Op::kReturn) {
+        entry.tails.push_back(*runner.below);
+      } else {
+        entry.frames.push_back({next, 0, runner.depth, *runner.below});
+      }
       break;
     }
     case Op::kRepeat: {
@@ -120,8 +121,9 @@ void GrammarMachine::run(const Runner& runner) {
       if (runner.count >= instruction.max) break;
       // Without a maximum the rounds beyond the minimum need no telling apart.
       const bool counts = instruction.max != kUnlimited || runner.count < instruction.min;
-      follow({instruction.target, 0, runner.depth,
-              push(runner.address, runner.count + (counts ? 1 : 0))});
+      const uint32_t count = runner.count + (counts ? 1 : 0);
+      entries_[{instruction.target, runner.depth}].frames.push_back(
+          {runner.address, count, runner.depth, *runner.below});
       break;
     }
     case Op::kReturn:
@@ -132,32 +134,47 @@ void GrammarMachine::run(const Runner& runner) {
   }
 }
 
+/// Enters each subroutine once for all that call it by now, with one stack.
+void GrammarMachine::enter_subroutines() {
+  auto entries = std::exchange(entries_, {});
+  for (auto& [place, entry] : entries) {
+    ThreadSetPtr below;
+    if (entry.frames.empty()) {
+      below = merge(std::move(entry.tails));
+    } else {
+      std::vector<Thread> threads = std::move(entry.frames);
+      for (const ThreadSetPtr& tail : entry.tails) {
+        threads.insert(threads.end(), tail->threads.begin(), tail->threads.end());
+      }
+      below = make_set(grouped(std::move(threads)), false);
+    }
+    kept_.push_back(std::move(below));
+    follow({place.first, 0, place.second, &kept_.back()});
+  }
+}
+
 Result<ThreadSetPtr> GrammarMachine::finish() {
-  for (; !todo_.empty() && step_work_ <= kMaxStepWork; ++step_work_) {
-    const Runner runner = todo_.back();
-    todo_.pop_back();
-    run(runner);
+  while (!todo_.empty() && step_work_ <= kMaxStepWork) {
+    for (; !todo_.empty() && step_work_ <= kMaxStepWork; ++step_work_) {
+      const Runner runner = todo_.back();
+      todo_.pop_back();
+      run(runner);
+    }
+    if (todo_.empty()) enter_subroutines();
   }
   std::vector<Thread> threads;
   if (todo_.empty()) {
-    const auto key_of = [](const Runner& runner) {
-      return std::tie(runner.address, runner.count, runner.depth);
-    };
-    std::sort(waiting_.begin(), waiting_.end(),
-              [&](const Runner& a, const Runner& b) { return key_of(a) < key_of(b); });
     threads.reserve(waiting_.size());
     for (const Runner& runner : waiting_) {
-      if (threads.empty() || key(threads.back()) != key_of(runner)) {
-        threads.push_back({runner.address, runner.count, runner.depth, *runner.below});
-      } else {
-        threads.back().below = merge(threads.back().below, *runner.below);
-      }
+      threads.push_back({runner.address, runner.count, runner.depth, *runner.below});
     }
+    threads = grouped(std::move(threads));
   }
   const bool accepting = std::exchange(accepting_, false);
   const bool overflow = step_work_ > kMaxStepWork;
   work_ += std::exchange(step_work_, 0);
   todo_.clear();
+  entries_.clear();
   waiting_.clear();
   seen_.clear();
   kept_.clear();
@@ -181,35 +198,40 @@ Result<ThreadSetPtr> GrammarMachine::step(const ThreadSet& state, unsigned char 
   return finish();
 }
 
-/// The set of all threads of both, frames of the same place merged.
-ThreadSetPtr GrammarMachine::merge(const ThreadSetPtr& a, const ThreadSetPtr& b) {
-  if (a == b || step_work_ > kMaxStepWork) return a;  // too much work: the step fails
-  CHECK(a && b);  // threads without a frame below are at kAccept, which exists once
-  const auto found = merged_.find({a.get(), b.get()});
-  if (found != merged_.end()) return found->second;
-  std::vector<Thread> threads;
-  bool is_a = true;
-  auto left = a->threads.begin();
-  auto right = b->threads.begin();
-  while (left != a->threads.end() || right != b->threads.end()) {
-    const bool from_left =
-        right == b->threads.end() || (left != a->threads.end() && key(*left) <= key(*right));
-    const bool from_right =
-        left == a->threads.end() || (right != b->threads.end() && key(*right) <= key(*left));
-    Thread thread = from_left ? *left : *right;
-    if (from_left && from_right && left->below != right->below) {
-      thread.below = merge(left->below, right->below);
-    }
-    is_a = is_a && from_left && thread.below == left->below;
-    left += from_left ? 1 : 0;
-    right += from_right ? 1 : 0;
-    threads.push_back(std::move(thread));
-  }
+/// Sorts; threads of the same place become one whose stack is all of theirs.
+std::vector<Thread> GrammarMachine::grouped(std::vector<Thread> threads) {
   step_work_ += threads.size();
-  ThreadSetPtr merged = is_a ? a : make_set(std::move(threads), false);
-  kept_.push_back(a);
-  kept_.push_back(b);
-  merged_[{a.get(), b.get()}] = merged;
+  std::sort(threads.begin(), threads.end(),
+            [](const Thread& a, const Thread& b) { return key(a) < key(b); });
+  size_t num_groups = 0;
+  for (size_t i = 0; i < threads.size(); ++num_groups) {
+    const size_t begin = i++;
+    while (i < threads.size() && key(threads[i]) == key(threads[begin])) ++i;
+    if (i - begin > 1) {
+      std::vector<ThreadSetPtr> below;
+      for (size_t j = begin; j < i; ++j) below.push_back(threads[j].below);
+      threads[begin].below = merge(std::move(below));
+    }
+    if (num_groups != begin) threads[num_groups] = std::move(threads[begin]);
+  }
+  threads.resize(num_groups);
+  return threads;
+}
+
+/// The set of all threads of these sets.
+ThreadSetPtr GrammarMachine::merge(std::vector<ThreadSetPtr> sets) {
+  std::sort(sets.begin(), sets.end());
+  sets.erase(std::unique(sets.begin(), sets.end()), sets.end());
+  // Where it gets too much work the step fails, whatever this returns.
+  if (sets.size() == 1 || step_work_ > kMaxStepWork) return sets.front();
+  if (const auto found = merged_.find(sets); found != merged_.end()) return found->second;
+  std::vector<Thread> threads;
+  for (const ThreadSetPtr& set : sets) {
+    CHECK(set);  // threads without a frame below are at kAccept, which is there once
+    threads.insert(threads.end(), set->threads.begin(), set->threads.end());
+  }
+  ThreadSetPtr merged = make_set(grouped(std::move(threads)), false);
+  merged_.emplace(std::move(sets), merged);
   return merged;
 }
 

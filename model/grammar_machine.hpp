@@ -88,16 +88,26 @@ class GrammarMachine {
     size_t size_ = 0;
   };
 
+  /// The ways into one subroutine at one depth: frames to return to, and, of calls that end their
+  /// rule, the stacks that they leave to it.
+  struct Entry {
+    std::vector<Thread> frames;
+    std::vector<ThreadSetPtr> tails;
+  };
+
   void follow(const Runner& runner);
   void run(const Runner& runner);
+  void enter_subroutines();
   Result<ThreadSetPtr> finish();
-  ThreadSetPtr merge(const ThreadSetPtr& a, const ThreadSetPtr& b);
+  std::vector<Thread> grouped(std::vector<Thread> threads);
+  ThreadSetPtr merge(std::vector<ThreadSetPtr> sets);
 
   const Grammar* grammar_;
   std::vector<Runner> todo_, waiting_;
   Seen seen_;
-  std::deque<ThreadSetPtr> kept_;  // frames pushed in this step; elements do not move
-  std::map<std::pair<const ThreadSet*, const ThreadSet*>, ThreadSetPtr> merged_;
+  std::map<std::pair<uint32_t, uint32_t>, Entry> entries_;  // by (address, depth)
+  std::deque<ThreadSetPtr> kept_;  // stacks made in this step; elements do not move
+  std::map<std::vector<ThreadSetPtr>, ThreadSetPtr> merged_;
   bool accepting_ = false;
   size_t step_work_ = 0, work_ = 0;
 };

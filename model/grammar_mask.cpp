@@ -55,7 +55,9 @@ Result<TokenMasker::StateId> TokenMasker::step(StateId from, uint8_t byte) {
 /// Counts a state against the bound of this walk, whether or not an earlier walk has met it.
 Result<void> TokenMasker::visit(StateId state) {
   visited_[state - 1] = num_walks_;
-  walk_size_ += 1 + static_cast<uint32_t>(table_[state - 1]->threads.size());
+  size_t size = 1;
+  for (const Thread& thread : table_[state - 1]->threads) size += 1 + thread.below->threads.size();
+  walk_size_ += size;
   if (walk_size_ > limits_.max_walk) {
     return Error{Code::kResourceExhausted,
                  "the grammar is too ambiguous here: the next tokens lead to more than " +

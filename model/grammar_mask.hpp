@@ -22,8 +22,8 @@ namespace troupe::model {
 
 /// Bounds of what a TokenMasker keeps and does.
 struct MaskLimits {
-  /// States and threads in them that one walk of the vocabulary may meet. JSON meets some hundreds;
-  /// regexes never more (GrammarLimits::max_automaton).
+  /// States, threads in them and frames right below those that one walk of the vocabulary may meet.
+  /// JSON meets some hundreds.
   uint32_t max_walk = 65'536;
   uint32_t max_states = 32'768;              ///< kept; all are dropped when there are more
   size_t max_mask_bytes = size_t{16} << 20;  ///< of masks kept, likewise
@@ -36,10 +36,13 @@ class TokenMasker {
   TokenMasker(std::shared_ptr<const Grammar> grammar, std::shared_ptr<const Vocabulary> vocabulary,
               MaskLimits limits = {});
 
+  /// Words of a mask.
+  [[nodiscard]] size_t num_words() const { return vocabulary_->num_words(); }
+
   /// Sets the bits of the tokens that GrammarState::advance() takes and clears the others. End
   /// tokens are allowed exactly when the text is complete; none is once it is finished.
   /// @param state of this grammar
-  /// @param bits [vocabulary.num_words()], token t is bit t % 64 of word t / 64
+  /// @param bits [num_words()], token t is bit t % 64 of word t / 64
   /// @returns the number of allowed tokens. 1: it is forced. 0 for a text that is not finished only
   ///          if the vocabulary has no token for some single byte.
   /// @errors kResourceExhausted: the grammar is so ambiguous here that max_walk is exceeded
@@ -77,7 +80,8 @@ class TokenMasker {
   std::vector<uint32_t> visited_;           // [state] the last walk that met it
   std::vector<std::optional<Mask>> masks_;  // [state]
   size_t mask_bytes_ = 0;
-  uint32_t num_walks_ = 0, walk_size_ = 0;
+  uint32_t num_walks_ = 0;
+  size_t walk_size_ = 0;
 };
 
 }  // namespace troupe::model

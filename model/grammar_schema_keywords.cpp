@@ -140,13 +140,17 @@ Result<std::vector<Type>> types_of(const SchemaNode& node) {
     if (types.empty()) return node.error("type lists no type");
     return types;
   }
-  for (const auto& [what, type] :
-       {std::pair(About::kString, Type::kString), std::pair(About::kNumber, Type::kNumber),
-        std::pair(About::kArray, Type::kArray), std::pair(About::kObject, Type::kObject)}) {
-    const bool is_spoken_of =
-        std::any_of(node.value->get_object().begin(), node.value->get_object().end(),
-                    [&](const auto& member) { return about(member.key()) == what; });
-    if (is_spoken_of) types.push_back(type);
+  constexpr auto kSpokenOf =
+      std::to_array<std::pair<About, Type>>({{About::kString, Type::kString},
+                                             {About::kNumber, Type::kNumber},
+                                             {About::kArray, Type::kArray},
+                                             {About::kObject, Type::kObject}});
+  const json::object& members = node.value->get_object();
+  for (const auto& spoken_of : kSpokenOf) {
+    if (std::any_of(members.begin(), members.end(),
+                    [&](const auto& member) { return about(member.key()) == spoken_of.first; })) {
+      types.push_back(spoken_of.second);
+    }
   }
   return types;
 }

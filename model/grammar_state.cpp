@@ -1,13 +1,16 @@
 #include "model/grammar_state.hpp"
 
 #include <string>
+#include <utility>
+
+#include "base/check.hpp"
 
 namespace troupe::model {
 
-Result<GrammarState> GrammarState::create(std::shared_ptr<const Grammar> grammar) {
-  auto threads = GrammarMachine(*grammar).start();
-  if (!threads.ok()) return Error{Code::kInvalidArgument, threads.error().message};
-  return GrammarState(std::move(grammar), std::move(*threads));
+GrammarState::GrammarState(std::shared_ptr<const Grammar> grammar) : grammar_(std::move(grammar)) {
+  auto start = GrammarMachine(*grammar_).start();
+  CHECK(start.ok());  // compile_grammar() has tried it
+  threads_ = std::move(*start);
 }
 
 Result<void> GrammarState::advance(const Vocabulary& vocabulary, TokenId token) {

@@ -18,8 +18,7 @@ namespace troupe::model {
 class GrammarState {
  public:
   /// Before the first token.
-  /// @errors kInvalidArgument: the grammar is too ambiguous to begin with
-  static Result<GrammarState> create(std::shared_ptr<const Grammar> grammar);
+  explicit GrammarState(std::shared_ptr<const Grammar> grammar);
 
   /// Goes on by one token of `vocabulary`; about 1 us. An end token finishes the text.
   /// @errors leave the state as it was: kInvalidArgument where the token is not allowed;
@@ -44,9 +43,6 @@ class GrammarState {
   }
 
  private:
-  GrammarState(std::shared_ptr<const Grammar> grammar, ThreadSetPtr threads)
-      : grammar_(std::move(grammar)), threads_(std::move(threads)) {}
-
   std::shared_ptr<const Grammar> grammar_;
   ThreadSetPtr threads_;
   bool finished_ = false;

@@ -2,3 +2,7 @@ troupe_test(text_test
   SOURCES chat_format_test.cpp pre_tokenizer_test.cpp sampling_test.cpp text_stream_test.cpp
           tokenizer_hostile_test.cpp tokenizer_test.cpp tokenizer_files.cpp
   LINKS troupe_text Boost::json)
+troupe_test(grammar_test
+  SOURCES grammar_test.cpp grammar_hostile_test.cpp grammar_mask_test.cpp grammar_regex_test.cpp
+          grammar_schema_test.cpp grammar_walks.cpp schema_checker.cpp tokenizer_files.cpp
+  LINKS troupe_text Boost::json PkgConfig::pcre2)
