@@ -17,6 +17,16 @@
 
 namespace troupe::actors {
 
+/// What a router's prefix cache holds and has done since its start.
+struct PrefixCacheCounts {
+  uint64_t cached_blocks = 0;  ///< on the device, referenced by no request
+  uint64_t host_blocks = 0;    ///< in the host tier
+  uint64_t queried_tokens = 0;
+  uint64_t hit_tokens = 0;  ///< of these, found
+  uint64_t host_hit_tokens = 0;
+  uint64_t evicted_blocks = 0;
+};
+
 /// A node as `troupe status` and /v1/troupe/status show it.
 struct NodeStatus {
   cluster::MemberView member;
@@ -26,6 +36,9 @@ struct NodeStatus {
   uint64_t kv_blocks_total = 0;
   uint64_t rows_computed = 0;  ///< token rows through this node's experts or router
   std::vector<transport::LinkStats> links;
+  PrefixCacheCounts prefix_cache;  ///< routers
+  uint64_t num_preempted = 0;      ///< routers: requests that gave up their blocks for others
+  bool drained = false;            ///< routers: takes no requests until that is ended
 };
 
 struct ClusterStatus {
@@ -41,7 +54,8 @@ class ClusterClient {
   virtual ~ClusterClient() = default;
 
   /// Gets each event of one request, in order. Called from one thread at a time, which must not be
-  /// blocked: hand the event on. No call comes after Refused, Finished, Failed or cancel().
+  /// blocked: hand the event on. No call comes after Refused, Finished or Failed, and after
+  /// cancel() only of events that were on their way.
   using EventHandler = std::function<void(scheduler::ClientEvent)>;
 
   /// Submits a request; its id is fresh. Never blocks. The first event is Refused or Admitted.
@@ -49,6 +63,11 @@ class ClusterClient {
 
   /// The client is gone. Harmless after the end.
   virtual void cancel(RequestId request) = 0;
+
+  /// A router of this name takes no more requests and hands over those it has, if another one is
+  /// there; false ends that. Kept while the head lives, also for a node that is away. A status that
+  /// is asked for later shows it.
+  virtual void drain(const std::string& node, bool drained) = 0;
 
   /// Ready to serve? Cheap; for /health.
   [[nodiscard]] virtual bool serving() const = 0;

@@ -50,14 +50,8 @@ class ThreadExecutor : public Executor {
   std::thread thread_;
 };
 
-class InlineExecutor : public Executor {
- public:
-  void submit(std::function<void()> job) override { job(); }
-};
-
 }  // namespace
 
 std::unique_ptr<Executor> make_thread_executor() { return std::make_unique<ThreadExecutor>(); }
-std::unique_ptr<Executor> make_inline_executor() { return std::make_unique<InlineExecutor>(); }
 
 }  // namespace troupe::actors

@@ -18,7 +18,4 @@ class Executor {
 /// One thread. The destructor ends the running job and drops the waiting ones.
 std::unique_ptr<Executor> make_thread_executor();
 
-/// Runs each job within submit(): for tests in virtual time.
-std::unique_ptr<Executor> make_inline_executor();
-
 }  // namespace troupe::actors

@@ -82,10 +82,9 @@ class ExpertShardShell {
         engine_(std::make_shared<ShardEngine>()) {}
 
   void form(const FormEpochRequest& msg) {
+    end_epoch(epoch_);
     epoch_ = msg.placement.epoch;
     held_ = msg.placement.held_by(services_->self);
-    for (auto& [router, link] : links_) link->close();
-    links_.clear();
     for (const Peer& router : msg.routers) {
       auto link = services_->port->connect(router.id, router.link_address);
       if (!link.ok()) {
@@ -93,6 +92,7 @@ class ExpertShardShell {
                               Error{link.error()}.with_context("linking " + router.name));
       }
       links_[router.id] = std::move(*link);
+      say(transport::FrameKind::kPing, *links_[router.id]);  // it may have asked before we knew it
     }
     auto loaded = std::make_shared<Result<void>>();
     services_->executor->submit([this, loaded, engine = engine_, held = held_, epoch = epoch_,
@@ -114,8 +114,15 @@ class ExpertShardShell {
 
   void frame(const transport::Frame& frame) {
     const transport::FrameHeader& header = frame.header;
-    if (header.kind != transport::FrameKind::kDispatch || links_.count(header.source) == 0) return;
-    const experts::DispatchKey key{.router = header.source,
+    const auto link = links_.find(header.source);
+    // Of an epoch that is over: its experts may be gone already.
+    if (link == links_.end() || header.epoch != epoch_) return;
+    if (header.kind == transport::FrameKind::kPing) {
+      return say(transport::FrameKind::kPong, *link->second);
+    }
+    if (header.kind != transport::FrameKind::kDispatch) return;
+    const experts::DispatchKey key{.epoch = header.epoch,
+                                   .router = header.source,
                                    .step = header.step,
                                    .layer = header.layer,
                                    .attempt = header.attempt};
@@ -126,10 +133,8 @@ class ExpertShardShell {
     wanted.reserve(header.assignments.size());
     for (const transport::Assignment& work : header.assignments) wanted.push_back(work.expert);
     arrived_anew_ = waiting_.try_emplace(key, PendingDispatch{.frame = frame}).second;
-    act(experts::RowsArrived{.epoch = header.epoch,
-                             .key = key,
-                             .num_rows = header.num_rows,
-                             .experts = std::move(wanted)});
+    act(experts::RowsArrived{
+        .key = key, .num_rows = header.num_rows, .experts = std::move(wanted)});
   }
 
   void link_down(const LinkDown& msg) {
@@ -192,31 +197,31 @@ class ExpertShardShell {
       batch->push_back(std::move(node.mapped()));
     }
     services_->executor->submit([this, batch, keys = std::move(keys), layer = e.layer,
-                                 epoch = epoch_, engine = engine_, ops = services_->ops,
+                                 engine = engine_, ops = services_->ops,
                                  hidden = services_->checkpoint->config().hidden_size,
                                  me = caf::actor_cast<caf::actor>(self_)] {
       compute_batch(*engine, *ops, layer, hidden, *batch);
-      caf::anon_send(me, JobDone{[this, batch, keys, epoch] { batch_done(epoch, keys, *batch); }});
+      caf::anon_send(me, JobDone{[this, batch, keys] { batch_done(keys, *batch); }});
     });
   }
 
-  void batch_done(Epoch epoch, const std::vector<experts::DispatchKey>& keys,
+  void batch_done(const std::vector<experts::DispatchKey>& keys,
                   const std::vector<PendingDispatch>& batch) {
-    // Answers are labelled with the epoch in force: those of an older one must not pass for it.
-    for (size_t i = 0; i < keys.size() && epoch == epoch_; ++i) {
+    for (size_t i = 0; i < keys.size(); ++i) {
       answer(keys[i], transport::FrameKind::kCombine, batch[i].results,
              static_cast<uint32_t>(batch[i].frame.header.assignments.size()));
     }
     act(experts::BatchComputed{});
   }
 
+  /// Labelled with the dispatch's own epoch, so that a late answer never passes for a newer one.
   void answer(const experts::DispatchKey& key, transport::FrameKind kind,
               std::shared_ptr<const transport::Buffer> rows, uint32_t num_rows) {
     const auto link = links_.find(key.router);
     if (link == links_.end()) return;  // the router is gone; nobody waits
     transport::Frame frame{.header = {.kind = kind,
                                       .cluster = services_->cluster,
-                                      .epoch = epoch_,
+                                      .epoch = key.epoch,
                                       .source = services_->self,
                                       .step = key.step,
                                       .layer = key.layer,
@@ -227,6 +232,11 @@ class ExpertShardShell {
     if (const auto sent = link->second->send(std::move(frame)); !sent.ok()) {
       report_failure(key.router, Error{sent.error()}.with_context("answering a dispatch"));
     }
+  }
+
+  void say(transport::FrameKind kind, transport::Link& link) {
+    // Where it cannot be sent, the router notices our silence.
+    (void)link.send({.header = {.kind = kind, .epoch = epoch_}});
   }
 
   void report_failure(NodeId node, Error error) {

@@ -13,9 +13,21 @@ namespace {
 constexpr std::chrono::seconds kStatusTimeout{2};
 
 struct GatewayState {
+  struct OpenStream {
+    ClusterClient::EventHandler on_event;
+    bool admitted = false;
+  };
   static inline const char* name = "gateway";
-  std::map<RequestId, ClusterClient::EventHandler> streams;
+  std::map<RequestId, OpenStream> streams;
+  bool scheduler_ended = false;
 };
+
+/// What a client hears of a request that the scheduler, which is no more, can not answer.
+scheduler::ClientEvent without_scheduler(RequestId request, bool admitted) {
+  Error error{Code::kUnavailable, "the scheduler ended; the request cannot go on"};
+  if (admitted) return scheduler::Failed{request, std::move(error)};
+  return scheduler::Refused{request, std::move(error), seconds(1)};
+}
 
 bool ends_stream(const scheduler::ClientEvent& event) {
   return !std::holds_alternative<scheduler::Admitted>(event) &&
@@ -27,16 +39,19 @@ caf::behavior gateway_actor(caf::stateful_actor<GatewayState>* self, caf::actor 
   self->monitor(scheduler);
   self->set_down_handler([=](const caf::down_msg&) {
     serving->store(false);
-    for (auto& [request, on_event] : self->state.streams) {
-      on_event(scheduler::Failed{
-          request, Error{Code::kUnavailable, "the scheduler ended; the request cannot go on"}});
+    self->state.scheduler_ended = true;
+    for (const auto& [request, stream] : self->state.streams) {
+      stream.on_event(without_scheduler(request, stream.admitted));
     }
     self->state.streams.clear();
   });
   self->send(scheduler, WatchServing{});
   return {
       [=](const LocalSubmit& msg) {
-        self->state.streams[msg.request] = msg.on_event;
+        if (self->state.scheduler_ended) {
+          return msg.on_event(without_scheduler(msg.request, false));
+        }
+        self->state.streams[msg.request] = {.on_event = msg.on_event};
         self->send(scheduler, SubmitRequest{msg.request, msg.spec});
       },
       [=](const CancelRequest& msg) {
@@ -45,10 +60,12 @@ caf::behavior gateway_actor(caf::stateful_actor<GatewayState>* self, caf::actor 
       [=](const ClientEventArrived& msg) {
         const auto stream = self->state.streams.find(msg.request);
         if (stream == self->state.streams.end()) return;  // cancelled meanwhile
-        const ClusterClient::EventHandler on_event = stream->second;
+        stream->second.admitted = true;                   // whatever comes first admits or ends it
+        const ClusterClient::EventHandler on_event = stream->second.on_event;
         if (ends_stream(msg.event)) self->state.streams.erase(stream);
         on_event(msg.event);
       },
+      [=](const DrainNode& msg) { self->send(scheduler, msg); },
       [=](const ServingChanged& msg) { serving->store(msg.serving); },
       [=](const LocalStatusQuery& msg) {
         const auto on_status = msg.on_status;
@@ -77,6 +94,9 @@ class ActorClusterClient : public ClusterClient {
     return request;
   }
   void cancel(RequestId request) override { caf::anon_send(gateway_, CancelRequest{request}); }
+  void drain(const std::string& node, bool drained) override {
+    caf::anon_send(gateway_, DrainNode{node, drained});
+  }
   [[nodiscard]] bool serving() const override { return serving_->load(); }
   void status(std::function<void(ClusterStatus)> on_status) override {
     caf::anon_send(gateway_, LocalStatusQuery{std::move(on_status)});

@@ -1,25 +1,27 @@
 #include "actors/kv_holder_actor.hpp"
 
-#include <memory>
-
 #include "actors/messages.hpp"
+#include "base/check.hpp"
 
 namespace troupe::actors {
 
-caf::behavior kv_holder_actor(caf::stateful_actor<KvHolderState>* self, KvHolderOptions options) {
-  self->state.pool = std::make_unique<kvcache::BlockPool>(options.num_blocks, options.block_tokens);
+caf::behavior kv_holder_actor(caf::stateful_actor<KvHolderState>* self,
+                              kvcache::HolderOptions options) {
+  self->state.core = std::make_unique<kvcache::Holder>(options);
   return {
-      [=](const ReserveBlocksFor& msg) {
-        auto table = self->state.pool->reserve(msg.request, msg.num_tokens);
-        BlocksReply reply{.request = msg.request, .granted = table.has_value()};
-        if (table) reply.table = std::move(*table);
-        return reply;
+      [=](const KvEvent& msg) {
+        kvcache::Holder& core = *self->state.core;
+        auto effects = core.handle(msg.event);
+        if (!effects.empty()) {
+          self->send(caf::actor_cast<caf::actor>(self->current_sender()),
+                     KvEffects{msg.ask, std::move(effects)});
+        }
+#ifndef NDEBUG
+        if (core.stats().running == 0) CHECK_EQ(core.check(), std::string());
+#endif
       },
-      [=](const ReleaseBlocks& msg) { self->state.pool->release(msg.request); },
-      [=](const KvUsageQuery&) {
-        const kvcache::BlockPool& blocks = *self->state.pool;
-        return caf::make_message(uint64_t{blocks.num_blocks()} - blocks.num_free(),
-                                 uint64_t{blocks.num_blocks()});
+      [=](const KvStatsQuery& msg) {
+        return KvStats{self->state.core->stats(), msg.check ? self->state.core->check() : ""};
       },
   };
 }

@@ -2,6 +2,8 @@
 
 #include <sys/mman.h>
 
+#include <cstring>
+
 namespace troupe::actors {
 
 KvStore::KvStore(KvShape shape) : shape_(shape) {
@@ -16,8 +18,17 @@ KvStore::KvStore(KvShape shape) : shape_(shape) {
 KvStore::~KvStore() { munmap(data_, size_bytes()); }
 
 size_t KvStore::size_bytes() const {
-  return shape_.num_blocks * shape_.num_layers * shape_.block_tokens * shape_.kv_dim *
-         sizeof(float);
+  return (shape_.num_blocks + shape_.num_host_slots) * block_floats() * sizeof(float);
+}
+
+void KvStore::copy(const std::vector<kvcache::Copy>& copies) const {
+  for (const kvcache::Copy& copy : copies) {
+    std::visit(
+        [this](const auto& c) {
+          std::memcpy(whole(c.to), whole(c.from), block_floats() * sizeof(float));
+        },
+        copy);
+  }
 }
 
 }  // namespace troupe::actors

@@ -114,10 +114,11 @@ Result<scheduler::FinishReason> LocalModel::generate(
     computed += count;
     if (count < left) continue;
     const model::SampledToken token =
-        model::sample({rows.row(0), rows.cols}, spec.sampling, known.size());
-    if (token.token == model::kNoToken) {
-      return Error{Code::kInternal, "the model gave no finite logit; are its weights damaged?"};
-    }
+        model::sample({rows.row(0), rows.cols}, spec.sampling, known.size(),
+                      {.prompt = spec.prompt,
+                       .emitted = std::span(known).subspan(spec.prompt.size()),
+                       .stop_token_ids = spec.stop_token_ids});
+    if (token.token < 0) return model::no_token_error(token.token);
     known.push_back(token.token);
     ++emitted;
     const bool go_on = on_token(token);

@@ -19,7 +19,9 @@
 #include "base/result.hpp"
 #include "cluster/membership.hpp"
 #include "experts/placement.hpp"
+#include "kvcache/holder.hpp"
 #include "model/sampling.hpp"
+#include "scheduler/batcher.hpp"
 #include "scheduler/request.hpp"
 #include "transport/frame.hpp"
 
@@ -42,7 +44,9 @@ auto inspect(Inspector& f, Error& x) {
 namespace model {
 template <class Inspector>
 auto inspect(Inspector& f, SamplingParams& x) {
-  return f(x.temperature, x.top_p, x.top_k, x.min_p, x.seed, x.want_logprobs, x.num_top_logprobs);
+  return f(x.temperature, x.top_p, x.top_k, x.min_p, x.seed, x.want_logprobs, x.num_top_logprobs,
+           x.presence_penalty, x.frequency_penalty, x.repetition_penalty, x.min_tokens,
+           x.logit_bias, x.allowed_token_ids, x.bad_words);
 }
 template <class Inspector>
 auto inspect(Inspector& f, SampledToken& x) {
@@ -53,7 +57,8 @@ auto inspect(Inspector& f, SampledToken& x) {
 namespace scheduler {
 template <class Inspector>
 auto inspect(Inspector& f, RequestSpec& x) {
-  return f(x.prompt, x.max_tokens, x.sampling, x.stop_token_ids, x.timeout);
+  return f(x.prompt, x.max_tokens, x.sampling, x.stop_token_ids, x.timeout, x.tenant, x.priority,
+           x.cache_namespace);
 }
 }  // namespace scheduler
 
@@ -109,6 +114,7 @@ struct Emission {
   std::vector<model::SampledToken> tokens;
   bool finished = false;
   scheduler::FinishReason reason = scheduler::FinishReason::kStop;
+  uint32_t num_cached = 0;  ///< prompt tokens that this attempt found in the prefix cache
 };
 /// From a router: what one step produced.
 struct StepTokens {
@@ -160,6 +166,7 @@ struct StartRequest {
   uint32_t attempt = 0;
   scheduler::RequestSpec spec;
   std::vector<TokenId> emitted;
+  int64_t order = 0;  ///< smaller runs earlier and is preempted later
 };
 struct CancelAttempt {
   RequestId request;
@@ -177,26 +184,8 @@ struct WorkerStatus {
   uint64_t kv_blocks_total = 0;
   uint64_t rows_computed = 0;
   std::vector<transport::LinkStats> links;
-};
-
-// ---- to the KV-cache holder, within the router's process --------------------------------------
-
-/// Answered with BlocksReply.
-struct ReserveBlocksFor {
-  RequestId request;
-  uint32_t num_tokens = 0;
-};
-struct BlocksReply {
-  RequestId request;
-  bool granted = false;
-  std::vector<BlockId> table;
-};
-struct ReleaseBlocks {
-  RequestId request;
-};
-/// Answered with two uint64_t: used and total blocks.
-struct KvUsageQuery {
-  Epoch epoch;
+  PrefixCacheCounts prefix_cache;
+  uint64_t num_preempted = 0;
 };
 
 #define TROUPE_INSPECT(Type, ...)                       \
@@ -207,7 +196,8 @@ struct KvUsageQuery {
 TROUPE_INSPECT(JoinCluster, x.info, x.node, x.worker)
 TROUPE_INSPECT(NodeReadyReport, x.node, x.epoch)
 TROUPE_INSPECT(NodeFailedReport, x.node, x.epoch, x.error)
-TROUPE_INSPECT(Emission, x.request, x.attempt, x.first, x.tokens, x.finished, x.reason)
+TROUPE_INSPECT(Emission, x.request, x.attempt, x.first, x.tokens, x.finished, x.reason,
+               x.num_cached)
 TROUPE_INSPECT(StepTokens, x.router, x.emissions)
 TROUPE_INSPECT(RequestFailed, x.router, x.request, x.attempt, x.error)
 TROUPE_INSPECT(SubmitRequest, x.request, x.spec)
@@ -217,18 +207,35 @@ TROUPE_INSPECT(JoinRejected, x.error)
 TROUPE_INSPECT(Peer, x.id, x.name, x.link_address)
 TROUPE_INSPECT(FormEpochRequest, x.placement, x.routers, x.shards)
 TROUPE_INSPECT(EpochEnded, x.epoch)
-TROUPE_INSPECT(StartRequest, x.request, x.attempt, x.spec, x.emitted)
+TROUPE_INSPECT(StartRequest, x.request, x.attempt, x.spec, x.emitted, x.order)
 TROUPE_INSPECT(CancelAttempt, x.request, x.attempt)
 TROUPE_INSPECT(WorkerStatusQuery, x.epoch)
+TROUPE_INSPECT(PrefixCacheCounts, x.cached_blocks, x.host_blocks, x.queried_tokens, x.hit_tokens,
+               x.host_hit_tokens, x.evicted_blocks)
 TROUPE_INSPECT(WorkerStatus, x.node, x.num_experts_held, x.experts, x.kv_blocks_used,
-               x.kv_blocks_total, x.rows_computed, x.links)
-TROUPE_INSPECT(ReserveBlocksFor, x.request, x.num_tokens)
-TROUPE_INSPECT(BlocksReply, x.request, x.granted, x.table)
-TROUPE_INSPECT(ReleaseBlocks, x.request)
-TROUPE_INSPECT(KvUsageQuery, x.epoch)
+               x.kv_blocks_total, x.rows_computed, x.links, x.prefix_cache, x.num_preempted)
 #undef TROUPE_INSPECT
 
 // ---- within one process only ------------------------------------------------------------------
+
+/// To the KV-cache holder, from the router. Effects come back with the same `ask`.
+struct KvEvent {
+  scheduler::AskId ask = 0;
+  kvcache::HolderEvent event;
+};
+/// To the router, from its KV-cache holder.
+struct KvEffects {
+  scheduler::AskId ask = 0;
+  std::vector<kvcache::HolderEffect> effects;
+};
+/// To the KV-cache holder; answered with KvStats.
+struct KvStatsQuery {
+  bool check = false;  ///< have the core look at itself
+};
+struct KvStats {
+  kvcache::HolderStats stats;
+  std::string problem;  ///< of the check; "" if it found none
+};
 
 /// To a worker, from its port's thread.
 struct FrameArrived {
@@ -244,11 +251,15 @@ struct LinkDown {
 struct JobDone {
   std::function<void()> then;
 };
-/// To the gateway actor, from any thread of the gateway.
+/// To the gateway actor, from any thread of the gateway. DrainNode goes on to the scheduler actor.
 struct LocalSubmit {
   RequestId request;
   scheduler::RequestSpec spec;
   ClusterClient::EventHandler on_event;
+};
+struct DrainNode {
+  std::string node;
+  bool drained = true;
 };
 struct LocalStatusQuery {
   std::function<void(ClusterStatus)> on_status;
@@ -268,6 +279,10 @@ struct ClientEventArrived {
 struct Wake {
   int64_t at_ns = 0;
 };
+/// To a router, from itself: are the shards of this epoch alive?
+struct Beat {
+  Epoch epoch;
+};
 /// To the scheduler actor; answered with a ClusterStatus within two seconds.
 struct ClusterStatusQuery {};
 /// To the scheduler actor: refuse what is new, end what waits.
@@ -276,15 +291,21 @@ struct StopCluster {};
 }  // namespace actors
 }  // namespace troupe
 
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::KvEvent)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::KvEffects)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::KvStatsQuery)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::KvStats)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::FrameArrived)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::LinkDown)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::JobDone)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::LocalSubmit)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::DrainNode)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::LocalStatusQuery)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::WatchServing)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::ServingChanged)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::ClientEventArrived)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::Wake)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::Beat)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::ClusterStatusQuery)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::ClusterStatus)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::StopCluster)

@@ -22,6 +22,9 @@ struct NodeActorOptions {
 };
 
 struct NodeState {
+  /// Not an aggregate, which CAF would initialise with the actor's address: `accepted` from the
+  /// start.
+  NodeState() = default;
   static inline const char* name = "node";
   bool accepted = false;
   bool ended = false;

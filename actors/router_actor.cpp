@@ -9,12 +9,13 @@
 #include "actors/messages.hpp"
 #include "base/check.hpp"
 #include "base/log.hpp"
+#include "cluster/failure_detector.hpp"
+#include "experts/combine.hpp"
 #include "experts/dispatch_plan.hpp"
 
 namespace troupe::actors {
 namespace {
 
-constexpr std::chrono::milliseconds kWatchdogPeriod{500};
 constexpr std::chrono::milliseconds kKvTimeout{500};
 
 }  // namespace
@@ -30,7 +31,8 @@ class RouterShell {
         kv_holder_(std::move(kv_holder)),
         scheduler_(std::move(scheduler)),
         options_(options),
-        batcher_(options.batcher) {}
+        batcher_(options.batcher),
+        detector_(options.heartbeat_timeout) {}
 
   // --- epochs ----------------------------------------------------------------------------------
 
@@ -38,11 +40,20 @@ class RouterShell {
     if (epoch_ != epoch) return;
     serving_ = false;
     active_.reset();
+    num_preempted_ += batcher_.num_preempted();
     batcher_ = scheduler::Batcher(options_.batcher);
-    for (auto& [request, running] : requests_) released_.push_back(request);
+    for (auto& [id, request] : requests_) {
+      tell_computed(id, request);  // its KV outlives the epoch: only experts move
+      released_.push_back(id);
+    }
     requests_.clear();
-    for (auto& [shard, link] : links_) link->close();
+    deferred_.clear();
+    for (auto& [shard, link] : links_) {
+      link->close();
+      credits_.forget(shard);
+    }
     links_.clear();
+    detector_.clear();
     if (!busy_) idle();
   }
 
@@ -59,6 +70,8 @@ class RouterShell {
     }
   }
 
+  [[nodiscard]] const caf::actor& kv_holder() const { return kv_holder_; }
+
   // --- requests --------------------------------------------------------------------------------
 
   void start(const StartRequest& msg) {
@@ -66,15 +79,16 @@ class RouterShell {
       return fail(msg.request, msg.attempt, {Code::kUnavailable, "router has no epoch"});
     if (requests_.count(msg.request) != 0) return;  // a duplicate of what runs already
     if (std::find(released_.begin(), released_.end(), msg.request) != released_.end()) {
-      // An earlier attempt's blocks are still read by the step that is out.
-      return fail(msg.request, msg.attempt, {Code::kUnavailable, "an earlier attempt is ending"});
+      deferred_.push_back(msg);  // an earlier attempt's blocks are read by the step that is out
+      return;
     }
     Request request{.attempt = msg.attempt,
                     .num_prompt = static_cast<uint32_t>(msg.spec.prompt.size()),
                     .max_tokens = msg.spec.max_tokens,
                     .known = msg.spec.prompt,
                     .sampling = msg.spec.sampling,
-                    .stop_token_ids = msg.spec.stop_token_ids};
+                    .stop_token_ids = msg.spec.stop_token_ids,
+                    .cache_namespace = msg.spec.cache_namespace};
     request.known.insert(request.known.end(), msg.emitted.begin(), msg.emitted.end());
     for (const TokenId token : request.known) {
       if (token < 0 || static_cast<uint32_t>(token) >= config().vocab_size) {
@@ -86,29 +100,28 @@ class RouterShell {
     const auto num_known = static_cast<uint32_t>(request.known.size());
     const uint32_t max_context = request.num_prompt + request.max_tokens;
     requests_.emplace(msg.request, std::move(request));
-    batch(scheduler::Arrived{msg.request, num_known, max_context});
+    batch(scheduler::Arrived{msg.request, num_known, max_context, msg.order});
   }
 
   void cancel(const CancelAttempt& msg) {
+    std::erase_if(deferred_, [&](const StartRequest& start) {
+      return start.request == msg.request && start.attempt == msg.attempt;
+    });
     const auto found = requests_.find(msg.request);
     if (found != requests_.end() && found->second.attempt == msg.attempt) leave(msg.request);
   }
 
-  void blocks(const BlocksReply& msg) {
-    const auto found = requests_.find(msg.request);
-    if (found == requests_.end()) {  // cancelled while the holder answered
-      if (msg.granted) self_->send(kv_holder_, ReleaseBlocks{msg.request});
-    } else if (msg.granted) {
-      found->second.block_table = msg.table;
+  void kv_effects(const KvEffects& msg) {
+    for (const kvcache::HolderEffect& effect : msg.effects) {
+      std::visit([&](const auto& e) { on_kv(msg.ask, e); }, effect);
     }
-    if (!msg.granted) return batch(scheduler::BlocksRefused{msg.request});
-    batch(scheduler::BlocksReserved{msg.request});
   }
 
   // --- exchange --------------------------------------------------------------------------------
 
   void frame(const transport::Frame& frame) {
     const transport::FrameHeader& header = frame.header;
+    if (header.epoch == epoch_) heard(header);
     // Whatever does not belong to the exchange at hand is stale or a duplicate, and harmless.
     if (!active_ || !active_->exchanging || header.epoch != epoch_ ||
         header.step != active_->step || header.layer != active_->plan.layer) {
@@ -121,31 +134,40 @@ class RouterShell {
     if (header.hidden != config().hidden_size) {
       return peer_failed(header.source, {Code::kCorrupt, "an answer's rows have the wrong width"});
     }
-    switch (active_->gather.answered(header.source, header.num_rows)) {
-      case experts::Gather::Verdict::kDuplicate:
-      case experts::Gather::Verdict::kUnknownShard: return;
-      case experts::Gather::Verdict::kWrongSize:
+    using Verdict = experts::Combine::Verdict;
+    const auto answer = active_->combine.answered(header.source, header.num_rows, credits_);
+    switch (answer.verdict) {
+      case Verdict::kDuplicate:
+      case Verdict::kUnknownShard: return;
+      case Verdict::kWrongSize:
         return peer_failed(header.source,
                            {Code::kCorrupt, "an answer has the wrong number of rows"});
-      case experts::Gather::Verdict::kTake: break;
+      case Verdict::kTake: break;
     }
-    for (const experts::ShardDispatch& dispatch : active_->plan.shards) {
-      if (dispatch.shard == header.source) {
-        active_->answers.push_back({dispatch.first_result, frame});
-      }
-    }
+    active_->answers.push_back({answer.first_result, frame});
+    send_due();
     resume_when_complete();
+  }
+
+  /// Asks the shards for signs of life and reports those that gave none. Nobody else notices a cut
+  /// between a router and a shard that both still hear the head.
+  void beat(const Beat& msg) {
+    if (msg.epoch != epoch_ || links_.empty()) return;
+    for (const NodeId shard : detector_.take_silent(now(self_))) {
+      const int64_t silence_ms = options_.heartbeat_timeout.ns / milliseconds(1).ns;
+      peer_failed(shard, {Code::kUnavailable,
+                          "no sign of life on its link for " + std::to_string(silence_ms) +
+                              " ms: it is stopped or cut off, or its UCX port is closed to us"});
+    }
+    for (const auto& [shard, link] : links_) ping(*link);
+    self_->delayed_send(self_, std::chrono::nanoseconds(options_.heartbeat_interval.ns), msg);
   }
 
   void watchdog() {
     watching_ = false;
     if (!active_) return;
-    if (active_->exchanging && !active_->gather.complete() &&
-        now(self_) - active_->exchange_began > options_.exchange_timeout) {
-      const NodeId late = active_->gather.awaited().front();
-      return peer_failed(late, {Code::kDeadlineExceeded, "no answer to a dispatch in time"});
-    }
     watch();
+    if (active_->exchanging) send_due();
   }
 
   caf::response_promise status() {
@@ -153,11 +175,19 @@ class RouterShell {
     WorkerStatus status{.node = services_->self};
     status.rows_computed = rows_computed_;
     for (const auto& [shard, link] : links_) status.links.push_back(link->stats());
-    self_->request(kv_holder_, kKvTimeout, KvUsageQuery{epoch_})
+    status.num_preempted = num_preempted_ + batcher_.num_preempted();
+    self_->request(kv_holder_, kKvTimeout, KvStatsQuery{})
         .then(
-            [promise, status](uint64_t used, uint64_t total) mutable {
-              status.kv_blocks_used = used;
-              status.kv_blocks_total = total;
+            [promise, status](const KvStats& kv) mutable {
+              const kvcache::PrefixCacheStats& cache = kv.stats.cache;
+              status.kv_blocks_used = cache.used_blocks;
+              status.kv_blocks_total = cache.free_blocks + cache.used_blocks + cache.idle_blocks;
+              status.prefix_cache = {.cached_blocks = cache.idle_blocks,
+                                     .host_blocks = cache.host_entries,
+                                     .queried_tokens = kv.stats.queried_tokens_total,
+                                     .hit_tokens = kv.stats.hit_tokens_total,
+                                     .host_hit_tokens = kv.stats.host_hit_tokens_total,
+                                     .evicted_blocks = cache.evicted_total};
               promise.deliver(status);
             },
             [promise, status](const caf::error&) mutable { promise.deliver(status); });
@@ -172,18 +202,23 @@ class RouterShell {
     std::vector<TokenId> known;  ///< prompt and emitted
     model::SamplingParams sampling;
     std::vector<TokenId> stop_token_ids;
+    std::string cache_namespace;
     std::vector<BlockId> block_table;
+    uint32_t num_computed = 0;           ///< positions whose KV is in the blocks
+    uint32_t num_told = 0;               ///< of these, known to the holder
+    std::optional<uint32_t> num_cached;  ///< tokens that the first table had computed already
   };
 
   /// The step that is out.
   struct ActiveStep {
     StepId step;
     std::vector<scheduler::StepEntry> entries;
+    Instant began;
     bool exchanging = false;
     bool shared_done = false;
-    Instant exchange_began;
     experts::DispatchPlan plan;
-    experts::Gather gather;
+    std::vector<transport::Frame> frames;  ///< one per shard of the plan, kept until all answered
+    experts::Combine combine;
     std::vector<GatheredFrame> answers;
   };
 
@@ -196,13 +231,74 @@ class RouterShell {
   }
 
   void perform(const scheduler::ReserveBlocks& e) {
-    self_->send(kv_holder_, ReserveBlocksFor{e.request, e.num_tokens});
+    const Request& request = requests_.at(e.request);
+    tell_kv(e.ask,
+            kvcache::Reserve{e.request, request.cache_namespace, request.known, e.num_tokens});
+  }
+  void perform(const scheduler::ExtendBlocks& e) {
+    tell_kv(e.ask, kvcache::Extend{e.request, e.num_tokens});
+  }
+  void perform(const scheduler::Preempt& e) {
+    Request& request = requests_.at(e.request);
+    tell_computed(e.request, request);
+    tell_kv(0, kvcache::Release{e.request});
+    request.block_table.clear();
+  }
+
+  void tell_kv(scheduler::AskId ask, kvcache::HolderEvent event) {
+    self_->send(kv_holder_, KvEvent{ask, std::move(event)});
+  }
+
+  /// Publishes what the request has computed, so that others may share it.
+  void tell_computed(RequestId id, Request& request) {
+    if (request.num_told >= request.num_computed) return;
+    const auto known = request.known.begin();
+    tell_kv(0, kvcache::Computed{
+                   id, request.num_told, {known + request.num_told, known + request.num_computed}});
+    request.num_told = request.num_computed;
+  }
+
+  // --- effects of the KV holder ---
+  void on_kv(scheduler::AskId ask, const kvcache::Granted& e) {
+    copy_blocks(e.copies);
+    const auto found = requests_.find(e.request);
+    if (found == requests_.end()) return;  // its release is on the way to the holder
+    Request& request = found->second;
+    request.block_table = e.table;
+    request.num_computed = request.num_told = e.cached_len;
+    if (!request.num_cached) request.num_cached = e.cached_len;
+    batch(scheduler::BlocksReserved{ask, e.request, room(request), e.cached_len});
+  }
+  void on_kv(scheduler::AskId ask, const kvcache::Extended& e) {
+    copy_blocks(e.copies);
+    const auto found = requests_.find(e.request);
+    if (found == requests_.end()) return;
+    Request& request = found->second;
+    request.block_table.insert(request.block_table.end(), e.blocks.begin(), e.blocks.end());
+    batch(scheduler::BlocksReserved{ask, e.request, room(request), 0});
+  }
+  void on_kv(scheduler::AskId ask, const kvcache::Refused& e) {
+    batch(scheduler::BlocksRefused{ask, e.request});
+  }
+  void on_kv(scheduler::AskId ask, const kvcache::Pending& e) {
+    batch(scheduler::BlocksPending{ask, e.request});
+  }
+  void on_kv(scheduler::AskId, const kvcache::Wake& e) { batch(scheduler::BlocksWake{e.request}); }
+
+  [[nodiscard]] uint32_t room(const Request& request) const {
+    return static_cast<uint32_t>(request.block_table.size() * options_.block_tokens);
+  }
+
+  /// In the order of the holder's effects and before the steps that follow (kvcache/holder.hpp).
+  void copy_blocks(const std::vector<kvcache::Copy>& copies) {
+    if (copies.empty()) return;
+    services_->executor->submit([engine = engine_, copies] { engine->copy_blocks(copies); });
   }
 
   void perform(scheduler::RunStep& e) {
     CHECK(!active_);
     CHECK(!busy_);
-    active_ = ActiveStep{.step = e.step, .entries = std::move(e.entries)};
+    active_ = ActiveStep{.step = e.step, .entries = std::move(e.entries), .began = now(self_)};
     std::vector<StepPart> parts;
     for (const scheduler::StepEntry& entry : active_->entries) {
       const Request& request = requests_.at(entry.request);
@@ -213,6 +309,11 @@ class RouterShell {
                        .block_table = request.block_table,
                        .wants_token = entry.wants_token,
                        .sampling = request.sampling});
+      if (entry.wants_token && model::reads_token_log(request.sampling)) {
+        parts.back().known = request.known;
+        parts.back().num_prompt = request.num_prompt;
+        parts.back().stop_token_ids = request.stop_token_ids;
+      }
     }
     run([engine = engine_, step = e.step, parts = std::move(parts)]() mutable {
       return engine->begin(step, std::move(parts));
@@ -237,17 +338,16 @@ class RouterShell {
     if (!active_ || active_->step != step) return idle();  // its epoch ended meanwhile
     if (segment.status == Forward::Status::kDone) return step_done(segment);
     active_->exchanging = true;
-    active_->exchange_began = now(self_);
     active_->plan = std::move(segment.plan);
-    active_->gather = experts::Gather(active_->plan);
+    active_->frames = std::move(segment.frames);
     active_->answers.clear();
-    for (auto& [shard, frame] : segment.frames) {
-      const auto link = links_.find(shard);
-      CHECK(link != links_.end());
-      if (const auto sent = link->second->send(std::move(frame)); !sent.ok()) {
-        return peer_failed(shard, Error{sent.error()}.with_context("sending a dispatch"));
-      }
+    std::vector<uint64_t> frame_bytes;
+    for (const transport::Frame& frame : active_->frames) {
+      frame_bytes.push_back(frame.payload->size() +
+                            frame.header.assignments.size() * sizeof(transport::Assignment));
     }
+    active_->combine = experts::Combine(active_->plan, frame_bytes, options_.combine);
+    send_due();
     active_->shared_done = config().num_shared_experts == 0;
     if (!active_->shared_done) {
       busy_ = true;
@@ -264,9 +364,26 @@ class RouterShell {
     }
   }
 
+  /// Sends the frames whose turn it is, first copies and repeats alike.
+  void send_due() {
+    const experts::CombineEffects due = active_->combine.due(credits_, now(self_));
+    for (const uint32_t part : due.send) {
+      const NodeId shard = active_->plan.shards[part].shard;
+      const auto link = links_.find(shard);
+      CHECK(link != links_.end());
+      if (const auto sent = link->second->send(active_->frames[part]); !sent.ok()) {
+        return peer_failed(shard, Error{sent.error()}.with_context("sending a dispatch"));
+      }
+    }
+    if (due.silent) {
+      peer_failed(*due.silent, {Code::kDeadlineExceeded, "no answer to a dispatch in time"});
+    }
+  }
+
   void resume_when_complete() {
-    if (!active_->shared_done || !active_->gather.complete()) return;
+    if (!active_->shared_done || !active_->combine.complete()) return;
     active_->exchanging = false;
+    active_->frames.clear();
     run([engine = engine_, plan = std::move(active_->plan), answers = std::move(active_->answers)] {
       return engine->resume(plan, answers);
     });
@@ -277,21 +394,22 @@ class RouterShell {
     std::vector<RequestId> ended;
     size_t sampled = 0;
     for (const scheduler::StepEntry& entry : active_->entries) {
+      computed(entry);
       if (!entry.wants_token) continue;
       const model::SampledToken& token = segment.sampled[sampled++];
       const auto found = requests_.find(entry.request);
       if (found == requests_.end()) continue;  // cancelled during the step
       Request& request = found->second;
-      if (token.token == model::kNoToken) {
-        fail(entry.request, request.attempt,
-             {Code::kInternal, "the model gave no finite logit; are its weights damaged?"});
+      if (token.token < 0) {
+        fail(entry.request, request.attempt, model::no_token_error(token.token));
         ended.push_back(entry.request);
         continue;
       }
       Emission emission{.request = entry.request,
                         .attempt = request.attempt,
                         .first = static_cast<uint32_t>(request.known.size()) - request.num_prompt,
-                        .tokens = {token}};
+                        .tokens = {token},
+                        .num_cached = std::min(request.num_cached.value_or(0), request.num_prompt)};
       request.known.push_back(token.token);
       const auto& stops = request.stop_token_ids;
       if (std::find(stops.begin(), stops.end(), token.token) != stops.end()) {
@@ -304,16 +422,32 @@ class RouterShell {
       message.emissions.push_back(std::move(emission));
     }
     const StepId step = active_->step;
+    const Duration took = now(self_) - active_->began;
     active_.reset();
     if (!message.emissions.empty()) self_->send(scheduler_, std::move(message));
     for (const RequestId request : ended) leave(request);
     idle();
-    batch(scheduler::StepDone{step});
+    batch(scheduler::StepDone{step, took});
+  }
+
+  /// A request's part of the step that ended. Others may share a prompt at once, and what is
+  /// decoded block by block.
+  void computed(const scheduler::StepEntry& entry) {
+    const auto found = requests_.find(entry.request);
+    if (found == requests_.end()) return;  // cancelled during the step
+    Request& request = found->second;
+    request.num_computed = entry.first_position + entry.count;
+    const bool prefill = request.num_computed <= request.num_prompt;
+    if (prefill || request.num_computed % options_.block_tokens == 0) {
+      tell_computed(entry.request, request);
+    }
   }
 
   /// A request's end on this router. Its blocks may still be read by the step that is out.
   void leave(RequestId request) {
-    requests_.erase(request);
+    const auto found = requests_.find(request);
+    tell_computed(request, found->second);
+    requests_.erase(found);
     released_.push_back(request);
     if (!active_ && !busy_) idle();  // the blocks are free before the batcher asks for more
     batch(scheduler::Left{request});
@@ -331,9 +465,13 @@ class RouterShell {
 
   /// Nothing runs on the executor: what had to wait for that is done now.
   void idle() {
-    for (const RequestId request : released_) self_->send(kv_holder_, ReleaseBlocks{request});
+    for (const RequestId request : released_) tell_kv(0, kvcache::Release{request});
     released_.clear();
-    if (!forming_) return;
+    if (forming_) join_epoch();
+    for (const StartRequest& start_now : std::exchange(deferred_, {})) start(start_now);
+  }
+
+  void join_epoch() {
     const FormEpochRequest msg = std::move(*forming_);
     forming_.reset();
     for (const Peer& shard : msg.shards) {
@@ -342,6 +480,9 @@ class RouterShell {
         return peer_failed(shard.id, Error{link.error()}.with_context("linking " + shard.name));
       }
       links_[shard.id] = std::move(*link);
+      credits_.grant(shard.id, {.bytes = kDispatchesPerShard * largest_dispatch(),
+                                .frames = kDispatchesPerShard});
+      detector_.watch(shard.id, now(self_));
     }
     engine_->set_epoch(std::make_shared<experts::Placement>(msg.placement),
                        {.kind = transport::FrameKind::kDispatch,
@@ -349,13 +490,39 @@ class RouterShell {
                         .epoch = epoch_,
                         .source = services_->self});
     serving_ = true;
+    beat({epoch_});
+  }
+
+  /// Something of this epoch came from a shard. The router is ready when it has heard all of them:
+  /// no epoch serves over links that do not carry both ways.
+  void heard(const transport::FrameHeader& header) {
+    const auto link = links_.find(header.source);
+    if (link == links_.end()) return;
+    if (header.kind == transport::FrameKind::kPing) return ping(*link->second);
+    const bool ready = detector_.all_heard();
+    detector_.heard(header.source, now(self_));
+    if (ready || !detector_.all_heard()) return;
     self_->send(scheduler_, NodeReadyReport{services_->self, epoch_});
   }
 
+  void ping(transport::Link& link) {
+    // Where it cannot be sent, silence will tell.
+    (void)link.send({.header = {.kind = transport::FrameKind::kPing, .epoch = epoch_}});
+  }
+
+  /// Bytes of a dispatch that sends every row of a full step to one shard.
+  [[nodiscard]] uint64_t largest_dispatch() const {
+    const uint64_t row = config().hidden_size * sizeof(float) +
+                         config().num_experts_per_tok * sizeof(transport::Assignment);
+    return options_.batcher.max_step_tokens * row;
+  }
+
+  /// Looks after the step that is out, from time to time; nothing is scheduled without one.
   void watch() {
     if (watching_) return;
     watching_ = true;
-    self_->delayed_send(self_, kWatchdogPeriod, Wake{});
+    const int64_t period_ns = options_.combine.resend_after.ns / 2;
+    self_->delayed_send(self_, std::chrono::nanoseconds(period_ns), Wake{});
   }
 
   caf::stateful_actor<RouterState>* self_;
@@ -366,8 +533,11 @@ class RouterShell {
   RouterOptions options_;
   scheduler::Batcher batcher_;
   std::map<RequestId, Request> requests_;
-  std::vector<RequestId> released_;  ///< gone, blocks not yet given back
+  std::vector<RequestId> released_;     ///< gone, blocks not yet given back
+  std::vector<StartRequest> deferred_;  ///< wait for an earlier attempt's blocks to be given back
   std::map<NodeId, std::shared_ptr<transport::Link>> links_;
+  cluster::FailureDetector detector_;  ///< watches the shards linked
+  transport::CreditLedger credits_;    ///< dispatches under way to each shard
   std::optional<ActiveStep> active_;
   std::optional<FormEpochRequest> forming_;
   Epoch epoch_;
@@ -375,6 +545,7 @@ class RouterShell {
   bool busy_ = false;  ///< a job of ours is on the executor
   bool watching_ = false;
   uint64_t rows_computed_ = 0;
+  uint64_t num_preempted_ = 0;  ///< in earlier epochs
 };
 
 caf::behavior router_actor(caf::stateful_actor<RouterState>* self, const WorkerServices* services,
@@ -383,16 +554,18 @@ caf::behavior router_actor(caf::stateful_actor<RouterState>* self, const WorkerS
   self->state.shell = std::make_shared<RouterShell>(
       self, services, std::move(engine), std::move(kv_holder), std::move(scheduler), options);
   RouterShell* shell = self->state.shell.get();
+  self->link_to(shell->kv_holder());  // without its holder no request would ever end
   return {
       [=](const FormEpochRequest& msg) { shell->form(msg); },
       [=](const EpochEnded& msg) { shell->end_epoch(msg.epoch); },
       [=](const StartRequest& msg) { shell->start(msg); },
       [=](const CancelAttempt& msg) { shell->cancel(msg); },
-      [=](const BlocksReply& msg) { shell->blocks(msg); },
+      [=](const KvEffects& msg) { shell->kv_effects(msg); },
       [=](const FrameArrived& msg) { shell->frame(msg.frame); },
       [=](const LinkDown& msg) { shell->link_down(msg); },
       [=](const JobDone& msg) { msg.then(); },
       [=](const Wake&) { shell->watchdog(); },
+      [=](const Beat& msg) { shell->beat(msg); },
       [=](const WorkerStatusQuery&) -> caf::result<WorkerStatus> { return shell->status(); },
   };
 }

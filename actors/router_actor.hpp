@@ -10,15 +10,24 @@
 #include "actors/router_engine.hpp"
 #include "actors/services.hpp"
 #include "base/time.hpp"
+#include "experts/combine.hpp"
 #include "scheduler/batcher.hpp"
 
 namespace troupe::actors {
 
 struct RouterOptions {
   scheduler::BatcherOptions batcher;
-  /// A shard that has not answered a dispatch for this long is reported as failed.
-  Duration exchange_timeout = seconds(20);
+  uint32_t block_tokens = 16;  ///< of the KV holder
+  /// A shard that stays silent is reported as failed.
+  experts::CombineOptions combine;
+  /// Shards are asked for a sign of life so often, and one that gives none for so long is reported.
+  Duration heartbeat_interval = milliseconds(200);
+  Duration heartbeat_timeout = milliseconds(1500);
 };
+
+/// Dispatches of a router that may lie at one shard: one is computed while the next arrives. A
+/// shard takes in so many full steps of every router (experts::ShardOptions::max_queued_rows).
+inline constexpr uint32_t kDispatchesPerShard = 2;
 
 class RouterShell;
 struct RouterState {

@@ -73,7 +73,7 @@ Segment RouterEngine::advance() {
                     hidden * sizeof(float));
       }
       frame.payload = std::move(payload);
-      segment.frames.emplace_back(dispatch.shard, std::move(frame));
+      segment.frames.push_back(std::move(frame));
     }
     return segment;
   }
@@ -81,8 +81,13 @@ Segment RouterEngine::advance() {
   size_t row = 0;
   for (const StepPart& part : parts_) {
     if (!part.wants_token) continue;
+    const std::span known(part.known);
+    const size_t num_prompt = std::min<size_t>(part.num_prompt, known.size());
     segment.sampled.push_back(model::sample({logits.row(row++), logits.cols}, part.sampling,
-                                            part.first_position + part.tokens.size()));
+                                            part.first_position + part.tokens.size(),
+                                            {.prompt = known.first(num_prompt),
+                                             .emitted = known.subspan(num_prompt),
+                                             .stop_token_ids = part.stop_token_ids}));
   }
   CHECK_EQ(row, logits.rows);
   return segment;

@@ -22,14 +22,18 @@ struct StepPart {
   std::vector<BlockId> block_table;
   bool wants_token = false;
   model::SamplingParams sampling;
+  // Only with wants_token and if model::reads_token_log(sampling): prompt and emitted so far.
+  std::vector<TokenId> known;
+  uint32_t num_prompt = 0;
+  std::vector<TokenId> stop_token_ids;
 };
 
 /// Where a segment stopped, and what must happen before the next.
 struct Segment {
   Forward::Status status = Forward::Status::kDone;
-  experts::DispatchPlan plan;                               ///< kExchange
-  std::vector<std::pair<NodeId, transport::Frame>> frames;  ///< kExchange: one per shard
-  std::vector<model::SampledToken> sampled;                 ///< kDone: of parts with wants_token
+  experts::DispatchPlan plan;                ///< kExchange
+  std::vector<transport::Frame> frames;      ///< kExchange: one per shard of the plan
+  std::vector<model::SampledToken> sampled;  ///< kDone: of parts with wants_token
 };
 
 /// A shard's answer and where its rows belong.
@@ -51,6 +55,9 @@ class RouterEngine {
   Segment begin(StepId step, std::vector<StepPart> parts);
   void compute_shared() { forward_.compute_shared(); }
   Segment resume(const experts::DispatchPlan& plan, const std::vector<GatheredFrame>& answers);
+
+  /// Copies whole KV blocks, between two segments of a step or with none out.
+  void copy_blocks(const std::vector<kvcache::Copy>& copies) { kv_.copy(copies); }
 
   [[nodiscard]] uint64_t rows_computed() const { return rows_computed_; }
   [[nodiscard]] size_t kv_bytes() const { return kv_.size_bytes(); }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <map>
 #include <optional>
+#include <set>
 #include <utility>
 
 #include "actors/instant.hpp"
@@ -62,6 +63,7 @@ class SchedulerShell {
   void down(const caf::down_msg& msg) {
     for (const auto& [id, node] : nodes_) {
       if (node.node.address() == msg.source) {
+        log::warning("node_lost", {{"node", id}, {"reason", self_->system().render(msg.reason)}});
         on_membership(cluster::NodeLost{
             id, "connection to its process ended: " + self_->system().render(msg.reason)});
         nodes_.erase(id);
@@ -98,13 +100,26 @@ class SchedulerShell {
     for (const Emission& emission : msg.emissions) {
       if (!emission.tokens.empty()) {
         on_scheduler(scheduler::RouterEmitted{msg.router, emission.request, emission.attempt,
-                                              emission.first, emission.tokens});
+                                              emission.first, emission.tokens,
+                                              emission.num_cached});
       }
       if (emission.finished) {
         on_scheduler(scheduler::RouterFinished{msg.router, emission.request, emission.attempt,
                                                emission.reason});
       }
     }
+  }
+
+  void drain(const DrainNode& msg) {
+    const auto& expected = options_.membership.expected;
+    if (std::ranges::count(expected, std::pair(msg.node, cluster::Role::kRouter)) == 0) return;
+    if (msg.drained) {
+      drained_.insert(msg.node);
+    } else {
+      drained_.erase(msg.node);
+    }
+    log::info("drain", {{"node", msg.node}, {"drained", msg.drained ? "yes" : "no"}});
+    tell_drained();
   }
 
   void wake(const Wake& msg) {
@@ -125,6 +140,9 @@ class SchedulerShell {
     for (const cluster::MembershipEffect& effect : membership_.handle(event, now(self_))) {
       std::visit([this](const auto& e) { perform(e); }, effect);
     }
+    if (!membership_.can_serve()) {
+      on_scheduler(scheduler::CannotServe{{Code::kUnavailable, membership_.condition()}});
+    }
     schedule_wake();
   }
 
@@ -142,7 +160,8 @@ class SchedulerShell {
     pending->status.epoch = membership_.epoch();
     pending->status.counts = scheduler_.counts();
     for (const cluster::MemberView& member : membership_.members()) {
-      pending->status.nodes.push_back(NodeStatus{.member = member});
+      pending->status.nodes.push_back(
+          NodeStatus{.member = member, .drained = drained_.contains(member.info.name)});
     }
     pending->missing = pending->status.nodes.size() + 1;
     const auto arrived = [pending] {
@@ -164,6 +183,8 @@ class SchedulerShell {
                 into.kv_blocks_total = worker.kv_blocks_total;
                 into.rows_computed = worker.rows_computed;
                 into.links = std::move(worker.links);
+                into.prefix_cache = worker.prefix_cache;
+                into.num_preempted = worker.num_preempted;
                 arrived();
               },
               [arrived](const caf::error&) { arrived(); });
@@ -189,8 +210,8 @@ class SchedulerShell {
   void perform(scheduler::StartOnRouter& e) {
     const auto node = nodes_.find(e.router);
     if (node == nodes_.end()) return;  // its loss is the next event
-    self_->send(node->second.worker,
-                StartRequest{e.request, e.attempt, std::move(e.spec), std::move(e.emitted)});
+    self_->send(node->second.worker, StartRequest{e.request, e.attempt, std::move(e.spec),
+                                                  std::move(e.emitted), e.order});
   }
   void perform(scheduler::CancelOnRouter& e) {
     const auto node = nodes_.find(e.router);
@@ -228,18 +249,32 @@ class SchedulerShell {
       }
     }
     routers_.clear();
+    routers_.reserve(e.routers.size());
     for (const cluster::NodeInfo& info : e.routers) routers_.push_back(info.id);
   }
   void perform(const cluster::StartServing& e) {
     log::info("serving", {{"epoch", e.epoch}});
     for (const NodeId router : routers_) on_scheduler(scheduler::RouterUp{router});
+    tell_drained();
     tell_serving(true);
   }
   void perform(const cluster::StopServing& e) {
     log::warning("serving_stopped", {{"epoch", e.epoch}, {"reason", e.reason.message}});
     tell_serving(false);  // before any client hears of it: /health must not lag behind
     for (const auto& [id, node] : nodes_) self_->send(node.worker, EpochEnded{e.epoch});
-    for (const NodeId router : routers_) on_scheduler(scheduler::RouterDown{router, e.reason});
+    const bool recovering = membership_.can_serve();
+    for (const NodeId router : routers_) {
+      on_scheduler(scheduler::RouterDown{router, e.reason, recovering});
+    }
+  }
+
+  /// The scheduler's core knows routers by id, operators by name: a node comes back with another
+  /// id.
+  void tell_drained() {
+    for (const cluster::MemberView& member : membership_.members()) {
+      const bool drained = drained_.contains(member.info.name);
+      on_scheduler(scheduler::Drained{member.info.id, drained});
+    }
   }
 
   static std::vector<Peer> peers(const std::vector<cluster::NodeInfo>& infos) {
@@ -289,7 +324,8 @@ class SchedulerShell {
   std::map<NodeId, Node> nodes_;
   std::map<RequestId, caf::actor> clients_;
   std::vector<caf::actor> watchers_;
-  std::vector<NodeId> routers_;  ///< of the epoch in force
+  std::vector<NodeId> routers_;    ///< of the epoch in force
+  std::set<std::string> drained_;  ///< names of nodes
   std::optional<Instant> wake_at_;
   uint64_t told_running_ = 0;
 };
@@ -319,6 +355,7 @@ caf::behavior scheduler_actor(caf::stateful_actor<SchedulerActorState>* self,
       [=](const WatchServing&) {
         shell->watch(caf::actor_cast<caf::actor>(self->current_sender()));
       },
+      [=](const DrainNode& msg) { shell->drain(msg); },
       [=](const Wake& msg) { shell->wake(msg); },
       [=](const ClusterStatusQuery&) -> caf::result<ClusterStatus> {
         auto promise = self->make_response_promise();

@@ -2,6 +2,8 @@
 
 #include <fcntl.h>
 #include <netdb.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <poll.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -10,7 +12,9 @@
 #include <caf/all.hpp>
 #include <caf/io/all.hpp>
 #include <cerrno>
+#include <cstdlib>
 #include <cstring>
+#include <filesystem>
 #include <random>
 
 #include "actors/messages.hpp"
@@ -66,10 +70,6 @@ SystemConfig::SystemConfig(const SystemOptions& options) {
   add_message_type<CancelAttempt>("troupe::CancelAttempt");
   add_message_type<WorkerStatusQuery>("troupe::WorkerStatusQuery");
   add_message_type<WorkerStatus>("troupe::WorkerStatus");
-  add_message_type<ReserveBlocksFor>("troupe::ReserveBlocksFor");
-  add_message_type<BlocksReply>("troupe::BlocksReply");
-  add_message_type<ReleaseBlocks>("troupe::ReleaseBlocks");
-  add_message_type<KvUsageQuery>("troupe::KvUsageQuery");
   // The default policy burns a sixth of a core when idle; sharing sleeps.
   set("scheduler.policy", caf::atom("sharing"));
   set("scheduler.max-threads", options.num_threads);
@@ -87,6 +87,28 @@ NodeId fresh_node_id() {
   for (;;) {
     const uint64_t value = (uint64_t{random()} << 32) | random();
     if (value != 0) return NodeId{value};
+  }
+}
+
+void bound_delivery(uint16_t port, Duration timeout) {
+  const auto port_of = [](const sockaddr_storage& address) -> uint16_t {
+    switch (address.ss_family) {
+      case AF_INET: return ntohs(reinterpret_cast<const sockaddr_in&>(address).sin_port);
+      case AF_INET6: return ntohs(reinterpret_cast<const sockaddr_in6&>(address).sin6_port);
+      default: return 0;
+    }
+  };
+  // CAF does not tell its sockets.
+  std::error_code error;
+  for (const auto& entry : std::filesystem::directory_iterator("/proc/self/fd", error)) {
+    const int fd = std::atoi(entry.path().filename().c_str());
+    sockaddr_storage own{}, peer{};
+    socklen_t own_size = sizeof own, peer_size = sizeof peer;
+    if (getsockname(fd, reinterpret_cast<sockaddr*>(&own), &own_size) != 0) continue;
+    getpeername(fd, reinterpret_cast<sockaddr*>(&peer), &peer_size);  // fails where it listens
+    if (port_of(own) != port && port_of(peer) != port) continue;
+    const auto milliseconds = static_cast<unsigned>(timeout.ns / 1'000'000);
+    setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &milliseconds, sizeof milliseconds);
   }
 }
 

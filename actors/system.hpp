@@ -15,7 +15,7 @@ namespace troupe::actors {
 struct SystemOptions {
   bool network = false;  ///< load the middleman
   Duration heartbeat_interval = milliseconds(200);
-  Duration heartbeat_timeout = milliseconds(1000);
+  Duration heartbeat_timeout = milliseconds(1500);
   std::string cluster;  ///< peers of another name are refused while connecting
   size_t num_threads = 2;
 };
@@ -33,5 +33,10 @@ NodeId fresh_node_id();
 /// process for two minutes where packets are dropped.
 /// @errors kUnavailable naming host, port and cause.
 Result<void> probe_tcp(const std::string& host, uint16_t port, Duration timeout);
+
+/// CAF ends only when all is sent, and to a peer that has silently gone TCP tries for a quarter of
+/// an hour. Has the kernel give up after `timeout` on this process's connections at `port`, at
+/// either end, and on those it will accept there. Called after CAF has listened or connected.
+void bound_delivery(uint16_t port, Duration timeout);
 
 }  // namespace troupe::actors

@@ -10,6 +10,8 @@ const std::vector<Command>& commands() {
   static const std::vector<Command> all = {
       {"up", "start a cluster on this machine and keep it running", run_up},
       {"status", "show a running cluster: nodes, experts, links, requests", run_status},
+      {"drain", "take a router out of service; its requests go on elsewhere", run_drain},
+      {"undrain", "have a drained router take requests again", run_undrain},
       {"chat", "talk to a running cluster", run_chat},
       {"head", "run the head of a cluster: gateway and scheduler", run_head},
       {"node", "run one node of a cluster: a router or an expert shard", run_node},

@@ -58,6 +58,7 @@ std::optional<std::string> nearest(std::string_view word, const std::vector<std:
 int run_chat(const Arguments&);
 int run_config(const Arguments&);
 int run_detokenize(const Arguments&);
+int run_drain(const Arguments&);
 int run_eval(const Arguments&);
 int run_generate(const Arguments&);
 int run_head(const Arguments&);
@@ -66,6 +67,7 @@ int run_node(const Arguments&);
 int run_show(const Arguments&);
 int run_status(const Arguments&);
 int run_tokenize(const Arguments&);
+int run_undrain(const Arguments&);
 int run_up(const Arguments&);
 int run_version(const Arguments&);
 

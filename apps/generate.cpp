@@ -7,6 +7,7 @@
 #include "apps/command.hpp"
 #include "apps/local_options.hpp"
 #include "model/chat_format.hpp"
+#include "model/generation_config.hpp"
 #include "model/text_stream.hpp"
 #include "model/tokenizer.hpp"
 
@@ -48,17 +49,29 @@ Result<Prompt> make_prompt(const Values& values) {
   return prompt;
 }
 
+/// What the options say, and the model's defaults for the rest.
+model::SamplingParams sampling_of(const Values& values, const model::SamplingParams& defaults) {
+  model::SamplingParams sampling = defaults;
+  const auto read = [&](const char* name, auto& out) {
+    if (values.count(name) != 0) out = values[name].as<std::decay_t<decltype(out)>>();
+  };
+  read("temperature", sampling.temperature);
+  read("top-p", sampling.top_p);
+  read("top-k", sampling.top_k);
+  read("min-p", sampling.min_p);
+  read("seed", sampling.seed);
+  return sampling;
+}
+
 Result<int> generate(const Values& values) {
   const Prompt prompt = TRY(make_prompt(values));
   const auto local = TRY(load_local_model(values));
   scheduler::RequestSpec spec{.prompt = prompt.tokens,
                               .max_tokens = values["max-tokens"].as<uint32_t>()};
-  spec.sampling.temperature = values["temperature"].as<float>();
-  spec.sampling.top_p = values["top-p"].as<float>();
-  spec.sampling.top_k = values["top-k"].as<int32_t>();
-  spec.sampling.min_p = values["min-p"].as<float>();
-  spec.sampling.seed = values["seed"].as<uint64_t>();
-  if (values.count("ignore-eos") == 0) spec.stop_token_ids = local->config().eos_token_ids;
+  const model::GenerationConfig defaults =
+      TRY(model::load_generation_config(values["model"].as<std::string>(), local->config()));
+  spec.sampling = sampling_of(values, defaults.sampling);
+  if (values.count("ignore-eos") == 0) spec.stop_token_ids = defaults.eos_token_ids;
   const bool json = values.count("json") != 0;
 
   std::optional<model::TextStream> stream;
@@ -118,10 +131,10 @@ int run_generate(const Arguments& arguments) {
       "chat,c", po::value<std::string>(), "a user's message")("tokens", po::value<std::string>(),
                                                               "token ids to continue: 1,2,3")(
       "max-tokens,n", po::value<uint32_t>()->default_value(128), "most tokens to generate")(
-      "temperature", po::value<float>()->default_value(1.0F), "0: greedy")(
-      "top-p", po::value<float>()->default_value(1.0F), "nucleus, (0, 1]")(
-      "top-k", po::value<int32_t>()->default_value(0), "0: off")(
-      "min-p", po::value<float>()->default_value(0.0F), "[0, 1]")(
+      "temperature", po::value<float>(), "0: greedy; default: generation_config.json's, or 1")(
+      "top-p", po::value<float>(), "nucleus, (0, 1]; default: the model's, or 1")(
+      "top-k", po::value<int32_t>(), "0: off; default: the model's, or 0")(
+      "min-p", po::value<float>(), "[0, 1]; default: the model's, or 0")(
       "seed", po::value<uint64_t>()->default_value(0), "of sampling")(
       "ignore-eos", "go on after the model's end token")(
       "json", "print {\"tokens\":[...],\"text\":...} at the end")("stats",

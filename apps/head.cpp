@@ -15,6 +15,7 @@
 #include "cluster/config.hpp"
 #include "gateway/server.hpp"
 #include "model/chat_format.hpp"
+#include "model/generation_config.hpp"
 #include "model/tokenizer.hpp"
 #include "model/weights.hpp"
 
@@ -57,6 +58,8 @@ Result<int> serve(const std::string& config_path) {
   const cluster::ClusterConfig config = TRY(cluster::load_cluster_config(config_path));
   log::configure(log::Level::kInfo, "head");
   const model::Checkpoint checkpoint = TRY(model::Checkpoint::open(config.model));
+  const model::GenerationConfig generation =
+      TRY(model::load_generation_config(config.model, checkpoint.config()));
   const model::Tokenizer tokenizer = TRY(model::Tokenizer::load(config.model));
   const auto chat_format = model::ChatFormat::detect(tokenizer);
   if (!chat_format.ok()) {
@@ -87,12 +90,14 @@ Result<int> serve(const std::string& config_path) {
                                          system.render(published.error()) +
                                          "; is another cluster running? See control.port"};
   }
+  actors::bound_delivery(*published, config.heartbeat_timeout);
   const auto client = actors::make_cluster_client(system, scheduler);
   gateway::GatewayModel model{.id = config.served_name,
                               .tokenizer = tokenizer,
                               .chat_format = chat_format.ok() ? &*chat_format : nullptr,
                               .max_context = max_context,
-                              .eos_token_ids = checkpoint.config().eos_token_ids};
+                              .eos_token_ids = generation.eos_token_ids,
+                              .defaults = generation.sampling};
   auto server = gateway::start({.host = config.http_host,
                                 .port = config.http_port,
                                 .version = kVersion,

@@ -2,9 +2,11 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <caf/all.hpp>
 #include <caf/io/all.hpp>
+#include <chrono>
 #include <csignal>
 #include <mutex>
 #include <optional>
@@ -22,6 +24,7 @@
 #include "base/log.hpp"
 #include "cluster/config.hpp"
 #include "kernels/backend.hpp"
+#include "transport/net_devices.hpp"
 #include "transport/ports.hpp"
 
 namespace troupe::apps {
@@ -46,9 +49,10 @@ Result<cluster::NodeConfig> node_named(const cluster::ClusterConfig& config,
 /// process for minutes.
 Result<caf::actor> connect_to_head(caf::actor_system& system,
                                    const cluster::ClusterConfig& config) {
-  const int attempts = static_cast<int>(config.assemble_timeout.ns / kConnectRetry.ns) + 1;
+  const auto deadline =
+      std::chrono::steady_clock::now() + std::chrono::nanoseconds(config.assemble_timeout.ns);
   Error last;
-  for (int attempt = 0; attempt < attempts; ++attempt) {
+  do {
     const auto probed = actors::probe_tcp(config.control_host, config.control_port, kProbeTimeout);
     if (probed.ok()) {
       auto head = system.middleman().remote_actor(config.control_host, config.control_port);
@@ -61,7 +65,7 @@ Result<caf::actor> connect_to_head(caf::actor_system& system,
     }
     const int signal = wait_for_signal(kConnectRetry);
     if (signal == SIGINT || signal == SIGTERM) return Error{Code::kCancelled, "interrupted"};
-  }
+  } while (std::chrono::steady_clock::now() < deadline);
   return std::move(last).with_context("joining the cluster");
 }
 
@@ -113,20 +117,31 @@ struct Process {
 caf::actor spawn_worker(caf::actor_system& system, Process& process, const caf::actor& head) {
   const cluster::ClusterConfig& config = process.config;
   if (process.node.role == cluster::Role::kExperts) {
+    const auto routers = static_cast<uint32_t>(
+        std::ranges::count(config.nodes, cluster::Role::kRouter, &cluster::NodeConfig::role));
+    const uint32_t max_queued_rows = routers * actors::kDispatchesPerShard * config.max_step_tokens;
     return system.spawn(actors::expert_shard_actor, &process.services, head,
-                        experts::ShardOptions{});
+                        experts::ShardOptions{.max_queued_rows = max_queued_rows});
   }
   const model::ModelConfig& model = process.checkpoint.config();
   const auto holder = system.spawn(
-      actors::kv_holder_actor, actors::KvHolderOptions{config.kv_blocks, config.kv_block_tokens});
+      actors::kv_holder_actor,
+      kvcache::HolderOptions{config.kv_blocks, config.kv_host_blocks, config.kv_block_tokens});
   auto engine = std::make_shared<actors::RouterEngine>(
       model, process.weights, *process.ops,
-      actors::KvShape{model.num_layers, config.kv_blocks, config.kv_block_tokens, model.kv_dim()},
+      actors::KvShape{.num_layers = model.num_layers,
+                      .num_blocks = config.kv_blocks,
+                      .block_tokens = config.kv_block_tokens,
+                      .kv_dim = model.kv_dim(),
+                      .num_host_slots = config.kv_host_blocks},
       actors::AttentionForm::kAbsorbed);
   log::info("kv_cache", {{"blocks", config.kv_blocks}, {"bytes", engine->kv_bytes()}});
   return system.spawn(actors::router_actor, &process.services, std::move(engine), holder, head,
                       actors::RouterOptions{.batcher = {.max_step_tokens = config.max_step_tokens,
-                                                        .max_running = config.max_running}});
+                                                        .max_running = config.max_running},
+                                            .block_tokens = config.kv_block_tokens,
+                                            .heartbeat_interval = config.heartbeat_interval,
+                                            .heartbeat_timeout = config.heartbeat_timeout});
 }
 
 Result<int> run(const std::string& config_path, const std::string& name) {
@@ -148,6 +163,8 @@ Result<int> run(const std::string& config_path, const std::string& name) {
                                       .cluster = config.name});
   caf::actor_system system(system_config);
   const caf::actor head = TRY(connect_to_head(system, config));
+  actors::bound_delivery(config.control_port, config.heartbeat_timeout);
+  const std::string interface = TRY(transport::interface_towards(config.control_host));
   const auto executor = actors::make_thread_executor();  // its jobs end before the system does
   process.services = {.self = self,
                       .cluster = actors::cluster_hash(config.name),
@@ -159,9 +176,10 @@ Result<int> run(const std::string& config_path, const std::string& name) {
     caf::anon_send_exit(worker, caf::exit_reason::kill);
     system.await_all_actors_done();  // then nothing uses the executor or the port any more
   };
+  const std::string devices = transport::ucx_devices(interface);
   auto port =
       transport::open_ucx_port(actors::port_options_for(self, process.services.cluster, worker),
-                               {.wires = wires_of(config.wires)});
+                               {.wires = wires_of(config.wires), .net_devices = devices});
   if (!port.ok()) {
     stop_worker();
     return std::move(port).error();
@@ -182,7 +200,8 @@ Result<int> run(const std::string& config_path, const std::string& name) {
                                .on_accepted = [] {}});
   log::info("node_started", {{"role", node.role == cluster::Role::kRouter ? "router" : "experts"},
                              {"kernels", process.ops->target()},
-                             {"threads", node.threads}});
+                             {"threads", node.threads},
+                             {"devices", devices}});
   int signal = 0;
   while (signal != SIGINT && signal != SIGTERM && !process.end.get()) {
     signal = wait_for_signal(seconds(3600));

@@ -85,6 +85,7 @@ void print_text(const model::Checkpoint& checkpoint) {
 void print_json(const model::Checkpoint& checkpoint) {
   const model::ModelConfig& c = checkpoint.config();
   const model::Checkpoint::Summary summary = checkpoint.summary();
+  const unsigned long long kv_bytes = uint64_t{c.num_layers} * c.kv_dim() * sizeof(float);
   std::string bytes;
   for (const auto& [dtype, n] : summary.bytes_by_dtype) {
     bytes +=
@@ -99,7 +100,7 @@ void print_json(const model::Checkpoint& checkpoint) {
       static_cast<unsigned long long>(summary.total_parameters),
       static_cast<unsigned long long>(summary.active_parameters), c.num_layers, c.hidden_size,
       c.vocab_size, c.num_routed_experts, c.num_experts_per_tok, c.max_position_embeddings,
-      static_cast<unsigned long long>(uint64_t{c.num_layers} * c.kv_dim() * 4), bytes.c_str());
+      kv_bytes, bytes.c_str());
 }
 
 }  // namespace

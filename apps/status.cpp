@@ -44,8 +44,10 @@ void print_table(const json::value& status) {
                                ? text(node, "kv_blocks_used") + "/" + text(node, "kv_blocks_total")
                                : "-";
     std::printf("%-16s %-8s %-8s %-8s %-14s %-10s %s\n", text(node, "name").c_str(),
-                text(node, "role").c_str(), text(node, "state").c_str(), text(node, "pid").c_str(),
-                kv.c_str(), text(node, "rows_computed").c_str(), text(node, "experts").c_str());
+                text(node, "role").c_str(),
+                (text(node, "drained") == "true" ? "drained" : text(node, "state")).c_str(),
+                text(node, "pid").c_str(), kv.c_str(), text(node, "rows_computed").c_str(),
+                text(node, "experts").c_str());
   }
   std::map<std::string, std::string> names;
   for (const json::value& node : list(status, "nodes")) {

@@ -61,8 +61,11 @@ class Children {
     return spawn(children_.back());
   }
 
-  /// Looks for ended children and starts them again within their budget.
-  /// @errors kUnavailable when one ended too often, with its exit code.
+  /// From now on no child's end is the end of the others: what they serve goes on.
+  void serving() { serving_ = true; }
+
+  /// Looks for ended children and starts them again within their budget; beyond it, once a minute.
+  /// @errors until serving(): kUnavailable when one ended too often, with its exit code.
   Result<void> supervise() {
     for (Child& child : children_) {
       int status = 0;
@@ -135,11 +138,21 @@ class Children {
     while (!child.starts.empty() && now - child.starts.front() > kRestartWindow) {
       child.starts.pop_front();
     }
-    if (WIFEXITED(status) && WEXITSTATUS(status) == kUsage) {
+    const bool usage = WIFEXITED(status) && WEXITSTATUS(status) == kUsage;
+    const bool too_often = child.starts.size() > restart_budget_;
+    if (serving_ && (usage || too_often)) {
+      log::error("process_keeps_ending", {{"name", child.name},
+                                          {"how", how},
+                                          {"last_words", last_words(child)},
+                                          {"restart_in_ms", kRestartWindow.ns / 1'000'000}});
+      child.start_at = now + kRestartWindow;
+      return {};
+    }
+    if (usage) {
       return Error{Code::kInvalidArgument,
                    child.name + " refused to start (" + how + "): " + last_words(child)};
     }
-    if (child.starts.size() > restart_budget_) {
+    if (too_often) {
       return Error{Code::kUnavailable,
                    child.name + " ended " + std::to_string(child.starts.size()) +
                        " times within a minute, lastly with " + how + ": " + last_words(child)};
@@ -164,6 +177,7 @@ class Children {
   std::string config_path_;
   uint32_t restart_budget_;
   std::string log_directory_;
+  bool serving_ = false;
   std::vector<Child> children_;
 };
 
@@ -247,6 +261,7 @@ Result<int> run(const Values& values) {
     TRY(children.start(node.name, {"node", "--name", node.name}));
   }
   TRY(wait_until_ready(children, client, config.assemble_timeout + seconds(60)));
+  children.serving();
   print_banner(config, url, logs, monotonic_now() - began);
   if (values.count("ask") != 0) {
     TRY(ask_all(client, values["ask"].as<std::string>(), config.served_name));

@@ -227,6 +227,13 @@ class Reader {
                                                        std::to_string(config.http_port) +
                                                        "; give them different ports");
     }
+    if (config.max_running > config.max_step_tokens) {
+      return at_key({"limits.max_running", "limits.max_step_tokens"},
+                    "limits.max_running (" + std::to_string(config.max_running) +
+                        ") must be at most limits.max_step_tokens (" +
+                        std::to_string(config.max_step_tokens) +
+                        "): each running request takes a row of every step");
+    }
     const uint64_t kv_tokens = uint64_t{config.kv_blocks} * config.kv_block_tokens;
     if (config.max_context > kv_tokens) {
       return at_key(

@@ -47,15 +47,16 @@ struct ClusterConfig {
   uint32_t max_step_tokens = 256;
   uint32_t max_context = 0;  ///< 0: the model's max_position_embeddings
   uint32_t kv_blocks = 1024;
+  uint32_t kv_host_blocks = 0;  ///< host memory for evicted blocks of the prefix cache
   uint32_t kv_block_tokens = 16;
   Duration request_timeout = seconds(300);
   uint32_t max_body_bytes = 8u << 20;
   uint32_t max_connections = 1024;
   // failure detection on the control plane
   Duration heartbeat_interval = milliseconds(200);
-  Duration heartbeat_timeout = milliseconds(1000);
+  Duration heartbeat_timeout = milliseconds(1500);
   Duration assemble_timeout = seconds(30);
-  uint32_t restart_budget = 3;  ///< restarts of one local node within a minute by `troupe up`
+  uint32_t restart_budget = 3;  ///< quick restarts of one process within a minute by `troupe up`
   Wires wires = Wires::kAuto;
 };
 

@@ -38,7 +38,7 @@ struct Setting {
 };
 
 // Upper bounds are far above sense; they keep products of two settings within their types.
-inline constexpr std::array<Setting, 21> kSettings = {{
+inline constexpr std::array<Setting, 22> kSettings = {{
     {"", "name", Setting::Word{&ClusterConfig::name}},
     {"", "model", Setting::Text{&ClusterConfig::model}},
     {"", "served_name", Setting::Text{&ClusterConfig::served_name}},
@@ -51,6 +51,7 @@ inline constexpr std::array<Setting, 21> kSettings = {{
     {"limits", "max_step_tokens", &ClusterConfig::max_step_tokens, 1, 65'536},
     {"limits", "max_context", &ClusterConfig::max_context, 0, 1 << 24},
     {"limits", "kv_blocks", &ClusterConfig::kv_blocks, 1, 1 << 20},
+    {"limits", "kv_host_blocks", &ClusterConfig::kv_host_blocks, 0, 1 << 24},
     {"limits", "kv_block_tokens", &ClusterConfig::kv_block_tokens, 1, 1'024},
     {"limits", "request_timeout", &ClusterConfig::request_timeout, milliseconds(1).ns,
      seconds(86'400).ns},

@@ -9,6 +9,8 @@ namespace {
 
 constexpr uint32_t kMaxFailures = 3;          // kUnavailable ones in a row
 constexpr Duration kRetryDelay = seconds(1);  // about what a failure detector needs
+constexpr Duration kFirstHold = seconds(10);  // of a node that joins after it was dropped
+constexpr uint32_t kMaxDoublings = 6;         // of that: about ten minutes
 
 std::string joined(const std::vector<std::string>& names) {
   std::string text;
@@ -59,17 +61,25 @@ std::vector<MembershipEffect> Membership::handle(const MembershipEvent& event, I
   return effects;
 }
 
-void Membership::on(const NodeJoining& event, Instant, Effects& effects) {
+void Membership::on(const NodeJoining& event, Instant now, Effects& effects) {
   if (auto reason = reason_to_reject(event.info)) {
     effects.emplace_back(RejectNode{event.info.id, *std::move(reason)});
     return;
   }
-  members_.try_emplace(event.info.id, Member{.info = event.info});
+  Member member{.info = event.info};
+  if (const auto drops = drops_.find(event.info.name); drops != drops_.end()) {
+    const uint32_t doublings = std::min(drops->second - 1, kMaxDoublings);
+    member.held_until = now + kFirstHold * (int64_t{1} << doublings);
+    member.failures = kMaxFailures - 1;
+  }
+  members_.try_emplace(event.info.id, std::move(member));
   effects.emplace_back(AcceptNode{event.info.id});
 }
 
 std::optional<Error> Membership::reason_to_reject(const NodeInfo& info) const {
-  const auto wrong = [](std::string message) { return Error{Code::kInvalidArgument, message}; };
+  const auto wrong = [](std::string message) {
+    return Error{Code::kInvalidArgument, std::move(message)};
+  };
   if (info.version != options_.version) {
     return wrong("the node runs troupe " + shown(info.version) + ", the head runs troupe " +
                  shown(options_.version) + "; install the same version on both");
@@ -156,8 +166,11 @@ void Membership::on(const Tick&, Instant, Effects&) {}
 void Membership::remove(NodeId node, const Error& reason, bool drop, Effects& effects) {
   const auto member = members_.find(node);
   const bool took_part = member->second.state != NodeState::kJoined || phase_ == Phase::kRetrying;
+  if (drop) {
+    ++drops_[member->second.info.name];
+    effects.emplace_back(DropNode{node, reason});
+  }
   members_.erase(member);
-  if (drop) effects.emplace_back(DropNode{node, reason});
   if (took_part) end_epoch(Phase::kWaiting, reason, effects);
 }
 
@@ -174,6 +187,9 @@ void Membership::end_epoch(Phase next, const Error& reason, Effects& effects) {
 void Membership::follow_deadlines(Instant now, Effects& effects) {
   if (phase_ == Phase::kAssembling && now >= assemble_deadline_) phase_ = Phase::kWaiting;
   if (phase_ == Phase::kRetrying && now >= form_deadline_) phase_ = Phase::kWaiting;
+  for (auto& [node, member] : members_) {
+    if (member.held_until && now >= *member.held_until) member.held_until.reset();
+  }
   if (phase_ != Phase::kForming || now < form_deadline_) return;
   for (const std::string& name : names_in(NodeState::kForming)) {
     remove(find(name)->info.id,
@@ -187,14 +203,21 @@ void Membership::follow_deadlines(Instant now, Effects& effects) {
 void Membership::advance(Instant now, Effects& effects) {
   if (phase_ == Phase::kAssembling && members_.size() == options_.expected.size()) {
     form(now, effects);
-  } else if (phase_ == Phase::kWaiting && enough()) {
+  } else if (phase_ == Phase::kWaiting && can_serve()) {
+    if (!enough_free()) {
+      for (auto& [node, member] : members_) member.held_until.reset();
+    }
     form(now, effects);
   }
-  const auto newcomers = names_in(NodeState::kJoined);
+  const auto newcomers = this->newcomers();
   if (phase_ == Phase::kForming && names_in(NodeState::kForming).empty()) {
     if (newcomers.empty() || num_requests_ > 0) {
       phase_ = Phase::kServing;
-      for (auto& [node, member] : members_) member.failures = 0;
+      for (auto& [node, member] : members_) {
+        if (member.state != NodeState::kReady) continue;
+        member.failures = 0;
+        drops_.erase(member.info.name);
+      }
       effects.emplace_back(StartServing{epoch_});
     } else {
       form(now, effects);  // with those who joined meanwhile: nobody is being served yet
@@ -208,10 +231,14 @@ void Membership::advance(Instant now, Effects& effects) {
 
 void Membership::form(Instant now, Effects& effects) {
   FormEpoch form{.epoch = Epoch{epoch_.value + 1}, .routers = {}, .shards = {}};
+  const auto held = held_back();
   for (const MemberView& member : members()) {
+    if (std::ranges::count(held, member.info.name) != 0) continue;
     (member.info.role == Role::kRouter ? form.routers : form.shards).push_back(member.info);
   }
-  for (auto& [node, member] : members_) member.state = NodeState::kForming;
+  for (auto& [node, member] : members_) {
+    member.state = member.held_until ? NodeState::kJoined : NodeState::kForming;
+  }
   epoch_ = form.epoch;
   phase_ = Phase::kForming;
   form_deadline_ = now + options_.ready_timeout;
@@ -224,6 +251,12 @@ Epoch Membership::epoch() const { return epoch_; }
 size_t Membership::count(Role role) const {
   return static_cast<size_t>(std::ranges::count(
       members_, role, [](const auto& member) { return member.second.info.role; }));
+}
+
+size_t Membership::count_free(Role role) const {
+  return static_cast<size_t>(std::ranges::count_if(members_, [role](const auto& member) {
+    return member.second.info.role == role && !member.second.held_until;
+  }));
 }
 
 size_t Membership::count_expected(Role role) const {
@@ -254,6 +287,21 @@ std::vector<std::string> Membership::names_in(NodeState state) const {
   return names;
 }
 
+std::vector<std::string> Membership::held_back() const {
+  std::vector<std::string> names;
+  for (const auto& [name, role] : options_.expected) {
+    const Member* member = find(name);
+    if (member != nullptr && member->held_until) names.push_back(name);
+  }
+  return names;
+}
+
+std::vector<std::string> Membership::newcomers() const {
+  std::vector<std::string> names = names_in(NodeState::kJoined);
+  std::erase_if(names, [this](const std::string& name) { return find(name)->held_until; });
+  return names;
+}
+
 std::string Membership::condition() const {
   const std::string epoch = "epoch " + std::to_string(epoch_.value);
   std::vector<std::string> missing;
@@ -277,21 +325,29 @@ std::string Membership::condition() const {
   }
   std::string text = "serving " + epoch + " with " + counted(count(Role::kRouter), "router") +
                      " and " + counted(count(Role::kExperts), "shard");
-  const auto newcomers = names_in(NodeState::kJoined);
   if (!missing.empty()) text += "; missing " + joined(missing);
-  if (!newcomers.empty()) text += "; " + joined(newcomers) + " waits until no request is running";
+  if (const auto names = newcomers(); !names.empty()) {
+    text += "; " + joined(names) + " waits until no request is running";
+  }
+  if (const auto names = held_back(); !names.empty()) {
+    text += "; " + joined(names) + " failed lately and is held back for a while";
+  }
   return text;
 }
 
 std::optional<Instant> Membership::next_deadline() const {
+  std::optional<Instant> next;
   switch (phase_) {
-    case Phase::kAssembling: return assemble_deadline_;
+    case Phase::kAssembling: next = assemble_deadline_; break;
     case Phase::kForming:
-    case Phase::kRetrying: return form_deadline_;
+    case Phase::kRetrying: next = form_deadline_; break;
     case Phase::kWaiting:
     case Phase::kServing: break;
   }
-  return std::nullopt;
+  for (const auto& [node, member] : members_) {
+    if (member.held_until && (!next || *member.held_until < *next)) next = member.held_until;
+  }
+  return next;
 }
 
 std::string Membership::check() const {
@@ -301,7 +357,7 @@ std::string Membership::check() const {
     case Phase::kAssembling:
       if (epoch_ != Epoch{}) return "still assembling, but an epoch was formed";
       return members_.size() == options_.expected.size() ? "all are here, but no epoch" : "";
-    case Phase::kWaiting: return enough() ? "the nodes suffice, but no epoch" : "";
+    case Phase::kWaiting: return can_serve() ? "the nodes suffice, but no epoch" : "";
     case Phase::kForming: return some_form ? "" : "all are ready, but nobody is served";
     case Phase::kRetrying: return epoch_ == Epoch{} ? "an epoch failed that was not formed" : "";
     case Phase::kServing: break;
@@ -312,8 +368,7 @@ std::string Membership::check() const {
     (member.info.role == Role::kRouter ? router : shard) = true;
   }
   if (some_form || !router || !shard) return "serving without all it needs";
-  const bool newcomers = !names_in(NodeState::kJoined).empty();
-  return newcomers && num_requests_ == 0 ? "a node waits although no request runs" : "";
+  return !newcomers().empty() && num_requests_ == 0 ? "a node waits although no request runs" : "";
 }
 
 }  // namespace troupe::cluster

@@ -12,7 +12,9 @@
 // A failure that is kUnavailable may be a broken link, or a death of which the head is about to
 // hear: the epoch ends at once, but the node named is kept and a new epoch is formed when a node is
 // lost, or after a second; only the third such failure in a row drops it. Any other failure drops
-// it.
+// it. A dropped node that joins again is held back for ten seconds, then twice as long each time,
+// unless nothing can be served without it; it gets one try, until it has served. So a node that the
+// head hears but a router does not costs the others little.
 
 #include <cstdint>
 #include <map>
@@ -130,6 +132,10 @@ class Membership {
   Membership(MembershipOptions options, Instant start);
   [[nodiscard]] std::vector<MembershipEffect> handle(const MembershipEvent& event, Instant now);
   [[nodiscard]] bool serving() const;
+  /// There is a router and an expert shard: if nothing serves, an epoch is about to be formed.
+  [[nodiscard]] bool can_serve() const {
+    return count(Role::kRouter) > 0 && count(Role::kExperts) > 0;
+  }
   [[nodiscard]] Epoch epoch() const;
   /// What it waits for or why it does not serve, for people: "waiting for shard-2 (2 of 3 shards)".
   [[nodiscard]] std::string condition() const;
@@ -141,7 +147,8 @@ class Membership {
   struct Member {
     NodeInfo info;
     NodeState state = NodeState::kJoined;
-    uint32_t failures = 0;  ///< kUnavailable ones in a row
+    uint32_t failures = 0;              ///< kUnavailable ones in a row
+    std::optional<Instant> held_until;  ///< not taken into an epoch before
   };
   enum class Phase : uint8_t {
     kAssembling,  ///< waits for every expected node, until assemble_deadline_
@@ -162,11 +169,15 @@ class Membership {
 
   [[nodiscard]] std::optional<Error> reason_to_reject(const NodeInfo& info) const;
   [[nodiscard]] size_t count(Role role) const;           ///< members
+  [[nodiscard]] size_t count_free(Role role) const;      ///< those not held back
   [[nodiscard]] size_t count_expected(Role role) const;  ///< of the configuration
-  [[nodiscard]] bool enough() const {
-    return count(Role::kRouter) > 0 && count(Role::kExperts) > 0;
+  [[nodiscard]] bool enough_free() const {
+    return count_free(Role::kRouter) > 0 && count_free(Role::kExperts) > 0;
   }
   [[nodiscard]] std::vector<std::string> names_in(NodeState state) const;
+  [[nodiscard]] std::vector<std::string> held_back() const;
+  /// Joined, not held back, and not in the epoch.
+  [[nodiscard]] std::vector<std::string> newcomers() const;
   [[nodiscard]] const Member* find(std::string_view name) const;
   /// Takes a member out, with a DropNode if it is to be disconnected, and ends its epoch.
   void remove(NodeId node, const Error& reason, bool drop, Effects& effects);
@@ -183,6 +194,7 @@ class Membership {
   Phase phase_ = Phase::kAssembling;
   Epoch epoch_;  ///< the last that was formed; {0}: none yet
   Members members_;
+  std::map<std::string, uint32_t> drops_;  ///< by name, since it last served
   uint64_t num_requests_ = 0;
   std::string retry_reason_;  ///< why the last epoch was given up, in kRetrying
 };

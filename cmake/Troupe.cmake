@@ -49,9 +49,10 @@ function(troupe_library name)
   endforeach()
 endfunction()
 
-# troupe_test(model_config_test SOURCES config_test.cpp LINKS troupe_model [LABELS slow] [TIMEOUT 60])
+# troupe_test(model_config_test SOURCES config_test.cpp LINKS troupe_model [LABELS slow] [TIMEOUT 60]
+#             [SERIAL])  nothing else runs beside it
 function(troupe_test name)
-  cmake_parse_arguments(ARG "" "TIMEOUT" "SOURCES;LINKS;LABELS" ${ARGN})
+  cmake_parse_arguments(ARG "SERIAL" "TIMEOUT" "SOURCES;LINKS;LABELS" ${ARGN})
   add_executable(${name} ${ARG_SOURCES})
   target_link_libraries(${name} PRIVATE troupe_options ${ARG_LINKS} GTest::gmock GTest::gtest_main)
   target_compile_definitions(${name} PRIVATE TROUPE_SOURCE_DIR="${PROJECT_SOURCE_DIR}"
@@ -60,6 +61,9 @@ function(troupe_test name)
     set(ARG_TIMEOUT 120)
   endif()
   set(properties TIMEOUT ${ARG_TIMEOUT})
+  if(ARG_SERIAL)
+    list(APPEND properties RUN_SERIAL TRUE)
+  endif()
   if(ARG_LABELS)
     list(APPEND properties LABELS ${ARG_LABELS})
   endif()

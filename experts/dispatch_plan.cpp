@@ -22,8 +22,7 @@ std::vector<NodeId> shards_of(LayerIdx layer, std::span<const ExpertIdx> topk_id
     shards.push_back(placement.at(layer, expert));
   }
   std::ranges::sort(shards);
-  const auto repeats = std::ranges::unique(shards);
-  shards.erase(repeats.begin(), repeats.end());
+  shards.erase(std::unique(shards.begin(), shards.end()), shards.end());
   return shards;
 }
 
@@ -60,30 +59,6 @@ DispatchPlan plan_dispatch(LayerIdx layer, std::span<const ExpertIdx> topk_idx, 
     plan.slot_row[i] += plan.shards[shard_of[topk_idx[i]]].first_result;
   }
   return plan;
-}
-
-Gather::Gather(const DispatchPlan& plan) : missing_(static_cast<uint32_t>(plan.shards.size())) {
-  for (const ShardDispatch& to : plan.shards) {
-    parts_.push_back({.shard = to.shard, .num_rows = static_cast<uint32_t>(to.assignments.size())});
-  }
-}
-
-Gather::Verdict Gather::answered(NodeId shard, uint32_t num_rows) {
-  const auto part = std::ranges::lower_bound(parts_, shard, {}, &Part::shard);
-  if (part == parts_.end() || part->shard != shard) return Verdict::kUnknownShard;
-  if (part->here) return Verdict::kDuplicate;
-  if (part->num_rows != num_rows) return Verdict::kWrongSize;
-  part->here = true;
-  --missing_;
-  return Verdict::kTake;
-}
-
-std::vector<NodeId> Gather::awaited() const {
-  std::vector<NodeId> shards;
-  for (const Part& part : parts_) {
-    if (!part.here) shards.push_back(part.shard);
-  }
-  return shards;
 }
 
 }  // namespace troupe::experts

@@ -1,9 +1,8 @@
 #pragma once
 
-// From the gate's choices to what is sent where, and from what came back to the rows in slot order.
+// From the gate's choices to what is sent where, and where the rows that come back belong.
 
 #include <cstdint>
-#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -39,28 +38,5 @@ struct DispatchPlan {
 /// REQUIRES: an MoE layer of the placement. Cost: O(rows * topk + experts).
 DispatchPlan plan_dispatch(LayerIdx layer, std::span<const ExpertIdx> topk_idx, uint32_t num_rows,
                            uint32_t topk, const Placement& placement);
-
-/// Which shards of one dispatch have answered. A duplicate or stale answer changes nothing.
-class Gather {
- public:
-  Gather() = default;
-  explicit Gather(const DispatchPlan& plan);
-
-  enum class Verdict : uint8_t { kTake, kDuplicate, kUnknownShard, kWrongSize };
-  /// An answer of `num_rows` rows, one per assignment, came from `shard`; on kTake they belong at
-  /// ShardDispatch::first_result.
-  Verdict answered(NodeId shard, uint32_t num_rows);
-  [[nodiscard]] bool complete() const { return missing_ == 0; }
-  [[nodiscard]] std::vector<NodeId> awaited() const;
-
- private:
-  struct Part {
-    NodeId shard;
-    uint32_t num_rows = 0;
-    bool here = false;
-  };
-  std::vector<Part> parts_;
-  uint32_t missing_ = 0;
-};
 
 }  // namespace troupe::experts

@@ -52,7 +52,7 @@ void Shard::arrived(const RowsArrived& event, std::vector<ShardEffect>& effects)
 }
 
 std::optional<RejectReason> Shard::reason_to_reject(const RowsArrived& event) const {
-  if (event.epoch != epoch_) return RejectReason::kStaleEpoch;
+  if (event.key.epoch != epoch_) return RejectReason::kStaleEpoch;
   if (std::ranges::count(running_, event.key) != 0 ||
       std::ranges::count(queue_, event.key, &Queued::key) != 0) {
     return RejectReason::kDuplicate;

@@ -16,8 +16,9 @@
 
 namespace troupe::experts {
 
-/// Names one dispatch; a resend has the same key but for the attempt.
+/// Names one dispatch. Steps are counted anew in each epoch.
 struct DispatchKey {
+  Epoch epoch;
   NodeId router;
   StepId step;
   LayerIdx layer = 0;
@@ -38,7 +39,6 @@ struct ExpertsLoaded {
   std::vector<ExpertKey> held;
 };
 struct RowsArrived {
-  Epoch epoch;
   DispatchKey key;
   uint32_t num_rows = 0;
   std::vector<ExpertIdx> experts;  ///< distinct or not; each must be held
@@ -51,8 +51,8 @@ struct RouterGone {
 using ShardEvent = std::variant<ExpertsLoaded, RowsArrived, BatchComputed, RouterGone>;
 
 // --- effects ----------------------------------------------------------------------------------
-/// kDuplicate: exactly this key is queued or running and will be answered. A resend under another
-/// attempt is computed again, which is harmless.
+/// kDuplicate: exactly this key is queued or running and will be answered. A repeat of one that was
+/// answered already is computed again, which is harmless.
 enum class RejectReason : uint8_t { kStaleEpoch, kNotHeld, kQueueFull, kDuplicate };
 struct RejectRows {
   DispatchKey key;

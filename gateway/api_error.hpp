@@ -3,6 +3,7 @@
 // Errors as OpenAI's clients read them: {"error":{"message","type","param","code"}} with string
 // codes, an HTTP status, and whether trying again can help. docs/http_api.md has the table.
 
+#include <array>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -14,11 +15,47 @@
 
 namespace troupe::gateway {
 
+/// What programs branch on: `code` of the body.
+enum class ErrorCode : uint8_t {
+  kInvalidJson,
+  kInvalidValue,
+  kUnsupportedParameter,
+  kContextLengthExceeded,
+  kModelNotFound,
+  kRequestTimeout,
+  kQueueFull,
+  kTooManyConnections,
+  kInternalError,
+  kCancelled,
+  kNotImplemented,
+  kLoading,
+  kNoCapacity,
+  kDraining,
+};
+inline constexpr std::array kErrorCodes = {
+    ErrorCode::kInvalidJson,
+    ErrorCode::kInvalidValue,
+    ErrorCode::kUnsupportedParameter,
+    ErrorCode::kContextLengthExceeded,
+    ErrorCode::kModelNotFound,
+    ErrorCode::kRequestTimeout,
+    ErrorCode::kQueueFull,
+    ErrorCode::kTooManyConnections,
+    ErrorCode::kInternalError,
+    ErrorCode::kCancelled,
+    ErrorCode::kNotImplemented,
+    ErrorCode::kLoading,
+    ErrorCode::kNoCapacity,
+    ErrorCode::kDraining,
+};
+/// "invalid_json"
+std::string_view to_string(ErrorCode code);
+
 struct ApiError {
   int status = 400;
   std::string type = "invalid_request_error";
   std::string message;
-  std::optional<std::string> code;
+  std::optional<ErrorCode> code;
   std::optional<std::string> param;       ///< the request field at fault
   std::optional<uint32_t> retry_after_s;  ///< Retry-After, 1 .. 60
   bool retry_is_useless = false;          ///< sends x-should-retry: false
@@ -35,10 +72,11 @@ ApiError model_not_found(std::string_view model);
 /// The sentence that clients look for when they shorten a prompt.
 ApiError context_length_exceeded(uint64_t max_context, uint64_t num_prompt, uint64_t num_completion,
                                  std::string param);
-/// A status without a more precise code: 404, 405, 413, 415, 431.
+/// What the server finds wrong before any field is read: 400, 404, 405, 408, 413, 415, 431.
 ApiError http_error(int status, std::string message);
 ApiError loading(std::string_view condition);
 ApiError draining();
+ApiError too_many_connections();
 
 /// What a Refused (with its retry_after) or Failed event means to an HTTP client.
 ApiError from_error(const Error& error, Duration retry_after = seconds(1));

@@ -219,6 +219,9 @@ asio::awaitable<std::optional<HttpRequest>> Connection::read_request() {
   request.target = std::string_view(message.target());
   request.content_type = std::string_view(message[http::field::content_type]);
   request.request_id = request_id_;
+  const std::string_view authorization = message[http::field::authorization];
+  constexpr std::string_view kBearer = "Bearer ";
+  if (authorization.starts_with(kBearer)) request.api_key = authorization.substr(kBearer.size());
   request.preflight_headers = std::string_view(message["Access-Control-Request-Headers"]);
   const auto retries = message["X-Stainless-Retry-Count"];
   request.is_retry = !retries.empty() && retries != "0";
@@ -342,7 +345,9 @@ std::string Connection::head_of(const HttpResponse& response, std::string_view f
   head += "\r\nAccess-Control-Allow-Origin: *\r\nAccess-Control-Expose-Headers: *";
   head += keep_alive_ ? "\r\nConnection: keep-alive" : "\r\nConnection: close";
   if (!response.content_type.empty()) head += "\r\nContent-Type: " + response.content_type;
-  for (const auto& [name, value] : response.headers) head += "\r\n" + name + ": " + value;
+  for (const auto& [name, value] : response.headers) {
+    head.append("\r\n").append(name).append(": ").append(value);
+  }
   head += framing;
   head += "\r\n\r\n";
   return head;

@@ -3,6 +3,7 @@
 #include <charconv>
 #include <cmath>
 #include <limits>
+#include <span>
 
 #include "model/json.hpp"
 
@@ -15,6 +16,15 @@ constexpr size_t kMaxDepth = 32;
 std::string plain(double number) {
   char text[40];
   return {text, std::to_chars(text, text + sizeof text, number).ptr};
+}
+
+/// "messages[2]." to "messages[].".
+std::string without_indices(std::string_view path) {
+  std::string out;
+  for (const char c : path) {
+    if (c < '0' || c > '9') out += c;
+  }
+  return out;
 }
 
 }  // namespace
@@ -40,8 +50,13 @@ std::optional<int64_t> as_integer(const json::value& value) {
 }
 
 const json::value* FieldReader::find(std::string_view name) {
+  if (seen_ != nullptr) seen_->insert(without_indices(prefix_) + std::string(name));
+  return find_unsupported(name);
+}
+
+const json::value* FieldReader::find_unsupported(std::string_view name) {
   known_.emplace(name);
-  if (error_) return nullptr;
+  if (error()) return nullptr;
   const auto* value = object_.if_contains(name);
   return value == nullptr || value->is_null() ? nullptr : value;
 }
@@ -64,7 +79,7 @@ void FieldReader::read(std::string_view name, std::optional<std::string>& out) {
   std::string text;
   const bool there = find(name) != nullptr;
   read(name, text);
-  if (there && !error_) out = std::move(text);
+  if (there && !error()) out = std::move(text);
 }
 
 void FieldReader::read_number(std::string_view name, double low, double high, float& out) {
@@ -82,7 +97,7 @@ void FieldReader::read_number(std::string_view name, double low, double high, fl
 void FieldReader::read_number_above(std::string_view name, double low, double high, float& out) {
   float number = out;
   read_number(name, low, high, number);
-  if (error_ || find(name) == nullptr) return;
+  if (error() || find(name) == nullptr) return;
   if (!(number > static_cast<float>(low))) {
     return fail(name, "must be greater than " + plain(low) + " and at most " + plain(high) + ".");
   }
@@ -128,6 +143,31 @@ void FieldReader::read_token_ids(std::string_view name, size_t max_count,
   out = std::move(ids);
 }
 
+void FieldReader::read_strings(std::string_view name, size_t max_count, size_t max_bytes,
+                               std::vector<std::string>& out) {
+  const auto* value = find(name);
+  if (value == nullptr) return;
+  if (!value->is_string() && !value->is_array()) {
+    return fail_type(name, "a string or a list of strings", *value);
+  }
+  const std::span<const json::value> list =
+      value->is_string() ? std::span(value, 1)
+                         : std::span(value->get_array().data(), value->get_array().size());
+  if (list.size() > max_count) {
+    return fail(name, "must have at most " + std::to_string(max_count) + " entries, not " +
+                          std::to_string(list.size()) + ".");
+  }
+  std::vector<std::string> strings;
+  for (const auto& entry : list) {
+    if (!entry.is_string() || entry.get_string().empty() || entry.get_string().size() > max_bytes) {
+      return fail(name, "must hold strings of 1 to " + std::to_string(max_bytes) + " bytes; " +
+                            model::describe(entry) + " is none.");
+    }
+    strings.emplace_back(std::string_view(entry.get_string()));
+  }
+  out = std::move(strings);
+}
+
 const json::object* FieldReader::object(std::string_view name) {
   const auto* value = find(name);
   if (value == nullptr) return nullptr;
@@ -153,6 +193,7 @@ void FieldReader::fail_unsupported(std::string_view name, std::string_view messa
 }
 
 void FieldReader::fail(ApiError error) {
+  if (parent_ != nullptr) return parent_->fail(std::move(error));
   if (!error_) error_ = std::move(error);
 }
 

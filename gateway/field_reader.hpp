@@ -21,12 +21,21 @@ ApiResult<boost::json::object> parse_body(std::string_view body);
 /// A field that is absent or null leaves its target as it is.
 class FieldReader {
  public:
-  /// `prefix` comes before names in errors: "stream_options.". `object` must outlive the reader.
-  explicit FieldReader(const boost::json::object& object, std::string prefix = "")
-      : object_(object), prefix_(std::move(prefix)) {}
+  /// `object` must outlive the reader.
+  /// @param seen gets the names of all fields that are looked for, if it is given
+  explicit FieldReader(const boost::json::object& object, std::set<std::string>* seen = nullptr)
+      : object_(object), seen_(seen) {}
+  /// Reads an object inside `parent`'s, which keeps the errors. `prefix` comes before the names:
+  /// "stream_options.", "messages[2].".
+  FieldReader(const boost::json::object& object, FieldReader& parent, std::string prefix)
+      : object_(object), parent_(&parent), prefix_(parent.prefix_ + prefix), seen_(parent.seen_) {}
+  FieldReader(const FieldReader&) = delete;
+  FieldReader& operator=(const FieldReader&) = delete;
 
   /// The value, or nullptr if absent or null or after an error. Marks the name as known.
   const boost::json::value* find(std::string_view name);
+  /// As find(), of a field that is accepted only where it asks for nothing: not among `seen`.
+  const boost::json::value* find_unsupported(std::string_view name);
 
   void read(std::string_view name, bool& out);
   void read(std::string_view name, std::string& out);
@@ -38,6 +47,10 @@ class FieldReader {
   bool read_integer(std::string_view name, int64_t low, int64_t high, int64_t& out);
   void read_token_ids(std::string_view name, size_t max_count, std::vector<int32_t>& out);
 
+  /// A list of strings of 1 to max_bytes bytes, or one such string, which counts as a list of one.
+  void read_strings(std::string_view name, size_t max_count, size_t max_bytes,
+                    std::vector<std::string>& out);
+
   /// An object or nullptr.
   const boost::json::object* object(std::string_view name);
   /// Known and without effect here: accepted in any form.
@@ -46,7 +59,9 @@ class FieldReader {
   void fail(std::string_view name, std::string_view message);
   void fail_unsupported(std::string_view name, std::string_view message);
   void fail(ApiError error);
-  [[nodiscard]] const std::optional<ApiError>& error() const { return error_; }
+  [[nodiscard]] const std::optional<ApiError>& error() const {
+    return parent_ == nullptr ? error_ : parent_->error();
+  }
   /// Names that nothing has asked for, at most 16, each cut to 64 bytes.
   [[nodiscard]] std::vector<std::string> unknown_fields() const;
 
@@ -54,7 +69,9 @@ class FieldReader {
   void fail_type(std::string_view name, std::string_view wanted, const boost::json::value& found);
 
   const boost::json::object& object_;
+  FieldReader* parent_ = nullptr;
   std::string prefix_;
+  std::set<std::string>* seen_;
   std::set<std::string, std::less<>> known_;
   std::optional<ApiError> error_;
 };

@@ -5,12 +5,14 @@
 
 #include "base/check.hpp"
 #include "base/log.hpp"
+#include "gateway/answer_text.hpp"
 #include "gateway/event_mailbox.hpp"
 #include "model/text_stream.hpp"
 
 namespace troupe::gateway {
 namespace {
 
+using model::AnswerPart;
 using model::TextStream;
 
 std::string_view name_of(scheduler::FinishReason reason) {
@@ -21,35 +23,24 @@ std::string_view name_of(scheduler::FinishReason reason) {
   return "stop";
 }
 
-/// Code points that begin in these bytes.
-uint64_t count_characters(std::string_view bytes) {
-  return static_cast<uint64_t>(std::count_if(bytes.begin(), bytes.end(), [](char c) {
-    return (static_cast<unsigned char>(c) & 0xC0) != 0x80;
-  }));
+std::string_view name_of(const ApiError& error) {
+  return error.code ? to_string(*error.code) : std::string_view(error.type);
 }
 
-/// A token whose logprob waits for the text it belongs to.
-struct PendingLogprob {
-  TokenLogprob entry;
-  uint64_t first_byte = 0;  ///< of the token in the answer
-};
-
 struct Choice {
-  Choice(uint32_t index_in, TextStream text_in) : index(index_in), text(std::move(text_in)) {}
+  Choice(uint32_t index_in, AnswerText answer_in) : index(index_in), answer(std::move(answer_in)) {}
 
   uint32_t index;
-  TextStream text;
+  AnswerText answer;
   RequestId request;
   bool admitted = false;
-  bool opened = false;  ///< its first chunk is written
-  uint64_t num_generated = 0;
-  uint64_t num_bytes = 0;       ///< of all its tokens
-  uint64_t num_characters = 0;  ///< of all its tokens
+  bool opened = false;      ///< its first chunk is written
+  uint32_t num_cached = 0;  ///< prompt tokens found in the prefix cache
   Instant last_token;
-  std::vector<PendingLogprob> logprobs;
+  std::string content;    ///< without streaming
+  std::string reasoning;  ///< without streaming
+  std::vector<ToolCallResult> tool_calls;
   std::optional<std::string> logprobs_json;  ///< without streaming, when finished
-  uint64_t num_text_bytes = 0;               ///< of the answer's settled text
-  std::string content;                       ///< without streaming
   std::optional<std::string_view> finish_reason;
   std::optional<std::string> stop_reason;
 };
@@ -68,8 +59,16 @@ class Generation final : public Exchange {
  private:
   void take(Choice& choice, scheduler::ClientEvent event, Instant now);
   void take_tokens(Choice& choice, const scheduler::TokensEmitted& emitted, Instant now);
-  void keep_logprob(Choice& choice, const model::SampledToken& token);
-  void add_text(Choice& choice, std::string text);
+  void add_parts(Choice& choice, std::vector<AnswerPart> parts);
+  void add_tool_call(Choice& choice, AnswerPart call);
+  void send(Choice& choice, ChoiceDelta delta);
+  /// Whether these parts hold the one call that the client wants.
+  [[nodiscard]] bool has_enough_calls(const std::vector<AnswerPart>& parts) const {
+    return !plan_.parallel_tool_calls &&
+           std::any_of(parts.begin(), parts.end(), [](const AnswerPart& part) {
+             return part.kind == AnswerPart::Kind::kToolCall;
+           });
+  }
   void finish(Choice& choice, std::string_view reason, Instant now);
   void fail(ApiError error);
   void end(std::string_view reason_of_open_choices, Instant now);
@@ -77,10 +76,10 @@ class Generation final : public Exchange {
   [[nodiscard]] const std::vector<TokenId>& prompt_of(const Choice& choice) const {
     return plan_.prompts[choice.index / plan_.request.num_choices];
   }
+  [[nodiscard]] std::vector<TokenId> shown_tokens() const;
   [[nodiscard]] bool may_open() const;
   [[nodiscard]] Usage usage() const;
   [[nodiscard]] std::string chunk(const ChoiceDelta& delta) const;
-  std::optional<std::string> take_logprobs(Choice& choice, uint64_t end);
   std::string whole_response();
   Progress fail_now(Instant now);
 
@@ -107,10 +106,19 @@ Generation::Generation(GenerationPlan plan, actors::ClusterClient& client,
     auto text =
         TextStream::create(model_.tokenizer, {.stop = plan_.request.stop,
                                               .include_stop = plan_.request.include_stop,
-                                              .skip_special = plan_.request.skip_special_tokens});
+                                              .skip_special = plan_.request.skip_special_tokens,
+                                              .shown = shown_tokens(),
+                                              .min_tokens = plan_.request.sampling.min_tokens});
     CHECK(text.ok());  // the parser lets no empty stop string through
-    choices_.emplace_back(i, std::move(text).value());
+    choices_.emplace_back(i, AnswerText(model_.tokenizer, std::move(text).value(), plan_.syntax,
+                                        plan_.request.sampling.want_logprobs));
   }
+}
+
+/// Marks that the parser needs to see, special tokens or not.
+std::vector<TokenId> Generation::shown_tokens() const {
+  const bool parses = plan_.syntax.has_reasoning || plan_.syntax.tools != model::ToolSyntax::kNone;
+  return parses ? model_.chat_format->answer_marks() : std::vector<TokenId>();
 }
 
 void Generation::start(std::function<void()> wake) {
@@ -173,7 +181,6 @@ void Generation::take(Choice& choice, scheduler::ClientEvent event, Instant now)
     take_tokens(choice, *emitted, now);
   } else if (const auto* finished = std::get_if<scheduler::Finished>(&event)) {
     any_result_ = true;
-    add_text(choice, choice.text.flush());
     finish(choice, name_of(finished->reason), now);
   } else {
     fail(from_error(std::get<scheduler::Failed>(event).error));
@@ -181,95 +188,99 @@ void Generation::take(Choice& choice, scheduler::ClientEvent event, Instant now)
 }
 
 void Generation::take_tokens(Choice& choice, const scheduler::TokensEmitted& emitted, Instant now) {
-  if (emitted.first != choice.num_generated) {
+  AnswerText& answer = choice.answer;
+  if (emitted.first != answer.num_tokens()) {
     return fail(from_error(
         {Code::kInternal, "The cluster sent token " + std::to_string(emitted.first) + " where " +
-                              std::to_string(choice.num_generated) + " was due."}));
+                              std::to_string(answer.num_tokens()) + " was due."}));
   }
-  std::string text;
-  for (const auto& token : emitted.tokens) {
-    if (choice.num_generated == 0) {
-      metrics_.first_token(now - plan_.arrived);
-      if (plan_.echo) {
-        text = model_.tokenizer.decode(prompt_of(choice));
-      }
+  if (emitted.tokens.empty()) return;
+  any_result_ = true;
+  std::vector<AnswerPart> parts;
+  choice.num_cached = emitted.num_cached;
+  if (emitted.first == 0) {
+    metrics_.first_token(now - plan_.arrived);
+    if (plan_.echo) {
+      parts.push_back({AnswerPart::Kind::kContent, model_.tokenizer.decode(prompt_of(choice)), ""});
     }
-    ++choice.num_generated;
-    keep_logprob(choice, token);
-    text += choice.text.push(token.token);
-    if (choice.text.stopped()) break;
   }
-  const bool had_first = emitted.first == 0 && !emitted.tokens.empty();
-  const uint64_t num_next = choice.num_generated - emitted.first - (had_first ? 1 : 0);
+  for (const auto& token : emitted.tokens) {
+    append_parts(parts, answer.push(token));
+    if (answer.stopped() || has_enough_calls(parts)) break;
+  }
+  const bool had_first = emitted.first == 0;
+  const uint64_t num_next = answer.num_tokens() - emitted.first - (had_first ? 1 : 0);
   if (num_next > 0)
     metrics_.next_tokens(num_next, had_first ? Duration{} : now - choice.last_token);
   choice.last_token = now;
-  any_result_ = any_result_ || !emitted.tokens.empty();
 
-  if (const auto stop = choice.text.stopped()) {
-    client_.cancel(choice.request);
+  const bool has_enough = has_enough_calls(parts);
+  add_parts(choice, std::move(parts));
+  if (const auto stop = answer.stopped()) {
     choice.stop_reason = plan_.request.stop[*stop];
-    add_text(choice, std::move(text));
-    finish(choice, "stop", now);
-  } else if (!emitted.tokens.empty()) {
-    add_text(choice, std::move(text));
-  }
-}
-
-void Generation::keep_logprob(Choice& choice, const model::SampledToken& token) {
-  if (!plan_.request.sampling.want_logprobs) return;
-  // A token without text has no place among the logprobs of the text: the end token above all.
-  if (plan_.request.skip_special_tokens && model_.tokenizer.is_special(token.token)) return;
-  choice.logprobs.push_back({{token, choice.num_characters}, choice.num_bytes});
-  const std::string_view bytes = model_.tokenizer.token_bytes(token.token);
-  choice.num_bytes += bytes.size();
-  choice.num_characters += count_characters(bytes);
-}
-
-/// Text that is settled; opens the choice, even if empty.
-void Generation::add_text(Choice& choice, std::string text) {
-  choice.num_text_bytes += text.size();
-  if (!plan_.request.stream) {
-    choice.content += text;
+  } else if (!has_enough) {
     return;
   }
-  if (!choice.opened && plan_.kind == ResponseKind::kChat) {
+  client_.cancel(choice.request);
+  finish(choice, "stop", now);
+}
+
+/// Writes or keeps what is settled; opens the choice, even if that is nothing.
+void Generation::add_parts(Choice& choice, std::vector<AnswerPart> parts) {
+  if (!choice.opened && plan_.request.stream && plan_.kind == ResponseKind::kChat) {
     events_ += chunk({.index = choice.index, .opens = true});
   }
   choice.opened = true;
-  if (text.empty()) return;
-  auto logprobs = take_logprobs(choice, choice.num_text_bytes);
-  events_ +=
-      chunk({.index = choice.index, .text = std::move(text), .logprobs = std::move(logprobs)});
+  for (AnswerPart& part : parts) {
+    const bool may_have_more = plan_.parallel_tool_calls || choice.tool_calls.empty();
+    if (!may_have_more) return;
+    if (part.kind == AnswerPart::Kind::kToolCall) {
+      add_tool_call(choice, std::move(part));
+    } else if (!plan_.request.stream) {
+      (part.kind == AnswerPart::Kind::kContent ? choice.content : choice.reasoning) += part.text;
+    } else if (part.kind == AnswerPart::Kind::kContent) {
+      send(choice, {.index = choice.index, .text = std::move(part.text)});
+    } else {
+      send(choice, {.index = choice.index, .reasoning = std::move(part.text)});
+    }
+  }
+}
+
+void Generation::add_tool_call(Choice& choice, AnswerPart call) {
+  const auto index = static_cast<uint32_t>(choice.tool_calls.size());
+  std::string id =
+      "call_" + plan_.request_id + "-" + std::to_string(choice.index) + "-" + std::to_string(index);
+  choice.tool_calls.push_back({std::move(id), std::move(call.name), std::move(call.text)});
+  if (!plan_.request.stream) return;
+  const ToolCallResult& made = choice.tool_calls.back();
+  // Clients join the strings of a call's steps: id and name may come only once.
+  send(choice, {.index = choice.index,
+                .tool_call = ToolCallDelta{.index = index, .id = made.id, .name = made.name}});
+  send(choice, {.index = choice.index,
+                .tool_call = ToolCallDelta{.index = index, .arguments = made.arguments}});
+}
+
+/// Writes a chunk, with the logprobs of the tokens whose text has come so far.
+void Generation::send(Choice& choice, ChoiceDelta delta) {
+  delta.logprobs = choice.answer.take_logprobs(plan_.kind);
+  events_ += chunk(delta);
 }
 
 void Generation::finish(Choice& choice, std::string_view reason, Instant now) {
-  choice.finish_reason = reason;
-  // Tokens that lie wholly behind a stop string are no part of the answer.
-  const uint64_t end = choice.stop_reason ? choice.num_text_bytes : UINT64_MAX;
+  add_parts(choice, choice.answer.end());
+  const bool calls = !choice.tool_calls.empty() && reason == "stop";
+  choice.finish_reason = calls ? "tool_calls" : reason;
   if (plan_.request.stream) {
-    ChoiceDelta last{
-        .index = choice.index, .finish_reason = reason, .stop_reason = choice.stop_reason};
-    if (!choice.logprobs.empty()) last.logprobs = take_logprobs(choice, end);
+    ChoiceDelta last{.index = choice.index,
+                     .finish_reason = choice.finish_reason,
+                     .stop_reason = choice.stop_reason};
+    if (choice.answer.has_logprobs()) last.logprobs = choice.answer.take_logprobs(plan_.kind);
     events_ += chunk(last);
   } else {
-    choice.logprobs_json = take_logprobs(choice, end);
+    choice.logprobs_json = choice.answer.take_logprobs(plan_.kind);
   }
-  metrics_.choice_ended(reason, prompt_of(choice).size(), choice.num_generated,
+  metrics_.choice_ended(reason, prompt_of(choice).size(), choice.answer.num_tokens(),
                         now - plan_.arrived);
-}
-
-/// The logprobs of tokens that begin before byte `end` of the answer.
-std::optional<std::string> Generation::take_logprobs(Choice& choice, uint64_t end) {
-  if (!plan_.request.sampling.want_logprobs) return std::nullopt;
-  const auto first_kept =
-      std::find_if(choice.logprobs.begin(), choice.logprobs.end(),
-                   [&](const auto& pending) { return pending.first_byte >= end; });
-  std::vector<TokenLogprob> taken;
-  for (auto it = choice.logprobs.begin(); it != first_kept; ++it)
-    taken.push_back(std::move(it->entry));
-  choice.logprobs.erase(choice.logprobs.begin(), first_kept);
-  return logprobs_json(plan_.kind, model_.tokenizer, taken);
 }
 
 /// Nothing goes out before all choices are admitted and one has a result: until then a refusal can
@@ -282,7 +293,13 @@ bool Generation::may_open() const {
 Usage Generation::usage() const {
   Usage usage;
   for (const auto& prompt : plan_.prompts) usage.prompt_tokens += prompt.size();
-  for (const Choice& choice : choices_) usage.completion_tokens += choice.num_generated;
+  for (const Choice& choice : choices_) {
+    // A prompt's further choices find it computed by the first: that saved nothing of what was
+    // asked.
+    if (choice.index % plan_.request.num_choices == 0) usage.cached_tokens += choice.num_cached;
+    usage.completion_tokens += choice.answer.num_tokens();
+    usage.reasoning_tokens += choice.answer.num_reasoning_tokens();
+  }
   return usage;
 }
 
@@ -297,6 +314,8 @@ std::string Generation::whole_response() {
   for (Choice& choice : choices_) {
     results.push_back({.index = choice.index,
                        .text = std::move(choice.content),
+                       .reasoning = std::move(choice.reasoning),
+                       .tool_calls = std::move(choice.tool_calls),
                        .logprobs = std::move(choice.logprobs_json),
                        .finish_reason = *choice.finish_reason,
                        .stop_reason = choice.stop_reason});
@@ -338,7 +357,7 @@ void Generation::end(std::string_view reason, Instant now) {
     if (choice.finish_reason) continue;
     client_.cancel(choice.request);
     choice.finish_reason = reason;
-    metrics_.choice_ended(reason, prompt_of(choice).size(), choice.num_generated,
+    metrics_.choice_ended(reason, prompt_of(choice).size(), choice.answer.num_tokens(),
                           now - plan_.arrived);
   }
   mailbox_->close();
@@ -350,7 +369,7 @@ void Generation::end(std::string_view reason, Instant now) {
                               {"prompt_tokens", total.prompt_tokens},
                               {"completion_tokens", total.completion_tokens},
                               {"seed", plan_.request.sampling.seed},
-                              {"error", error_ ? error_->code.value_or(error_->type) : ""}});
+                              {"error", error_ ? name_of(*error_) : ""}});
 }
 
 }  // namespace

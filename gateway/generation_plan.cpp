@@ -2,6 +2,9 @@
 
 #include <algorithm>
 #include <random>
+#include <utility>
+
+#include "base/check.hpp"
 
 namespace troupe::gateway {
 namespace {
@@ -19,6 +22,28 @@ std::optional<ApiError> check_vocabulary(const std::vector<TokenId>& tokens, con
                                   ".");
 }
 
+/// A word as the model may write it: at the beginning of a text, and behind a blank.
+void add_bad_word(const model::Tokenizer& tokenizer, const std::string& word,
+                  std::vector<std::vector<TokenId>>& out) {
+  for (const std::string& spelling : {word, " " + word}) {
+    auto tokens = tokenizer.encode_plain(spelling);
+    CHECK(tokens.ok());  // the parser lets only short words through
+    const bool known = std::find(out.begin(), out.end(), *tokens) != out.end();
+    if (!tokens->empty() && !known) out.push_back(std::move(tokens).value());
+  }
+}
+
+std::optional<ApiError> check_min_tokens(const GenerationPlan& plan) {
+  const uint32_t min_tokens = plan.request.sampling.min_tokens;
+  for (const uint32_t max_tokens : plan.max_tokens) {
+    if (min_tokens <= max_tokens) continue;
+    return invalid_value("min_tokens", "`min_tokens` is " + std::to_string(min_tokens) +
+                                           ", more than the " + std::to_string(max_tokens) +
+                                           " tokens that the answer may have.");
+  }
+  return std::nullopt;
+}
+
 uint64_t fresh_seed() {
   std::random_device device;
   return (static_cast<uint64_t>(device()) << 32) | device();
@@ -26,16 +51,21 @@ uint64_t fresh_seed() {
 
 }  // namespace
 
-ApiResult<std::vector<TokenId>> tokens_of_chat(const GatewayModel& model, const ChatRequest& chat) {
+ApiResult<model::ChatPrompt> prompt_of_chat(const GatewayModel& model, const ChatRequest& chat) {
   if (model.chat_format == nullptr) {
     return invalid_value("messages",
                          "The model `" + model.id + "` has no chat format; use /v1/completions.");
   }
-  auto tokens = model.chat_format->encode(
-      model.tokenizer, chat.messages,
-      {.add_generation_prompt = chat.add_generation_prompt, .thinking = chat.thinking});
-  if (!tokens.ok()) return from_error(tokens.error());
-  return std::move(tokens).value();
+  if (!chat.tools.empty() && !model.chat_format->knows_tools()) {
+    return invalid_value("tools", "The model `" + model.id + "` has no tools: " +
+                                      "its chat format or its tokenizer has no marks for them.");
+  }
+  auto prompt = model.chat_format->prepare(model.tokenizer, chat.messages,
+                                           {.add_generation_prompt = chat.add_generation_prompt,
+                                            .thinking = chat.thinking,
+                                            .tools = chat.tools});
+  if (!prompt.ok()) return from_error(prompt.error());
+  return std::move(prompt).value();
 }
 
 ApiResult<std::vector<std::vector<TokenId>>> tokens_of_prompts(const GatewayModel& model,
@@ -68,12 +98,21 @@ std::optional<ApiError> complete_plan(GenerationPlan& plan, const GatewayModel& 
     const uint32_t unasked = plan.kind == ResponseKind::kChat ? room : kDefaultTextTokens;
     plan.max_tokens.push_back(asked.value_or(std::min(unasked, room)));
   }
-  if (auto error = check_vocabulary(plan.request.stop_token_ids, "stop_token_ids",
-                                    model.tokenizer.vocab_size())) {
-    return error;
+  if (auto error = check_min_tokens(plan)) return error;
+  auto& sampling = plan.request.sampling;
+  std::vector<TokenId> biased;
+  for (const auto& [token, bias] : sampling.logit_bias) biased.push_back(token);
+  for (const auto& [tokens, param] : {std::pair(&plan.request.stop_token_ids, "stop_token_ids"),
+                                      std::pair(&sampling.allowed_token_ids, "allowed_token_ids"),
+                                      std::pair(&biased, "logit_bias")}) {
+    if (auto error = check_vocabulary(*tokens, param, model.tokenizer.vocab_size())) return error;
+  }
+  sampling.bad_words.clear();
+  for (const auto& word : plan.request.bad_words) {
+    add_bad_word(model.tokenizer, word, sampling.bad_words);
   }
   if (!plan.request.has_seed) {
-    plan.request.sampling.seed = fresh_seed();  // drawn here, logged, so that it can be replayed
+    sampling.seed = fresh_seed();  // drawn here, logged, so that it can be replayed
     plan.request.has_seed = true;
   }
   return std::nullopt;
@@ -92,6 +131,11 @@ scheduler::RequestSpec spec_of(const GenerationPlan& plan, const GatewayModel& m
     spec.stop_token_ids.insert(spec.stop_token_ids.end(), model.eos_token_ids.begin(),
                                model.eos_token_ids.end());
   }
+  spec.tenant = plan.tenant;
+  spec.priority = plan.request.priority;
+  // No tenant can reach another one's prefixes, whatever salt it sends.
+  spec.cache_namespace =
+      std::to_string(plan.tenant.size()) + ":" + plan.tenant + plan.request.cache_salt;
   spec.timeout = plan.timeout;
   return spec;
 }

@@ -22,6 +22,9 @@ struct GenerationPlan {
   std::vector<std::vector<TokenId>> prompts;
   GenerationRequest request;
   bool echo = false;
+  model::AnswerSyntax syntax;       ///< of chat answers; of texts: nothing to look for
+  bool parallel_tool_calls = true;  ///< false: an answer ends with its first call
+  std::string tenant;               ///< whose request it is; "" if the client does not say
   std::string request_id;
   int64_t created = 0;  ///< seconds since 1970
   Duration timeout;
@@ -33,13 +36,14 @@ struct GenerationPlan {
   }
 };
 
-/// The prompt of a chat, rendered as the model's template does.
-ApiResult<std::vector<TokenId>> tokens_of_chat(const GatewayModel& model, const ChatRequest& chat);
+/// The prompt of a chat, rendered as the model's template does, and how to read the answer.
+ApiResult<model::ChatPrompt> prompt_of_chat(const GatewayModel& model, const ChatRequest& chat);
 /// The prompts of a completions request, in order; text gets the tokenizer's BOS.
 ApiResult<std::vector<std::vector<TokenId>>> tokens_of_prompts(const GatewayModel& model,
                                                                const Prompts& prompts);
 
-/// Checks the prompts against the vocabulary and the context and fills in max_tokens and the seed.
+/// Checks prompts and token ids against the vocabulary and the context; fills in max_tokens, the
+/// tokens of bad_words and the seed.
 std::optional<ApiError> complete_plan(GenerationPlan& plan, const GatewayModel& model);
 
 /// What the cluster is asked for choice `index`: prompt index / n, seed + index % n, so that one

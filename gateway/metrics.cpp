@@ -29,6 +29,17 @@ const Buckets kTokenCounts = {1,    2,    5,    10,    20,    50,    100,    200
 
 std::string status_class(int status) { return std::to_string(status / 100) + "xx"; }
 
+/// A counter of somebody else's total, which begins anew when that one does.
+struct Total {
+  prometheus::Counter& counter;
+  uint64_t last = 0;
+
+  void set(uint64_t total) {
+    counter.Increment(static_cast<double>(total >= last ? total - last : total));
+    last = total;
+  }
+};
+
 }  // namespace
 
 struct Metrics::Families {
@@ -55,6 +66,14 @@ struct Metrics::Families {
   prometheus::Gauge& waiting = gauge("vllm:num_requests_waiting", "Requests in the queue.", labels);
   prometheus::Gauge& kv_usage =
       gauge("vllm:kv_cache_usage_perc", "Used part of the KV blocks, 0 to 1.", labels);
+  Total prefix_queries{
+      counter("vllm:prefix_cache_queries_total", "Tokens looked up in the prefix cache.", labels)};
+  Total prefix_hits{
+      counter("vllm:prefix_cache_hits_total", "Tokens found in the prefix cache.", labels)};
+  Total preemptions{counter("vllm:num_preemptions_total",
+                            "Requests that gave up their KV blocks for others.", labels)};
+  Total resumed{
+      counter("troupe_requests_resumed_total", "Starts of requests after their first.", {})};
   prometheus::Counter& prompt_tokens =
       counter("vllm:prompt_tokens_total", "Prompt tokens of ended requests.", labels);
   prometheus::Counter& generated_tokens =
@@ -162,15 +181,25 @@ std::string Metrics::render(const actors::ClusterStatus& status) {
   f.running.Set(static_cast<double>(status.counts.running));
   f.waiting.Set(static_cast<double>(status.counts.queued));
   f.queued.Set(static_cast<double>(status.counts.queued));
+  f.resumed.set(status.counts.resumed_total);
   uint64_t used = 0;
   uint64_t total = 0;
+  uint64_t queries = 0;
+  uint64_t hits = 0;
+  uint64_t preemptions = 0;
   uint64_t num_nodes[2][3] = {};
   for (const auto& node : status.nodes) {
     used += node.kv_blocks_used;
     total += node.kv_blocks_total;
+    queries += node.prefix_cache.queried_tokens;
+    hits += node.prefix_cache.hit_tokens;
+    preemptions += node.num_preempted;
     ++num_nodes[static_cast<size_t>(node.member.info.role)][static_cast<size_t>(node.member.state)];
   }
   f.kv_usage.Set(total == 0 ? 0.0 : static_cast<double>(used) / static_cast<double>(total));
+  f.prefix_queries.set(queries);
+  f.prefix_hits.set(hits);
+  f.preemptions.set(preemptions);
   constexpr const char* kRoles[2] = {"router", "experts"};
   constexpr const char* kStates[3] = {"joined", "forming", "ready"};
   for (size_t role = 0; role < 2; ++role) {

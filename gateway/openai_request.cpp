@@ -4,8 +4,11 @@
 #include <limits>
 #include <span>
 
+#include "gateway/chat_fields.hpp"
 #include "gateway/field_reader.hpp"
+#include "gateway/sampling_fields.hpp"
 #include "model/json.hpp"
+#include "scheduler/request.hpp"
 
 namespace troupe::gateway {
 namespace json = boost::json;
@@ -21,15 +24,8 @@ struct Unsupported {
 
 // Each of these would change the answer: saying nothing would be a wrong answer.
 constexpr std::array kUnsupportedEverywhere = {
-    Unsupported{"frequency_penalty", Neutral::kZero},
-    Unsupported{"presence_penalty", Neutral::kZero},
-    Unsupported{"repetition_penalty", Neutral::kOne},
     Unsupported{"length_penalty", Neutral::kOne},
-    Unsupported{"logit_bias", Neutral::kEmpty},
     Unsupported{"use_beam_search", Neutral::kFalse},
-    Unsupported{"min_tokens", Neutral::kZero},
-    Unsupported{"bad_words", Neutral::kEmpty},
-    Unsupported{"allowed_token_ids", Neutral::kEmpty},
     Unsupported{"prompt_logprobs", Neutral::kNullOnly},
     Unsupported{"logprob_token_ids", Neutral::kEmpty},
     Unsupported{"truncate_prompt_tokens", Neutral::kNullOnly},
@@ -45,7 +41,6 @@ constexpr std::array kUnsupportedEverywhere = {
     Unsupported{"return_tokens_as_token_ids", Neutral::kFalse},
 };
 constexpr std::array kUnsupportedInChat = {
-    Unsupported{"tools", Neutral::kEmpty},
     Unsupported{"functions", Neutral::kEmpty},
     Unsupported{"function_call", Neutral::kNullOnly},
     Unsupported{"audio", Neutral::kNullOnly},
@@ -55,6 +50,8 @@ constexpr std::array kUnsupportedInChat = {
     Unsupported{"echo", Neutral::kFalse},
     Unsupported{"chat_template", Neutral::kNullOnly},
     Unsupported{"documents", Neutral::kEmpty},
+    Unsupported{"include_reasoning", Neutral::kTrue},
+    Unsupported{"separate_reasoning", Neutral::kTrue},
 };
 constexpr std::array kUnsupportedInCompletions = {
     Unsupported{"suffix", Neutral::kEmpty},
@@ -79,7 +76,7 @@ bool is_neutral(const json::value& value, Neutral neutral) {
 
 void refuse_unsupported(FieldReader& reader, std::span<const Unsupported> fields) {
   for (const auto& [name, neutral] : fields) {
-    const auto* value = reader.find(name);
+    const auto* value = reader.find_unsupported(name);
     if (value != nullptr && !is_neutral(*value, neutral)) {
       reader.fail_unsupported(name, "is not supported yet; leave it out.");
     }
@@ -89,38 +86,11 @@ void refuse_unsupported(FieldReader& reader, std::span<const Unsupported> fields
 void read_response_format(FieldReader& reader) {
   const auto* format = reader.object("response_format");
   if (format == nullptr) return;
-  FieldReader inner(*format, "response_format.");
+  FieldReader inner(*format, reader, "response_format.");
   std::string type;
   inner.read("type", type);
-  if (inner.error()) return reader.fail(*inner.error());
   if (type != "text") {
     reader.fail_unsupported("response_format", "is supported with type \"text\" only so far.");
-  }
-}
-
-void read_stop(FieldReader& reader, std::vector<std::string>& stop) {
-  const auto* value = reader.find("stop");
-  if (value == nullptr) return;
-  json::array list;
-  if (value->is_string()) {
-    list.push_back(*value);
-  } else if (value->is_array()) {
-    list = value->get_array();
-  } else {
-    return reader.fail(
-        "stop", "must be a string or a list of strings, not " + model::describe(*value) + ".");
-  }
-  if (list.size() > kMaxStopStrings) {
-    return reader.fail("stop", "must have at most " + std::to_string(kMaxStopStrings) +
-                                   " entries, not " + std::to_string(list.size()) + ".");
-  }
-  for (const auto& entry : list) {
-    if (!entry.is_string() || entry.get_string().empty() ||
-        entry.get_string().size() > kMaxStopBytes) {
-      return reader.fail("stop", "must hold strings of 1 to " + std::to_string(kMaxStopBytes) +
-                                     " bytes; " + model::describe(entry) + " is none.");
-    }
-    stop.emplace_back(std::string_view(entry.get_string()));
   }
 }
 
@@ -130,28 +100,16 @@ void read_stream_options(FieldReader& reader, GenerationRequest& request) {
   if (!request.stream) {
     return reader.fail("stream_options", "is allowed only together with \"stream\": true.");
   }
-  FieldReader inner(*options, "stream_options.");
+  FieldReader inner(*options, reader, "stream_options.");
   inner.read("include_usage", request.include_usage);
   inner.read("continuous_usage_stats", request.continuous_usage);
-  if (inner.error()) reader.fail(*inner.error());
 }
 
 /// All fields that both endpoints have but `logprobs`, whose type differs.
 void read_generation(FieldReader& reader, GenerationRequest& request) {
-  auto& sampling = request.sampling;
   reader.read("model", request.model);
-  reader.read_number("temperature", 0.0, 2.0, sampling.temperature);
-  reader.read_number_above("top_p", 0.0, 1.0, sampling.top_p);
-  reader.read_number("min_p", 0.0, 1.0, sampling.min_p);
+  read_sampling(reader, request);
   int64_t integer = 0;
-  if (reader.read_integer("top_k", -1, std::numeric_limits<int32_t>::max(), integer)) {
-    sampling.top_k = static_cast<int32_t>(integer);
-  }
-  if (reader.read_integer("seed", std::numeric_limits<int64_t>::min(),
-                          std::numeric_limits<int64_t>::max(), integer)) {
-    sampling.seed = static_cast<uint64_t>(integer);
-    request.has_seed = true;
-  }
   if (reader.read_integer("n", 1, kMaxChoices, integer)) {
     request.num_choices = static_cast<uint32_t>(integer);
   }
@@ -164,8 +122,14 @@ void read_generation(FieldReader& reader, GenerationRequest& request) {
   if (reader.read_integer("max_completion_tokens", 1, kMaxTokensLimit, integer)) {
     request.max_tokens = static_cast<uint32_t>(integer);  // the newer name wins
   }
-  read_stop(reader, request.stop);
-  reader.read_token_ids("stop_token_ids", 256, request.stop_token_ids);
+  reader.read_strings("stop", kMaxStopStrings, kMaxStopBytes, request.stop);
+  reader.read("cache_salt", request.cache_salt);
+  if (request.cache_salt.size() > kMaxSaltBytes) {
+    reader.fail("cache_salt", "has more than " + std::to_string(kMaxSaltBytes) + " bytes.");
+  }
+  if (reader.read_integer("priority", 0, scheduler::kMaxPriority, integer)) {
+    request.priority = static_cast<uint32_t>(integer);
+  }
   reader.read("include_stop_str_in_output", request.include_stop);
   reader.read("skip_special_tokens", request.skip_special_tokens);
   reader.read("ignore_eos", request.ignore_eos);
@@ -185,95 +149,6 @@ void read_chat_logprobs(FieldReader& reader, model::SamplingParams& sampling) {
     return reader.fail("top_logprobs", "needs \"logprobs\": true.");
   }
   sampling.num_top_logprobs = static_cast<uint32_t>(count);
-}
-
-/// Text of a message: a string, or a list of text parts, which are put together.
-void read_content(FieldReader& reader, bool may_be_null, std::string& content) {
-  const auto* value = reader.find("content");
-  if (value == nullptr) {
-    if (!may_be_null) reader.fail("content", "is missing.");
-    return;
-  }
-  if (value->is_string()) {
-    content = std::string_view(value->get_string());
-    return;
-  }
-  if (!value->is_array()) {
-    return reader.fail("content", "must be a string or a list of text parts, not " +
-                                      model::describe(*value) + ".");
-  }
-  for (const auto& part : value->get_array()) {
-    if (!part.is_object()) {
-      return reader.fail("content", "must hold objects; " + model::describe(part) + " is none.");
-    }
-    FieldReader inner(part.get_object());
-    std::string type;
-    std::string text;
-    inner.read("type", type);
-    if (!inner.error() && type != "text") {
-      return reader.fail_unsupported(
-          "content", "may hold parts of type \"text\" only, not " + model::quoted(type) + ".");
-    }
-    inner.read("text", text);
-    if (inner.error() || inner.find("text") == nullptr) {
-      return reader.fail("content", "has a text part without a string in `text`.");
-    }
-    content += text;
-  }
-}
-
-std::optional<model::ChatRole> chat_role(std::string_view name) {
-  if (name == "system" || name == "developer") return model::ChatRole::kSystem;
-  if (name == "user") return model::ChatRole::kUser;
-  if (name == "assistant") return model::ChatRole::kAssistant;
-  return std::nullopt;
-}
-
-void read_messages(FieldReader& reader, std::vector<model::ChatMessage>& messages) {
-  const auto* value = reader.find("messages");
-  if (value == nullptr) return reader.fail("messages", "is missing.");
-  if (!value->is_array() || value->get_array().empty()) {
-    return reader.fail("messages", "must be a list of at least one message.");
-  }
-  for (size_t i = 0; i < value->get_array().size(); ++i) {
-    const auto& entry = value->get_array()[i];
-    const std::string place = "messages[" + std::to_string(i) + "]";
-    if (!entry.is_object()) {
-      return reader.fail(invalid_value(
-          place, "`" + place + "` must be an object, not " + model::describe(entry) + "."));
-    }
-    FieldReader inner(entry.get_object(), place + ".");
-    std::string role_name;
-    inner.read("role", role_name);
-    const auto role = chat_role(role_name);
-    if (role_name == "tool" || role_name == "function") {
-      inner.fail_unsupported("role", "\"" + role_name + "\" is not supported yet.");
-    } else if (!role) {
-      inner.fail("role", "must be system, developer, user or assistant, not " +
-                             model::quoted(role_name) + ".");
-    }
-    const auto* tool_calls = inner.find("tool_calls");
-    if (tool_calls != nullptr && !is_neutral(*tool_calls, Neutral::kEmpty)) {
-      inner.fail_unsupported("tool_calls", "is not supported yet.");
-    }
-    model::ChatMessage message;
-    read_content(inner, role == model::ChatRole::kAssistant, message.content);
-    if (inner.error()) return reader.fail(*inner.error());
-    message.role = *role;
-    messages.push_back(std::move(message));
-  }
-}
-
-void read_chat_fields(FieldReader& reader, ChatRequest& request) {
-  read_messages(reader, request.messages);
-  reader.read("add_generation_prompt", request.add_generation_prompt);
-  refuse_unsupported(reader, kUnsupportedInChat);
-  if (const auto* kwargs = reader.object("chat_template_kwargs")) {
-    FieldReader inner(*kwargs, "chat_template_kwargs.");
-    inner.read("thinking", request.thinking);
-    inner.read("enable_thinking", request.thinking);
-    if (inner.error()) reader.fail(*inner.error());
-  }
 }
 
 std::vector<std::string> strings_of(FieldReader& reader, const json::array& list) {
@@ -339,31 +214,29 @@ Prompts read_prompts(FieldReader& reader) {
 }  // namespace
 
 ApiResult<ChatRequest> parse_chat_request(std::string_view body,
-                                          const model::SamplingParams& defaults) {
+                                          const model::SamplingParams& defaults,
+                                          std::set<std::string>* seen) {
   auto object = parse_body(body);
   if (auto* error = std::get_if<ApiError>(&object)) return std::move(*error);
-  FieldReader reader(std::get<json::object>(object));
+  FieldReader reader(std::get<json::object>(object), seen);
   ChatRequest request;
   request.generation.sampling = defaults;
   read_chat_fields(reader, request);
+  refuse_unsupported(reader, kUnsupportedInChat);
   read_generation(reader, request.generation);
   read_chat_logprobs(reader, request.generation.sampling);
-  if (const auto* choice = reader.find("tool_choice")) {
-    const bool harmless =
-        choice->is_string() && (choice->get_string() == "none" || choice->get_string() == "auto");
-    if (!harmless) reader.fail_unsupported("tool_choice", "is not supported yet; leave it out.");
-  }
-  reader.ignore({"parallel_tool_calls", "reasoning_effort", "prediction", "verbosity"});
+  reader.ignore({"reasoning_effort", "prediction", "verbosity"});
   if (reader.error()) return *reader.error();
   request.generation.ignored_fields = reader.unknown_fields();
   return request;
 }
 
 ApiResult<CompletionRequest> parse_completion_request(std::string_view body,
-                                                      const model::SamplingParams& defaults) {
+                                                      const model::SamplingParams& defaults,
+                                                      std::set<std::string>* seen) {
   auto object = parse_body(body);
   if (auto* error = std::get_if<ApiError>(&object)) return std::move(*error);
-  FieldReader reader(std::get<json::object>(object));
+  FieldReader reader(std::get<json::object>(object), seen);
   CompletionRequest request;
   auto& generation = request.generation;
   generation.sampling = defaults;
@@ -391,16 +264,18 @@ ApiResult<CompletionRequest> parse_completion_request(std::string_view body,
   return request;
 }
 
-ApiResult<TokenizeRequest> parse_tokenize_request(std::string_view body) {
+ApiResult<TokenizeRequest> parse_tokenize_request(std::string_view body,
+                                                  std::set<std::string>* seen) {
   auto object = parse_body(body);
   if (auto* error = std::get_if<ApiError>(&object)) return std::move(*error);
-  FieldReader reader(std::get<json::object>(object));
+  FieldReader reader(std::get<json::object>(object), seen);
   TokenizeRequest request;
   reader.read("model", request.model);
   reader.read("return_token_strs", request.return_token_strs);
   if (reader.find("messages") != nullptr) {
     ChatRequest chat;
     read_chat_fields(reader, chat);
+    refuse_unsupported(reader, kUnsupportedInChat);
     request.input = std::move(chat);
   } else {
     std::string prompt;
@@ -413,14 +288,27 @@ ApiResult<TokenizeRequest> parse_tokenize_request(std::string_view body) {
   return request;
 }
 
-ApiResult<DetokenizeRequest> parse_detokenize_request(std::string_view body) {
+ApiResult<DetokenizeRequest> parse_detokenize_request(std::string_view body,
+                                                      std::set<std::string>* seen) {
   auto object = parse_body(body);
   if (auto* error = std::get_if<ApiError>(&object)) return std::move(*error);
-  FieldReader reader(std::get<json::object>(object));
+  FieldReader reader(std::get<json::object>(object), seen);
   DetokenizeRequest request;
   reader.read("model", request.model);
   if (reader.find("tokens") == nullptr) reader.fail("tokens", "is missing.");
   reader.read_token_ids("tokens", kMaxTokensLimit, request.tokens);
+  if (reader.error()) return *reader.error();
+  return request;
+}
+
+ApiResult<DrainRequest> parse_drain_request(std::string_view body, std::set<std::string>* seen) {
+  auto object = parse_body(body);
+  if (auto* error = std::get_if<ApiError>(&object)) return std::move(*error);
+  FieldReader reader(std::get<json::object>(object), seen);
+  DrainRequest request;
+  reader.read("node", request.node);
+  if (request.node.empty()) reader.fail("node", "is missing: the name of a router.");
+  reader.read("drained", request.drained);
   if (reader.error()) return *reader.error();
   return request;
 }

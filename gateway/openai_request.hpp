@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <variant>
@@ -22,7 +23,13 @@ inline constexpr uint32_t kMaxChoices = 16;   ///< n
 inline constexpr uint32_t kMaxPrompts = 128;  ///< prompts times n of one completions request
 inline constexpr uint32_t kMaxStopStrings = 16;
 inline constexpr size_t kMaxStopBytes = 1024;  ///< of one stop string
+inline constexpr size_t kMaxTools = 128;
+inline constexpr size_t kMaxToolCalls = 128;  ///< of one message
+inline constexpr size_t kMaxToolNameBytes = 64;
+inline constexpr size_t kMaxBadWords = 128;
+inline constexpr size_t kMaxBadWordBytes = 256;  ///< of one; a token has at least one
 inline constexpr uint32_t kMaxTopLogprobs = 20;
+inline constexpr size_t kMaxSaltBytes = 1024;
 inline constexpr uint32_t kMaxTokensLimit = 1U << 24;
 
 /// What chat and text completions share.
@@ -34,7 +41,10 @@ struct GenerationRequest {
   uint32_t num_choices = 1;            ///< 1 .. kMaxChoices, per prompt
   std::vector<std::string> stop;       ///< none empty
   std::vector<TokenId> stop_token_ids;
-  bool include_stop = false;  ///< include_stop_str_in_output
+  std::vector<std::string> bad_words;  ///< none empty; sampling.bad_words: once tokenized
+  std::string cache_salt;              ///< prefixes are shared only with requests of the same salt
+  uint32_t priority = 0;               ///< 0 is the most urgent
+  bool include_stop = false;           ///< include_stop_str_in_output
   bool skip_special_tokens = true;
   bool ignore_eos = false;
   bool stream = false;
@@ -46,6 +56,8 @@ struct GenerationRequest {
 struct ChatRequest {
   GenerationRequest generation;
   std::vector<model::ChatMessage> messages;  ///< not empty
+  std::vector<model::ToolDefinition> tools;  ///< none with "tool_choice": "none"
+  bool parallel_tool_calls = true;           ///< false: the answer ends with its first call
   bool thinking = false;                     ///< chat_template_kwargs.thinking
   bool add_generation_prompt = true;
 };
@@ -66,17 +78,31 @@ struct TokenizeRequest {
   bool return_token_strs = false;
 };
 
+/// Of /v1/troupe/drain.
+struct DrainRequest {
+  std::string node;
+  bool drained = true;
+};
+
 struct DetokenizeRequest {
   std::optional<std::string> model;
   std::vector<TokenId> tokens;
 };
 
 /// @param defaults for what the request leaves open
+/// @param seen gets the names of all fields that the parser looks for, if it is given:
+///        "stream_options.include_usage", "messages[].role"; what /openapi.json has to describe
 ApiResult<ChatRequest> parse_chat_request(std::string_view body,
-                                          const model::SamplingParams& defaults);
+                                          const model::SamplingParams& defaults,
+                                          std::set<std::string>* seen = nullptr);
 ApiResult<CompletionRequest> parse_completion_request(std::string_view body,
-                                                      const model::SamplingParams& defaults);
-ApiResult<TokenizeRequest> parse_tokenize_request(std::string_view body);
-ApiResult<DetokenizeRequest> parse_detokenize_request(std::string_view body);
+                                                      const model::SamplingParams& defaults,
+                                                      std::set<std::string>* seen = nullptr);
+ApiResult<TokenizeRequest> parse_tokenize_request(std::string_view body,
+                                                  std::set<std::string>* seen = nullptr);
+ApiResult<DetokenizeRequest> parse_detokenize_request(std::string_view body,
+                                                      std::set<std::string>* seen = nullptr);
+ApiResult<DrainRequest> parse_drain_request(std::string_view body,
+                                            std::set<std::string>* seen = nullptr);
 
 }  // namespace troupe::gateway

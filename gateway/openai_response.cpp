@@ -78,6 +78,42 @@ void write_head(JsonWriter& json, const ResponseHead& head, bool chunk) {
   json.field("created", head.created).field("model", head.model);
 }
 
+/// Under both names that clients know: DeepSeek's and vLLM's newer one.
+void write_reasoning(JsonWriter& json, std::string_view reasoning) {
+  json.field("reasoning_content", reasoning).field("reasoning", reasoning);
+}
+
+void write_message(JsonWriter& json, const ChoiceResult& choice) {
+  json.key("message").begin_object().field("role", "assistant").key("content");
+  const bool has_more = !choice.reasoning.empty() || !choice.tool_calls.empty();
+  if (choice.text.empty() && has_more) {
+    json.value(nullptr);
+  } else {
+    json.value(choice.text);
+  }
+  json.field("refusal", nullptr);
+  if (!choice.reasoning.empty()) write_reasoning(json, choice.reasoning);
+  if (!choice.tool_calls.empty()) {  // an empty list would confuse agents
+    json.key("tool_calls").begin_array();
+    for (const auto& call : choice.tool_calls) {
+      json.begin_object().field("id", call.id).field("type", "function").key("function");
+      json.begin_object().field("name", call.name).field("arguments", call.arguments);
+      json.end_object().end_object();
+    }
+    json.end_array();
+  }
+  json.end_object();
+}
+
+void write_tool_call_delta(JsonWriter& json, const ToolCallDelta& call) {
+  json.key("tool_calls").begin_array().begin_object().field("index", call.index);
+  if (!call.id.empty()) json.field("id", call.id).field("type", "function");
+  json.key("function").begin_object();
+  if (!call.id.empty()) json.field("name", call.name);
+  json.field("arguments", call.arguments);
+  json.end_object().end_object().end_array();
+}
+
 void write_raw_or_null(JsonWriter& json, std::string_view name,
                        const std::optional<std::string>& raw) {
   json.key(name).raw(raw ? std::string_view(*raw) : "null");
@@ -117,6 +153,12 @@ void write_node(JsonWriter& json, const actors::NodeStatus& node) {
   json.field("version", info.version).field("arithmetic_class", info.arithmetic_class);
   json.field("num_experts_held", node.num_experts_held).field("experts", node.experts);
   json.field("kv_blocks_used", node.kv_blocks_used).field("kv_blocks_total", node.kv_blocks_total);
+  json.field("kv_blocks_cached", node.prefix_cache.cached_blocks);
+  json.field("kv_host_blocks_used", node.prefix_cache.host_blocks);
+  json.field("prefix_cache_queries", node.prefix_cache.queried_tokens);
+  json.field("prefix_cache_hits", node.prefix_cache.hit_tokens);
+  json.field("preemptions", node.num_preempted);
+  json.field("drained", node.drained);
   json.field("rows_computed", node.rows_computed);
   json.key("links").begin_array();
   for (const auto& link : node.links) {
@@ -136,8 +178,12 @@ std::string usage_json(const Usage& usage) {
   json.begin_object().field("prompt_tokens", usage.prompt_tokens);
   json.field("completion_tokens", usage.completion_tokens);
   json.field("total_tokens", usage.prompt_tokens + usage.completion_tokens);
-  json.key("prompt_tokens_details").begin_object().field("cached_tokens", 0).end_object();
-  json.key("completion_tokens_details").begin_object().field("reasoning_tokens", 0).end_object();
+  json.key("prompt_tokens_details").begin_object();
+  json.field("cached_tokens", usage.cached_tokens).end_object();
+  json.key("completion_tokens_details")
+      .begin_object()
+      .field("reasoning_tokens", usage.reasoning_tokens)
+      .end_object();
   json.end_object();
   return json.take();
 }
@@ -157,8 +203,7 @@ std::string response_json(const ResponseHead& head, std::span<const ChoiceResult
   for (const auto& choice : choices) {
     json.begin_object().field("index", choice.index);
     if (head.kind == ResponseKind::kChat) {
-      json.key("message").begin_object().field("role", "assistant");
-      json.field("content", choice.text).field("refusal", nullptr).end_object();
+      write_message(json, choice);
     } else {
       json.field("text", choice.text);
     }
@@ -179,6 +224,8 @@ std::string chunk_json(const ResponseHead& head, const ChoiceDelta& delta, std::
     json.key("delta").begin_object();
     if (delta.opens) json.field("role", "assistant");
     if (delta.opens || delta.text) json.field("content", delta.text.value_or(""));
+    if (delta.reasoning) write_reasoning(json, *delta.reasoning);
+    if (delta.tool_call) write_tool_call_delta(json, *delta.tool_call);
     json.end_object();
   } else {
     json.field("text", delta.text.value_or(""));
@@ -225,6 +272,7 @@ std::string status_json(const actors::ClusterStatus& status) {
   json.field("admitted_total", counts.admitted_total).field("refused_total", counts.refused_total);
   json.field("finished_total", counts.finished_total).field("failed_total", counts.failed_total);
   json.field("cancelled_total", counts.cancelled_total);
+  json.field("resumed_total", counts.resumed_total);
   json.field("prompt_tokens_total", counts.prompt_tokens_total);
   json.field("generated_tokens_total", counts.generated_tokens_total).end_object();
   json.key("nodes").begin_array();

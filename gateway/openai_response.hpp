@@ -28,6 +28,8 @@ struct ResponseHead {
 struct Usage {
   uint64_t prompt_tokens = 0;
   uint64_t completion_tokens = 0;
+  uint64_t reasoning_tokens = 0;  ///< of completion_tokens
+  uint64_t cached_tokens = 0;     ///< of prompt_tokens: found in the prefix cache
 };
 std::string usage_json(const Usage& usage);
 
@@ -40,22 +42,41 @@ struct TokenLogprob {
 std::string logprobs_json(ResponseKind kind, const model::Tokenizer& tokenizer,
                           std::span<const TokenLogprob> entries);
 
+/// A call as it stands in an answer.
+struct ToolCallResult {
+  std::string id;
+  std::string name;
+  std::string arguments;  ///< JSON, sent as a string
+};
+
 /// A whole choice.
 struct ChoiceResult {
   uint32_t index = 0;
   std::string text;
+  std::string reasoning;                   ///< chat
+  std::vector<ToolCallResult> tool_calls;  ///< chat
   std::optional<std::string> logprobs;     ///< JSON
-  std::string_view finish_reason;          ///< "stop" or "length"
+  std::string_view finish_reason;          ///< "stop", "length" or "tool_calls"
   std::optional<std::string> stop_reason;  ///< the stop string that matched
 };
 std::string response_json(const ResponseHead& head, std::span<const ChoiceResult> choices,
                           const Usage& usage);
 
-/// A step of one choice.
+/// A step of a call: first its name and no arguments, then arguments alone.
+struct ToolCallDelta {
+  uint32_t index = 0;  ///< among the choice's calls
+  std::string id;      ///< "" behind the first step
+  std::string name;
+  std::string arguments;
+};
+
+/// A step of one choice. Of text, reasoning and tool_call at most one is set.
 struct ChoiceDelta {
   uint32_t index = 0;
   bool opens = false;               ///< chat: {"role":"assistant","content":""}, once per choice
   std::optional<std::string> text;  ///< absent in the last chunk of a chat choice
+  std::optional<std::string> reasoning;
+  std::optional<ToolCallDelta> tool_call;
   std::optional<std::string> logprobs;
   std::optional<std::string_view> finish_reason;
   std::optional<std::string> stop_reason;

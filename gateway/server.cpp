@@ -27,10 +27,8 @@ namespace {
 constexpr auto kAcceptPause = std::chrono::milliseconds(100);  // when out of file descriptors
 constexpr auto kInterruptTime = std::chrono::seconds(2);       // for last words to clients
 
-std::string too_many_connections() {
-  ApiError error = from_error({Code::kResourceExhausted, "Too many connections are open."});
-  error.code = "too_many_connections";
-  const std::string body = error_body(error);
+std::string too_many_connections_response() {
+  const std::string body = error_body(too_many_connections());
   return "HTTP/1.1 429 Too Many Requests\r\nContent-Type: application/json\r\nRetry-After: 1\r\n"
          "Connection: close\r\nContent-Length: " +
          std::to_string(body.size()) + "\r\n\r\n" + body;
@@ -152,7 +150,7 @@ void BeastServer::serve(tcp::socket socket) {
 void BeastServer::turn_away(tcp::socket& socket) {
   error_code ignored;
   socket.non_blocking(true, ignored);
-  socket.write_some(asio::buffer(too_many_connections()), ignored);
+  socket.write_some(asio::buffer(too_many_connections_response()), ignored);
   socket.shutdown(tcp::socket::shutdown_send, ignored);
 }
 

@@ -1,5 +1,6 @@
 #include "gateway/service.hpp"
 
+#include <algorithm>
 #include <array>
 #include <chrono>
 #include <optional>
@@ -102,7 +103,7 @@ struct Service::Route {
   bool takes_post;
   Answer (Service::*handler)(const HttpRequest&);
 
-  static constexpr size_t kCount = 12;
+  static constexpr size_t kCount = 13;
   static const std::array<Route, kCount> kAll;
 
   [[nodiscard]] std::string_view methods() const {
@@ -124,6 +125,7 @@ const std::array<Service::Route, Service::Route::kCount> Service::Route::kAll = 
     {"/tokenize", false, true, &Service::tokenize},
     {"/detokenize", false, true, &Service::detokenize},
     {"/v1/troupe/status", true, false, &Service::status},
+    {"/v1/troupe/drain", false, true, &Service::drain},
 }};
 
 std::vector<std::pair<std::string_view, std::string_view>> Service::routes() {
@@ -184,11 +186,14 @@ Answer Service::chat_completions(const HttpRequest& request) {
   auto& chat = std::get<ChatRequest>(parsed);
   if (auto error = check_model(chat.generation.model, model_.id)) return error_response(*error);
   log_ignored(request, chat.generation);
-  auto prompt = tokens_of_chat(model_, chat);
+  auto prompt = prompt_of_chat(model_, chat);
   if (const auto* error = std::get_if<ApiError>(&prompt)) return error_response(*error);
+  auto& [tokens, syntax] = std::get<model::ChatPrompt>(prompt);
   return generate({.kind = ResponseKind::kChat,
-                   .prompts = {std::get<std::vector<TokenId>>(std::move(prompt))},
-                   .request = std::move(chat.generation)},
+                   .prompts = {std::move(tokens)},
+                   .request = std::move(chat.generation),
+                   .syntax = syntax,
+                   .parallel_tool_calls = chat.parallel_tool_calls},
                   request);
 }
 
@@ -211,6 +216,7 @@ Answer Service::completions(const HttpRequest& request) {
 Answer Service::generate(GenerationPlan plan, const HttpRequest& request) {
   if (auto error = complete_plan(plan, model_)) return error_response(*error);
   if (!client_.serving()) return error_response(loading(""));
+  plan.tenant = request.api_key;
   plan.request_id = request.request_id;
   plan.created = unix_seconds();
   plan.timeout = options_.request_timeout;
@@ -266,9 +272,9 @@ Answer Service::tokenize(const HttpRequest& request) {
   if (auto error = check_model(tokenize.model, model_.id)) return error_response(*error);
   std::vector<TokenId> tokens;
   if (const auto* chat = std::get_if<ChatRequest>(&tokenize.input)) {
-    auto encoded = tokens_of_chat(model_, *chat);
-    if (const auto* error = std::get_if<ApiError>(&encoded)) return error_response(*error);
-    tokens = std::get<std::vector<TokenId>>(std::move(encoded));
+    auto prompt = prompt_of_chat(model_, *chat);
+    if (const auto* error = std::get_if<ApiError>(&prompt)) return error_response(*error);
+    tokens = std::get<model::ChatPrompt>(std::move(prompt)).tokens;
   } else {
     auto encoded = model_.tokenizer.encode(std::get<std::string>(tokenize.input),
                                            {.add_special_tokens = tokenize.add_special_tokens});
@@ -306,6 +312,25 @@ Answer Service::detokenize(const HttpRequest& request) {
   json.field("prompt", model_.tokenizer.decode(detokenize.tokens, /*skip_special=*/false));
   json.end_object();
   return json_response(json.take());
+}
+
+Answer Service::drain(const HttpRequest& request) {
+  auto parsed = parse_drain_request(request.body);
+  if (const auto* error = std::get_if<ApiError>(&parsed)) return error_response(*error);
+  const auto drain = std::get<DrainRequest>(std::move(parsed));
+  client_.drain(drain.node, drain.drained);
+  return make_status_exchange(client_, [node = drain.node](const actors::ClusterStatus& status) {
+    const auto routers = std::ranges::count_if(status.nodes, [&](const auto& member) {
+      return member.member.info.name == node && member.member.info.role == cluster::Role::kRouter;
+    });
+    if (routers == 0) {
+      return error_response({.status = 404,
+                             .type = "not_found_error",
+                             .message = "No router `" + node + "` is in the cluster.",
+                             .param = "node"});
+    }
+    return json_response(status_json(status));
+  });
 }
 
 Answer Service::status(const HttpRequest&) {

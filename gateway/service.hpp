@@ -53,6 +53,7 @@ class Service {
   Answer tokenize(const HttpRequest& request);
   Answer detokenize(const HttpRequest& request);
   Answer status(const HttpRequest& request);
+  Answer drain(const HttpRequest& request);
 
   ServiceOptions options_;
   actors::ClusterClient& client_;

@@ -4,15 +4,11 @@
 #include <array>
 #include <utility>
 
+#include "model/chat_render.hpp"
+#include "model/chat_tokens.hpp"
+
 namespace troupe::model {
 namespace {
-
-// "｜" is U+FF5C, "▁" U+2581.
-constexpr std::string_view kEndOfSentence = "<｜end▁of▁sentence｜>";
-constexpr std::string_view kUser = "<｜User｜>";
-constexpr std::string_view kAssistant = "<｜Assistant｜>";
-constexpr std::string_view kThink = "<think>";
-constexpr std::string_view kEndThink = "</think>";
 
 constexpr std::array<std::pair<std::string_view, ChatFormatKind>, 4> kKinds = {{
     {"deepseek_v2", ChatFormatKind::kDeepseekV2},
@@ -21,75 +17,42 @@ constexpr std::array<std::pair<std::string_view, ChatFormatKind>, 4> kKinds = {{
     {"deepseek_v31", ChatFormatKind::kDeepseekV31},
 }};
 
-/// Collects segments, joining neighbours of one kind.
-class Prompt {
- public:
-  void add(std::string_view text) { append(text, false); }
-  void add_content(std::string_view text) { append(text, true); }
-  std::vector<TextSegment> take() { return std::move(segments_); }
-
- private:
-  void append(std::string_view text, bool is_user_content) {
-    if (text.empty()) return;
-    if (segments_.empty() || segments_.back().is_user_content != is_user_content) {
-      segments_.push_back({"", is_user_content});
-    }
-    segments_.back().text += text;
-  }
-  std::vector<TextSegment> segments_;
-};
-
-/// An earlier answer as its format repeats it: R1's splits at every "</think>" and keeps the last
-/// part, V3.1's keeps all behind the first.
-std::string_view without_reasoning(std::string_view answer, ChatFormatKind kind) {
-  size_t at = std::string_view::npos;
-  if (kind == ChatFormatKind::kDeepseekR1) at = answer.rfind(kEndThink);
-  if (kind == ChatFormatKind::kDeepseekV31) at = answer.find(kEndThink);
-  return at == std::string_view::npos ? answer : answer.substr(at + kEndThink.size());
+bool has_added(const Tokenizer& tokenizer, std::string_view token) {
+  const auto& added = tokenizer.added_tokens();
+  return std::any_of(added.begin(), added.end(),
+                     [&](const AddedToken& known) { return known.content == token; });
 }
 
-void render_v2(std::span<const ChatMessage> messages, const ChatOptions& options,
-               std::string_view eos, Prompt& prompt) {
-  for (const ChatMessage& message : messages) {
-    if (message.role == ChatRole::kUser) prompt.add("User: ");
-    if (message.role == ChatRole::kAssistant) prompt.add("Assistant: ");
-    prompt.add_content(message.content);
-    prompt.add(message.role == ChatRole::kAssistant ? eos : "\n\n");
+bool has_tool_marks(ChatFormatKind kind, const Tokenizer& tokenizer) {
+  if (kind == ChatFormatKind::kDeepseekV2) return false;
+  std::vector<std::string_view> marks = {kToolCallsBegin, kToolCallsEnd,  kToolCallBegin,
+                                         kToolCallEnd,    kToolSeparator, kToolOutputBegin,
+                                         kToolOutputEnd};
+  if (kind != ChatFormatKind::kDeepseekV31) {
+    marks.insert(marks.end(), {kToolOutputsBegin, kToolOutputsEnd});
   }
-  if (options.add_generation_prompt) prompt.add("Assistant:");
+  return std::all_of(marks.begin(), marks.end(),
+                     [&](std::string_view mark) { return has_added(tokenizer, mark); });
 }
 
-void render_v3(std::span<const ChatMessage> messages, const ChatOptions& options,
-               ChatFormatKind kind, Prompt& prompt) {
+bool uses_tools(std::span<const ChatMessage> messages, const ChatOptions& options) {
+  return !options.tools.empty() ||
+         std::any_of(messages.begin(), messages.end(), [](const ChatMessage& message) {
+           return message.role == ChatRole::kTool || !message.tool_calls.empty();
+         });
+}
+
+AnswerSyntax syntax_of(ChatFormatKind kind, std::span<const TextSegment> prompt, bool tools) {
+  AnswerSyntax syntax;
   const bool is_v31 = kind == ChatFormatKind::kDeepseekV31;
-  bool is_first_system = true;
-  for (const ChatMessage& message : messages) {
-    if (message.role != ChatRole::kSystem) continue;
-    if (!std::exchange(is_first_system, false)) prompt.add("\n\n");
-    prompt.add_content(message.content);
+  syntax.has_reasoning = is_v31 || kind == ChatFormatKind::kDeepseekR1;
+  if (syntax.has_reasoning && !prompt.empty() && !prompt.back().is_user_content) {
+    std::string_view end = prompt.back().text;
+    if (end.ends_with('\n')) end.remove_suffix(1);
+    syntax.opens_in_reasoning = end.ends_with(kThink);
   }
-  bool user_spoke_last = false;
-  for (const ChatMessage& message : messages) {
-    if (message.role == ChatRole::kUser) {
-      prompt.add(kUser);
-      prompt.add_content(message.content);
-      user_spoke_last = true;
-    } else if (message.role == ChatRole::kAssistant) {
-      // V3.1 opens a turn only behind the user's.
-      if (!is_v31 || user_spoke_last) prompt.add(kAssistant);
-      if (is_v31 && user_spoke_last) prompt.add(kEndThink);
-      prompt.add_content(without_reasoning(message.content, kind));
-      prompt.add(kEndOfSentence);
-      user_spoke_last = false;
-    }
-  }
-  if (!options.add_generation_prompt || (is_v31 && !user_spoke_last)) return;
-  prompt.add(kAssistant);
-  if (kind == ChatFormatKind::kDeepseekR1) {
-    prompt.add(kThink);
-    prompt.add("\n");
-  }
-  if (is_v31) prompt.add(options.thinking ? kThink : kEndThink);
+  if (tools) syntax.tools = is_v31 ? ToolSyntax::kPlain : ToolSyntax::kFenced;
+  return syntax;
 }
 
 }  // namespace
@@ -114,20 +77,30 @@ Result<ChatRole> parse_chat_role(std::string_view name) {
   if (name == "system") return ChatRole::kSystem;
   if (name == "user") return ChatRole::kUser;
   if (name == "assistant") return ChatRole::kAssistant;
+  if (name == "tool") return ChatRole::kTool;
   return Error{Code::kInvalidArgument, "role \"" + std::string(name.substr(0, 100)) +
-                                           "\" is unknown; use system, user or assistant"};
+                                           "\" is unknown; use system, user, assistant or tool"};
 }
 
-ChatFormat::ChatFormat(ChatFormatKind kind, std::string bos, std::string eos)
-    : kind_(kind), bos_(std::move(bos)), eos_(std::move(eos)) {}
+ChatFormat::ChatFormat(ChatFormatKind kind, const Tokenizer& tokenizer)
+    : kind_(kind), knows_tools_(has_tool_marks(kind, tokenizer)) {
+  const auto spelling = [&](TokenId id) {
+    for (const AddedToken& token : tokenizer.added_tokens()) {
+      if (token.id == id) return token.content;
+    }
+    return std::string(tokenizer.token_bytes(id));
+  };
+  bos_ = spelling(*tokenizer.bos());
+  eos_ = spelling(*tokenizer.eos());
+  for (const std::string_view mark : {kThink, kEndThink, kToolCallsBegin, kToolCallsEnd,
+                                      kToolCallBegin, kToolCallEnd, kToolSeparator}) {
+    if (has_added(tokenizer, mark)) answer_marks_.push_back(*tokenizer.id_of(mark));
+  }
+}
 
 Result<ChatFormat> ChatFormat::create(ChatFormatKind kind, const Tokenizer& tokenizer) {
   const auto require = [&](std::string_view token) -> Result<void> {
-    const auto& added = tokenizer.added_tokens();
-    if (std::any_of(added.begin(), added.end(),
-                    [&](const AddedToken& known) { return known.content == token; })) {
-      return {};
-    }
+    if (has_added(tokenizer, token)) return {};
     return Error{Code::kInvalidArgument, "the tokenizer lacks the added token " +
                                              std::string(token) + " of chat format " +
                                              std::string(to_string(kind))};
@@ -143,13 +116,7 @@ Result<ChatFormat> ChatFormat::create(ChatFormatKind kind, const Tokenizer& toke
   if (kind == ChatFormatKind::kDeepseekR1 || kind == ChatFormatKind::kDeepseekV31) {
     for (const std::string_view token : {kThink, kEndThink}) TRY(require(token));
   }
-  const auto spelling = [&](TokenId id) {
-    for (const AddedToken& token : tokenizer.added_tokens()) {
-      if (token.id == id) return token.content;
-    }
-    return std::string(tokenizer.token_bytes(id));
-  };
-  return ChatFormat(kind, spelling(*tokenizer.bos()), spelling(*tokenizer.eos()));
+  return ChatFormat(kind, tokenizer);
 }
 
 Result<ChatFormat> ChatFormat::detect(const Tokenizer& tokenizer) {
@@ -178,20 +145,29 @@ Result<ChatFormat> ChatFormat::detect(const Tokenizer& tokenizer) {
 
 std::vector<TextSegment> ChatFormat::render(std::span<const ChatMessage> messages,
                                             const ChatOptions& options) const {
-  Prompt prompt;
-  prompt.add(bos_);
-  if (kind_ == ChatFormatKind::kDeepseekV2) {
-    render_v2(messages, options, eos_, prompt);
-  } else {
-    render_v3(messages, options, kind_, prompt);
-  }
-  return prompt.take();
+  if (kind_ == ChatFormatKind::kDeepseekV2) return render_v2(messages, options, bos_, eos_);
+  return render_v3(messages, options, kind_, bos_);
 }
 
 Result<std::vector<TokenId>> ChatFormat::encode(const Tokenizer& tokenizer,
                                                 std::span<const ChatMessage> messages,
                                                 const ChatOptions& options) const {
-  return tokenizer.encode(render(messages, options));
+  return TRY(prepare(tokenizer, messages, options)).tokens;
+}
+
+Result<ChatPrompt> ChatFormat::prepare(const Tokenizer& tokenizer,
+                                       std::span<const ChatMessage> messages,
+                                       const ChatOptions& options) const {
+  if (!knows_tools_ && uses_tools(messages, options)) {
+    return Error{Code::kInvalidArgument, "the model has no tools: chat format " +
+                                             std::string(to_string(kind_)) +
+                                             " or its tokenizer has no marks for them"};
+  }
+  const std::vector<TextSegment> prompt = render(messages, options);
+  ChatPrompt out;
+  out.tokens = TRY(tokenizer.encode(prompt));
+  out.syntax = syntax_of(kind_, prompt, !options.tools.empty());
+  return out;
 }
 
 }  // namespace troupe::model

@@ -4,13 +4,11 @@
 #include <array>
 #include <boost/json/array.hpp>
 #include <boost/json/object.hpp>
-#include <cmath>
-#include <initializer_list>
-#include <set>
-#include <span>
 #include <utility>
 
+#include "model/config_objects.hpp"
 #include "model/json.hpp"
+#include "model/key_reader.hpp"
 
 namespace troupe::model {
 namespace {
@@ -19,165 +17,6 @@ namespace json = boost::json;
 
 constexpr size_t kMaxConfigBytes = size_t{1} << 20;
 constexpr uint32_t kMaxTopk = 64;
-
-std::string_view view_of(const json::string& text) { return {text.data(), text.size()}; }
-
-/// Reads the keys of one object and remembers which it has seen, so that what nobody asked for can
-/// be refused. A null counts as missing, as it does for transformers.
-class KeyReader {
- public:
-  using Names = std::initializer_list<std::string_view>;  ///< spellings of one key
-
-  KeyReader(const json::object& object, std::string path)
-      : object_(object), path_(std::move(path)) {}
-
-  [[nodiscard]] const json::value* find(std::string_view name) {
-    seen_.insert(name);
-    const json::value* value = object_.if_contains(name);
-    return value != nullptr && !value->is_null() ? value : nullptr;
-  }
-
-  [[nodiscard]] bool contains(std::string_view name) const { return object_.contains(name); }
-
-  [[nodiscard]] Error error(Code code, std::string_view name, const std::string& what) const {
-    return Error{code, path_ + std::string(name) + " " + what};
-  }
-
-  [[nodiscard]] Error lacks(std::string_view name) const {
-    return error(Code::kInvalidArgument, name, "is missing, and no default would be sensible");
-  }
-
-  /// The integer of the first spelling present. @errors if two spellings disagree.
-  Result<std::optional<uint32_t>> optional_size(Names names, uint32_t min, uint32_t max) {
-    std::optional<uint32_t> found;
-    for (const std::string_view name : names) {
-      const json::value* value = find(name);
-      if (value == nullptr) {
-        continue;
-      }
-      const std::optional<double> number = to_number(*value);
-      if (!number || *number != std::floor(*number) || *number < min || *number > max) {
-        return error(Code::kInvalidArgument, name,
-                     "is " + describe(*value) + "; it must be an integer from " +
-                         std::to_string(min) + " to " + std::to_string(max));
-      }
-      const auto size = static_cast<uint32_t>(*number);
-      if (found && *found != size) {
-        return error(Code::kInvalidArgument, name,
-                     "is " + std::to_string(size) + ", but another spelling of it says " +
-                         std::to_string(*found));
-      }
-      found = size;
-    }
-    return found;
-  }
-
-  Result<uint32_t> size(Names names, uint32_t min, uint32_t max) {
-    const std::optional<uint32_t> found = TRY(optional_size(names, min, max));
-    if (!found) {
-      return lacks(*names.begin());
-    }
-    return *found;
-  }
-
-  Result<uint32_t> size_or(Names names, uint32_t min, uint32_t max, uint32_t fallback) {
-    return TRY(optional_size(names, min, max)).value_or(fallback);
-  }
-
-  /// A number in [min, max]; integers are taken where a fraction is usual.
-  Result<std::optional<double>> optional_number(std::string_view name, double min, double max) {
-    const json::value* value = find(name);
-    if (value == nullptr) {
-      return std::optional<double>();
-    }
-    const std::optional<double> number = to_number(*value);
-    if (!number || !(*number >= min && *number <= max)) {
-      return error(Code::kInvalidArgument, name,
-                   "is " + describe(*value) + "; it must be a number from " + shown(min) + " to " +
-                       shown(max));
-    }
-    return number;
-  }
-
-  Result<double> number_or(std::string_view name, double min, double max, double fallback) {
-    return TRY(optional_number(name, min, max)).value_or(fallback);
-  }
-
-  Result<bool> flag_or(std::string_view name, bool fallback) {
-    const json::value* value = find(name);
-    if (value == nullptr) {
-      return fallback;
-    }
-    if (!value->is_bool()) {
-      return error(Code::kInvalidArgument, name,
-                   "is " + describe(*value) + "; it must be true or false");
-    }
-    return value->get_bool();
-  }
-
-  Result<std::optional<std::string>> optional_text(std::string_view name) {
-    const json::value* value = find(name);
-    if (value == nullptr) {
-      return std::optional<std::string>();
-    }
-    if (!value->is_string()) {
-      return error(Code::kInvalidArgument, name,
-                   "is " + describe(*value) + "; it must be a string");
-    }
-    return std::optional(std::string(view_of(value->get_string())));
-  }
-
-  /// Refuses any value of `name` but `only`, which is what its absence means.
-  Result<void> only_text(std::string_view name, std::string_view only) {
-    const std::string text = TRY(optional_text(name)).value_or(std::string(only));
-    if (text != only) {
-      return error(Code::kUnsupported, name,
-                   "is " + quoted(text) + "; only " + quoted(only) + " is supported here");
-    }
-    return {};
-  }
-
-  Result<void> only_flag(std::string_view name, bool only) {
-    if (TRY(flag_or(name, only)) != only) {
-      return error(Code::kUnsupported, name,
-                   std::string("is ") + (only ? "false" : "true") + "; only " +
-                       (only ? "true" : "false") + " is supported");
-    }
-    return {};
-  }
-
-  /// Refuses keys that were neither read nor are known to change nothing.
-  Result<void> refuse_unread(std::span<const std::string_view> harmless) const {
-    for (const json::key_value_pair& entry : object_) {
-      const std::string_view name(entry.key().data(), entry.key().size());
-      if (seen_.contains(name) || name.starts_with('_') || entry.value().is_null() ||
-          std::find(harmless.begin(), harmless.end(), name) != harmless.end()) {
-        continue;
-      }
-      return Error{Code::kUnsupported,
-                   path_ + quoted(name) + " is " + describe(entry.value()) +
-                       ", a feature Troupe does not know; if it does not change what the model "
-                       "computes, remove the key"};
-    }
-    return {};
-  }
-
- private:
-  static std::optional<double> to_number(const json::value& value) {
-    switch (value.kind()) {
-      case json::kind::int64: return static_cast<double>(value.get_int64());
-      case json::kind::uint64: return static_cast<double>(value.get_uint64());
-      case json::kind::double_: return value.get_double();
-      default: return std::nullopt;
-    }
-  }
-
-  static std::string shown(double number) { return describe(json::value(number)); }
-
-  const json::object& object_;
-  std::string path_;
-  std::set<std::string_view, std::less<>> seen_;
-};
 
 /// Keys of released and saved configs that change nothing in what a trained model computes:
 /// training, generation defaults, bookkeeping, multi-token prediction (its layers are left out).
@@ -247,23 +86,6 @@ constexpr auto kHarmlessKeys = std::to_array<std::string_view>({
     "use_cache",
 });
 
-/// The strings of an array. @errors kInvalidArgument if it is something else.
-Result<std::vector<std::string>> text_list(const KeyReader& keys, std::string_view name,
-                                           const json::value& value) {
-  std::vector<std::string> out;
-  if (!value.is_array()) {
-    return keys.error(Code::kInvalidArgument, name, "is " + describe(value) + ", not a list");
-  }
-  for (const json::value& item : value.get_array()) {
-    if (!item.is_string()) {
-      return keys.error(Code::kInvalidArgument, name,
-                        "holds " + describe(item) + "; its entries must be strings");
-    }
-    out.emplace_back(view_of(item.get_string()));
-  }
-  return out;
-}
-
 Result<Architecture> read_architecture(KeyReader& keys) {
   struct Known {
     std::string_view model_type;
@@ -286,8 +108,8 @@ Result<Architecture> read_architecture(KeyReader& keys) {
     }
     found = known->architecture;
   }
-  if (const json::value* value = keys.find("architectures")) {
-    for (const std::string& name : TRY(text_list(keys, "architectures", *value))) {
+  if (const auto names = TRY(keys.optional_texts("architectures"))) {
+    for (const std::string& name : *names) {
       const auto* known = std::find_if(kKnown.begin(), kKnown.end(),
                                        [&](const Known& k) { return k.class_name == name; });
       if (known == kKnown.end()) {
@@ -343,8 +165,8 @@ Result<void> read_attention(KeyReader& keys, ModelConfig& config) {
                           std::to_string(config.qk_head_dim()));
   }
   config.attention_bias = TRY(keys.flag_or("attention_bias", false));
-  if (const json::value* types = keys.find("layer_types")) {
-    for (const std::string& type : TRY(text_list(keys, "layer_types", *types))) {
+  if (const auto types = TRY(keys.optional_texts("layer_types"))) {
+    for (const std::string& type : *types) {
       if (type != "full_attention") {
         return keys.error(Code::kUnsupported, "layer_types",
                           "names " + quoted(type) + "; only \"full_attention\" is supported");
@@ -356,21 +178,20 @@ Result<void> read_attention(KeyReader& keys, ModelConfig& config) {
 
 /// transformers may list the kind of every layer's FFN; the list has to say what the counts say.
 Result<void> check_mlp_layer_types(KeyReader& keys, const ModelConfig& config) {
-  const json::value* value = keys.find("mlp_layer_types");
-  if (value == nullptr) {
+  const auto types = TRY(keys.optional_texts("mlp_layer_types"));
+  if (!types) {
     return {};
   }
-  const std::vector<std::string> types = TRY(text_list(keys, "mlp_layer_types", *value));
-  if (types.size() != config.num_layers) {
+  if (types->size() != config.num_layers) {
     return keys.error(Code::kInvalidArgument, "mlp_layer_types",
-                      "has " + std::to_string(types.size()) + " entries for " +
+                      "has " + std::to_string(types->size()) + " entries for " +
                           std::to_string(config.num_layers) + " layers");
   }
   for (LayerIdx layer = 0; layer < config.num_layers; ++layer) {
     const std::string_view expected = config.is_moe_layer(layer) ? "sparse" : "dense";
-    if (types[layer] != expected) {
+    if ((*types)[layer] != expected) {
       return keys.error(Code::kUnsupported, "mlp_layer_types",
-                        "calls layer " + std::to_string(layer) + " " + quoted(types[layer]) +
+                        "calls layer " + std::to_string(layer) + " " + quoted((*types)[layer]) +
                             "; first_k_dense_replace and moe_layer_freq make it " +
                             quoted(expected));
     }
@@ -475,103 +296,6 @@ Result<void> read_gate(KeyReader& keys, ModelConfig& config) {
   return read_groups(keys, config);
 }
 
-/// One rope object: rope_scaling of Hub files, or rope_parameters of transformers 5.
-Result<void> read_rope_object(const json::value& value, const std::string& name,
-                              const ModelConfig& config, RopeConfig& rope) {
-  if (!value.is_object()) {
-    return Error{Code::kInvalidArgument,
-                 "config.json: " + name + " is " + describe(value) + "; it must be an object"};
-  }
-  KeyReader keys(value.get_object(), "config.json: " + name + ".");
-  const auto rope_type = TRY(keys.optional_text("rope_type"));
-  const auto old_type = TRY(keys.optional_text("type"));
-  if (rope_type && old_type && *rope_type != *old_type) {
-    return keys.error(Code::kInvalidArgument, "rope_type",
-                      "is " + quoted(*rope_type) + ", but type is " + quoted(*old_type));
-  }
-  const std::string type = rope_type ? *rope_type : old_type.value_or("default");
-  if (type != "default" && type != "yarn") {
-    return keys.error(Code::kUnsupported, rope_type ? "rope_type" : "type",
-                      "is " + quoted(type) + "; Troupe computes \"default\" and \"yarn\"");
-  }
-  rope.theta = TRY(keys.number_or("rope_theta", 1.0001, 1e12, rope.theta));
-  TRY(keys.only_flag("truncate", true));
-  if (TRY(keys.number_or("partial_rotary_factor", 0, 1, 1)) != 1) {
-    return keys.error(Code::kUnsupported, "partial_rotary_factor", "is not 1");
-  }
-  rope.yarn = type == "yarn";
-  const auto factor = TRY(keys.optional_number("factor", 1, 1e6));
-  rope.original_max_positions = TRY(keys.size_or({"original_max_position_embeddings"}, 1, 1U << 30,
-                                                 config.max_position_embeddings));
-  rope.factor = factor.value_or(static_cast<double>(config.max_position_embeddings) /
-                                rope.original_max_positions);
-  rope.beta_fast = TRY(keys.number_or("beta_fast", 1e-6, 1e6, 32));
-  rope.beta_slow = TRY(keys.number_or("beta_slow", 1e-6, 1e6, 1));
-  rope.mscale = TRY(keys.number_or("mscale", 0, 100, 0));
-  rope.mscale_all_dim = TRY(keys.number_or("mscale_all_dim", 0, 100, 0));
-  rope.attention_factor = TRY(keys.optional_number("attention_factor", 1e-6, 1e6));
-  if (rope.yarn && rope.beta_fast < rope.beta_slow) {
-    return keys.error(Code::kInvalidArgument, "beta_fast", "is smaller than beta_slow");
-  }
-  if (rope.yarn && rope.factor < 1) {
-    return keys.error(Code::kInvalidArgument, "original_max_position_embeddings",
-                      "exceeds max_position_embeddings, and no factor is given");
-  }
-  return keys.refuse_unread({});
-}
-
-Result<RopeConfig> read_rope(KeyReader& keys, const ModelConfig& config) {
-  RopeConfig rope;
-  TRY(keys.only_flag("rope_interleave", true));
-  rope.theta = TRY(keys.number_or("rope_theta", 1.0001, 1e12, 10000));
-  const json::value* old_form = keys.find("rope_scaling");
-  const json::value* new_form = keys.find("rope_parameters");
-  if (old_form != nullptr && new_form != nullptr && *old_form != *new_form) {
-    return keys.error(Code::kInvalidArgument, "rope_scaling",
-                      "and rope_parameters are both given and differ; keep one");
-  }
-  if (new_form != nullptr) {
-    TRY(read_rope_object(*new_form, "rope_parameters", config, rope));
-  } else if (old_form != nullptr) {
-    TRY(read_rope_object(*old_form, "rope_scaling", config, rope));
-  }
-  return rope;
-}
-
-Result<bool> read_quantization(KeyReader& parent) {
-  const json::value* value = parent.find("quantization_config");
-  if (value == nullptr) {
-    return false;
-  }
-  if (!value->is_object()) {
-    return parent.error(Code::kInvalidArgument, "quantization_config",
-                        "is " + describe(*value) + "; it must be an object");
-  }
-  KeyReader keys(value->get_object(), "config.json: quantization_config.");
-  const auto method = TRY(keys.optional_text("quant_method"));
-  if (!method) {
-    return keys.lacks("quant_method");
-  }
-  TRY(keys.only_text("quant_method", "fp8"));
-  TRY(keys.only_text("fmt", "e4m3"));
-  TRY(keys.only_text("activation_scheme", "dynamic"));
-  if (const auto scale = TRY(keys.optional_text("scale_fmt")); scale && *scale != "float") {
-    TRY(keys.only_text("scale_fmt", "ue8m0"));
-  }
-  (void)keys.find("modules_to_not_convert");  // the tensors' own types tell
-  const json::value* block = keys.find("weight_block_size");
-  if (block == nullptr && keys.contains("weight_block_size")) {
-    return keys.error(Code::kUnsupported, "weight_block_size",
-                      "is null (one scale per tensor); only [128, 128] is supported");
-  }
-  if (block != nullptr && *block != json::array{128, 128}) {
-    return keys.error(Code::kUnsupported, "weight_block_size",
-                      "is " + describe(*block) + "; only [128, 128] is supported");
-  }
-  TRY(keys.refuse_unread({}));
-  return true;
-}
-
 Result<TokenId> token_id(const KeyReader& keys, std::string_view name, const json::value& value,
                          const ModelConfig& config) {
   const auto number = value.is_int64() ? value.get_int64() : int64_t{-1};
@@ -631,7 +355,7 @@ Result<ModelConfig> parse_config(std::string_view text) {
   TRY(read_attention(keys, config));
   TRY(read_feed_forward(keys, config));
   TRY(read_gate(keys, config));
-  config.rope = TRY(read_rope(keys, config));
+  config.rope = TRY(read_rope(keys, config.max_position_embeddings));
   config.fp8 = TRY(read_quantization(keys));
   TRY(read_tokens(keys, config));
   TRY(keys.refuse_unread(kHarmlessKeys));

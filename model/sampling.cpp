@@ -8,6 +8,7 @@
 #include <string>
 
 #include "base/random.hpp"
+#include "model/sampling_adjust.hpp"
 
 namespace troupe::model {
 namespace {
@@ -108,17 +109,25 @@ TokenId draw(const std::vector<Candidate>& candidates, double uniform) {
   return chosen;
 }
 
-/// The highest finite logit's token, the lowest id of equals.
-TokenId argmax(std::span<const float> logits) {
-  TokenId best = kNoToken;
-  float highest = -std::numeric_limits<float>::infinity();
-  for (size_t i = 0; i < logits.size(); ++i) {
-    if (logits[i] > highest && logits[i] <= std::numeric_limits<float>::max()) {
-      highest = logits[i];
-      best = static_cast<TokenId>(i);
+/// The highest finite logit's token, the lowest id of equals, or kNoToken.
+Candidate most_likely(const AdjustedLogits& logits) {
+  Candidate best{kNoToken, -std::numeric_limits<float>::infinity(), 0};
+  logits.for_each([&](TokenId token, float logit) {
+    if (logit > best.logit && logit <= std::numeric_limits<float>::max()) {
+      best.logit = logit;
+      best.token = token;
     }
-  }
+  });
   return best;
+}
+
+std::vector<Candidate> finite_of(const AdjustedLogits& logits, size_t vocab_size) {
+  std::vector<Candidate> candidates;
+  candidates.reserve(vocab_size);
+  logits.for_each([&](TokenId token, float logit) {
+    if (std::isfinite(logit)) candidates.push_back({token, logit, 0});
+  });
+  return candidates;
 }
 
 TokenId choose(std::vector<Candidate> candidates, const SamplingParams& params, float highest,
@@ -158,13 +167,44 @@ void add_logprobs(const std::vector<Candidate>& candidates, const SamplingParams
   out.logprob = logprob(*chosen);
 }
 
+template <class T>
+Error wrong(std::string_view field, std::string_view limits, T value) {
+  return {Code::kInvalidArgument, std::string(field) + " has to be " + std::string(limits) +
+                                      ", not " + std::to_string(value)};
+}
+
+Result<void> validate_token_lists(const SamplingParams& params) {
+  if (params.logit_bias.size() > kMaxBiasedTokens) {
+    return wrong("logit_bias", "of at most 1024 tokens", params.logit_bias.size());
+  }
+  TokenId last = -1;
+  for (const auto& [token, bias] : params.logit_bias) {
+    if (token <= last) return wrong("logit_bias", "by rising token ids", token);
+    if (!(std::abs(bias) <= kMaxLogitBias)) return wrong("logit_bias", "in -100 .. 100", bias);
+    last = token;
+  }
+  if (params.allowed_token_ids.size() > kMaxAllowedTokens) {
+    return wrong("allowed_token_ids", "of at most 16384 tokens", params.allowed_token_ids.size());
+  }
+  last = -1;
+  for (const TokenId token : params.allowed_token_ids) {
+    if (token <= last) return wrong("allowed_token_ids", "by rising token ids", token);
+    last = token;
+  }
+  if (params.bad_words.size() > kMaxBadWords) {
+    return wrong("bad_words", "of at most 256 token runs", params.bad_words.size());
+  }
+  for (const auto& word : params.bad_words) {
+    if (word.empty() || word.size() > kMaxBadWordTokens) {
+      return wrong("bad_words", "of 1 to 256 tokens each", word.size());
+    }
+  }
+  return {};
+}
+
 }  // namespace
 
 Result<void> validate(const SamplingParams& params) {
-  const auto wrong = [](std::string_view field, std::string_view limits, auto value) {
-    return Error{Code::kInvalidArgument, std::string(field) + " has to be " + std::string(limits) +
-                                             ", not " + std::to_string(value)};
-  };
   // Written so that NaN fails each of them.
   if (!(params.temperature >= 0.0F && params.temperature <= kMaxTemperature)) {
     return wrong("temperature", "in 0 .. 2", params.temperature);
@@ -178,24 +218,53 @@ Result<void> validate(const SamplingParams& params) {
   if (params.num_top_logprobs > kMaxTopLogprobs) {
     return wrong("top_logprobs", "in 0 .. 20", params.num_top_logprobs);
   }
-  return {};
+  if (!(std::abs(params.presence_penalty) <= kMaxPenalty)) {
+    return wrong("presence_penalty", "in -2 .. 2", params.presence_penalty);
+  }
+  if (!(std::abs(params.frequency_penalty) <= kMaxPenalty)) {
+    return wrong("frequency_penalty", "in -2 .. 2", params.frequency_penalty);
+  }
+  if (!(params.repetition_penalty >= kMinRepetitionPenalty &&
+        params.repetition_penalty <= kMaxRepetitionPenalty)) {
+    return wrong("repetition_penalty", "in 0.01 .. 100", params.repetition_penalty);
+  }
+  return validate_token_lists(params);
 }
 
-SampledToken sample(std::span<const float> logits, const SamplingParams& params,
-                    uint64_t position) {
+bool reads_token_log(const SamplingParams& params) {
+  return params.presence_penalty != 0.0F || params.frequency_penalty != 0.0F ||
+         params.repetition_penalty != 1.0F || params.min_tokens > 0 || !params.bad_words.empty();
+}
+
+SampledToken sample(std::span<const float> logits, const SamplingParams& params, uint64_t position,
+                    const TokenLog& log) {
+  const SamplingParams no_rules;
+  const AdjustedLogits of_model(logits, no_rules, {});
+  const AdjustedLogits adjusted(logits, params, log);
   SampledToken out;
-  out.token = argmax(logits);
-  const bool is_greedy = params.temperature == 0.0F;
-  if (out.token == kNoToken || (is_greedy && !params.want_logprobs)) return out;
-  const float highest = logits[static_cast<size_t>(out.token)];
-  std::vector<Candidate> candidates;
-  candidates.reserve(logits.size());
-  for (size_t i = 0; i < logits.size(); ++i) {
-    if (std::isfinite(logits[i])) candidates.push_back({static_cast<TokenId>(i), logits[i], 0});
+  const Candidate best = most_likely(adjusted);
+  out.token = best.token;
+  if (out.token == kNoToken) {
+    const bool banned = !adjusted.unchanged() && most_likely(of_model).token != kNoToken;
+    if (banned) out.token = kNothingAllowed;
+    return out;
   }
-  if (!is_greedy) out.token = choose(candidates, params, highest, position);
-  if (params.want_logprobs) add_logprobs(candidates, params, highest, out);
+  const bool is_greedy = params.temperature == 0.0F;
+  if (is_greedy && !params.want_logprobs) return out;
+  std::vector<Candidate> candidates = finite_of(adjusted, logits.size());
+  if (!is_greedy) out.token = choose(candidates, params, best.logit, position);
+  if (!params.want_logprobs) return out;
+  if (!adjusted.unchanged()) candidates = finite_of(of_model, logits.size());
+  add_logprobs(candidates, params, most_likely(of_model).logit, out);
   return out;
+}
+
+Error no_token_error(TokenId token) {
+  if (token == kNothingAllowed) {
+    return {Code::kInvalidArgument,
+            "allowed_token_ids, bad_words, logit_bias and min_tokens leave no token to choose"};
+  }
+  return {Code::kInternal, "the model gave no finite logit; are its weights damaged?"};
 }
 
 }  // namespace troupe::model

@@ -16,9 +16,19 @@ namespace troupe::model {
 /// What sample() returns when no logit is finite: the model's state is broken, the request has to
 /// end with an error.
 inline constexpr TokenId kNoToken = -1;
+/// What it returns when the request's own bans leave no token: the request is at fault.
+inline constexpr TokenId kNothingAllowed = -2;
 
 inline constexpr float kMaxTemperature = 2.0F;  ///< OpenAI's limits
 inline constexpr uint32_t kMaxTopLogprobs = 20;
+inline constexpr float kMaxPenalty = 2.0F;  ///< of presence and frequency, both signs
+inline constexpr float kMinRepetitionPenalty = 0.01F;
+inline constexpr float kMaxRepetitionPenalty = 100.0F;
+inline constexpr float kMaxLogitBias = 100.0F;  ///< both signs
+inline constexpr size_t kMaxBiasedTokens = 1024;
+inline constexpr size_t kMaxAllowedTokens = 16384;
+inline constexpr size_t kMaxBadWords = 256;       ///< as token runs
+inline constexpr size_t kMaxBadWordTokens = 256;  ///< of one run
 
 /// What a request may say about sampling. Defaults are OpenAI's.
 struct SamplingParams {
@@ -28,13 +38,33 @@ struct SamplingParams {
   float min_p = 0.0F;        ///< [0, 1]
   uint64_t seed = 0;
   bool want_logprobs = false;
-  uint32_t num_top_logprobs = 0;  ///< 0 .. 20
+  uint32_t num_top_logprobs = 0;   ///< 0 .. 20
+  float presence_penalty = 0.0F;   ///< -2 .. 2, taken off the logits of emitted tokens
+  float frequency_penalty = 0.0F;  ///< -2 .. 2, taken off once for each time emitted
+  /// Divides positive and multiplies negative logits of tokens in the prompt or the answer (Keskar
+  /// et al. 2019, CTRL).
+  float repetition_penalty = 1.0F;
+  uint32_t min_tokens = 0;  ///< no stop token is chosen before so many are emitted
+  std::vector<std::pair<TokenId, float>> logit_bias = {};  ///< by rising id; -100 .. 100
+  std::vector<TokenId> allowed_token_ids = {};             ///< rising; empty: all
+  std::vector<std::vector<TokenId>> bad_words = {};  ///< token runs that the answer may not contain
 };
+
+/// The token log of a request before the token to sample.
+struct TokenLog {
+  std::span<const TokenId> prompt = {};
+  std::span<const TokenId> emitted = {};
+  std::span<const TokenId> stop_token_ids = {};  ///< banned until min_tokens are emitted
+};
+
+/// Whether sampling looks at the token log; if not, sample() may be called without it.
+bool reads_token_log(const SamplingParams& params);
 
 /// @errors kInvalidArgument naming the field and its limits.
 Result<void> validate(const SamplingParams& params);
 
-/// A chosen token; log-probabilities are of the model's distribution (temperature 1, no filters).
+/// A chosen token; log-probabilities are of the model's distribution (temperature 1, no filters,
+/// no penalties or biases).
 struct SampledToken {
   TokenId token = 0;
   float logprob = 0;                                    ///< only with want_logprobs
@@ -44,11 +74,18 @@ struct SampledToken {
 /// Chooses the token that follows `position` tokens of context.
 /// @param logits [vocab]; entries that are not finite are never chosen.
 /// @param position number of tokens before the sampled one (prompt + emitted): the draw's counter.
-/// @returns token kNoToken if no entry is finite
-/// Order of filters: temperature, top-k, top-p, min-p; the draw runs over what is left by rising
-/// id. Bit-exact on every IEEE 754 machine: only correctly rounded operations in a fixed order.
-/// Cost: O(vocab) plus a sort of what is kept; for 129,280 entries greedy
-/// 0.1 ms, seeded 5 ms, with top-p of a flat distribution 10 ms.
-SampledToken sample(std::span<const float> logits, const SamplingParams& params, uint64_t position);
+/// @param log what penalties, min_tokens and bad_words look at; only if reads_token_log(params)
+/// @returns token kNoToken if no entry is finite, kNothingAllowed if only banned ones are
+/// Order: allowed tokens and bans, bias, repetition, frequency and presence penalty, temperature,
+/// top-k, top-p, min-p; the draw runs over what is left by rising id. Bit-exact on every IEEE 754
+/// machine: only correctly rounded operations in a fixed order. Cost: O(vocab) plus a sort of what
+/// is kept; for 129,280 entries greedy 0.1 ms, seeded 5 ms, with top-p of a flat distribution 10
+/// ms.
+SampledToken sample(std::span<const float> logits, const SamplingParams& params, uint64_t position,
+                    const TokenLog& log = {});
+
+/// What a request ends with for which sample() found no token.
+/// REQUIRES: kNoToken or kNothingAllowed.
+Error no_token_error(TokenId token);
 
 }  // namespace troupe::model

@@ -26,7 +26,9 @@ Result<TextStream> TextStream::create(const Tokenizer& tokenizer, TextStreamOpti
 TextStream::TextStream(const Tokenizer& tokenizer, TextStreamOptions options)
     : tokenizer_(&tokenizer),
       include_stop_(options.include_stop),
-      skip_special_(options.skip_special) {
+      skip_special_(options.skip_special),
+      shown_(std::move(options.shown)),
+      min_tokens_(options.min_tokens) {
   for (std::string& text : options.stop) {
     std::vector<uint32_t> border(text.size());
     for (size_t i = 1; i < text.size(); ++i) {
@@ -38,8 +40,14 @@ TextStream::TextStream(const Tokenizer& tokenizer, TextStreamOptions options)
   }
 }
 
+bool TextStream::shows(TokenId token) const {
+  return !skip_special_ || !tokenizer_->is_special(token) ||
+         std::find(shown_.begin(), shown_.end(), token) != shown_.end();
+}
+
 std::string TextStream::push(TokenId token) {
-  if (stopped_ || (skip_special_ && tokenizer_->is_special(token))) return {};
+  if (num_tokens_ <= min_tokens_) ++num_tokens_;
+  if (stopped_ || !shows(token)) return {};
   bytes_.append(tokenizer_->token_bytes(token));
   // Keep back a character that the next token may complete; it is at most three bytes long.
   size_t settled = 0;
@@ -71,7 +79,7 @@ std::string TextStream::flush() {
 }
 
 std::string TextStream::advance(std::string_view text) {
-  if (stops_.empty()) return std::string(text);
+  if (stops_.empty() || num_tokens_ <= min_tokens_) return std::string(text);
   for (size_t i = 0; i < text.size(); ++i) {
     held_.push_back(text[i]);
     for (size_t k = 0; k < stops_.size(); ++k) {

@@ -17,6 +17,8 @@ struct TextStreamOptions {
   std::vector<std::string> stop;  ///< stop strings, none of them empty
   bool include_stop = false;      ///< the matched stop string is part of the text
   bool skip_special = true;       ///< special tokens give no text
+  std::vector<TokenId> shown;     ///< but these do all the same
+  uint32_t min_tokens = 0;        ///< stop strings count only in the text of later tokens
 };
 
 /// Turns tokens into text as they arrive.
@@ -35,6 +37,9 @@ class TextStream {
 
   /// The end of the answer: what was held back, an unfinished character as U+FFFD.
   std::string flush();
+
+  /// Whether this token's bytes are part of the text.
+  [[nodiscard]] bool shows(TokenId token) const;
 
   /// Index in `stop` of the string that ended the text: the one that was complete first, the
   /// longest of those that were complete at the same byte.
@@ -55,6 +60,9 @@ class TextStream {
   const Tokenizer* tokenizer_;
   bool include_stop_;
   bool skip_special_;
+  std::vector<TokenId> shown_;
+  uint32_t min_tokens_;
+  uint32_t num_tokens_ = 0;  // counted up to min_tokens_ + 1
   std::vector<Stop> stops_;
   std::string bytes_;  // an unfinished character
   std::string held_;   // text that may turn out to begin a stop string

@@ -6,6 +6,7 @@
 #include "model/json.hpp"
 #include "model/mapped_file.hpp"
 #include "model/tokenizer.hpp"
+#include "model/tokenizer_byte_characters.hpp"
 #include "model/tokenizer_json.hpp"
 #include "model/tokenizer_utf8.hpp"
 
@@ -32,34 +33,6 @@ Result<json::value> parse_document(std::string_view text, const std::string& nam
   if (!value.ok()) return std::move(value).error().with_context(name);
   return value;
 }
-
-/// GPT-2's printable stand-ins for bytes: a byte that prints stands for itself, the other 68 are
-/// U+0100 and up, in order.
-struct ByteCharacters {
-  std::array<char32_t, 256> character_of_byte;
-  std::unordered_map<char32_t, char> byte_of_character;
-
-  ByteCharacters() {
-    char32_t next = 0x100;
-    for (uint32_t byte = 0; byte < 256; ++byte) {
-      const bool prints =
-          (byte >= '!' && byte <= '~') || (byte >= 0xA1 && byte <= 0xAC) || byte >= 0xAE;
-      character_of_byte[byte] = prints ? static_cast<char32_t>(byte) : next++;
-      byte_of_character[character_of_byte[byte]] = static_cast<char>(byte);
-    }
-  }
-
-  /// The bytes that a token's spelling stands for; nullopt if a character is no stand-in.
-  [[nodiscard]] std::optional<std::string> to_bytes(std::string_view spelling) const {
-    std::string bytes;
-    for (size_t at = 0; at < spelling.size();) {
-      const auto found = byte_of_character.find(decode_utf8(spelling, at));
-      if (found == byte_of_character.end()) return std::nullopt;
-      bytes.push_back(found->second);
-    }
-    return bytes;
-  }
-};
 
 Result<TokenId> to_token_id(const json::value& value, const std::string& path) {
   if (!value.is_int64() || value.get_int64() < 0 || value.get_int64() > kMaxTokenId) {
@@ -290,8 +263,7 @@ class TokenizerReader {
     }
     std::array<TokenId, 256> byte_tokens;
     for (uint32_t byte = 0; byte < 256; ++byte) {
-      std::string spelling;
-      append_utf8(spelling, characters_.character_of_byte[byte]);
+      const std::string spelling = characters_.spelling_of(static_cast<uint8_t>(byte));
       const auto found = vocab_.find(spelling);
       byte_tokens[byte] = found == vocab_.end() ? -1 : found->second;
       const bool occurs = byte < 0xC0 || (byte > 0xC1 && byte < 0xF5);

@@ -6,54 +6,94 @@
 #include "base/check.hpp"
 
 namespace troupe::scheduler {
+namespace {
+
+/// After so many mixed steps one only decodes, so that its cost stays known.
+constexpr uint32_t kMixedBetweenMeasures = 15;
+
+}  // namespace
 
 Batcher::Batcher(BatcherOptions options) : options_(options) {
-  CHECK_GE(options.max_step_tokens, 1U);
   CHECK_GE(options.max_running, 1U);
+  // A request that decodes takes a row of each step: then nobody's token ever has to wait for one.
+  CHECK_LE(options.max_running, options.max_step_tokens);
+  CHECK_GE(options.mixed_step_percent, 100U);
+  CHECK_GE(options.min_prefill_tokens, 1U);
 }
 
 std::vector<BatcherEffect> Batcher::handle(const BatcherEvent& event) {
-  if (const auto* arrival = std::get_if<Arrived>(&event)) {
-    arrived(*arrival);
-  } else if (const auto* reserved = std::get_if<BlocksReserved>(&event)) {
-    answered(reserved->request, true);
-  } else if (const auto* refused = std::get_if<BlocksRefused>(&event)) {
-    answered(refused->request, false);
-  } else if (const auto* done = std::get_if<StepDone>(&event)) {
-    step_done(done->step);
-  } else {
-    left(std::get<Left>(event).request);
-  }
-  std::vector<BatcherEffect> effects;
-  if (auto ask = next_ask()) effects.emplace_back(*ask);
-  if (auto step = next_step()) effects.emplace_back(*std::move(step));
+  std::visit([this](const auto& e) { on(e); }, event);
+  Effects effects;
+  preempt_for_the_starved(effects);
+  ask_for_room(effects);
+  ask_for_next(effects);
+  run_step(effects);
   return effects;
 }
 
-void Batcher::arrived(const Arrived& event) {
+// --- events -------------------------------------------------------------------------------------
+
+void Batcher::on(const Arrived& event) {
   CHECK_GE(event.num_known, 1U);
   CHECK_LT(event.num_known, event.max_context);
-  const bool waits = std::ranges::count(waiting_, event.request, &Waiting::request) != 0;
-  if (waits || find_running(event.request) != nullptr) return;
-  waiting_.push_back({event.request, event.num_known, event.max_context});
+  const Place place{event.order, ++last_arrival_};
+  if (!places_.try_emplace(event.request, place).second) return;
+  waiting_[place] = {event.request, event.num_known, event.max_context};
+  askable_.insert(place);
 }
 
-void Batcher::answered(RequestId request, bool reserved) {
-  if (!ask_ || ask_->request != request) return;
-  const Ask ask = *std::exchange(ask_, std::nullopt);
-  if (ask.abandoned) return;  // the shell releases the blocks: it has seen Left
-  if (!reserved) {
-    front_refused_ = !ask.retry;
+void Batcher::on(const BlocksReserved& event) {
+  if (ask_ && ask_->id == event.ask) {
+    const Place place = std::exchange(ask_, std::nullopt)->place;
+    const Waiting& waiting = waiting_.at(place);
+    CHECK_LT(event.num_cached, waiting.num_known);
+    CHECK_GE(event.num_tokens, waiting.num_known);
+    running_[place] = {.request = waiting.request,
+                       .num_known = waiting.num_known,
+                       .max_context = waiting.max_context,
+                       .num_computed = event.num_cached,
+                       .num_room = event.num_tokens};
+    waiting_.erase(place);
+    askable_.erase(place);
     return;
   }
-  const Waiting& front = waiting_.front();
-  running_.push_back(
-      {.request = request, .num_known = front.num_known, .max_context = front.max_context});
-  waiting_.pop_front();
+  Running* running = find_running(event.request);
+  if (running == nullptr || running->ask != event.ask) return;  // of an earlier life
+  CHECK_GE(event.num_tokens, running->num_room);
+  running->num_room = event.num_tokens;
+  running->ask = 0;
 }
 
-void Batcher::step_done(StepId step) {
-  if (!step_ || step_->step != step) return;
+void Batcher::on(const BlocksRefused& event) {
+  if (ask_ && ask_->id == event.ask) {
+    admission_closed_ = admission_closed_ || !ask_->retry;
+    ask_.reset();
+    return;
+  }
+  Running* running = find_running(event.request);
+  if (running == nullptr || running->ask != event.ask) return;
+  running->ask = 0;
+  running->refused = !std::exchange(running->retry, false);
+}
+
+void Batcher::on(const BlocksPending& event) {
+  if (!ask_ || ask_->id != event.ask) return;
+  waiting_.at(ask_->place).pending = true;
+  askable_.erase(ask_->place);
+  ask_.reset();
+}
+
+void Batcher::on(const BlocksWake& event) {
+  const auto place = places_.find(event.request);
+  if (place == places_.end()) return;
+  const auto waiting = waiting_.find(place->second);
+  if (waiting == waiting_.end()) return;
+  waiting->second.pending = false;
+  askable_.insert(place->second);
+}
+
+void Batcher::on(const StepDone& event) {
+  if (!step_ || step_->step != event.step) return;
   for (const StepEntry& entry : step_->entries) {
     Running& request = *find_running(entry.request);
     request.num_computed += entry.count;
@@ -62,108 +102,179 @@ void Batcher::step_done(StepId step) {
       request.decoding = true;
     }
   }
+  cost_.learn(step_shape_, event.took);
   step_.reset();
   if (std::exchange(frees_at_step_end_, false)) blocks_freed();
 }
 
+void Batcher::on(const Left& event) {
+  const auto found = places_.find(event.request);
+  if (found == places_.end()) return;
+  const Place place = found->second;
+  places_.erase(found);
+  const bool ran = running_.erase(place) != 0;
+  const bool asked = ask_ && ask_->place == place;
+  if (!ran) {
+    waiting_.erase(place);
+    askable_.erase(place);
+    if (asked) ask_.reset();  // what may still be granted is released by the shell
+    admission_closed_ = false;
+  }
+  if (step_) {
+    std::erase_if(step_->entries,
+                  [&](const StepEntry& entry) { return entry.request == event.request; });
+  }
+  if (!ran && !asked) return;
+  if (step_) {
+    frees_at_step_end_ = true;
+  } else {
+    blocks_freed();
+  }
+}
+
 void Batcher::blocks_freed() {
-  front_refused_ = false;
+  admission_closed_ = false;
   if (ask_) ask_->retry = true;
-}
-
-void Batcher::left(RequestId request) {
-  if (find_running(request) != nullptr) {
-    std::erase_if(running_, [&](const Running& other) { return other.request == request; });
-    if (step_) {
-      std::erase_if(step_->entries,
-                    [&](const StepEntry& entry) { return entry.request == request; });
-    }
-    if (step_) {
-      frees_at_step_end_ = true;
-    } else {
-      blocks_freed();
-    }
-    return;
+  for (auto& [place, running] : running_) {
+    running.refused = false;
+    running.retry = running.ask != 0;
   }
-  const auto waiting = std::ranges::find(waiting_, request, &Waiting::request);
-  if (waiting == waiting_.end()) return;
-  if (waiting == waiting_.begin()) {
-    front_refused_ = false;
-    if (ask_ && ask_->request == request) {
-      ask_->abandoned = true;
-      frees_at_step_end_ = step_.has_value();
-    }
+}
+
+// --- effects ------------------------------------------------------------------------------------
+
+/// One request at a time, and only between steps: nothing reads its blocks then.
+void Batcher::preempt_for_the_starved(Effects& effects) {
+  if (step_) return;
+  const bool starved = std::ranges::any_of(running_, [](const auto& entry) {
+    return entry.second.refused && entry.second.num_room < entry.second.num_known &&
+           entry.second.num_known < entry.second.max_context;
+  });
+  if (!starved) return;
+  const auto victim = std::prev(running_.end());
+  const auto& [place, running] = *victim;
+  effects.emplace_back(Preempt{running.request});
+  waiting_[place] = {running.request, running.num_known, running.max_context};
+  askable_.insert(place);
+  running_.erase(victim);
+  ++num_preempted_;
+  blocks_freed();
+  admission_closed_ = true;  // the blocks are for those who run
+}
+
+void Batcher::ask_for_room(Effects& effects) {
+  for (auto& [place, running] : running_) {
+    // One position ahead of the next, so that the answer comes while a step runs. The last token of
+    // a full context is never computed.
+    const uint32_t wanted = std::min(running.num_known + 1, running.max_context - 1);
+    if (running.num_room >= wanted || running.ask != 0 || running.refused) continue;
+    running.ask = ++last_ask_;
+    effects.emplace_back(ExtendBlocks{running.ask, running.request, wanted});
   }
-  waiting_.erase(waiting);
 }
 
-std::optional<ReserveBlocks> Batcher::next_ask() {
-  if (ask_ || front_refused_ || waiting_.empty()) return std::nullopt;
-  if (running_.size() >= options_.max_running) return std::nullopt;
-  ask_ = Ask{.request = waiting_.front().request};
-  return ReserveBlocks{waiting_.front().request, waiting_.front().max_context};
+void Batcher::ask_for_next(Effects& effects) {
+  if (ask_ || askable_.empty() || running_.size() >= options_.max_running) return;
+  if (admission_closed_ && (step_ || !running_.empty())) return;
+  ask_ = Ask{.id = ++last_ask_, .place = *askable_.begin()};
+  const Waiting& next = waiting_.at(ask_->place);
+  effects.emplace_back(
+      ReserveBlocks{ask_->id, next.request,
+                    std::max(next.num_known, std::min(next.num_known + 1, next.max_context - 1))});
 }
 
-std::optional<RunStep> Batcher::next_step() {
-  if (step_) return std::nullopt;
+void Batcher::run_step(Effects& effects) {
+  if (step_) return;
   RunStep next{.step = StepId{last_step_.value + 1}, .entries = {}};
   uint32_t budget = options_.max_step_tokens;
-  const auto add = [&](const Running& request) {
-    if (request.num_known >= request.max_context) return;  // full: it is about to leave
+  const auto add = [&](const Running& request, uint32_t count) {
     const uint32_t remaining = request.num_known - request.num_computed;
-    const uint32_t count = std::min(remaining, budget);
-    if (count == 0) return;
+    count = std::min(count, remaining);
     next.entries.push_back({.request = request.request,
                             .first_position = request.num_computed,
                             .count = count,
                             .wants_token = count == remaining});
     budget -= count;
+    return count;
   };
-  // Decode before prefill, so that a long prompt delays nobody's next token. All who decode fit:
-  // a prefill needs a free row to come to its end, so they are never more than the budget.
-  for (const Running& request : running_) {
-    if (request.decoding) add(request);
+  // Decode before prefill, so that a long prompt delays nobody's next token by more than its share.
+  for (const auto& [place, request] : running_) {
+    const bool full = request.num_known >= request.max_context;  // it is about to leave
+    if (request.decoding && !full && request.num_room >= request.num_known) add(request, 1);
   }
-  for (const Running& request : running_) {
-    if (!request.decoding) add(request);
+  StepShape shape{.decodes = !next.entries.empty()};
+  uint32_t prefill = budget;
+  if (shape.decodes) {
+    const bool measure = num_mixed_ >= kMixedBetweenMeasures;
+    prefill = measure ? 0 : std::min(budget, mixed_prefill_tokens());
   }
-  if (next.entries.empty()) return std::nullopt;
+  for (const auto& [place, request] : running_) {
+    if (prefill == 0) break;
+    if (request.decoding) continue;
+    const uint32_t count = add(request, prefill);
+    prefill -= count;
+    shape.prefill_tokens += count;
+  }
+  if (next.entries.empty()) return;
+  num_mixed_ = shape.decodes && shape.prefill_tokens > 0 ? num_mixed_ + 1 : 0;
   last_step_ = next.step;
   step_ = next;
-  return next;
+  step_shape_ = shape;
+  effects.emplace_back(std::move(next));
+}
+
+// --- views --------------------------------------------------------------------------------------
+
+uint32_t Batcher::mixed_prefill_tokens() const {
+  const uint64_t affordable =
+      cost_.prefill_tokens_within(options_.mixed_step_percent).value_or(options_.max_step_tokens);
+  return static_cast<uint32_t>(std::min<uint64_t>(
+      std::max<uint64_t>(affordable, options_.min_prefill_tokens), options_.max_step_tokens));
 }
 
 Batcher::Running* Batcher::find_running(RequestId request) {
-  const auto found = std::ranges::find(running_, request, &Running::request);
-  return found == running_.end() ? nullptr : &*found;
+  const auto place = places_.find(request);
+  if (place == places_.end()) return nullptr;
+  const auto running = running_.find(place->second);
+  return running == running_.end() ? nullptr : &running->second;
 }
-
-size_t Batcher::num_waiting() const { return waiting_.size(); }
-size_t Batcher::num_running() const { return running_.size(); }
 
 std::string Batcher::check() const {
   if (running_.size() > options_.max_running) return "more requests run than allowed";
-  std::vector<RequestId> all;
-  bool has_work = false;
-  for (const Waiting& waiting : waiting_) all.push_back(waiting.request);
-  for (const Running& running : running_) {
-    all.push_back(running.request);
-    if (running.num_computed >= running.num_known || running.num_known > running.max_context) {
-      return "request " + std::to_string(running.request.value) + " has computed " +
-             std::to_string(running.num_computed) + " of " + std::to_string(running.num_known) +
-             " known tokens, at most " + std::to_string(running.max_context);
-    }
-    has_work = has_work || running.num_known < running.max_context;
+  if (places_.size() != waiting_.size() + running_.size()) return "a request is lost or twice here";
+  bool can_run = false;
+  for (const auto& [place, waiting] : waiting_) {
+    const std::string who = "request " + std::to_string(waiting.request.value);
+    const auto found = places_.find(waiting.request);
+    if (found == places_.end() || found->second != place) return who + " waits in another place";
+    if (askable_.contains(place) == waiting.pending) return who + " is pending and askable";
   }
-  std::ranges::sort(all);
-  if (std::ranges::adjacent_find(all) != all.end()) return "a request is here twice";
-  if (has_work && !step_) return "requests could run, but no step is out";
+  for (const auto& [place, running] : running_) {
+    const std::string who = "request " + std::to_string(running.request.value);
+    const auto found = places_.find(running.request);
+    if (found == places_.end() || found->second != place) return who + " runs in another place";
+    if (running.num_computed >= running.num_known || running.num_known > running.max_context ||
+        running.num_computed > running.num_room) {
+      return who + " has computed " + std::to_string(running.num_computed) + " of " +
+             std::to_string(running.num_known) + " known tokens, room " +
+             std::to_string(running.num_room) + ", at most " + std::to_string(running.max_context);
+    }
+    can_run = can_run || (running.num_known < running.max_context &&
+                          (!running.decoding || running.num_room >= running.num_known));
+  }
+  if (askable_.size() > waiting_.size()) return "somebody is asked for who does not wait";
+  if (can_run && !step_) return "a request could run, but no step is out";
+  if (ask_ && !askable_.contains(ask_->place)) return "the request asked for does not wait";
+  if (!ask_ && !askable_.empty() && running_.empty() && !step_) return "nobody is asked for";
   if (step_) {
     uint64_t num_tokens = 0;
     for (const StepEntry& entry : step_->entries) {
-      const auto running = std::ranges::find(running_, entry.request, &Running::request);
+      const auto place = places_.find(entry.request);
+      const auto running = place == places_.end() ? running_.end() : running_.find(place->second);
       if (running == running_.end()) return "the step names a request that does not run";
-      if (running->num_computed != entry.first_position) return "the step leaves a gap or repeats";
+      const Running& request = running->second;
+      if (request.num_computed != entry.first_position) return "the step leaves a gap or repeats";
+      if (entry.first_position + entry.count > request.num_room) return "the step lacks blocks";
       num_tokens += entry.count;
     }
     if (num_tokens > options_.max_step_tokens) return "the step exceeds its budget";

@@ -1,25 +1,42 @@
 #pragma once
 
 // A router's batcher: forms each step from running requests, chunked prefill and decode mixed under
-// a token budget (simple continuous batching; decode first, then prefill in arrival order).
-// Pure: the shell brings facts about KV blocks and finished steps as events.
+// a token budget and a time budget, whose costs it learns from the steps themselves. Blocks are
+// taken as a request grows; when they run out, the request that comes last in order gives its own
+// up and waits again (preemption): what it computed stays in the prefix cache as long as there is
+// room. Pure: the shell brings facts about KV blocks and finished steps as events.
+//
+// Order is one number per request, smallest first. The cluster's scheduler makes it from the time
+// of submission and the priority class, so that nobody is passed for ever.
 
+#include <compare>
 #include <cstdint>
-#include <deque>
 #include <map>
 #include <optional>
+#include <set>
 #include <string>
+#include <unordered_map>
 #include <variant>
 #include <vector>
 
 #include "base/ids.hpp"
+#include "base/time.hpp"
+#include "scheduler/step_cost.hpp"
 
 namespace troupe::scheduler {
 
 struct BatcherOptions {
   uint32_t max_step_tokens = 256;  ///< rows of one step
-  uint32_t max_running = 16;       ///< requests with KV blocks
+  uint32_t max_running = 16;       ///< requests with KV blocks; <= max_step_tokens
+  /// What prefill may make of a step in which others decode, in percent of the time of a step that
+  /// only decodes: their tokens come at most so much later because somebody's prompt is long.
+  uint32_t mixed_step_percent = 200;
+  /// Prefill rows that a step takes in any case, so that a prompt never waits for ever.
+  uint32_t min_prefill_tokens = 16;
 };
+
+/// Names a question to the KV holder, so that a late answer is told from the awaited one.
+using AskId = uint64_t;
 
 // --- events -----------------------------------------------------------------------------------
 /// A request to run: `num_known` tokens (prompt and already emitted) wait for prefill;
@@ -30,17 +47,32 @@ struct Arrived {
   RequestId request;
   uint32_t num_known = 0;
   uint32_t max_context = 0;
+  int64_t order = 0;  ///< equal ones by arrival
 };
-/// The KV holder's answer to ReserveBlocks; every one is told, also if the request left meanwhile.
+/// The KV holder's answers to ReserveBlocks and ExtendBlocks.
 struct BlocksReserved {
+  AskId ask = 0;
+  RequestId request;
+  uint32_t num_tokens = 0;  ///< it has room for so many now, at least as many as asked for
+  uint32_t num_cached = 0;  ///< ReserveBlocks: so many are computed already; < num_known
+};
+struct BlocksRefused {  ///< asked again when blocks are freed
+  AskId ask = 0;
   RequestId request;
 };
-struct BlocksRefused {  ///< asked again when a request leaves
+/// Another request is just computing what this one needs next: BlocksWake follows, then it is asked
+/// for again.
+struct BlocksPending {
+  AskId ask = 0;
+  RequestId request;
+};
+struct BlocksWake {
   RequestId request;
 };
 /// The step ran: every entry with wants_token got one token appended.
 struct StepDone {
   StepId step;
+  Duration took;
 };
 /// Finished, cancelled or failed: frees its place; it appears in no later step. Sent before the
 /// StepDone of the step that finished it. Its blocks may be read by the step that is out: the shell
@@ -48,12 +80,26 @@ struct StepDone {
 struct Left {
   RequestId request;
 };
-using BatcherEvent = std::variant<Arrived, BlocksReserved, BlocksRefused, StepDone, Left>;
+using BatcherEvent =
+    std::variant<Arrived, BlocksReserved, BlocksRefused, BlocksPending, BlocksWake, StepDone, Left>;
 
 // --- effects ----------------------------------------------------------------------------------
+/// A table for a waiting request with room for all that it knows.
 struct ReserveBlocks {
+  AskId ask = 0;
   RequestId request;
-  uint32_t num_tokens = 0;  ///< max_context: nothing is preempted at this stage
+  uint32_t num_tokens = 0;
+};
+/// More room for a running one.
+struct ExtendBlocks {
+  AskId ask = 0;
+  RequestId request;
+  uint32_t num_tokens = 0;
+};
+/// It waits again: the shell releases its blocks, which no step reads. Before the asks that want
+/// them.
+struct Preempt {
+  RequestId request;
 };
 /// One request's part in a step: positions first .. first + count - 1 go through the model.
 struct StepEntry {
@@ -67,57 +113,88 @@ struct RunStep {
   StepId step;
   std::vector<StepEntry> entries;
 };
-using BatcherEffect = std::variant<ReserveBlocks, RunStep>;
+using BatcherEffect = std::variant<Preempt, ReserveBlocks, ExtendBlocks, RunStep>;
 
 class Batcher {
  public:
   explicit Batcher(BatcherOptions options);
 
-  /// At most one step is out at a time; RunStep comes whenever none is and there is work.
+  /// At most one step is out at a time; RunStep comes whenever none is and a request can run.
+  /// Cost: O(running + log waiting).
   [[nodiscard]] std::vector<BatcherEffect> handle(const BatcherEvent& event);
 
-  [[nodiscard]] size_t num_waiting() const;
-  [[nodiscard]] size_t num_running() const;
+  [[nodiscard]] size_t num_waiting() const { return waiting_.size(); }
+  [[nodiscard]] size_t num_running() const { return running_.size(); }
+  [[nodiscard]] uint64_t num_preempted() const { return num_preempted_; }
+  /// Prefill rows that the next step may take while others decode.
+  [[nodiscard]] uint32_t mixed_prefill_tokens() const;
+  /// Invariants: "" or the reason.
   [[nodiscard]] std::string check() const;
 
  private:
+  /// Place of a request: smaller runs earlier and is preempted later.
+  struct Place {
+    int64_t order = 0;
+    uint64_t arrival = 0;
+    friend auto operator<=>(const Place&, const Place&) = default;
+  };
   struct Waiting {
     RequestId request;
     uint32_t num_known = 0;
     uint32_t max_context = 0;
+    bool pending = false;  ///< sleeps until BlocksWake
   };
-  /// Invariant: num_computed <= num_known <= max_context.
+  /// Invariant: num_computed < num_known <= max_context, num_computed <= num_room.
   struct Running {
     RequestId request;
     uint32_t num_known = 0;
     uint32_t max_context = 0;
     uint32_t num_computed = 0;  ///< positions that went through the model
+    uint32_t num_room = 0;      ///< positions that have blocks
     bool decoding = false;      ///< its prefill is over
+    AskId ask = 0;              ///< the question that is out; 0: none
+    bool refused = false;       ///< not asked again before blocks are freed
+    bool retry = false;         ///< blocks were freed since it asked: a refusal is out of date
   };
-  /// The reservation whose answer is awaited.
-  struct Ask {
-    RequestId request;
-    bool abandoned = false;  ///< the request left meanwhile
-    bool retry = false;      ///< blocks were freed meanwhile: a refusal is out of date
-  };
+  using Effects = std::vector<BatcherEffect>;
 
-  void arrived(const Arrived& event);
-  void answered(RequestId request, bool reserved);
-  void step_done(StepId step);
-  void left(RequestId request);
+  void on(const Arrived& event);
+  void on(const BlocksReserved& event);
+  void on(const BlocksRefused& event);
+  void on(const BlocksPending& event);
+  void on(const BlocksWake& event);
+  void on(const StepDone& event);
+  void on(const Left& event);
+
+  /// Somebody's blocks are free: whoever was refused may ask again.
   void blocks_freed();
-  std::optional<ReserveBlocks> next_ask();
-  std::optional<RunStep> next_step();
+  void preempt_for_the_starved(Effects& effects);
+  void ask_for_room(Effects& effects);
+  void ask_for_next(Effects& effects);
+  void run_step(Effects& effects);
   Running* find_running(RequestId request);
 
   BatcherOptions options_;
-  std::deque<Waiting> waiting_;   ///< by arrival; the one asked for is at the front
-  std::vector<Running> running_;  ///< by arrival
-  std::optional<Ask> ask_;
-  bool front_refused_ = false;      ///< waiting_.front() waits until blocks are freed
+  std::unordered_map<RequestId, Place> places_;  ///< of all that are here; never iterated
+  std::map<Place, Waiting> waiting_;
+  std::set<Place> askable_;  ///< of waiting_: those that are not pending
+  std::map<Place, Running> running_;
+  struct Ask {
+    AskId id = 0;
+    Place place;
+    bool retry = false;  ///< blocks were freed meanwhile: a refusal is out of date
+  };
+  std::optional<Ask> ask_;          ///< the ReserveBlocks that is out; one at a time
+  bool admission_closed_ = false;   ///< nobody is taken in before blocks are freed
   bool frees_at_step_end_ = false;  ///< somebody left during the step that is out
   std::optional<RunStep> step_;     ///< the one that is out, without the entries of those who left
+  StepShape step_shape_;            ///< of the step that is out, as it was sent
+  uint32_t num_mixed_ = 0;          ///< steps in a row that both decode and prefill
   StepId last_step_;
+  AskId last_ask_ = 0;
+  uint64_t last_arrival_ = 0;
+  uint64_t num_preempted_ = 0;
+  StepCost cost_;
 };
 
 }  // namespace troupe::scheduler

@@ -22,12 +22,17 @@ enum class FinishReason : uint8_t {
   kLength,  ///< max_tokens or the context's end
 };
 
+inline constexpr uint32_t kMaxPriority = 15;
+
 /// One choice of one client request, tokenized.
 struct RequestSpec {
   std::vector<TokenId> prompt;  ///< not empty
   uint32_t max_tokens = 0;      ///< >= 1
   model::SamplingParams sampling;
   std::vector<TokenId> stop_token_ids;  ///< the model's end tokens are here unless ignore_eos
+  std::string tenant;                   ///< whose request it is; "" for everybody's
+  uint32_t priority = 0;                ///< class, 0 is the most urgent; <= kMaxPriority
+  std::string cache_namespace;          ///< requests share cached prefixes only within one
   Duration timeout;                     ///< from submission to the last token; > 0
 };
 
@@ -47,6 +52,7 @@ struct TokensEmitted {
   RequestId request;
   uint32_t first = 0;
   std::vector<model::SampledToken> tokens;
+  uint32_t num_cached = 0;  ///< prompt tokens that were found in the prefix cache
 };
 struct Finished {
   RequestId request;

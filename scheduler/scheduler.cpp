@@ -20,8 +20,9 @@ std::string name(NodeId router) { return "router " + std::to_string(router.value
 
 }  // namespace
 
-Scheduler::Scheduler(SchedulerOptions options) : options_(options) {
+Scheduler::Scheduler(SchedulerOptions options) : options_(options), queue_(options.fairness) {
   CHECK_GE(options.max_running, 1U);
+  CHECK_GE(options.max_attempts, 1U);
   CHECK_GE(options.max_context, 1U);
 }
 
@@ -29,7 +30,7 @@ std::vector<SchedulerEffect> Scheduler::handle(const SchedulerEvent& event, Inst
   Effects effects;
   std::visit([&](const auto& e) { on(e, now, effects); }, event);
   end_what_is_late(now, effects);
-  start_queued(effects);
+  start_queued(now, effects);
   return effects;
 }
 
@@ -42,8 +43,15 @@ void Scheduler::on(const Submitted& event, Instant now, Effects& effects) {
     return;
   }
   const Instant deadline = later(now, event.spec.timeout);
-  requests_[event.request] = {.spec = event.spec, .deadline = deadline};
-  queue_.push_back(event.request);
+  requests_[event.request] = {.spec = event.spec,
+                              .submitted = now,
+                              .sequence = counts_.admitted_total,
+                              .deadline = deadline};
+  queue_.push({.request = event.request,
+               .tenant = event.spec.tenant,
+               .priority = event.spec.priority,
+               .submitted = now,
+               .sequence = counts_.admitted_total});
   deadlines_.emplace(deadline, event.request);
   ++counts_.admitted_total;
   counts_.prompt_tokens_total += event.spec.prompt.size();
@@ -65,14 +73,20 @@ std::optional<Error> Scheduler::reason_to_refuse(const RequestSpec& spec) const 
                      std::to_string(spec.max_tokens) + " in the completion)."};
   }
   if (stopping_) return Error{Code::kUnavailable, "draining: the server is stopping"};
-  if (routers_.empty()) {
+  if (routers_.empty() && !queue_deadline_) {  // nor is one about to come back
     return Error{
         Code::kUnavailable,
         "no_capacity: no router is ready to compute; `troupe status` shows what is missing"};
   }
-  if (!free_router() && queue_.size() >= options_.max_queued) {
+  if (free_router() && queue_.empty()) return std::nullopt;
+  if (queue_.size() >= options_.max_queued) {
     return Error{Code::kResourceExhausted, "queue_full: " + std::to_string(queue_.size()) +
                                                " requests are waiting already; try again later"};
+  }
+  if (queue_.waiting(spec.tenant) >= options_.max_queued_per_tenant) {
+    return Error{Code::kResourceExhausted,
+                 "queue_full: " + std::to_string(queue_.waiting(spec.tenant)) +
+                     " requests of this tenant are waiting already; try again later"};
   }
   return std::nullopt;
 }
@@ -80,10 +94,10 @@ std::optional<Error> Scheduler::reason_to_refuse(const RequestSpec& spec) const 
 std::optional<NodeId> Scheduler::free_router() const {
   std::optional<NodeId> best;
   uint32_t fewest = options_.max_running;
-  for (const auto& [router, num_running] : routers_) {
-    if (num_running < fewest) {
-      best = router;
-      fewest = num_running;
+  for (const auto& [id, router] : routers_) {
+    if (!router.drained && router.num_running < fewest) {
+      best = id;
+      fewest = router.num_running;
     }
   }
   return best;
@@ -107,28 +121,94 @@ void Scheduler::on(const Cancelled& event, Instant, Effects& effects) {
   ++counts_.cancelled_total;
 }
 
-void Scheduler::on(const RouterUp& event, Instant, Effects&) {
-  routers_.try_emplace(event.router, 0);
+void Scheduler::on(const RouterUp& event, Instant now, Effects&) {
+  routers_.try_emplace(event.router);
+  heard(event.router, now);
   queue_deadline_.reset();
 }
 
 void Scheduler::on(const RouterDown& event, Instant now, Effects& effects) {
   const auto router = routers_.find(event.router);
   if (router == routers_.end()) return;
-  // Failover goes here: an entry has all that StartOnRouter needs to resume it elsewhere.
-  std::vector<RequestId> lost;
-  for (const auto& [request, entry] : requests_) {
-    if (entry.router == event.router) lost.push_back(request);
-  }
-  for (const RequestId request : lost) {
-    effects.emplace_back(CancelOnRouter{event.router, request, requests_[request].attempt});
-    fail(request,
-         {Code::kUnavailable, name(event.router) + " went down while it computed this request: " +
-                                  event.reason.message},
-         effects);
-  }
+  move_away(event.router, event.reason, effects);
+  last_heard_ = router->second.last_heard;
   routers_.erase(router);
-  if (routers_.empty()) queue_deadline_ = later(now, options_.max_wait_without_router);
+  if (!routers_.empty()) return;
+  last_loss_ = event.reason.message;
+  queue_deadline_ = end_of_wait(event.recovering, now);
+}
+
+void Scheduler::on(const CannotServe& event, Instant now, Effects&) {
+  if (!queue_deadline_) return;
+  const Instant end = end_of_wait(false, now);
+  if (end >= *queue_deadline_) return;
+  queue_deadline_ = end;
+  last_loss_ = event.reason.message;
+}
+
+Instant Scheduler::end_of_wait(bool recovering, Instant now) const {
+  if (recovering) return later(now, options_.max_wait_recovering);
+  return std::max(later(last_heard_, options_.max_wait_without_router),
+                  later(now, options_.min_wait_without_router));
+}
+
+void Scheduler::heard(NodeId router, Instant now) {
+  const auto found = routers_.find(router);
+  if (found != routers_.end()) found->second.last_heard = now;
+}
+
+void Scheduler::on(const Drained& event, Instant, Effects& effects) {
+  const auto router = routers_.find(event.router);
+  if (router == routers_.end()) return;
+  router->second.drained = event.drained;
+  const bool another =
+      std::ranges::any_of(routers_, [](const auto& r) { return !r.second.drained; });
+  if (!event.drained || !another) return;
+  move_away(event.router, {Code::kUnavailable, "it is drained"}, effects);
+}
+
+void Scheduler::move_away(NodeId router, const Error& reason, Effects& effects) {
+  std::vector<RequestId> moving;
+  for (const auto& [request, entry] : requests_) {
+    if (entry.router == router) moving.push_back(request);
+  }
+  for (const RequestId request : moving) {
+    effects.emplace_back(CancelOnRouter{router, request, requests_[request].attempt});
+    wait_again(request, reason, effects);
+  }
+}
+
+void Scheduler::wait_again(RequestId request, const Error& reason, Effects& effects) {
+  const auto at = requests_.find(request);
+  Entry& entry = at->second;
+  const auto& stops = entry.spec.stop_token_ids;
+  const bool stopped =
+      !entry.emitted.empty() && std::ranges::count(stops, entry.emitted.back()) != 0;
+  if (stopped || entry.emitted.size() >= entry.spec.max_tokens) {  // only its end was not told
+    forget(at);
+    ++counts_.finished_total;
+    const auto why = stopped ? FinishReason::kStop : FinishReason::kLength;
+    effects.emplace_back(Tell{request, Finished{request, why}});
+    return;
+  }
+  if (stopping_) {
+    return fail(request, {Code::kUnavailable, "draining: the server stops and " + reason.message},
+                effects);
+  }
+  if (entry.attempt >= options_.max_attempts) {
+    return fail(request,
+                {Code::kUnavailable,
+                 "the request was started " + std::to_string(entry.attempt) +
+                     " times and each time lost what computed it; last: " + reason.message},
+                effects);
+  }
+  leave_router(entry);
+  queue_.push({.request = request,
+               .tenant = entry.spec.tenant,
+               .priority = entry.spec.priority,
+               .submitted = entry.submitted,
+               .sequence = entry.sequence,
+               .resumed = true});
 }
 
 Scheduler::Entry* Scheduler::find_attempt(NodeId router, RequestId request, uint32_t attempt) {
@@ -138,7 +218,8 @@ Scheduler::Entry* Scheduler::find_attempt(NodeId router, RequestId request, uint
                                                                             : nullptr;
 }
 
-void Scheduler::on(const RouterEmitted& event, Instant, Effects& effects) {
+void Scheduler::on(const RouterEmitted& event, Instant now, Effects& effects) {
+  heard(event.router, now);
   Entry* entry = find_attempt(event.router, event.request, event.attempt);
   if (entry == nullptr) return;
   const uint64_t due = entry->emitted.size();
@@ -155,7 +236,10 @@ void Scheduler::on(const RouterEmitted& event, Instant, Effects& effects) {
   }
   if (end <= due) return;
   const auto first_new = event.tokens.begin() + static_cast<int64_t>(due - event.first);
-  TokensEmitted told{event.request, static_cast<uint32_t>(due), {first_new, event.tokens.end()}};
+  if (due == 0) entry->num_cached = event.num_cached;
+  queue_.charge(entry->spec.tenant, end - due + (due == 0 ? entry->spec.prompt.size() : 0));
+  TokensEmitted told{
+      event.request, static_cast<uint32_t>(due), {first_new, event.tokens.end()}, event.num_cached};
   for (const model::SampledToken& token : told.tokens) entry->emitted.push_back(token.token);
   counts_.generated_tokens_total += told.tokens.size();
   effects.emplace_back(Tell{event.request, std::move(told)});
@@ -170,6 +254,8 @@ void Scheduler::on(const RouterFinished& event, Instant, Effects& effects) {
 
 void Scheduler::on(const RouterFailed& event, Instant, Effects& effects) {
   if (find_attempt(event.router, event.request, event.attempt) == nullptr) return;
+  if (event.error.code == Code::kUnavailable)
+    return wait_again(event.request, event.error, effects);
   fail(event.request, event.error, effects);
 }
 
@@ -181,18 +267,35 @@ void Scheduler::on(const Stopping&, Instant, Effects& effects) {
               effects);
 }
 
-void Scheduler::start_queued(Effects& effects) {
+void Scheduler::start_queued(Instant now, Effects& effects) {
   while (!queue_.empty()) {
     const auto router = free_router();
     if (!router) return;
-    const RequestId request = queue_.front();
-    queue_.pop_front();
+    const RequestId request = *queue_.front(now);
+    queue_.erase(request);
     Entry& entry = requests_[request];
+    uint32_t& of_tenant = running_of_[entry.spec.tenant];
+    if (entry.attempt == 0) {
+      entry.order = (now + options_.fairness.ageing * entry.spec.priority +
+                     options_.order_per_running * of_tenant)
+                        .ns;
+    } else {
+      ++counts_.resumed_total;
+    }
     entry.router = router;
     ++entry.attempt;
-    ++routers_[*router];
-    effects.emplace_back(StartOnRouter{*router, request, entry.attempt, entry.spec, entry.emitted});
+    ++routers_[*router].num_running;
+    ++of_tenant;
+    effects.emplace_back(
+        StartOnRouter{*router, request, entry.attempt, entry.spec, entry.emitted, entry.order});
   }
+}
+
+void Scheduler::leave_router(Entry& entry) {
+  --routers_.at(*entry.router).num_running;
+  entry.router.reset();
+  const auto of_tenant = running_of_.find(entry.spec.tenant);
+  if (--of_tenant->second == 0) running_of_.erase(of_tenant);
 }
 
 void Scheduler::end_what_is_late(Instant now, Effects& effects) {
@@ -213,7 +316,8 @@ void Scheduler::end_what_is_late(Instant now, Effects& effects) {
   }
   if (queue_deadline_ && *queue_deadline_ <= now) {
     queue_deadline_.reset();
-    fail_queued({Code::kUnavailable, "no_capacity: no router came back for the queued request"},
+    fail_queued({Code::kUnavailable,
+                 "no_capacity: nothing can compute the request any more: " + last_loss_},
                 effects);
   }
 }
@@ -225,15 +329,15 @@ void Scheduler::fail(RequestId request, Error error, Effects& effects) {
 }
 
 void Scheduler::fail_queued(const Error& error, Effects& effects) {
-  while (!queue_.empty()) fail(queue_.front(), error, effects);
+  while (!queue_.empty()) fail(*queue_.front({}), error, effects);
 }
 
 void Scheduler::forget(Entries::iterator entry) {
-  const auto& [request, ended] = *entry;
+  auto& [request, ended] = *entry;
   if (ended.router) {
-    --routers_[*ended.router];
+    leave_router(ended);
   } else {
-    std::erase(queue_, request);
+    queue_.erase(request);
   }
   deadlines_.erase({ended.deadline, request});
   requests_.erase(entry);
@@ -255,24 +359,31 @@ SchedulerCounts Scheduler::counts() const {
 }
 
 std::string Scheduler::check() const {
+  if (const std::string problem = queue_.check(); !problem.empty()) return problem;
   std::map<NodeId, uint32_t> running;
-  for (const auto& [router, num_running] : routers_) running[router] = 0;
+  std::map<std::string, uint32_t> running_of;
+  size_t num_resuming = 0;
   for (const auto& [request, entry] : requests_) {
     const std::string who = "request " + std::to_string(request.value);
-    const auto in_queue = std::ranges::count(queue_, request);
-    if (in_queue != (entry.router ? 0 : 1)) return who + " is queued wrongly";
+    if (queue_.contains(request) == entry.router.has_value()) return who + " is queued wrongly";
     if (!deadlines_.contains({entry.deadline, request})) return who + " has no deadline";
     if (entry.emitted.size() > entry.spec.max_tokens) return who + " has too many tokens";
-    if (!entry.router) continue;
-    if (!running.contains(*entry.router)) return who + " runs on a router that is down";
+    if (entry.attempt > options_.max_attempts) return who + " was started too often";
+    if (!entry.router) {
+      num_resuming += entry.attempt > 0 ? 1 : 0;
+      continue;
+    }
+    if (!routers_.contains(*entry.router)) return who + " runs on a router that is down";
     ++running[*entry.router];
+    ++running_of[entry.spec.tenant];
   }
-  if (running != routers_) return "a router's count of requests is wrong";
-  for (const auto& [router, num_running] : routers_) {
-    if (num_running > options_.max_running) return name(router) + " runs too many requests";
+  if (running_of != running_of_) return "a tenant's count of requests is wrong";
+  for (const auto& [id, router] : routers_) {
+    if (running[id] != router.num_running) return name(id) + " counts its requests wrongly";
+    if (router.num_running > options_.max_running) return name(id) + " runs too many requests";
   }
   if (deadlines_.size() != requests_.size()) return "a deadline outlived its request";
-  if (queue_.size() > options_.max_queued) return "the queue exceeds its bound";
+  if (queue_.size() > options_.max_queued + num_resuming) return "the queue exceeds its bound";
   if (!queue_.empty() && free_router()) return "a request waits although a router is free";
   if (!queue_.empty() && routers_.empty() && !queue_deadline_) return "the queue waits for ever";
   if (queue_deadline_ && !routers_.empty()) return "a wait for routers goes on although one is up";

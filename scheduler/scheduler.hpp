@@ -2,10 +2,11 @@
 
 // The cluster-level scheduler: admits requests into a bounded queue, starts them on routers, keeps
 // the token log and ends every accepted request exactly once. Decides per request, never per layer.
+// A request whose router goes down or is drained waits again and resumes from its token log, on
+// whatever router is free: its client sees neither gap nor repeat.
 // Pure: handle(event, now) -> effects; the shell carries them out in order.
 
 #include <cstdint>
-#include <deque>
 #include <map>
 #include <optional>
 #include <set>
@@ -15,17 +16,29 @@
 
 #include "base/ids.hpp"
 #include "base/time.hpp"
+#include "scheduler/fair_queue.hpp"
 #include "scheduler/request.hpp"
 
 namespace troupe::scheduler {
 
 struct SchedulerOptions {
-  uint32_t max_queued = 64;   ///< waiting for a router; one more is refused
+  uint32_t max_queued = 64;  ///< waiting for a router; one more is refused
+  uint32_t max_queued_per_tenant = 64;
   uint32_t max_running = 16;  ///< on one router at a time
   uint32_t max_context = 0;   ///< prompt + max_tokens of one request
   Duration min_retry_after = seconds(1);
-  /// How long the queue waits for a router after the last one went down.
+  /// How long requests wait for a router after the last one went down, counted from when it was
+  /// last heard; at least min_wait_without_router. So a client hears within two seconds.
   Duration max_wait_without_router = milliseconds(1500);
+  Duration min_wait_without_router = milliseconds(200);
+  /// The same while the nodes that are left form a new epoch: what was accepted is worth a wait.
+  Duration max_wait_recovering = seconds(10);
+  /// Starts of one request; a request that loses its router so often may be the reason.
+  uint32_t max_attempts = 4;
+  /// What a tenant's running requests cost its next one, in time of order on a router: somebody
+  /// with many there stands behind somebody with few.
+  Duration order_per_running = seconds(1);
+  FairQueueOptions fairness;
 };
 
 // --- events -----------------------------------------------------------------------------------
@@ -41,11 +54,22 @@ struct Cancelled {
 struct RouterUp {
   NodeId router;
 };
-/// A router is gone, or cannot compute (an expert node is gone): its requests end in Failed. Each
-/// is also cancelled on the router, which may be alive; on one that is gone there is nothing to do.
+/// A router is gone, or cannot compute (an expert node is gone): its requests wait again. Each is
+/// also cancelled on the router, which may be alive; on one that is gone there is nothing to do.
 struct RouterDown {
   NodeId router;
   Error reason;
+  bool recovering = false;  ///< enough nodes are left to serve again
+};
+/// Too few nodes are left to form an epoch: whoever waits for a router waits for one to come back.
+struct CannotServe {
+  Error reason;
+};
+/// A router takes no new requests and gives up those it has, which go on elsewhere; false ends
+/// that. Without another router its requests stay: draining loses nothing.
+struct Drained {
+  NodeId router;
+  bool drained = true;
 };
 /// Tokens from a router. Stale attempts and duplicates are dropped; after a gap, or more tokens
 /// than were asked for, the request ends in Failed, because its stream can no longer be right.
@@ -55,6 +79,7 @@ struct RouterEmitted {
   uint32_t attempt = 0;
   uint32_t first = 0;
   std::vector<model::SampledToken> tokens;
+  uint32_t num_cached = 0;  ///< prompt tokens that this attempt found in the prefix cache
 };
 struct RouterFinished {
   NodeId router;
@@ -62,6 +87,7 @@ struct RouterFinished {
   uint32_t attempt = 0;
   FinishReason reason = FinishReason::kStop;
 };
+/// kUnavailable: the router cannot go on with it, another attempt may. Any other code is the end.
 struct RouterFailed {
   NodeId router;
   RequestId request;
@@ -73,8 +99,9 @@ struct Tick {};
 /// The head is stopping: refuse what is new, end what waits.
 struct Stopping {};
 
-using SchedulerEvent = std::variant<Submitted, Cancelled, RouterUp, RouterDown, RouterEmitted,
-                                    RouterFinished, RouterFailed, Tick, Stopping>;
+using SchedulerEvent =
+    std::variant<Submitted, Cancelled, RouterUp, RouterDown, CannotServe, Drained, RouterEmitted,
+                 RouterFinished, RouterFailed, Tick, Stopping>;
 
 // --- effects ----------------------------------------------------------------------------------
 /// Tell the client of this request.
@@ -89,6 +116,7 @@ struct StartOnRouter {
   uint32_t attempt = 0;
   RequestSpec spec;
   std::vector<TokenId> emitted;
+  int64_t order = 0;  ///< smaller runs earlier and is preempted later
 };
 struct CancelOnRouter {
   NodeId router;
@@ -107,6 +135,7 @@ struct SchedulerCounts {
   uint64_t finished_total = 0;
   uint64_t failed_total = 0;
   uint64_t cancelled_total = 0;
+  uint64_t resumed_total = 0;  ///< starts after the first, of any request
   uint64_t prompt_tokens_total = 0;
   uint64_t generated_tokens_total = 0;
 };
@@ -128,10 +157,19 @@ class Scheduler {
   /// A request from Admitted to its end: the token log and where it runs.
   struct Entry {
     RequestSpec spec;
+    Instant submitted;
+    uint64_t sequence = 0;  ///< of admission
     Instant deadline;
     std::vector<TokenId> emitted;
     uint32_t attempt = 0;          ///< starts so far
     std::optional<NodeId> router;  ///< none while it is queued
+    int64_t order = 0;             ///< from the first start
+    uint32_t num_cached = 0;       ///< prompt tokens that the first attempt found cached
+  };
+  struct Router {
+    uint32_t num_running = 0;
+    bool drained = false;
+    Instant last_heard;
   };
   using Entries = std::map<RequestId, Entry>;
   using Effects = std::vector<SchedulerEffect>;
@@ -140,6 +178,8 @@ class Scheduler {
   void on(const Cancelled& event, Instant now, Effects& effects);
   void on(const RouterUp& event, Instant now, Effects& effects);
   void on(const RouterDown& event, Instant now, Effects& effects);
+  void on(const CannotServe& event, Instant now, Effects& effects);
+  void on(const Drained& event, Instant now, Effects& effects);
   void on(const RouterEmitted& event, Instant now, Effects& effects);
   void on(const RouterFinished& event, Instant now, Effects& effects);
   void on(const RouterFailed& event, Instant now, Effects& effects);
@@ -149,8 +189,15 @@ class Scheduler {
   [[nodiscard]] std::optional<Error> reason_to_refuse(const RequestSpec& spec) const;
   [[nodiscard]] std::optional<NodeId> free_router() const;
   [[nodiscard]] Duration retry_after() const;
+  void heard(NodeId router, Instant now);
+  [[nodiscard]] Instant end_of_wait(bool recovering, Instant now) const;
+  void leave_router(Entry& entry);
   Entry* find_attempt(NodeId router, RequestId request, uint32_t attempt);
-  void start_queued(Effects& effects);
+  void start_queued(Instant now, Effects& effects);
+  /// The request leaves its router and waits for another start, or ends if it needs none or has had
+  /// enough of them.
+  void wait_again(RequestId request, const Error& reason, Effects& effects);
+  void move_away(NodeId router, const Error& reason, Effects& effects);
   void end_what_is_late(Instant now, Effects& effects);
   void fail(RequestId request, Error error, Effects& effects);
   void fail_queued(const Error& error, Effects& effects);
@@ -159,10 +206,13 @@ class Scheduler {
 
   SchedulerOptions options_;
   Entries requests_;
-  std::deque<RequestId> queue_;                        ///< by submission
-  std::map<NodeId, uint32_t> routers_;                 ///< that are up, with what runs on each
+  FairQueue queue_;
+  std::map<NodeId, Router> routers_;                   ///< that are up
+  std::map<std::string, uint32_t> running_of_;         ///< by tenant; those with any
   std::set<std::pair<Instant, RequestId>> deadlines_;  ///< of every entry
   std::optional<Instant> queue_deadline_;              ///< the end of the wait for a router
+  Instant last_heard_;                                 ///< of the last router that went down
+  std::string last_loss_;                              ///< why nothing serves
   bool stopping_ = false;
   SchedulerCounts counts_;  ///< but for queued and running, which counts() fills in
 };

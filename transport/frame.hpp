@@ -21,8 +21,8 @@ namespace troupe::transport {
 enum class FrameKind : uint8_t {
   kDispatch,  ///< router to shard: token rows and which experts they want
   kCombine,   ///< shard to router: one row per assignment, in the dispatch's order
-  kFailed,  ///< shard to router: this dispatch cannot be served (not ready, wrong epoch, no expert)
-  kPing,    ///< measures a link; answered by kPong with the same payload
+  kFailed,    ///< shard to router: this dispatch cannot be served (not ready, no expert, no room)
+  kPing,      ///< are you there, in this epoch? A shard answers with kPong, a router with kPing
   kPong,
 };
 

@@ -21,6 +21,9 @@ enum class UcxWires : uint8_t {
 
 struct UcxOptions {
   UcxWires wires = UcxWires::kAuto;
+  /// For the network, as UCX names them (net_devices.hpp); "": all there are. The variable
+  /// UCX_NET_DEVICES wins.
+  std::string net_devices = {};
   /// Spin this long before sleeping; 0 (event-driven) where cores are shared.
   int64_t spin_ns = 0;
 };

@@ -118,7 +118,7 @@ Result<void> UcxDriver::open() {
   if (epoll_ctl(epoll_fd_, EPOLL_CTL_ADD, commands_.event_fd(), &event) != 0) {
     return system_error("epoll_ctl");
   }
-  TRY(seat(net_, TRY(UcxContext::open(UcxContext::Wires::kNet))));
+  TRY(seat(net_, TRY(UcxContext::open(UcxContext::Wires::kNet, ucx_.net_devices))));
   return net_.worker->on_message(kHelloMessage, &UcxDriver::on_hello, &net_);
 }
 

@@ -9,7 +9,7 @@ Error ucx_error(const char* call, ucs_status_t status) {
   return Error{Code::kInternal, std::string(call) + " failed: " + ucs_status_string(status)};
 }
 
-Result<std::shared_ptr<UcxContext>> UcxContext::open(Wires wires) {
+Result<std::shared_ptr<UcxContext>> UcxContext::open(Wires wires, const std::string& net_devices) {
   ucp_config_t* raw = nullptr;
   ucs_status_t status = ucp_config_read(nullptr, nullptr, &raw);
   if (status != UCS_OK) return ucx_error("ucp_config_read", status);
@@ -27,6 +27,9 @@ Result<std::shared_ptr<UcxContext>> UcxContext::open(Wires wires) {
     TRY(set("MEMORY_INVALIDATE", "y"));
   } else {
     if (std::getenv("UCX_TLS") == nullptr) TRY(set("TLS", "^posix,sysv,cma,self"));
+    if (!net_devices.empty() && std::getenv("UCX_NET_DEVICES") == nullptr) {
+      TRY(set("NET_DEVICES", net_devices.c_str()));
+    }
     // Blocking connects stop the driver for two minutes when a host swallows packets, and when the
     // peer's port closes at that moment, UCX aborts (assertion in tcp_ep.c:478).
     TRY(set("CONN_NB", "y"));
@@ -42,6 +45,7 @@ Result<std::shared_ptr<UcxContext>> UcxContext::open(Wires wires) {
     return Error{Code::kUnsupported,
                  std::string("UCX finds no device for ") +
                      (wires == Wires::kShm ? "shared memory" : "the network") +
+                     (net_devices.empty() ? "" : " among " + net_devices) +
                      "; see `ucx_info -d` and the variables UCX_TLS and UCX_NET_DEVICES"};
   }
   if (status != UCS_OK) return ucx_error("ucp_init", status);

@@ -6,6 +6,7 @@
 #include <ucp/api/ucp.h>
 
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "base/bytes.hpp"
@@ -25,8 +26,9 @@ class UcxContext {
  public:
   enum class Wires { kNet, kShm };
 
+  /// @param net_devices for kNet, as in UcxOptions
   /// @errors kUnsupported if UCX has no such transport here; kInternal if it fails otherwise.
-  static Result<std::shared_ptr<UcxContext>> open(Wires wires);
+  static Result<std::shared_ptr<UcxContext>> open(Wires wires, const std::string& net_devices = {});
   ~UcxContext() {
     if (context_ != nullptr) ucp_cleanup(context_);
   }

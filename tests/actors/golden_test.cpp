@@ -1,4 +1,5 @@
-// The whole forward pass against transformers, on the tiny checkpoints of tests/golden.
+// The whole forward pass against transformers, on the tiny checkpoints of tests/golden and on the
+// demo model.
 
 #include <gtest/gtest.h>
 
@@ -10,6 +11,8 @@
 #include <sstream>
 
 #include "actors/local_model.hpp"
+#include "model/chat_format.hpp"
+#include "model/tokenizer.hpp"
 
 namespace troupe::actors {
 namespace {
@@ -18,6 +21,7 @@ namespace fs = std::filesystem;
 namespace json = boost::json;
 
 const fs::path kModels = fs::path(TROUPE_SOURCE_DIR) / "tests/golden/models";
+const fs::path kDemo = fs::path(TROUPE_SOURCE_DIR) / "models/demo";
 constexpr double kRelativeTolerance = 2e-4;
 
 std::string read_file(const fs::path& path) {
@@ -42,8 +46,8 @@ std::vector<TokenId> tokens(const json::value& array) {
   return ids;
 }
 
-std::unique_ptr<LocalModel> load(const std::string& name, const LocalModelOptions& options) {
-  auto checkpoint = model::Checkpoint::open((kModels / name).string());
+std::unique_ptr<LocalModel> load(const fs::path& directory, const LocalModelOptions& options) {
+  auto checkpoint = model::Checkpoint::open(directory.string());
   if (!checkpoint.ok()) {
     ADD_FAILURE() << checkpoint.error().message;
     return nullptr;
@@ -54,6 +58,18 @@ std::unique_ptr<LocalModel> load(const std::string& name, const LocalModelOption
     return nullptr;
   }
   return std::move(*local);
+}
+
+std::vector<TokenId> greedy_tokens(LocalModel& local, const json::value& prompt, size_t count) {
+  scheduler::RequestSpec spec{.prompt = tokens(prompt), .max_tokens = static_cast<uint32_t>(count)};
+  spec.sampling.temperature = 0;
+  std::vector<TokenId> ours;
+  const auto done = local.generate(spec, [&](const model::SampledToken& token) {
+    ours.push_back(token.token);
+    return true;
+  });
+  EXPECT_TRUE(done.ok()) << done.error().message;
+  return ours;
 }
 
 using Logits = std::vector<std::vector<float>>;
@@ -109,8 +125,16 @@ class Golden : public testing::TestWithParam<std::string> {
   std::string logits_;
 };
 
+TEST_P(Golden, HasPromptsOfOneTwoSeventeenAndThreeHundredTokens) {
+  std::vector<size_t> lengths;
+  for (const json::value& prompt : golden_.at("prompts").as_array()) {
+    lengths.push_back(prompt.at("tokens").as_array().size());
+  }
+  EXPECT_EQ(lengths, (std::vector<size_t>{1, 2, 17, 300}));
+}
+
 TEST_P(Golden, LogitsAgreeWithTransformersInTheAbsorbedForm) {
-  const auto local = load(GetParam(), {});
+  const auto local = load(kModels / GetParam(), {});
   ASSERT_NE(local, nullptr);
   const double worst = worst_error(*local);
   RecordProperty("worst_relative_error", std::to_string(worst));
@@ -118,27 +142,18 @@ TEST_P(Golden, LogitsAgreeWithTransformersInTheAbsorbedForm) {
 }
 
 TEST_P(Golden, LogitsAgreeWithTransformersInTheExpandedForm) {
-  const auto local = load(GetParam(), {.form = AttentionForm::kExpanded});
+  const auto local = load(kModels / GetParam(), {.form = AttentionForm::kExpanded});
   ASSERT_NE(local, nullptr);
   EXPECT_LE(worst_error(*local), kRelativeTolerance);
 }
 
 TEST_P(Golden, GreedyContinuationIsIdentical) {
-  const auto local = load(GetParam(), {.num_threads = 2});
+  const auto local = load(kModels / GetParam(), {.num_threads = 2});
   ASSERT_NE(local, nullptr);
   for (const json::value& greedy : golden_.at("greedy").as_array()) {
     const std::vector<TokenId> expected = tokens(greedy.at("continuation"));
     ASSERT_EQ(expected.size(), 64U);
-    scheduler::RequestSpec spec{.prompt = tokens(greedy.at("prompt")),
-                                .max_tokens = static_cast<uint32_t>(expected.size())};
-    spec.sampling.temperature = 0;
-    std::vector<TokenId> ours;
-    const auto done = local->generate(spec, [&](const model::SampledToken& token) {
-      ours.push_back(token.token);
-      return true;
-    });
-    ASSERT_TRUE(done.ok()) << done.error().message;
-    EXPECT_EQ(ours, expected);
+    EXPECT_EQ(greedy_tokens(*local, greedy.at("prompt"), expected.size()), expected);
   }
 }
 
@@ -148,8 +163,8 @@ TEST_P(Golden, ChunkedOneShotAndTokenByTokenPrefillAgreeBitForBit) {
         tokens(golden_.at("prompts").as_array().back().at("tokens"));
     Logits whole;
     for (const uint32_t chunk : {512U, 1U, 7U, 64U}) {
-      const auto local =
-          load(GetParam(), {.num_threads = chunk % 3 + 1, .form = form, .chunk_tokens = chunk});
+      const auto local = load(kModels / GetParam(),
+                              {.num_threads = chunk % 3 + 1, .form = form, .chunk_tokens = chunk});
       ASSERT_NE(local, nullptr);
       const Logits rows = all_logits(*local, prompt);
       if (whole.empty()) whole = rows;
@@ -170,8 +185,30 @@ INSTANTIATE_TEST_SUITE_P(Models, Golden, testing::ValuesIn(model_names()), [](co
 
 TEST(GoldenModels, AreAtLeastTwelve) { EXPECT_GE(model_names().size(), 12U); }
 
+TEST(DemoModel, ReadsAndContinuesChatsAsTransformersDoes) {
+  const auto local = load(kDemo, {.num_threads = 2});
+  ASSERT_NE(local, nullptr);
+  const auto tokenizer = model::Tokenizer::load(kDemo.string());
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.error().message;
+  const auto format = model::ChatFormat::detect(*tokenizer);
+  ASSERT_TRUE(format.ok()) << format.error().message;
+  const json::value golden = json::parse(read_file(kDemo / "golden.json"));
+  ASSERT_EQ(golden.as_array().size(), 9U);
+  for (const json::value& chat : golden.as_array()) {
+    const std::string prompt(chat.at("prompt").as_string());
+    SCOPED_TRACE(prompt.substr(0, 60));
+    const std::vector<model::ChatMessage> messages = {{model::ChatRole::kUser, prompt}};
+    const auto encoded = format->encode(*tokenizer, messages);
+    ASSERT_TRUE(encoded.ok()) << encoded.error().message;
+    EXPECT_EQ(*encoded, tokens(chat.at("tokens")));
+    const std::vector<TokenId> expected = tokens(chat.at("continuation"));
+    ASSERT_EQ(expected.size(), 32U);
+    EXPECT_EQ(greedy_tokens(*local, chat.at("tokens"), expected.size()), expected);
+  }
+}
+
 TEST(LocalModel, RefusesTokensOutsideTheVocabularyAndTooLongPrompts) {
-  const auto local = load("v3-odd", {.max_context = 32});
+  const auto local = load(kModels / "v3-odd", {.max_context = 32});
   ASSERT_NE(local, nullptr);
   const auto ignore = [](uint32_t, std::span<const float>) {};
   EXPECT_EQ(local->logits(std::vector<TokenId>{}, ignore).error().code, Code::kInvalidArgument);

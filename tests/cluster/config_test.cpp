@@ -95,7 +95,8 @@ TEST(ClusterConfig, FillsInDefaults) {
   EXPECT_EQ(config->name, "troupe");
   EXPECT_EQ(config->control_port, 7600);
   EXPECT_EQ(config->max_context, 0U) << "the model's";
-  EXPECT_EQ(config->heartbeat_timeout, seconds(1));
+  EXPECT_EQ(config->heartbeat_interval, milliseconds(200));
+  EXPECT_EQ(config->heartbeat_timeout, milliseconds(1500)) << "with the interval below two seconds";
   EXPECT_EQ(config->wires, Wires::kAuto);
   EXPECT_TRUE(config->pins.empty());
 }
@@ -189,12 +190,14 @@ TEST(ClusterConfig, SaysWhatIsWrongAndWhere) {
        "c.yaml:7: the pin overlaps the one in line 6"},
       {kSmall + "placement: s\n", "placement must be a list"},
       // what no key can say alone
-      {kSmall + "heartbeat: {interval: 501ms}\n",
-       "c.yaml:5: heartbeat.timeout (1s) must be at least twice heartbeat.interval (501ms)"},
+      {kSmall + "heartbeat: {interval: 751ms}\n",
+       "c.yaml:5: heartbeat.timeout (1500ms) must be at least twice heartbeat.interval (751ms)"},
       {kSmall + "http: {port: 7600}\n",
        "c.yaml:5: control and http have the same host and port 7600"},
       {kSmall + "limits: {max_context: 101, kv_blocks: 10, kv_block_tokens: 10}\n",
        "c.yaml:5: limits.max_context (101) exceeds the 100 tokens"},
+      {kSmall + "limits: {max_running: 17, max_step_tokens: 16}\n",
+       "c.yaml:5: limits.max_running (17) must be at most limits.max_step_tokens (16)"},
       // not a configuration
       {"", "c.yaml: is empty"},
       {"just words", "c.yaml:1: the configuration must be a map of keys, not 'just words'"},
@@ -249,7 +252,7 @@ TEST(ClusterConfig, ShowsEveryValueWithItsOriginAndReadsItBack) {
   const std::string shown = describe(*parse_cluster_config(yaml, "c.yaml"), yaml, "c.yaml");
   for (const char* line : {"model: \"m\"  # c.yaml:1\n", "served_name: \"m\"  # default\n",
                            "control:\n  host: \"127.0.0.1\"  # default\n  port: 7600  # default\n",
-                           "  max_body: 2MiB  # c.yaml:6\n", "  timeout: 1s  # default\n",
+                           "  max_body: 2MiB  # c.yaml:6\n", "  timeout: 1500ms  # default\n",
                            "  - {name: \"s\", role: experts, threads: 1}  # c.yaml:4\n",
                            "placement: []  # default\n"}) {
     EXPECT_THAT(shown, HasSubstr(line));

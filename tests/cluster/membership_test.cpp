@@ -304,6 +304,58 @@ TEST_F(MembershipTest, ForgivesFailuresOnceItServes) {
   }
 }
 
+TEST_F(MembershipTest, HoldsADroppedNodeBackLongerEachTime) {
+  serve();
+  uint64_t node = 3, epoch = 1;
+  const auto others_ready = [&] {
+    ready(1, epoch);
+    return ready(2, epoch);
+  };
+  fail(node, epoch);
+  EXPECT_THAT(others_ready(), IsEmpty()) << "of the old epoch";
+  ++epoch;
+  others_ready();
+  for (const int64_t held : {10, 20, 40, 80, 160, 320, 640, 640}) {
+    ASSERT_TRUE(membership.serving());
+    ++node;
+    EXPECT_THAT(join(node, "shard-1"), ElementsAre("accept " + std::to_string(node)));
+    EXPECT_THAT(membership.condition(),
+                HasSubstr("shard-1 failed lately and is held back for a while"));
+    EXPECT_EQ(membership.next_deadline(), now + seconds(held));
+    EXPECT_THAT(wait(seconds(held) + nanoseconds(-1)), IsEmpty());
+    ++epoch;
+    EXPECT_THAT(wait(nanoseconds(1)),
+                ElementsAre(HasSubstr("a new epoch takes in shard-1"),
+                            "form " + std::to_string(epoch) + ": router-0 | shard-0 shard-1"));
+    EXPECT_THAT(fail(node, epoch, Code::kUnavailable),
+                ElementsAre(HasSubstr("drop " + std::to_string(node)),
+                            "form " + std::to_string(epoch + 1) + ": router-0 | shard-0"))
+        << "it gets one try";
+    ++epoch;
+    EXPECT_THAT(others_ready(), ElementsAre("serve " + std::to_string(epoch)));
+  }
+  join(++node, "shard-1");
+  wait(seconds(640));
+  ++epoch;
+  others_ready();
+  EXPECT_THAT(ready(node, epoch), ElementsAre("serve " + std::to_string(epoch)));
+  fail(node, epoch);
+  ++epoch;
+  others_ready();
+  join(++node, "shard-1");
+  EXPECT_EQ(membership.next_deadline(), now + seconds(10)) << "it has served: all is forgiven";
+}
+
+TEST_F(MembershipTest, HoldsNobodyBackWithoutWhomNothingIsServed) {
+  serve();
+  lose(2);
+  ready(1, 2);
+  ready(3, 2);
+  fail(3, 2);
+  EXPECT_FALSE(membership.serving());
+  EXPECT_THAT(join(4, "shard-1"), ElementsAre("accept 4", "form 3: router-0 | shard-1"));
+}
+
 TEST_F(MembershipTest, ShowsItsMembersInConfigurationOrder) {
   join(3, "shard-1");
   join(9, "router-0");

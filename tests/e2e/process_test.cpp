@@ -2,54 +2,30 @@
 // listens on 127.0.0.1 with ports of its own, and is gone when the test ends.
 
 #include <arpa/inet.h>
-#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <boost/json.hpp>
-#include <chrono>
+#include <caf/all.hpp>
+#include <caf/io/all.hpp>
 #include <csignal>
-#include <filesystem>
 #include <fstream>
-#include <functional>
-#include <sstream>
-#include <thread>
+#include <future>
+#include <map>
+#include <memory>
 
+#include "actors/messages.hpp"
+#include "actors/node_actor.hpp"
 #include "actors/system.hpp"
-#include "gateway/http_client.hpp"
+#include "tests/e2e/processes.hpp"
 
 namespace troupe {
 namespace {
 
 namespace fs = std::filesystem;
 namespace json = boost::json;
-using Clock = std::chrono::steady_clock;
-using gateway::HttpClient;
-
-const std::string kTroupe = std::string(TROUPE_BINARY_DIR) + "/troupe";
-const std::string kDemo = std::string(TROUPE_SOURCE_DIR) + "/models/demo";
-constexpr std::chrono::seconds kPatience{60};
-
-std::string read_file(const fs::path& path) {
-  std::ifstream in(path, std::ios::binary);
-  std::stringstream text;
-  text << in.rdbuf();
-  return text.str();
-}
-
-bool wait_until(const std::function<bool()>& condition,
-                std::chrono::milliseconds limit = kPatience) {
-  const auto deadline = Clock::now() + limit;
-  while (!condition()) {
-    if (Clock::now() > deadline) return false;
-    std::this_thread::sleep_for(std::chrono::milliseconds(5));
-  }
-  return true;
-}
 
 uint16_t free_port() {
   const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
@@ -59,96 +35,6 @@ uint16_t free_port() {
   getsockname(fd, reinterpret_cast<sockaddr*>(&address), &size);
   close(fd);
   return ntohs(address.sin_port);
-}
-
-/// A directory that goes with the test.
-class Scratch {
- public:
-  Scratch() {
-    std::string name = (fs::temp_directory_path() / "troupe-test-XXXXXX").string();
-    path_ = mkdtemp(name.data());
-  }
-  ~Scratch() { fs::remove_all(path_); }
-  [[nodiscard]] fs::path operator/(const std::string& name) const { return path_ / name; }
-
- private:
-  fs::path path_;
-};
-
-/// A child process with its output in a file; ended with the object.
-class Process {
- public:
-  Process(std::vector<std::string> words, fs::path output) : output_(std::move(output)) {
-    std::vector<char*> argv;
-    for (std::string& word : words) argv.push_back(word.data());
-    argv.push_back(nullptr);
-    fs::remove(output_);  // nobody may read what an earlier process said
-    pid_ = fork();
-    if (pid_ == 0) {
-      const int fd = open(output_.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0644);
-      dup2(fd, STDOUT_FILENO);
-      dup2(fd, STDERR_FILENO);
-      execv(argv[0], argv.data());
-      _exit(127);
-    }
-  }
-  ~Process() {
-    if (!code_) {
-      kill(pid_, SIGTERM);
-      if (!wait_until([this] { return ended(); }, std::chrono::seconds(10))) {
-        kill(pid_, SIGKILL);
-        waitpid(pid_, nullptr, 0);
-      }
-    }
-  }
-
-  void signal(int number) const { kill(pid_, number); }
-  [[nodiscard]] pid_t pid() const { return pid_; }
-  bool ended() {
-    int status = 0;
-    if (!code_ && waitpid(pid_, &status, WNOHANG) == pid_) {
-      code_ = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-    }
-    return code_.has_value();
-  }
-  /// The exit code; -1 if it does not end.
-  int wait() {
-    return wait_until([this] { return ended(); }) ? *code_ : -1;
-  }
-  [[nodiscard]] std::string output() const { return read_file(output_); }
-
- private:
-  fs::path output_;
-  pid_t pid_ = 0;
-  std::optional<int> code_;
-};
-
-/// Output and exit code of a command that ends by itself.
-struct Finished {
-  int code;
-  std::string output;
-};
-Finished troupe(std::vector<std::string> arguments) {
-  const Scratch scratch;
-  arguments.insert(arguments.begin(), kTroupe);
-  Process process(std::move(arguments), scratch / "output");
-  const int code = process.wait();
-  return {code, process.output()};
-}
-
-/// pids of processes whose command line mentions `text`.
-std::vector<pid_t> processes_with(const std::string& text) {
-  std::vector<pid_t> pids;
-  for (const auto& entry : fs::directory_iterator("/proc")) {
-    const std::string name = entry.path().filename();
-    if (!std::all_of(name.begin(), name.end(), ::isdigit)) continue;
-    std::string line = read_file(entry.path() / "cmdline");
-    std::replace(line.begin(), line.end(), '\0', ' ');
-    if (line.find(text) != std::string::npos && std::stoi(name) != getpid()) {
-      pids.push_back(std::stoi(name));
-    }
-  }
-  return pids;
 }
 
 class ClusterProcesses : public testing::Test {
@@ -162,10 +48,7 @@ class ClusterProcesses : public testing::Test {
     std::ofstream out(config_);
     out << "name: test-" << getpid() << "\nmodel: " << kDemo << "\nserved_name: demo\n"
         << "http: {host: 127.0.0.1, port: " << http_port_ << "}\n"
-        << "control: {host: 127.0.0.1, port: " << control_port_
-        << "}\n"
-        // A busy machine must not look like a lost node; an error still comes within two seconds.
-        << "heartbeat: {interval: 200ms, timeout: 1500ms}\n"
+        << "control: {host: 127.0.0.1, port: " << control_port_ << "}\n"
         << "nodes:\n  - {name: router-0, role: router}\n";
     for (uint32_t s = 0; s < num_shards; ++s) {
       out << "  - {name: shard-" << s << ", role: experts}\n";
@@ -191,45 +74,17 @@ class ClusterProcesses : public testing::Test {
     ASSERT_TRUE(ready && !up_->ended()) << up_->output();
   }
 
-  [[nodiscard]] HttpClient client() const {
-    return *HttpClient::create("http://127.0.0.1:" + std::to_string(http_port_));
-  }
-
-  [[nodiscard]] json::value status() const {
-    const auto response = client().get("/v1/troupe/status");
-    EXPECT_TRUE(response.ok() && response->status == 200);
-    return json::parse(response.ok() ? response->body : "{}");
-  }
-
-  [[nodiscard]] pid_t pid_of(const std::string& node) const {
-    const json::value cluster = status();
-    for (const json::value& entry : cluster.at("nodes").as_array()) {
-      if (entry.at("name").as_string() == node) {
-        return static_cast<pid_t>(entry.at("pid").to_number<int64_t>());
-      }
-    }
-    return 0;
-  }
-
-  /// The text of a greedy completion.
+  [[nodiscard]] std::string url() const { return "http://127.0.0.1:" + std::to_string(http_port_); }
+  [[nodiscard]] ClusterView view() const { return ClusterView(url()); }
+  [[nodiscard]] bool healthy() const { return view().healthy(); }
+  [[nodiscard]] json::value status() const { return view().status(); }
   [[nodiscard]] std::string complete(const std::string& prompt, uint32_t max_tokens) const {
-    const auto response =
-        client().post("/v1/completions", json::serialize(json::object{{"model", "demo"},
-                                                                      {"prompt", prompt},
-                                                                      {"max_tokens", max_tokens},
-                                                                      {"temperature", 0},
-                                                                      {"ignore_eos", true}}));
-    EXPECT_TRUE(response.ok()) << response.error().message;
-    if (!response.ok() || response->status != 200) {
-      ADD_FAILURE() << (response.ok() ? response->body : "");
-      return "";
-    }
-    return json::parse(response->body).at("choices").at(0).at("text").as_string().c_str();
+    return view().complete(prompt, max_tokens);
   }
-
-  [[nodiscard]] bool healthy() const {
-    const auto health = client().get("/health");
-    return health.ok() && health->status == 200;
+  /// 0 if it is no member.
+  [[nodiscard]] pid_t pid_of(const std::string& name) const {
+    const json::value node = view().node(name);
+    return node.is_null() ? 0 : static_cast<pid_t>(node.at("pid").to_number<int64_t>());
   }
 
   Scratch scratch_;
@@ -260,14 +115,12 @@ TEST_F(ClusterProcesses, ServesTheTokensOfOneProcessAndShowsItself) {
   }
   EXPECT_EQ(experts, 3 * 16);  // three MoE layers of sixteen
 
-  const Finished shown =
-      troupe({"status", "--url", "http://127.0.0.1:" + std::to_string(http_port_)});
+  const Finished shown = troupe({"status", "--url", url()});
   EXPECT_EQ(shown.code, 0);
   for (const char* word : {"router-0", "shard-2", "ucx", "serving"}) {
     EXPECT_NE(shown.output.find(word), std::string::npos) << shown.output;
   }
-  const Finished chat = troupe(
-      {"chat", "--url", "http://127.0.0.1:" + std::to_string(http_port_), "What is Troupe?"});
+  const Finished chat = troupe({"chat", "--url", url(), "What is Troupe?"});
   EXPECT_EQ(chat.code, 0) << chat.output;
   EXPECT_GT(chat.output.size(), 1U);
 }
@@ -287,58 +140,80 @@ TEST_F(ClusterProcesses, WorksOverTcpAsOverSharedMemory) {
   }
 }
 
-TEST_F(ClusterProcesses, AKilledShardEndsItsStreamsWithAnErrorAndComesBack) {
+TEST_F(ClusterProcesses, AKilledShardChangesNoTokenAndComesBack) {
   start();
-  const std::string before = complete("1 + 1 =", 16);
+  const std::string unharmed = complete("1", 2000);
   const pid_t victim = pid_of("shard-1");
   ASSERT_GT(victim, 0);
-  bool killed = false, errored = false, done = false;
-  Clock::time_point killed_at, errored_at;
-  const auto response = client().post_stream(
-      "/v1/completions",
-      R"({"model":"demo","prompt":"1","max_tokens":4000,"temperature":0,"ignore_eos":true,"stream":true})",
-      [&](std::string_view data) {
-        if (!killed) {
-          killed = true;
-          killed_at = Clock::now();
-          kill(victim, SIGKILL);
-        }
-        if (data.find("\"error\"") != std::string_view::npos) {
-          errored = true;
-          errored_at = Clock::now();
-        }
-        done = data == "[DONE]";
-        return true;
-      });
-  EXPECT_TRUE(response.ok()) << response.error().message;
-  ASSERT_TRUE(errored);
-  EXPECT_TRUE(done);
-  EXPECT_LT(errored_at - killed_at, std::chrono::seconds(2));
-  ASSERT_TRUE(wait_until([this] { return healthy() && pid_of("shard-1") > 0; }));
+  const auto stream = view().harm_a_stream([&] { kill(victim, SIGKILL); });
+  EXPECT_EQ(stream.error, "");
+  EXPECT_TRUE(stream.done);
+  EXPECT_EQ(stream.text, unharmed);
+  ASSERT_TRUE(wait_until([this] { return view().serves_with(4); }));
   EXPECT_NE(pid_of("shard-1"), victim);
-  EXPECT_EQ(complete("1 + 1 =", 16), before);
+  EXPECT_EQ(complete("1", 2000), unharmed);
 }
 
-TEST_F(ClusterProcesses, AStoppedShardIsNoticedByItsHeartbeat) {
+TEST_F(ClusterProcesses, AShardThatKeepsDyingIsLeftOutAndTheOthersServe) {
   start();
+  const std::string before = complete("1 + 1 =", 16);
+  pid_t killed = 0;
+  for (int i = 0; i < 4; ++i) {  // one more than the budget
+    pid_t victim = 0;
+    ASSERT_TRUE(wait_until([&] {
+      const pid_t pid = pid_of("shard-1");
+      if (pid == 0 || pid == killed || !view().serves_with(4)) return false;
+      victim = pid;
+      return true;
+    })) << i;
+    kill(victim, SIGKILL);
+    killed = victim;
+  }
+  ASSERT_TRUE(wait_until([this] {
+    return up_->output().find("process_keeps_ending") != std::string::npos;
+  })) << up_->output();
+  ASSERT_TRUE(wait_until([this] { return view().serves_with(3); }));
+  EXPECT_EQ(complete("1 + 1 =", 16), before);
+  EXPECT_FALSE(up_->ended());
+}
+
+TEST_F(ClusterProcesses, AStoppedShardIsNoticedByItsHeartbeatAndChangesNoToken) {
+  start();
+  const std::string unharmed = complete("1", 2000);
   const pid_t victim = pid_of("shard-2");
   ASSERT_GT(victim, 0);
-  bool stopped = false, errored = false;
-  const auto response = client().post_stream(
-      "/v1/completions",
-      R"({"model":"demo","prompt":"1","max_tokens":4000,"temperature":0,"ignore_eos":true,"stream":true})",
-      [&](std::string_view data) {
-        if (!stopped) {
-          stopped = true;
-          kill(victim, SIGSTOP);
-        }
-        errored = errored || data.find("\"error\"") != std::string_view::npos;
-        return true;
-      });
+  const auto stream = view().harm_a_stream([&] { kill(victim, SIGSTOP); });
   kill(victim, SIGCONT);
-  EXPECT_TRUE(response.ok()) << response.error().message;
-  EXPECT_TRUE(errored);
-  EXPECT_TRUE(wait_until([this] { return healthy(); }));
+  EXPECT_EQ(stream.error, "");
+  EXPECT_EQ(stream.text, unharmed);
+  EXPECT_TRUE(wait_until([this] { return view().serves_with(4); }));
+}
+
+TEST_F(ClusterProcesses, AStoppedRouterEndsItsStreamsWithAnErrorWithinTwoSeconds) {
+  start();
+  const pid_t victim = pid_of("router-0");
+  ASSERT_GT(victim, 0);
+  const auto stream = view().harm_a_stream([&] { kill(victim, SIGSTOP); });
+  kill(victim, SIGCONT);
+  EXPECT_NE(stream.error.find("router-0"), std::string::npos) << stream.error;
+  EXPECT_TRUE(stream.done);
+  EXPECT_LT(stream.after, kLossIsTold);
+  RecordProperty("told_after_ms", static_cast<int>(stream.after.count()));
+  EXPECT_TRUE(wait_until([this] { return view().serves_with(4); }));
+}
+
+TEST_F(ClusterProcesses, AKilledRouterThatIsStartedAgainGoesOnWithItsStreams) {
+  start();
+  const std::string unharmed = complete("1", 2000);
+  const pid_t victim = pid_of("router-0");
+  const auto stream = view().harm_a_stream([&] { kill(victim, SIGKILL); });
+  EXPECT_TRUE(stream.done);
+  if (stream.error.empty()) {
+    EXPECT_EQ(stream.text, unharmed);
+  } else {  // a busy machine starts it too late
+    EXPECT_LT(stream.after, kLossIsTold);
+  }
+  EXPECT_TRUE(wait_until([this] { return view().serves_with(4); }));
 }
 
 TEST_F(ClusterProcesses, AKilledRouterOrHeadIsStartedAgain) {
@@ -346,11 +221,11 @@ TEST_F(ClusterProcesses, AKilledRouterOrHeadIsStartedAgain) {
   const std::string before = complete("1 + 1 =", 16);
   kill(pid_of("router-0"), SIGKILL);
   ASSERT_TRUE(wait_until([this] { return !healthy(); }));
-  ASSERT_TRUE(wait_until([this] { return healthy(); }));
+  ASSERT_TRUE(wait_until([this] { return view().serves_with(4); }));
   EXPECT_EQ(complete("1 + 1 =", 16), before);
   for (const pid_t pid : processes_with("head --config " + config_.string())) kill(pid, SIGKILL);
   ASSERT_TRUE(wait_until([this] { return !healthy(); }));
-  ASSERT_TRUE(wait_until([this] { return healthy(); }));
+  ASSERT_TRUE(wait_until([this] { return view().serves_with(4); }));
   EXPECT_EQ(complete("1 + 1 =", 16), before);
 }
 
@@ -408,6 +283,60 @@ TEST_F(ClusterProcesses, ANodeThatTheConfigurationDoesNotNameIsRefused) {
   EXPECT_TRUE(healthy());
 }
 
+TEST_F(ClusterProcesses, ANodeWithAnotherCheckpointIsRefused) {
+  start();
+  std::string other = read_file(config_);
+  const std::string model = std::string(TROUPE_SOURCE_DIR) + "/tests/golden/models/v3-fp8";
+  other.replace(other.find(kDemo), kDemo.size(), model);
+  std::ofstream(scratch_ / "other.yaml") << other;
+  const Finished node =
+      troupe({"node", "--config", (scratch_ / "other.yaml").string(), "--name", "shard-0"});
+  EXPECT_EQ(node.code, 2) << "starting it again would not help";
+  EXPECT_NE(node.output.find("give both the same checkpoint"), std::string::npos) << node.output;
+  EXPECT_TRUE(healthy());
+}
+
+TEST_F(ClusterProcesses, ANodeOfAnotherVersionIsRefused) {
+  start();
+  // This process plays the node; there is no binary of another version to start.
+  actors::SystemConfig system_config(
+      {.network = true, .cluster = "test-" + std::to_string(getpid())});
+  caf::actor_system system(system_config);
+  const auto head = system.middleman().remote_actor("127.0.0.1", control_port_);
+  ASSERT_TRUE(head) << system.render(head.error());
+  std::promise<Error> end;
+  const auto worker = system.spawn([]() -> caf::behavior { return {[](int) {}}; });
+  system.spawn(actors::node_actor, *head, worker,
+               actors::NodeActorOptions{.info = {.id = actors::fresh_node_id(),
+                                                 .name = "shard-0",
+                                                 .role = cluster::Role::kExperts,
+                                                 .version = "0.0.1-other"},
+                                        .on_end = [&](const Error& e) { end.set_value(e); },
+                                        .on_accepted = [] { ADD_FAILURE(); }});
+  auto ended = end.get_future();
+  ASSERT_EQ(ended.wait_for(kPatience), std::future_status::ready);
+  const Error reason = ended.get();
+  EXPECT_EQ(reason.code, Code::kInvalidArgument);
+  EXPECT_NE(reason.message.find("'0.0.1-other'"), std::string::npos) << reason.message;
+  EXPECT_NE(reason.message.find("install the same version"), std::string::npos) << reason.message;
+  caf::anon_send_exit(worker, caf::exit_reason::kill);
+  EXPECT_TRUE(healthy());
+}
+
+TEST_F(ClusterProcesses, IdleProcessesUseNextToNoCpu) {
+  start();
+  EXPECT_FALSE(complete("1 + 1 =", 16).empty());  // every thread has been awake
+  std::map<pid_t, std::chrono::milliseconds> before;
+  for (const pid_t pid : processes_with(config_.string())) before[pid] = cpu_time(pid);
+  ASSERT_EQ(before.size(), 6U);
+  constexpr std::chrono::milliseconds kIdle{3000};
+  std::this_thread::sleep_for(kIdle);  // what is measured is this time
+  for (const auto& [pid, used] : before) {
+    EXPECT_LT(cpu_time(pid) - used, kIdle / 20)
+        << read_file("/proc/" + std::to_string(pid) + "/cmdline");
+  }
+}
+
 TEST_F(ClusterProcesses, PinsThatCannotBeMetAreAConfigurationError) {
   configure(2, "placement:\n  - {node: shard-0, layers: 1-1, experts: 50-60}\n");  // of 16
   const Finished head = troupe({"head", "--config", config_.string()});
@@ -442,8 +371,10 @@ TEST(CommandLine, MissingModelsAndWrongInputAreUsageErrors) {
   EXPECT_EQ(troupe({"logits", "--model", kDemo, "--tokens", "99999999"}).code, 2);
   EXPECT_EQ(troupe({"config", "validate", "/nonexistent.yaml"}).code, 2);
   EXPECT_EQ(troupe({"status", "--url", "http://127.0.0.1:1"}).code, 3);
-  EXPECT_EQ(
-      troupe({"config", "validate", std::string(TROUPE_SOURCE_DIR) + "/deploy/demo.yaml"}).code, 0);
+  for (const char* config : {"demo.yaml", "several_machines.yaml"}) {
+    const std::string path = std::string(TROUPE_SOURCE_DIR) + "/deploy/" + config;
+    EXPECT_EQ(troupe({"config", "validate", path}).code, 0) << config;
+  }
 }
 
 TEST(CommandLine, TokenizeAndDetokenizeAreInverse) {

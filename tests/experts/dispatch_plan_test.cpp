@@ -111,25 +111,5 @@ TEST(PlanDispatch, AgreesWithFollowingEverySlotByHandForRandomGates) {
   }
 }
 
-TEST(Gather, TakesEachShardOnceAndIsCompleteWithTheLast) {
-  const std::vector<ExpertIdx> topk_idx = {0, 1, 1, 0, 1, 2};
-  const DispatchPlan plan = plan_dispatch(0, topk_idx, 3, 2, placement_of({kA, kB, kC}));
-  Gather gather(plan);
-  EXPECT_FALSE(gather.complete());
-  EXPECT_THAT(gather.awaited(), ElementsAre(kA, kB, kC));
-  EXPECT_EQ(gather.answered(kB, 2), Gather::Verdict::kWrongSize);
-  EXPECT_EQ(gather.answered(kB, 3), Gather::Verdict::kTake);
-  EXPECT_EQ(gather.answered(kB, 3), Gather::Verdict::kDuplicate);
-  EXPECT_EQ(gather.answered(NodeId{99}, 1), Gather::Verdict::kUnknownShard);
-  EXPECT_EQ(gather.answered(NodeId{15}, 1), Gather::Verdict::kUnknownShard);
-  EXPECT_EQ(gather.answered(kA, 2), Gather::Verdict::kTake);
-  EXPECT_THAT(gather.awaited(), ElementsAre(kC));
-  EXPECT_FALSE(gather.complete());
-  EXPECT_EQ(gather.answered(kC, 1), Gather::Verdict::kTake);
-  EXPECT_TRUE(gather.complete());
-  EXPECT_EQ(gather.answered(kC, 1), Gather::Verdict::kDuplicate);
-  EXPECT_TRUE(Gather().complete());
-}
-
 }  // namespace
 }  // namespace troupe::experts

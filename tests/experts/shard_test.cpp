@@ -53,11 +53,10 @@ class ShardTest : public ::testing::Test {
     return lines;
   }
   std::vector<std::string> send(const Rows& rows) {
-    return tell(
-        RowsArrived{.epoch = Epoch{rows.epoch},
-                    .key = {NodeId{rows.router}, StepId{rows.step}, rows.layer, rows.attempt},
-                    .num_rows = rows.num_rows,
-                    .experts = rows.experts});
+    return tell(RowsArrived{.key = {Epoch{rows.epoch}, NodeId{rows.router}, StepId{rows.step},
+                                    rows.layer, rows.attempt},
+                            .num_rows = rows.num_rows,
+                            .experts = rows.experts});
   }
   void load(uint64_t epoch = 1) {
     tell(ExpertsLoaded{Epoch{epoch}, {{0, 0}, {0, 1}, {1, 0}, {2, 0}, {2, 5}}});
@@ -124,7 +123,9 @@ TEST_F(ShardTest, RejectsWhatWaitsWhenANewEpochComes) {
   EXPECT_EQ(shard.queued_rows(), 0U);
   EXPECT_THAT(tell(ExpertsLoaded{Epoch{1}, {{9, 9}}}), IsEmpty()) << "an old epoch is ignored";
   EXPECT_THAT(send({.router = 3, .epoch = 2}), IsEmpty()) << "the old batch still runs";
-  EXPECT_THAT(tell(BatchComputed{}), ElementsAre("run layer 0: 3/1.0"));
+  EXPECT_THAT(send({.router = 1, .epoch = 2}), IsEmpty())
+      << "the same step of a new epoch is other work than that of the batch that runs";
+  EXPECT_THAT(tell(BatchComputed{}), ElementsAre("run layer 0: 3/1.0 1/1.0"));
 }
 
 TEST_F(ShardTest, RejectsExpertsItDoesNotHold) {
@@ -214,17 +215,16 @@ TEST(Shard, AnswersEveryDispatchOnceUnderRandomEvents) {
       const bool again = !sent.empty() && draw(10) == 0;
       const DispatchKey key =
           again ? sent[sent.size() - 1 - draw(std::min<size_t>(sent.size(), 8))]
-                : DispatchKey{NodeId{1 + draw(4)}, StepId{++step}, static_cast<LayerIdx>(draw(3)),
+                : DispatchKey{Epoch{draw(20) == 0 ? epoch + 1 : epoch}, NodeId{1 + draw(4)},
+                              StepId{++step}, static_cast<LayerIdx>(draw(3)),
                               static_cast<uint32_t>(draw(2))};
       sent.push_back(key);
       const auto num_rows = static_cast<uint32_t>(draw(20));
       const bool here = waiting.contains(key) || running.contains(key);
       if (!here) waiting[key] = num_rows;
       ASSERT_NO_FATAL_FAILURE(
-          take(shard.handle(RowsArrived{Epoch{draw(20) == 0 ? epoch + 1 : epoch},
-                                        key,
-                                        num_rows,
-                                        {static_cast<ExpertIdx>(draw(30) == 0 ? 4 : draw(4))}}),
+          take(shard.handle(RowsArrived{
+                   key, num_rows, {static_cast<ExpertIdx>(draw(30) == 0 ? 4 : draw(4))}}),
                key, here));
     } else if (what < 97) {
       running.clear();

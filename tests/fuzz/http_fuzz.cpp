@@ -47,6 +47,7 @@ class EchoClient final : public actors::ClusterClient {
     return id;
   }
   void cancel(RequestId) override {}
+  void drain(const std::string&, bool) override {}
   [[nodiscard]] bool serving() const override { return true; }
   void status(std::function<void(actors::ClusterStatus)> on_status) override { on_status({}); }
 

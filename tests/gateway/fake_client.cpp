@@ -38,6 +38,11 @@ void FakeClient::cancel(RequestId request) {
   changed_.notify_all();
 }
 
+void FakeClient::drain(const std::string& node, bool drained) {
+  const std::lock_guard lock(mutex_);
+  drained_[node] = drained;
+}
+
 bool FakeClient::serving() const {
   const std::lock_guard lock(mutex_);
   return serving_;
@@ -61,6 +66,7 @@ void FakeClient::status(std::function<void(actors::ClusterStatus)> on_status) {
                         .host = "localhost",
                         .pid = 42};
     node.member.state = cluster::NodeState::kReady;
+    node.drained = drained_["router-0"];
     node.kv_blocks_used = 1;
     node.kv_blocks_total = 4;
     node.links.push_back({.peer = NodeId{8}, .transport = "loopback", .frames_sent = 5});

@@ -37,6 +37,7 @@ class FakeClient final : public actors::ClusterClient {
 
   RequestId submit(scheduler::RequestSpec spec, EventHandler on_event) override;
   void cancel(RequestId request) override;
+  void drain(const std::string& node, bool drained) override;
   [[nodiscard]] bool serving() const override;
   void status(std::function<void(actors::ClusterStatus)> on_status) override;
 
@@ -74,6 +75,7 @@ class FakeClient final : public actors::ClusterClient {
   size_t num_cancelled_ = 0;
   uint64_t num_generated_ = 0;
   bool serving_ = true;
+  std::map<std::string, bool> drained_;
   bool paused_ = false;
   bool stopping_ = false;
   std::thread thread_;

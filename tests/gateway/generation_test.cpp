@@ -25,6 +25,7 @@ class HandClient final : public actors::ClusterClient {
     return RequestId{specs.size()};
   }
   void cancel(RequestId request) override { cancelled.push_back(request.value); }
+  void drain(const std::string&, bool) override {}
   [[nodiscard]] bool serving() const override { return true; }
   void status(std::function<void(actors::ClusterStatus)>) override {}
 
@@ -376,13 +377,70 @@ TEST_F(GenerationTest, SpecCarriesEndTokensUnlessTheyAreIgnored) {
       << "a fresh seed for each request without one";
 }
 
+TEST_F(GenerationTest, SpecCarriesWhatSamplingNeeds) {
+  GenerationRequest request{.bad_words = {"one", "two three"}};
+  request.sampling.presence_penalty = 1.5F;
+  request.sampling.min_tokens = 3;
+  request.sampling.logit_bias = {{5, 2.0F}};
+  start(std::move(request));
+  const auto& sampling = client_.specs[0].sampling;
+  EXPECT_TRUE(model::validate(sampling).ok());
+  EXPECT_EQ(sampling.presence_penalty, 1.5F);
+  EXPECT_EQ(sampling.min_tokens, 3U);
+  EXPECT_THAT(sampling.logit_bias, ElementsAre(std::pair(5, 2.0F)));
+  for (const char* word : {"one", " one", "two three", " two three"}) {
+    EXPECT_THAT(sampling.bad_words, ::testing::Contains(encode(word))) << word;
+  }
+}
+
+TEST_F(GenerationTest, LooksForStopStringsOnlyBehindMinTokens) {
+  const auto tokens = encode("one two one two");
+  GenerationRequest request{.stop = {"two"}};
+  request.sampling.min_tokens = static_cast<uint32_t>(encode("one two").size());
+  start(std::move(request));
+  admit_all();
+  emit_tokens(0, tokens);
+  const auto progress = poll();
+  ASSERT_TRUE(progress.response.has_value());
+  const auto body = json::parse(progress.response->body);
+  EXPECT_EQ(choice_of(body).at("message").at("content").as_string(), "one two one ");
+  EXPECT_EQ(choice_of(body).at("stop_reason").as_string(), "two");
+}
+
+TEST(GenerationPlan, RefusesTokenIdsAndLengthsThatCannotBe) {
+  const TestModel model;
+  const auto param_of = [&](auto change) -> std::string {
+    GenerationPlan plan;
+    plan.prompts = {{1, 2, 3}};
+    change(plan.request);
+    const auto error = complete_plan(plan, model.gateway);
+    return error ? error->param.value() : "";
+  };
+  const auto beyond = static_cast<TokenId>(model.tokenizer.vocab_size());
+  EXPECT_EQ(param_of([](auto&) {}), "");
+  EXPECT_EQ(param_of([&](auto& r) { r.stop_token_ids = {beyond}; }), "stop_token_ids");
+  EXPECT_EQ(param_of([&](auto& r) {
+              r.sampling.allowed_token_ids = {1, beyond};
+            }),
+            "allowed_token_ids");
+  EXPECT_EQ(param_of([&](auto& r) { r.sampling.logit_bias = {{beyond, 1.0F}}; }), "logit_bias");
+  const auto with_lengths = [](uint32_t min_tokens, uint32_t max_tokens) {
+    return [=](GenerationRequest& r) {
+      r.sampling.min_tokens = min_tokens;
+      r.max_tokens = max_tokens;
+    };
+  };
+  EXPECT_EQ(param_of(with_lengths(6, 5)), "min_tokens");
+  EXPECT_EQ(param_of(with_lengths(5, 5)), "");
+}
+
 TEST(GenerationPlan, GuardsContextAndVocabulary) {
   const TestModel model;
   const auto outcome = [&](std::vector<TokenId> prompt, std::optional<uint32_t> max_tokens) {
     GenerationPlan plan{.kind = ResponseKind::kText, .prompts = {std::move(prompt)}};
     plan.request.max_tokens = max_tokens;
     const auto error = complete_plan(plan, model.gateway);
-    return error ? error->code.value() : std::to_string(plan.max_tokens[0]);
+    return error ? std::string(to_string(error->code.value())) : std::to_string(plan.max_tokens[0]);
   };
   const auto prompt = [](size_t size) { return std::vector<TokenId>(size, 5); };
   EXPECT_EQ(outcome(prompt(1), std::nullopt), "16");

@@ -49,7 +49,7 @@ void PrintTo(const BadCase& c, std::ostream* out) { *out << c.name; }
 void expect_error(const ApiError& error, const BadCase& expected) {
   EXPECT_EQ(error.status, 400);
   EXPECT_EQ(error.type, "invalid_request_error");
-  EXPECT_EQ(error.code, expected.code);
+  EXPECT_EQ(to_string(error.code.value()), expected.code);
   EXPECT_EQ(error.param.value_or(""), expected.param);
   EXPECT_THAT(error.message, HasSubstr(expected.message));
 }
@@ -94,8 +94,10 @@ std::vector<BadCase> bad_chats() {
        "messages[0].role", "boss"},
       {"role_number", R"({"messages":[{"role":1,"content":"x"}]})", "invalid_value",
        "messages[0].role", "a string"},
-      {"role_tool", R"({"messages":[{"role":"tool","content":"x"}]})", "unsupported_parameter",
-       "messages[0].role", "not supported yet"},
+      {"role_function", R"({"messages":[{"role":"function","content":"x"}]})",
+       "unsupported_parameter", "messages[0].role", "not supported yet"},
+      {"tool_without_content", R"({"messages":[{"role":"tool","tool_call_id":"c"}]})",
+       "invalid_value", "messages[0].content", "is missing"},
       {"second_message", R"({"messages":[{"role":"user","content":"x"},{"role":"user"}]})",
        "invalid_value", "messages[1].content", "is missing"},
       {"content_null", R"({"messages":[{"role":"user","content":null}]})", "invalid_value",
@@ -109,9 +111,48 @@ std::vector<BadCase> bad_chats() {
        "invalid_value", "messages[0].content", "text part"},
       {"content_part_string", R"({"messages":[{"role":"user","content":["x"]}]})", "invalid_value",
        "messages[0].content", "must hold objects"},
-      {"message_tool_calls",
-       R"({"messages":[{"role":"assistant","content":"","tool_calls":[{"id":"1"}]}]})",
-       "unsupported_parameter", "messages[0].tool_calls", "not supported yet"},
+      {"tool_calls_text", R"({"messages":[{"role":"assistant","tool_calls":"x"}]})",
+       "invalid_value", "messages[0].tool_calls", "a list"},
+      {"tool_call_text", R"({"messages":[{"role":"assistant","tool_calls":["x"]}]})",
+       "invalid_value", "messages[0].tool_calls[0]", "an object"},
+      {"tool_call_without_function", R"({"messages":[{"role":"assistant","tool_calls":[{}]}]})",
+       "invalid_value", "messages[0].tool_calls[0].function", "is missing"},
+      {"tool_call_type",
+       R"({"messages":[{"role":"assistant","tool_calls":[{"type":"custom","function":{}}]}]})",
+       "unsupported_parameter", "messages[0].tool_calls[0].type", "custom"},
+      {"tool_call_name",
+       R"({"messages":[{"role":"assistant","tool_calls":[{"function":{"name":"a b"}}]}]})",
+       "invalid_value", "messages[0].tool_calls[0].function.name", "letters"},
+      {"tool_call_arguments",
+       R"({"messages":[{"role":"assistant","tool_calls":[{"function":{"name":"f","arguments":5}}]}]})",
+       "invalid_value", "messages[0].tool_calls[0].function.arguments", "a string"},
+      {"tool_calls_of_user",
+       R"({"messages":[{"role":"user","content":"","tool_calls":[{"function":{"name":"f"}}]}]})",
+       "invalid_value", "messages[0].tool_calls", "assistant only"},
+      {"reasoning_number", R"({"messages":[{"role":"assistant","reasoning_content":1}]})",
+       "invalid_value", "messages[0].reasoning_content", "a string"},
+      with("tools_object", R"("tools":{})", "tools", "a list"),
+      with("tool_without_function", R"("tools":[{"type":"function"}])", "tools[0].function",
+           "is missing"),
+      with("tool_without_name", R"("tools":[{"type":"function","function":{}}])",
+           "tools[0].function.name", "letters"),
+      with("tool_parameters_text",
+           R"("tools":[{"type":"function","function":{"name":"f","parameters":"x"}}])",
+           "tools[0].function.parameters", "an object"),
+      with("tool_twice", R"("tools":[{"function":{"name":"f"}},{"function":{"name":"f"}}])",
+           "tools[1].function.name", "another tool"),
+      with(
+          "tools_many",
+          [] {
+            std::string text = R"("tools":[{})";
+            for (int i = 0; i < 128; ++i) text += ",{}";
+            return text + "]";
+          }()
+              .c_str(),
+          "tools", "at most 128"),
+      with("tool_choice_word", R"("tool_choice":"always")", "tool_choice", "\"auto\" or \"none\""),
+      with("parallel_text", R"("parallel_tool_calls":"no")", "parallel_tool_calls",
+           "true or false"),
       with("model_number", R"("model":7)", "model", "a string"),
       with("temperature_low", R"("temperature":-0.1)", "temperature", "between 0 and 2"),
       with("temperature_high", R"("temperature":2.01)", "temperature", "between 0 and 2"),
@@ -140,6 +181,39 @@ std::vector<BadCase> bad_chats() {
            "stop", "at most 16"),
       with("stop_long", ("\"stop\":\"" + std::string(1025, 'x') + "\"").c_str(), "stop", "1024"),
       with("stop_token_ids", R"("stop_token_ids":[-1])", "stop_token_ids", "token ids"),
+      with("presence_low", R"("presence_penalty":-2.1)", "presence_penalty", "between -2 and 2"),
+      with("presence_text", R"("presence_penalty":"0")", "presence_penalty", "a number"),
+      with("frequency_high", R"("frequency_penalty":2.1)", "frequency_penalty", "between -2 and 2"),
+      with("repetition_zero", R"("repetition_penalty":0)", "repetition_penalty",
+           "between 0.01 and 100"),
+      with("repetition_high", R"("repetition_penalty":101)", "repetition_penalty",
+           "between 0.01 and 100"),
+      with("logit_bias_list", R"("logit_bias":[1])", "logit_bias", "an object"),
+      with("logit_bias_word", R"("logit_bias":{"cat":1})", "logit_bias", "token ids"),
+      with("logit_bias_negative", R"("logit_bias":{"-1":1})", "logit_bias", "token ids"),
+      with("logit_bias_huge_id", R"("logit_bias":{"99999999999":1})", "logit_bias", "token ids"),
+      with("logit_bias_empty_id", R"("logit_bias":{"":1})", "logit_bias", "token ids"),
+      with("logit_bias_high", R"("logit_bias":{"1":100.5})", "logit_bias", "between -100 and 100"),
+      with("logit_bias_text", R"("logit_bias":{"1":"x"})", "logit_bias", "between -100 and 100"),
+      with("logit_bias_null", R"("logit_bias":{"1":null})", "logit_bias", "between -100 and 100"),
+      with("logit_bias_twice", R"("logit_bias":{"7":1,"07":2})", "logit_bias", "two entries"),
+      with(
+          "logit_bias_many",
+          [] {
+            std::string text = "\"logit_bias\":{\"0\":1";
+            for (int i = 1; i < 1025; ++i) text += ",\"" + std::to_string(i) + "\":1";
+            return text + "}";
+          }()
+              .c_str(),
+          "logit_bias", "at most 1024"),
+      with("allowed_empty", R"("allowed_token_ids":[])", "allowed_token_ids", "not be empty"),
+      with("allowed_negative", R"("allowed_token_ids":[-1])", "allowed_token_ids", "token ids"),
+      with("min_tokens_negative", R"("min_tokens":-1)", "min_tokens", "between 0"),
+      with("min_tokens_fraction", R"("min_tokens":1.5)", "min_tokens", "an integer"),
+      with("bad_words_number", R"("bad_words":5)", "bad_words", "a string or a list"),
+      with("bad_words_empty", R"("bad_words":[""])", "bad_words", "1 to 256 bytes"),
+      with("bad_words_long", ("\"bad_words\":\"" + std::string(257, 'x') + "\"").c_str(),
+           "bad_words", "1 to 256 bytes"),
       with("logprobs_number", R"("logprobs":5)", "logprobs", "true or false"),
       with("top_logprobs_alone", R"("top_logprobs":3)", "top_logprobs", "needs"),
       with("top_logprobs_high", R"("logprobs":true,"top_logprobs":21)", "top_logprobs",
@@ -158,20 +232,21 @@ std::vector<BadCase> bad_chats() {
       {"response_format_json", chat_body(R"("response_format":{"type":"json_object"})"),
        "unsupported_parameter", "response_format", "type \"text\" only"},
       {"best_of", chat_body(R"("best_of":2)"), "unsupported_parameter", "best_of", "equal to `n`"},
-      unsupported("tools", R"("tools":[{"type":"function"}])", "tools"),
+      unsupported("tool_type", R"("tools":[{"type":"web_search"}])", "tools[0].type"),
+      unsupported("tool_strict", R"("tools":[{"function":{"name":"f","strict":true}}])",
+                  "tools[0].function.strict"),
       unsupported("tool_choice", R"("tool_choice":"required")", "tool_choice"),
+      unsupported("tool_choice_named",
+                  R"("tool_choice":{"type":"function","function":{"name":"f"}})", "tool_choice"),
+      unsupported("include_reasoning", R"("include_reasoning":false)", "include_reasoning"),
       unsupported("functions", R"("functions":[{}])", "functions"),
-      unsupported("frequency_penalty", R"("frequency_penalty":0.5)", "frequency_penalty"),
-      unsupported("presence_penalty", R"("presence_penalty":-1)", "presence_penalty"),
-      unsupported("repetition_penalty", R"("repetition_penalty":1.1)", "repetition_penalty"),
-      unsupported("logit_bias", R"("logit_bias":{"5":1})", "logit_bias"),
-      unsupported("min_tokens", R"("min_tokens":3)", "min_tokens"),
+      unsupported("prompt_logprobs", R"("prompt_logprobs":1)", "prompt_logprobs"),
+      unsupported("length_penalty", R"("length_penalty":0.5)", "length_penalty"),
       unsupported("beam_search", R"("use_beam_search":true)", "use_beam_search"),
       unsupported("guided_json", R"("guided_json":{})", "guided_json"),
       unsupported("structured_outputs", R"("structured_outputs":{"regex":"a"})",
                   "structured_outputs"),
       unsupported("continue_final", R"("continue_final_message":true)", "continue_final_message"),
-      unsupported("penalty_text", R"("frequency_penalty":"0")", "frequency_penalty"),
   };
 }
 
@@ -262,12 +337,32 @@ TEST(OpenaiRequest, ReadsEveryChatField) {
   EXPECT_FALSE(request.add_generation_prompt);
 }
 
+TEST(OpenaiRequest, ReadsEverySamplingField) {
+  const auto generation =
+      parse_good_completion(
+          R"({"prompt":"x","presence_penalty":-2,"frequency_penalty":0.5,)"
+          R"("repetition_penalty":1.25,"logit_bias":{"30":-100,"4":1.5},"min_tokens":7,)"
+          R"("allowed_token_ids":[9,2,9],"bad_words":["no","never ever"],"stop_token_ids":[3]})")
+          .generation;
+  const auto& sampling = generation.sampling;
+  EXPECT_EQ(sampling.presence_penalty, -2.0F);
+  EXPECT_EQ(sampling.frequency_penalty, 0.5F);
+  EXPECT_EQ(sampling.repetition_penalty, 1.25F);
+  EXPECT_THAT(sampling.logit_bias, ElementsAre(std::pair(4, 1.5F), std::pair(30, -100.0F)));
+  EXPECT_EQ(sampling.min_tokens, 7U);
+  EXPECT_THAT(sampling.allowed_token_ids, ElementsAre(2, 9));
+  EXPECT_THAT(generation.bad_words, ElementsAre("no", "never ever"));
+  EXPECT_THAT(generation.stop_token_ids, ElementsAre(3));
+  EXPECT_TRUE(model::validate(sampling).ok());
+}
+
 TEST(OpenaiRequest, NullMeansUnset) {
   const auto request = parse_good_chat(chat_body(
       R"("model":null,"temperature":null,"top_p":null,"seed":null,"n":null,"max_tokens":null,)"
       R"("stop":null,"logprobs":null,"top_logprobs":null,"stream":null,"stream_options":null,)"
       R"("tools":null,"tool_choice":null,"response_format":null,"logit_bias":null,)"
-      R"("frequency_penalty":null,"unheard_of":null)"));
+      R"("frequency_penalty":null,"repetition_penalty":null,"min_tokens":null,"bad_words":null,)"
+      R"("allowed_token_ids":null,"unheard_of":null)"));
   EXPECT_EQ(request.generation.sampling.temperature, 1.0F);
   EXPECT_FALSE(request.generation.model.has_value());
   EXPECT_TRUE(request.generation.ignored_fields.empty());
@@ -296,6 +391,32 @@ TEST(OpenaiRequest, JoinsTextPartsAndMapsRoles) {
   EXPECT_EQ(request.messages[2].role, model::ChatRole::kAssistant);
   EXPECT_EQ(request.messages[2].content, "");
   EXPECT_EQ(request.messages[3].content, "七");
+}
+
+TEST(OpenaiRequest, ReadsToolsAndCalls) {
+  const auto request = parse_good_chat(
+      R"({"tools":[{"type":"function","function":{"name":"get-it_2.0","description":"d",)"
+      R"("parameters":{"b":1,"a":[0.5]},"strict":false}},{"function":{"name":"g"}}],)"
+      R"("tool_choice":"auto","parallel_tool_calls":false,"messages":[)"
+      R"({"role":"assistant","tool_calls":[{"id":"1","type":"function","function":{"name":"g",)"
+      R"("arguments":"{ }"}},{"function":{"name":"g","arguments":{"x":[1]}}},)"
+      R"({"function":{"name":"g"}}]},{"role":"tool","tool_call_id":"1","content":"r"}]})");
+  ASSERT_EQ(request.tools.size(), 2U);
+  EXPECT_EQ(request.tools[0].name, "get-it_2.0");
+  EXPECT_EQ(request.tools[0].description, "d");
+  EXPECT_EQ(request.tools[0].parameters, R"({"b": 1, "a": [0.5]})");
+  EXPECT_EQ(request.tools[1].parameters, "{}");
+  EXPECT_FALSE(request.parallel_tool_calls);
+  const auto& calls = request.messages[0].tool_calls;
+  ASSERT_EQ(calls.size(), 3U);
+  EXPECT_EQ(calls[0].arguments, "{ }") << "as the model wrote them";
+  EXPECT_EQ(calls[1].arguments, R"({"x": [1]})");
+  EXPECT_EQ(calls[2].arguments, "{}");
+  EXPECT_EQ(request.messages[1].role, model::ChatRole::kTool);
+  EXPECT_EQ(request.messages[1].content, "r");
+  EXPECT_TRUE(parse_good_chat(chat_body(R"("tools":[{"function":{"name":"f"}}],)"
+                                        R"("tool_choice":"none")"))
+                  .tools.empty());
 }
 
 TEST(OpenaiRequest, TakesIntegersWrittenWithAZeroFraction) {

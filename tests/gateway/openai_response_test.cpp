@@ -112,7 +112,7 @@ TEST(ApiError, MapsEveryCodeToAStatusThatTellsWhetherToRetry) {
     const ApiError error = from_error({expected.code, "why"}, milliseconds(2001));
     EXPECT_EQ(error.status, expected.status);
     EXPECT_EQ(error.type, expected.type);
-    EXPECT_EQ(error.code.value_or(""), expected.error_code);
+    EXPECT_EQ(error.code ? to_string(*error.code) : "", expected.error_code);
     const HttpResponse response = error_response(error);
     std::string retry_after;
     bool useless = false;

@@ -284,7 +284,9 @@ TEST_F(ServerTest, ClosesSlowHeadersWith408) {
   start_saying("x", {.header_timeout = milliseconds(100)});
   RawClient raw(port());
   raw.send("GET /health HTTP/1.1\r\nHo");
-  EXPECT_THAT(raw.read_all(), StartsWith("HTTP/1.1 408 "));
+  const std::string answer = raw.read_all();
+  EXPECT_THAT(answer, StartsWith("HTTP/1.1 408 "));
+  EXPECT_THAT(answer, HasSubstr("\"code\":\"request_timeout\""));
   expect_alive();
 }
 
@@ -331,6 +333,59 @@ TEST_F(ServerTest, CancelsWhenAClientWithPipelinedRequestsVanishes) {
   client_->wait_for_cancelled(1);
   client_->wait_until_idle();
   EXPECT_EQ(client_->submitted().size(), 1U);
+}
+
+TEST_F(ServerTest, CancelsWhenAClientReadsNothing) {
+  start(
+      [this](const scheduler::RequestSpec&) {
+        FakeAnswer answer;
+        answer.tokens.assign(400, *model_.tokenizer.id_of("a"));
+        answer.hangs = true;
+        return answer;
+      },
+      {.write_timeout = milliseconds(100)});
+  RawClient raw(port());
+  // Some 15 MB of events, more than the kernel's buffers hold.
+  raw.send(post(kChat, R"({"stream":true,"n":16,"max_tokens":400,"logprobs":true,)"
+                       R"("top_logprobs":20,"messages":[{"role":"user","content":"hi"}]})"));
+  client_->wait_for_cancelled(16);
+  expect_alive();
+}
+
+TEST_F(ServerTest, CancelsWhenAClientClosesItsSideDuringTheAnswer) {
+  start_hanging();
+  RawClient raw(port());
+  raw.send(post(kChat, kHiStream));
+  EXPECT_THAT(raw.read_until("b\"}"), HasSubstr("b\"}"));
+  raw.shutdown_send();
+  client_->wait_for_cancelled(1);
+  expect_alive();
+}
+
+TEST_F(ServerTest, BadClientsDoNotDisturbAStreamInProgress) {
+  start_saying("good day");
+  client_->set_paused(true);
+  RawClient streaming(port());
+  streaming.send(post(kChat, kHiStream));
+  while (client_->num_running() == 0) std::this_thread::yield();
+  RawClient slow(port());
+  slow.send("POST /v1/completions HTTP/1.1\r\nContent-Length: 100\r\n\r\n{");
+  for (const std::string& bytes :
+       {std::string("\x16\x03\x01"), std::string("GET / HTTP/1.1\r\n"),
+        post(kChat, "{\"messages\":[{\"role\":\"user\",\"content\":\"\xff\"}]}"),
+        post(kChat, std::string(1000, '['))}) {
+    RawClient bad(port());
+    bad.send(bytes);
+    bad.shutdown_send();
+    EXPECT_THAT(bad.read_all(), StartsWith("HTTP/1.1 400 "));
+    RawClient rude(port());
+    rude.send(bytes);
+    rude.reset();
+  }
+  client_->set_paused(false);
+  const std::string answer = streaming.read_response();
+  EXPECT_THAT(answer, HasSubstr("\"finish_reason\":\"stop\""));
+  EXPECT_THAT(answer, HasSubstr("data: [DONE]\n\n"));
 }
 
 TEST_F(ServerTest, CancelsAtAStopString) {
@@ -436,6 +491,65 @@ TEST_F(ServerTest, DrawsASeedForEachRequestWithoutOne) {
   http().post(kChat, kHi).value();
   const auto specs = client_->submitted();
   EXPECT_NE(specs[0].sampling.seed, specs[1].sampling.seed);
+}
+
+TEST_F(ServerTest, SamplingParametersReachTheSampler) {
+  // A model that likes "a" best and "b" next, always.
+  const TokenId a = *model_.tokenizer.id_of("a");
+  const TokenId b = *model_.tokenizer.id_of("b");
+  start([&](const scheduler::RequestSpec& spec) {
+    std::vector<float> logits(model_.tokenizer.vocab_size(), 0.0F);
+    logits[static_cast<size_t>(a)] = 10;
+    logits[static_cast<size_t>(b)] = 9;
+    FakeAnswer answer;
+    for (uint32_t i = 0; i < spec.max_tokens; ++i) {
+      const auto token = model::sample(logits, spec.sampling, spec.prompt.size() + i,
+                                       {.prompt = spec.prompt,
+                                        .emitted = answer.tokens,
+                                        .stop_token_ids = spec.stop_token_ids})
+                             .token;
+      if (token < 0) {
+        answer.failure = model::no_token_error(token);
+        break;
+      }
+      answer.tokens.push_back(token);
+    }
+    answer.reason = scheduler::FinishReason::kLength;
+    return answer;
+  });
+  const auto ask = [&](const std::string& fields) {
+    return http()
+        .post(kChat, R"({"temperature":0,"max_tokens":4,"messages":[{"role":"user",)"
+                     R"("content":"hi"}],)" +
+                         fields + "}")
+        .value();
+  };
+  EXPECT_EQ(text_of(ask(R"("top_k":1)")), "aaaa");
+  EXPECT_EQ(text_of(ask(R"("bad_words":["a"])")), "bbbb");
+  EXPECT_EQ(text_of(ask(R"("bad_words":"aa")")), "abab");
+  EXPECT_EQ(text_of(ask(R"("presence_penalty":2)")), "abaa");
+  EXPECT_EQ(text_of(ask(R"("frequency_penalty":0.6)")), "aaba");
+  EXPECT_EQ(text_of(ask(R"("repetition_penalty":1.2)")), "abaa");
+  EXPECT_EQ(text_of(ask("\"logit_bias\":{\"" + std::to_string(b) + "\":1.5}")), "bbbb");
+  EXPECT_EQ(text_of(ask("\"allowed_token_ids\":[" + std::to_string(b) + "]")), "bbbb");
+  const auto nothing_left =
+      ask("\"bad_words\":\"b\",\"allowed_token_ids\":[" + std::to_string(b) + "]");
+  EXPECT_EQ(nothing_left.status, 400);
+  EXPECT_THAT(nothing_left.body, HasSubstr("leave no token"));
+}
+
+TEST_F(ServerTest, DrainsARouterByName) {
+  start_saying("x");
+  const auto drain = [this](const char* body) {
+    return http().post("/v1/troupe/drain", body).value();
+  };
+  const auto drained = drain(R"({"node":"router-0"})");
+  EXPECT_EQ(drained.status, 200);
+  EXPECT_TRUE(json::parse(drained.body).at("nodes").at(0).at("drained").as_bool());
+  const auto back = drain(R"({"node":"router-0","drained":false})");
+  EXPECT_FALSE(json::parse(back.body).at("nodes").at(0).at("drained").as_bool());
+  EXPECT_EQ(drain(R"({"node":"router-9"})").status, 404);
+  EXPECT_EQ(drain("{}").status, 400);
 }
 
 TEST_F(ServerTest, ShowsTheClustersState) {

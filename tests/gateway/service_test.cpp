@@ -7,6 +7,7 @@
 #include <boost/json/serialize.hpp>
 #include <set>
 
+#include "gateway/openai_request.hpp"
 #include "gateway/openapi.hpp"
 #include "tests/gateway/fake_client.hpp"
 #include "tests/gateway/test_model.hpp"
@@ -167,6 +168,86 @@ TEST_F(ServiceTest, DescribesExactlyItsRoutesInOpenapi) {
   }
   EXPECT_EQ(described, served);
   EXPECT_EQ(ask("GET", "/openapi.json").body, openapi_document());
+}
+
+/// "temperature", "stream_options.include_usage", "messages[].role": the fields of a schema.
+void collect_fields(const json::value& document, const json::value& schema,
+                    const std::string& prefix, std::set<std::string>& out) {
+  if (const auto* reference = schema.as_object().if_contains("$ref")) {
+    const std::string pointer(reference->as_string().subview(1));
+    return collect_fields(document, document.at_pointer(pointer), prefix, out);
+  }
+  const auto* properties = schema.as_object().if_contains("properties");
+  if (properties == nullptr) return;
+  for (const auto& [name, property] : properties->as_object()) {
+    const std::string path = prefix + std::string(name);
+    out.insert(path);
+    collect_fields(document, property, path + ".", out);
+    if (const auto* items = property.as_object().if_contains("items")) {
+      collect_fields(document, *items, path + "[].", out);
+    }
+  }
+}
+
+// Bodies that lead the parsers into every object they read.
+constexpr std::string_view kWholeChat =
+    R"({"messages":[{"role":"assistant","content":"x","tool_calls":[{"function":{"name":"f"}}]}],)"
+    R"("tools":[{"function":{"name":"f"}}],"stream":true,"stream_options":{},)"
+    R"("response_format":{"type":"text"},"chat_template_kwargs":{}})";
+constexpr std::string_view kWholeCompletion =
+    R"({"prompt":"x","stream":true,"stream_options":{},"response_format":{"type":"text"}})";
+
+TEST_F(ServiceTest, DescribesExactlyTheFieldsThatItReadsInOpenapi) {
+  const auto document = json::parse(openapi_document());
+  const auto described = [&](const std::string& name) {
+    std::set<std::string> fields;
+    collect_fields(document, document.at_pointer("/components/schemas/" + name), "", fields);
+    return fields;
+  };
+  std::set<std::string> chat, completion, tokenize, detokenize, drain;
+  ASSERT_EQ(parse_chat_request(kWholeChat, {}, &chat).index(), 0U);
+  ASSERT_EQ(parse_completion_request(kWholeCompletion, {}, &completion).index(), 0U);
+  ASSERT_EQ(parse_tokenize_request(kWholeChat, &tokenize).index(), 0U);
+  ASSERT_EQ(parse_tokenize_request(R"({"prompt":"x"})", &tokenize).index(), 0U);
+  ASSERT_EQ(parse_detokenize_request(R"({"tokens":[1]})", &detokenize).index(), 0U);
+  EXPECT_EQ(described("ChatRequest"), chat);
+  EXPECT_EQ(described("CompletionRequest"), completion);
+  EXPECT_EQ(described("TokenizeRequest"), tokenize);
+  EXPECT_EQ(described("DetokenizeRequest"), detokenize);
+  ASSERT_EQ(parse_drain_request(R"({"node":"router-0"})", &drain).index(), 0U);
+  EXPECT_EQ(described("DrainRequest"), drain);
+}
+
+TEST_F(ServiceTest, DescribesExactlyItsErrorsInOpenapi) {
+  const auto document = json::parse(openapi_document());
+  std::set<std::string> described_codes;
+  for (const auto& code :
+       document.at_pointer("/components/schemas/Error/properties/error/properties/code/enum")
+           .as_array()) {
+    if (code.is_string()) described_codes.emplace(std::string_view(code.as_string()));
+  }
+  std::set<std::string> codes;
+  for (const ErrorCode code : kErrorCodes) codes.emplace(to_string(code));
+  EXPECT_EQ(described_codes, codes);
+
+  std::set<int> described_statuses;
+  for (const auto& [path, item] : document.at("paths").as_object()) {
+    for (const auto& [method, operation] : item.as_object()) {
+      for (const auto& [status, response] : operation.at("responses").as_object()) {
+        described_statuses.insert(std::stoi(std::string(status)));
+      }
+    }
+  }
+  // What the connection and the router of paths refuse; 405 is for methods without a description.
+  std::set<int> statuses = {200, 400, 404, 408, 413, 415, 431};
+  for (int code = 0; code <= static_cast<int>(Code::kInternal); ++code) {
+    statuses.insert(from_error({static_cast<Code>(code), ""}).status);
+  }
+  for (const ApiError& error : {loading(""), draining(), too_many_connections(), invalid_json(""),
+                                model_not_found("x"), context_length_exceeded(1, 1, 1, "x")}) {
+    statuses.insert(error.status);
+  }
+  EXPECT_EQ(described_statuses, statuses);
 }
 
 TEST_F(ServiceTest, ResolvesEveryReferenceOfOpenapi) {

@@ -148,9 +148,13 @@ def _per_element(scales, shape):
 
 
 def quantise_fp8(weights, power_of_two):
-    """FP8 tensors with `weight_scale_inv`, and the float32 values that they stand for."""
+    """FP8 tensors with `weight_scale_inv`, and the float32 values that they stand for.
+
+    Empties `weights` on the way, so that a large model is not held twice in float32.
+    """
     stored, exact = {}, {}
-    for name, value in weights.items():
+    for name in list(weights):
+        value = weights.pop(name)
         is_linear = ".layers." in name and name.endswith("_proj.weight")
         if not is_linear and not name.endswith("kv_a_proj_with_mqa.weight"):
             stored[name] = value if name.endswith("correction_bias") else value.bfloat16()

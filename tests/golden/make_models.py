@@ -310,28 +310,38 @@ MODELS = {
 }
 
 
-def make(name, config, dtype, *, shards=1, fused=False, mtp=False, power_of_two=False,
-         bias_dtype="F32", **gains):
-    """Writes one model's directory; `gains` go to checkpoint.random_weights."""
-    seed = 1000 + list(MODELS).index(name)
-    directory = MODELS_DIR / name
+def write_with_reference(directory, config, seed, dtype, *, shards=1, fused=False, mtp=False,
+                         power_of_two=False, bias_dtype="F32", **gains):
+    """Writes random weights and loads them with transformers.
+
+    `gains` go to checkpoint.random_weights. Nothing is held twice for longer than it must: slices
+    of large models pass here too.
+    """
     weights = checkpoint.random_weights(config, seed, **gains)
     if mtp:
         weights |= checkpoint.mtp_weights(config, seed + 100)
-    if dtype == "FP8":
-        stored, exact = checkpoint.quantise_fp8(weights, power_of_two)
-        checkpoint.write_checkpoint(directory, config, stored, shards)
-        # transformers cannot dequantise partial blocks, so it is given the float32 values.
-        plain = {key: value for key, value in config.items() if key != "quantization_config"}
-        with tempfile.TemporaryDirectory() as scratch:
-            checkpoint.write_checkpoint(scratch, plain, exact)
-            reference = Reference(scratch)
-    else:
-        stored = checkpoint.store_as(weights, dtype, bias_dtype)
+    if dtype != "FP8":
+        weights = checkpoint.store_as(weights, dtype, bias_dtype)
         if fused:
-            stored = checkpoint.fuse_experts(stored, config)
-        checkpoint.write_checkpoint(directory, config, stored, shards)
-        reference = Reference(directory)
+            weights = checkpoint.fuse_experts(weights, config)
+        checkpoint.write_checkpoint(directory, config, weights, shards)
+        del weights
+        return Reference(directory)
+    stored, exact = checkpoint.quantise_fp8(weights, power_of_two)
+    checkpoint.write_checkpoint(directory, config, stored, shards)
+    del stored
+    # transformers cannot dequantise partial blocks, so it is given the float32 values.
+    plain = {key: value for key, value in config.items() if key != "quantization_config"}
+    with tempfile.TemporaryDirectory() as scratch:
+        checkpoint.write_checkpoint(scratch, plain, exact, shards)
+        del exact
+        return Reference(scratch)
+
+
+def make(name, config, storage):
+    seed = 1000 + list(MODELS).index(name)
+    directory = MODELS_DIR / name
+    reference = write_with_reference(directory, config, seed, **storage)
     write_golden(directory, reference, seed, PROMPT_LENGTHS, GREEDY_LENGTHS, GREEDY_COUNT)
     size = sum(file.stat().st_size for file in directory.iterdir())
     print(f"{name}: {size / 1e6:.2f} MB", flush=True)
@@ -342,7 +352,7 @@ def main():
         sys.exit("transformers >= 5.16 is needed: older ones forget mscale in V2's softmax scale")
     for name in sys.argv[1:] or MODELS:
         config, storage = MODELS[name]
-        make(name, config, **storage)
+        make(name, config, storage)
 
 
 if __name__ == "__main__":

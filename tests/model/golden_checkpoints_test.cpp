@@ -26,6 +26,62 @@ std::vector<std::string> golden_directories() {
 
 TEST(GoldenCheckpoints, AreAtLeastTwelve) { EXPECT_GE(golden_directories().size(), 12U); }
 
+/// What has to occur among the checkpoints, so that none is dropped unnoticed.
+TEST(GoldenCheckpoints, CoverWhatTheArchitecturesOffer) {
+  struct Feature {
+    const char* name;
+    bool (*present)(const ModelConfig&);
+  };
+  const std::vector<Feature> features = {
+      {"low-rank queries", [](const ModelConfig& c) { return c.q_lora_rank > 0; }},
+      {"queries by one projection", [](const ModelConfig& c) { return c.q_lora_rank == 0; }},
+      {"greedy", [](const ModelConfig& c) { return c.topk_method == TopkMethod::kGreedy; }},
+      {"group_limited_greedy",
+       [](const ModelConfig& c) {
+         return c.topk_method == TopkMethod::kGroupLimitedGreedy && c.topk_groups < c.num_groups;
+       }},
+      {"noaux_tc with groups",
+       [](const ModelConfig& c) {
+         return c.topk_method == TopkMethod::kNoauxTc && c.topk_groups < c.num_groups;
+       }},
+      {"noaux_tc with one group",
+       [](const ModelConfig& c) {
+         return c.topk_method == TopkMethod::kNoauxTc && c.num_groups == 1;
+       }},
+      {"gate weights normalised", [](const ModelConfig& c) { return c.norm_topk_prob; }},
+      {"YaRN, with prompts of 300 tokens beyond its original context",
+       [](const ModelConfig& c) { return c.rope.yarn && c.rope.original_max_positions < 300; }},
+      {"YaRN that scales cos and sin",
+       [](const ModelConfig& c) { return c.rope.yarn && c.rope_magnitude() != 1; }},
+      {"plain rotation", [](const ModelConfig& c) { return !c.rope.yarn; }},
+      {"values wider than keys",
+       [](const ModelConfig& c) { return c.v_head_dim > c.qk_head_dim(); }},
+      {"values narrower than keys",
+       [](const ModelConfig& c) { return c.v_head_dim < c.qk_head_dim(); }},
+      {"sizes that are no multiple of a SIMD width",
+       [](const ModelConfig& c) {
+         return c.hidden_size % 4 != 0 && c.kv_lora_rank % 4 != 0 &&
+                c.moe_intermediate_size % 4 != 0 && c.v_head_dim % 4 != 0;
+       }},
+      {"attention biases", [](const ModelConfig& c) { return c.attention_bias; }},
+      {"FP8 in whole blocks",
+       [](const ModelConfig& c) { return c.fp8 && c.hidden_size % 128 == 0; }},
+      {"FP8 with partial blocks",
+       [](const ModelConfig& c) { return c.fp8 && c.hidden_size % 128 != 0; }},
+      {"no dense layer", [](const ModelConfig& c) { return c.first_k_dense_replace == 0; }},
+      {"several dense layers", [](const ModelConfig& c) { return c.first_k_dense_replace > 1; }},
+  };
+  std::vector<ModelConfig> configs;
+  for (const std::string& directory : golden_directories()) {
+    const auto checkpoint = Checkpoint::open(directory);
+    ASSERT_TRUE(checkpoint.ok()) << checkpoint.error().message;
+    configs.push_back(checkpoint->config());
+  }
+  for (const Feature& feature : features) {
+    EXPECT_TRUE(std::any_of(configs.begin(), configs.end(), feature.present)) << feature.name;
+  }
+}
+
 TEST(GoldenCheckpoints, AllOpenAndLoadEveryTensor) {
   for (const std::string& directory : golden_directories()) {
     SCOPED_TRACE(directory);

@@ -187,5 +187,14 @@ TEST(TextStream, RefusesAnEmptyStopString) {
   EXPECT_EQ(stream.error().code, Code::kInvalidArgument);
 }
 
+TEST(TextStream, LooksForStopStringsOnlyBehindMinTokens) {
+  TextStream stream = stream_of({.stop = {"ab"}, .min_tokens = 3});
+  std::string text;
+  for (const TokenId token : tokens_of("abaab!")) text += stream.push(token);
+  // The first "ab" lies within three tokens, the next begins with the fourth.
+  EXPECT_EQ(text, "aba");
+  EXPECT_TRUE(stream.stopped().has_value());
+}
+
 }  // namespace
 }  // namespace troupe::model

@@ -61,6 +61,9 @@ TEST_P(GoldenTokenizer, EncodesEveryStringAsHuggingFaceDoes) {
   const size_t num_golden = golden.varint();
   const size_t stride = GetParam() == "demo" ? 3 : 1;
   ASSERT_EQ(num_golden, (num_strings + stride - 1) / stride);
+  if (GetParam() != "added") {
+    EXPECT_GE(num_strings, 20'000U);
+  }
   size_t num_wrong = 0;
   for (size_t i = 0; i < num_strings; ++i) {
     const size_t kind = strings.varint();

@@ -77,6 +77,7 @@ class World {
     for (uint64_t r = 1; r <= kRouters; ++r) {
       routers_[NodeId{r}].up = true;
       ASSERT_NO_FATAL_FAILURE(tell(RouterUp{NodeId{r}}));
+      ASSERT_NO_FATAL_FAILURE(tell(Drained{NodeId{r}, false}));
     }
     for (int i = 0; i < 100'000 && scheduler_.counts().queued + scheduler_.counts().running > 0;
          ++i) {
@@ -133,6 +134,8 @@ class World {
                     .max_tokens = static_cast<uint32_t>(draw(12)),
                     .sampling = {},
                     .stop_token_ids = {},
+                    .tenant = std::string(1, static_cast<char>('a' + draw(3))),
+                    .priority = static_cast<uint32_t>(draw(3)),
                     .timeout = milliseconds(static_cast<int64_t>(draw(1'000)))}});
   }
   void cancel() {
@@ -144,10 +147,12 @@ class World {
   }
   void toggle() {
     const NodeId node{1 + draw(kRouters)};
+    if (draw(4) == 0) return tell(Drained{node, draw(2) == 0});
     Router& router = routers_[node];
     router.up = !router.up;
     if (router.up) return tell(RouterUp{node});
-    tell(RouterDown{node, {Code::kUnavailable, "gone"}});
+    tell(RouterDown{node, {Code::kUnavailable, "gone"}, draw(2) == 0});
+    if (draw(2) == 0) tell(CannotServe{{Code::kUnavailable, "too few nodes"}});
     ASSERT_TRUE(router.work.empty()) << "its requests were not cancelled";
   }
   void tick() {
@@ -168,7 +173,8 @@ class World {
       return say(finished);
     }
     if (draw(60) == 0) {
-      const RouterFailed failed{node, request, work.attempt, {Code::kInternal, "broken"}};
+      const Code code = draw(2) == 0 ? Code::kInternal : Code::kUnavailable;
+      const RouterFailed failed{node, request, work.attempt, {code, "broken"}};
       router.work.erase(at);
       return say(failed);
     }
@@ -217,6 +223,7 @@ TEST(Scheduler, EndsEveryAdmittedRequestOnceUnderRandomInterleavings) {
     const SchedulerCounts counts = world.counts();
     EXPECT_GT(counts.finished_total, 500U);
     EXPECT_GT(counts.failed_total, 200U);
+    EXPECT_GT(counts.resumed_total, 100U);
     EXPECT_GT(counts.cancelled_total, 100U);
     EXPECT_GT(counts.refused_total, 500U);
     ASSERT_NO_FATAL_FAILURE(world.settle());

@@ -80,8 +80,8 @@ class SchedulerTest : public ::testing::Test {
     return tell(RouterFinished{NodeId{router}, RequestId{request}, attempt, FinishReason::kLength});
   }
   std::vector<std::string> up(uint64_t router = kR) { return tell(RouterUp{NodeId{router}}); }
-  std::vector<std::string> down(uint64_t router = kR) {
-    return tell(RouterDown{NodeId{router}, {Code::kUnavailable, "shard-1 was lost"}});
+  std::vector<std::string> down(uint64_t router = kR, bool recovering = false) {
+    return tell(RouterDown{NodeId{router}, {Code::kUnavailable, "shard-1 was lost"}, recovering});
   }
   std::vector<std::string> cancel(uint64_t request) { return tell(Cancelled{RequestId{request}}); }
 
@@ -168,13 +168,17 @@ TEST_F(SchedulerTest, RefusesARequestThatCannotBeMeant) {
   EXPECT_THAT(submit(3, 1, 1, seconds(0)), ElementsAre(HasSubstr("invalid_argument")));
 }
 
-TEST_F(SchedulerTest, RefusesAtOnceWithoutARouter) {
+TEST_F(SchedulerTest, RefusesAtOnceWithoutARouterUnlessOneMayComeBack) {
   EXPECT_THAT(submit(1),
               ElementsAre(HasSubstr("tell 1: refused for 1 s unavailable: no_capacity")));
   up();
   submit(1);
   down();
-  EXPECT_THAT(submit(2), ElementsAre(HasSubstr("unavailable: no_capacity")));
+  EXPECT_THAT(submit(2), ElementsAre("tell 2: admitted")) << "it waits as long as request 1";
+  now = *scheduler.next_deadline();
+  EXPECT_THAT(tell(Tick{}), ElementsAre(HasSubstr("tell 1: failed unavailable: no_capacity"),
+                                        HasSubstr("tell 2: failed unavailable: no_capacity")));
+  EXPECT_THAT(submit(3), ElementsAre(HasSubstr("tell 3: refused for 1 s unavailable")));
 }
 
 TEST_F(SchedulerTest, EndsQueuedAndRunningRequestsAtTheirDeadlines) {
@@ -258,46 +262,154 @@ TEST_F(SchedulerTest, DropsWhatComesFromAnotherAttemptOrRouter) {
 TEST_F(SchedulerTest, PassesOnTheErrorOfARouter) {
   up();
   submit(1);
-  EXPECT_THAT(
-      tell(RouterFailed{NodeId{kR}, RequestId{1}, 1, {Code::kUnavailable, "shard-2 is gone"}}),
-      ElementsAre("tell 1: failed unavailable: shard-2 is gone"));
+  EXPECT_THAT(tell(RouterFailed{NodeId{kR}, RequestId{1}, 1, {Code::kInternal, "no logit"}}),
+              ElementsAre("tell 1: failed internal: no logit"));
 }
 
-TEST_F(SchedulerTest, FailsTheRequestsOfALostRouterOnly) {
+TEST_F(SchedulerTest, StartsAgainWhatARouterCannotGoOnWith) {
+  up();
+  submit(1);
+  emit(1, 0, {7});
+  EXPECT_THAT(tell(RouterFailed{NodeId{kR}, RequestId{1}, 1, {Code::kUnavailable, "no epoch"}}),
+              ElementsAre("start 1.2 on 10 after 1"));
+}
+
+TEST_F(SchedulerTest, ResumesTheRequestsOfALostRouterOnAnotherAfterWhatWasEmitted) {
   up(kR);
   up(kS);
   submit(1);
   submit(2);
   emit(1, 0, {7});
-  EXPECT_THAT(down(kR),
-              ElementsAre("cancel 1.1 on 10",
-                          "tell 1: failed unavailable: router 10 went down while it computed this "
-                          "request: shard-1 was lost"));
-  EXPECT_THAT(emit(1, 1, {8}), IsEmpty());
+  EXPECT_THAT(down(kR), ElementsAre("cancel 1.1 on 10", "start 1.2 on 20 after 1"));
+  EXPECT_THAT(emit(1, 1, {8}), IsEmpty()) << "of the first attempt";
+  EXPECT_THAT(emit(1, 1, {8}, kS, 2), ElementsAre("tell 1: tokens 1 [8]"));
   EXPECT_THAT(finish(2, kS), ElementsAre("tell 2: length"));
   EXPECT_THAT(down(kR), IsEmpty());
+  EXPECT_EQ(scheduler.counts().resumed_total, 1U);
+}
+
+TEST_F(SchedulerTest, FinishesALostRequestWhoseEndAloneWasNotTold) {
+  up();
+  submit(1, 3, 2);
+  emit(1, 0, {7, 8});
+  EXPECT_THAT(down(), ElementsAre("cancel 1.1 on 10", "tell 1: length"));
+}
+
+TEST_F(SchedulerTest, GivesUpARequestThatLosesItsRouterAgainAndAgain) {
+  up();
+  submit(1);
+  for (int i = 1; i < 4; ++i) {
+    const std::string attempt = std::to_string(i);
+    EXPECT_THAT(down(), ElementsAre("cancel 1." + attempt + " on 10"));
+    EXPECT_THAT(up(), ElementsAre("start 1." + std::to_string(i + 1) + " on 10"));
+  }
+  EXPECT_THAT(down(), ElementsAre("cancel 1.4 on 10",
+                                  HasSubstr("tell 1: failed unavailable: the request was started 4 "
+                                            "times and each time lost what computed it; last: "
+                                            "shard-1 was lost")));
+}
+
+TEST_F(SchedulerTest, DrainsARouterOntoAnother) {
+  up(kR);
+  up(kS);
+  submit(1);
+  emit(1, 0, {7});
+  EXPECT_THAT(tell(Drained{NodeId{kR}}),
+              ElementsAre("cancel 1.1 on 10", "start 1.2 on 20 after 1"));
+  EXPECT_THAT(submit(2), ElementsAre("tell 2: admitted", "start 2.1 on 20"));
+  EXPECT_THAT(submit(3), ElementsAre("tell 3: admitted")) << "the other one is full";
+  EXPECT_THAT(tell(Drained{NodeId{kR}, false}), ElementsAre("start 3.1 on 10"));
+}
+
+TEST_F(SchedulerTest, DrainingTheOnlyRouterLetsItsRequestsFinish) {
+  up();
+  submit(1);
+  EXPECT_THAT(tell(Drained{NodeId{kR}}), IsEmpty());
+  EXPECT_THAT(emit(1, 0, {7}), ElementsAre("tell 1: tokens 0 [7]"));
+  EXPECT_THAT(submit(2), ElementsAre("tell 2: admitted")) << "it waits";
+  EXPECT_THAT(finish(1), ElementsAre("tell 1: length"));
+  EXPECT_THAT(tell(Drained{NodeId{kR}, false}), ElementsAre("start 2.1 on 10"));
+}
+
+TEST_F(SchedulerTest, StartsTheTenantThatWasServedLeastAndBoundsEachQueue) {
+  Scheduler fair(
+      {.max_queued = 30, .max_queued_per_tenant = 10, .max_running = 1, .max_context = 100});
+  const auto submit_for = [&](uint64_t request, const std::string& tenant) {
+    RequestSpec spec{
+        .prompt = std::vector<TokenId>(10, 1), .max_tokens = 10, .timeout = seconds(100)};
+    spec.tenant = tenant;
+    return fair.handle(Submitted{RequestId{request}, spec}, now);
+  };
+  (void)fair.handle(RouterUp{NodeId{kR}}, now);
+  for (uint64_t r = 0; r < 11; ++r) (void)submit_for(r, "greedy");
+  EXPECT_THAT(text(submit_for(11, "greedy").at(0)),
+              HasSubstr("10 requests of this tenant are waiting already"));
+  EXPECT_THAT(text(submit_for(20, "modest").at(0)), "tell 20: admitted");
+  std::vector<std::string> starts;
+  RequestId running{0};
+  for (int i = 0; i < 4; ++i) {
+    (void)fair.handle(RouterEmitted{NodeId{kR}, running, 1, 0, {{.token = 1}}}, now);
+    for (const auto& effect :
+         fair.handle(RouterFinished{NodeId{kR}, running, 1, FinishReason::kStop}, now)) {
+      if (const auto* start = std::get_if<StartOnRouter>(&effect)) {
+        running = start->request;
+        starts.push_back(std::to_string(running.value));
+      }
+    }
+    if (i == 2) (void)submit_for(21, "modest");
+    EXPECT_EQ(fair.check(), "");
+  }
+  EXPECT_THAT(starts, ElementsAre("20", "1", "2", "21"))
+      << "modest has its turn each time it comes with less than greedy";
 }
 
 TEST_F(SchedulerTest, KeepsTheQueueForARouterThatComesBackSoon) {
   up();
   for (uint64_t r = 1; r <= 4; ++r) submit(r);
   down();
-  EXPECT_EQ(scheduler.counts().queued, 2U);
+  EXPECT_EQ(scheduler.counts().queued, 4U);
   EXPECT_EQ(scheduler.next_deadline(), now + milliseconds(1500));
   now = now + milliseconds(1499);
-  EXPECT_THAT(up(kS), ElementsAre("start 3.1 on 20", "start 4.1 on 20"));
+  EXPECT_THAT(up(kS), ElementsAre("start 1.2 on 20", "start 2.2 on 20"));
   now = now + milliseconds(1);
   EXPECT_THAT(tell(Tick{}), IsEmpty());
 }
 
 TEST_F(SchedulerTest, EndsTheQueueWhenNoRouterComesBack) {
   up();
-  for (uint64_t r = 1; r <= 4; ++r) submit(r);
+  for (uint64_t r = 1; r <= 3; ++r) submit(r);
   down();
   now = *scheduler.next_deadline();
-  EXPECT_THAT(tell(Tick{}), ElementsAre(HasSubstr("tell 3: failed unavailable: no_capacity"),
-                                        HasSubstr("tell 4: failed unavailable: no_capacity")));
+  EXPECT_THAT(tell(Tick{}), ElementsAre(HasSubstr("tell 1: failed unavailable: no_capacity"),
+                                        HasSubstr("tell 2: failed unavailable: no_capacity"),
+                                        HasSubstr("tell 3: failed unavailable: no_capacity")));
   EXPECT_EQ(scheduler.next_deadline(), std::nullopt);
+}
+
+TEST_F(SchedulerTest, WaitsLessForARouterThatWasSilentBefore) {
+  up();
+  submit(1);
+  now = now + seconds(1);
+  emit(1, 0, {7});
+  now = now + milliseconds(1400);
+  down();
+  EXPECT_EQ(scheduler.next_deadline(), now + milliseconds(200));
+}
+
+TEST_F(SchedulerTest, WaitsLongerForNodesThatFormANewEpochAsLongAsTheyCan) {
+  up();
+  submit(1, 3, 4, seconds(100));
+  down(kR, true);
+  EXPECT_EQ(scheduler.next_deadline(), now + seconds(10));
+  now = now + seconds(4);
+  tell(CannotServe{{Code::kUnavailable, "waiting for a router"}});
+  EXPECT_EQ(scheduler.next_deadline(), now + milliseconds(200));
+  tell(CannotServe{{Code::kUnavailable, "still waiting"}});
+  now = now + milliseconds(200);
+  EXPECT_THAT(tell(Tick{}),
+              ElementsAre(HasSubstr("tell 1: failed unavailable: no_capacity: nothing can compute "
+                                    "the request any more: waiting for a router")));
+  EXPECT_THAT(tell(CannotServe{}), IsEmpty());
 }
 
 TEST_F(SchedulerTest, FinishesWhatRunsWhenTheHeadStopsAndTakesNothingNew) {

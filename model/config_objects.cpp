@@ -1,0 +1,112 @@
+#include "model/config_objects.hpp"
+
+#include <boost/json/array.hpp>
+#include <boost/json/object.hpp>
+#include <string>
+
+#include "model/json.hpp"
+
+namespace troupe::model {
+namespace {
+
+namespace json = boost::json;
+
+/// One rope object: rope_scaling of Hub files, or rope_parameters of transformers 5.
+Result<void> read_rope_object(const json::value& value, const std::string& name,
+                              uint32_t max_positions, RopeConfig& rope) {
+  if (!value.is_object()) {
+    return Error{Code::kInvalidArgument,
+                 "config.json: " + name + " is " + describe(value) + "; it must be an object"};
+  }
+  KeyReader keys(value.get_object(), "config.json: " + name + ".");
+  const auto rope_type = TRY(keys.optional_text("rope_type"));
+  const auto old_type = TRY(keys.optional_text("type"));
+  if (rope_type && old_type && *rope_type != *old_type) {
+    return keys.error(Code::kInvalidArgument, "rope_type",
+                      "is " + quoted(*rope_type) + ", but type is " + quoted(*old_type));
+  }
+  const std::string type = rope_type ? *rope_type : old_type.value_or("default");
+  if (type != "default" && type != "yarn") {
+    return keys.error(Code::kUnsupported, rope_type ? "rope_type" : "type",
+                      "is " + quoted(type) + "; Troupe computes \"default\" and \"yarn\"");
+  }
+  rope.theta = TRY(keys.number_or("rope_theta", 1.0001, 1e12, rope.theta));
+  TRY(keys.only_flag("truncate", true));
+  if (TRY(keys.number_or("partial_rotary_factor", 0, 1, 1)) != 1) {
+    return keys.error(Code::kUnsupported, "partial_rotary_factor", "is not 1");
+  }
+  rope.yarn = type == "yarn";
+  const auto factor = TRY(keys.optional_number("factor", 1, 1e6));
+  rope.original_max_positions =
+      TRY(keys.size_or({"original_max_position_embeddings"}, 1, 1U << 30, max_positions));
+  rope.factor = factor.value_or(static_cast<double>(max_positions) / rope.original_max_positions);
+  rope.beta_fast = TRY(keys.number_or("beta_fast", 1e-6, 1e6, 32));
+  rope.beta_slow = TRY(keys.number_or("beta_slow", 1e-6, 1e6, 1));
+  rope.mscale = TRY(keys.number_or("mscale", 0, 100, 0));
+  rope.mscale_all_dim = TRY(keys.number_or("mscale_all_dim", 0, 100, 0));
+  rope.attention_factor = TRY(keys.optional_number("attention_factor", 1e-6, 1e6));
+  if (rope.yarn && rope.beta_fast < rope.beta_slow) {
+    return keys.error(Code::kInvalidArgument, "beta_fast", "is smaller than beta_slow");
+  }
+  if (rope.yarn && rope.factor < 1) {
+    return keys.error(Code::kInvalidArgument, "original_max_position_embeddings",
+                      "exceeds max_position_embeddings, and no factor is given");
+  }
+  return keys.refuse_unread({});
+}
+
+}  // namespace
+
+Result<RopeConfig> read_rope(KeyReader& keys, uint32_t max_positions) {
+  RopeConfig rope;
+  TRY(keys.only_flag("rope_interleave", true));
+  rope.theta = TRY(keys.number_or("rope_theta", 1.0001, 1e12, 10000));
+  const json::value* old_form = keys.find("rope_scaling");
+  const json::value* new_form = keys.find("rope_parameters");
+  if (old_form != nullptr && new_form != nullptr && *old_form != *new_form) {
+    return keys.error(Code::kInvalidArgument, "rope_scaling",
+                      "and rope_parameters are both given and differ; keep one");
+  }
+  if (new_form != nullptr) {
+    TRY(read_rope_object(*new_form, "rope_parameters", max_positions, rope));
+  } else if (old_form != nullptr) {
+    TRY(read_rope_object(*old_form, "rope_scaling", max_positions, rope));
+  }
+  return rope;
+}
+
+Result<bool> read_quantization(KeyReader& parent) {
+  const json::value* value = parent.find("quantization_config");
+  if (value == nullptr) {
+    return false;
+  }
+  if (!value->is_object()) {
+    return parent.error(Code::kInvalidArgument, "quantization_config",
+                        "is " + describe(*value) + "; it must be an object");
+  }
+  KeyReader keys(value->get_object(), "config.json: quantization_config.");
+  const auto method = TRY(keys.optional_text("quant_method"));
+  if (!method) {
+    return keys.lacks("quant_method");
+  }
+  TRY(keys.only_text("quant_method", "fp8"));
+  TRY(keys.only_text("fmt", "e4m3"));
+  TRY(keys.only_text("activation_scheme", "dynamic"));
+  if (const auto scale = TRY(keys.optional_text("scale_fmt")); scale && *scale != "float") {
+    TRY(keys.only_text("scale_fmt", "ue8m0"));
+  }
+  (void)keys.find("modules_to_not_convert");  // the tensors' own types tell
+  const json::value* block = keys.find("weight_block_size");
+  if (block == nullptr && keys.contains("weight_block_size")) {
+    return keys.error(Code::kUnsupported, "weight_block_size",
+                      "is null (one scale per tensor); only [128, 128] is supported");
+  }
+  if (block != nullptr && *block != json::array{128, 128}) {
+    return keys.error(Code::kUnsupported, "weight_block_size",
+                      "is " + describe(*block) + "; only [128, 128] is supported");
+  }
+  TRY(keys.refuse_unread({}));
+  return true;
+}
+
+}  // namespace troupe::model

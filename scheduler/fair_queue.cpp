@@ -1,0 +1,104 @@
+#include "scheduler/fair_queue.hpp"
+
+#include <algorithm>
+#include <tuple>
+
+#include "base/check.hpp"
+
+namespace troupe::scheduler {
+namespace {
+
+/// Keeps weights that do not divide exact enough.
+constexpr uint64_t kScale = 1024;
+
+}  // namespace
+
+FairQueue::FairQueue(FairQueueOptions options) : options_(options) {
+  CHECK_GT(options.ageing.ns, 0);
+  CHECK_GE(options.max_tenants, 1U);
+}
+
+void FairQueue::push(const Item& item) {
+  const Place place{.fresh = !item.resumed,
+                    .urgent_from = item.submitted + options_.ageing * item.priority,
+                    .submitted = item.submitted,
+                    .sequence = item.sequence,
+                    .request = item.request};
+  CHECK(places_.try_emplace(item.request, item.tenant, place).second);
+  const auto found = tenants_.try_emplace(item.tenant).first;
+  Tenant& tenant = found->second;
+  if (tenant.waiting.empty()) {
+    // Time without work earns nothing: a tenant comes back at the level of those who wait.
+    std::optional<uint64_t> least;
+    for (const auto& [name, other] : tenants_) {
+      if (!other.waiting.empty()) least = std::min(least.value_or(other.served), other.served);
+    }
+    tenant.served = std::max(tenant.served, least.value_or(0));
+  }
+  tenant.waiting.insert(place);
+  forget_idle_tenants();
+}
+
+std::optional<RequestId> FairQueue::front(Instant now) const {
+  const auto urgency = [&](const Place& place) -> int64_t {
+    if (!place.fresh) return -1;
+    const int64_t ahead_ns = (place.urgent_from - now).ns;
+    return ahead_ns <= 0 ? 0 : 1 + (ahead_ns - 1) / options_.ageing.ns;
+  };
+  using Rank = std::tuple<int64_t, uint64_t, Place>;
+  std::optional<Rank> best;
+  for (const auto& [name, tenant] : tenants_) {
+    if (tenant.waiting.empty()) continue;
+    const Place& head = *tenant.waiting.begin();
+    const Rank rank{urgency(head), tenant.served, head};
+    if (!best || rank < *best) best = rank;
+  }
+  if (!best) return std::nullopt;
+  return std::get<Place>(*best).request;
+}
+
+void FairQueue::erase(RequestId request) {
+  const auto found = places_.find(request);
+  if (found == places_.end()) return;
+  const auto& [tenant, place] = found->second;
+  tenants_.at(tenant).waiting.erase(place);
+  places_.erase(found);
+}
+
+void FairQueue::charge(const std::string& tenant, uint64_t tokens, uint32_t weight) {
+  tenants_[tenant].served += tokens * kScale / std::max(weight, 1U);
+  forget_idle_tenants();
+}
+
+size_t FairQueue::waiting(const std::string& tenant) const {
+  const auto found = tenants_.find(tenant);
+  return found == tenants_.end() ? 0 : found->second.waiting.size();
+}
+
+/// The least served of those without work: they would come back at the level of the others anyway.
+void FairQueue::forget_idle_tenants() {
+  while (tenants_.size() > options_.max_tenants) {
+    auto least = tenants_.end();
+    for (auto at = tenants_.begin(); at != tenants_.end(); ++at) {
+      if (!at->second.waiting.empty()) continue;
+      if (least == tenants_.end() || at->second.served < least->second.served) least = at;
+    }
+    if (least == tenants_.end()) return;  // all of them wait: the queue's own bound holds
+    tenants_.erase(least);
+  }
+}
+
+std::string FairQueue::check() const {
+  size_t num_waiting = 0;
+  for (const auto& [name, tenant] : tenants_) num_waiting += tenant.waiting.size();
+  if (num_waiting != places_.size()) return "a waiting request is lost or doubled";
+  for (const auto& [request, where] : places_) {
+    const auto tenant = tenants_.find(where.first);
+    if (tenant == tenants_.end() || !tenant->second.waiting.contains(where.second)) {
+      return "request " + std::to_string(request.value) + " waits nowhere";
+    }
+  }
+  return "";
+}
+
+}  // namespace troupe::scheduler

@@ -1,0 +1,73 @@
+#pragma once
+
+// The order in which waiting requests of many tenants start. Among tenants the one that has been
+// served least goes first (virtual token counters: Sheng et al., "Fairness in serving large
+// language models", OSDI 2024); within a tenant the most urgent, then the oldest. A priority class
+// is a head start of so many ageing periods, so that nobody is passed for ever: a request that has
+// waited its class's periods competes with the most urgent ones. Pure.
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <set>
+#include <string>
+
+#include "base/ids.hpp"
+#include "base/time.hpp"
+
+namespace troupe::scheduler {
+
+struct FairQueueOptions {
+  Duration ageing = seconds(10);  ///< a class waits so much longer than the one above it; > 0
+  uint32_t max_tenants = 1024;    ///< remembered while they have nothing waiting
+};
+
+class FairQueue {
+ public:
+  explicit FairQueue(FairQueueOptions options);
+
+  struct Item {
+    RequestId request;
+    std::string tenant;
+    uint32_t priority = 0;  ///< 0 is the most urgent
+    Instant submitted;
+    uint64_t sequence = 0;  ///< orders what was submitted at the same time
+    bool resumed =
+        false;  ///< it ran before: its client is in the middle of a stream, so it is next
+  };
+  /// REQUIRES: the request does not wait here. Cost: O(log tenants + log waiting of the tenant).
+  void push(const Item& item);
+  /// Whose turn it is. Cost: O(tenants that wait).
+  [[nodiscard]] std::optional<RequestId> front(Instant now) const;
+  /// Takes a request out; harmless if it does not wait here.
+  void erase(RequestId request);
+  /// The tenant was served so many tokens, at `weight` of its share (2: it may have twice as many).
+  void charge(const std::string& tenant, uint64_t tokens, uint32_t weight = 1);
+
+  [[nodiscard]] size_t size() const { return places_.size(); }
+  [[nodiscard]] bool empty() const { return places_.empty(); }
+  [[nodiscard]] size_t waiting(const std::string& tenant) const;
+  [[nodiscard]] bool contains(RequestId request) const { return places_.contains(request); }
+  [[nodiscard]] std::string check() const;
+
+ private:
+  struct Place {
+    bool fresh = true;
+    Instant urgent_from;  ///< from here on the request is as urgent as class 0
+    Instant submitted;
+    uint64_t sequence = 0;
+    RequestId request;
+    friend auto operator<=>(const Place&, const Place&) = default;
+  };
+  struct Tenant {
+    uint64_t served = 0;  ///< in kScale-ths of a token at weight 1
+    std::set<Place> waiting;
+  };
+  void forget_idle_tenants();
+
+  FairQueueOptions options_;
+  std::map<std::string, Tenant> tenants_;
+  std::map<RequestId, std::pair<std::string, Place>> places_;
+};
+
+}  // namespace troupe::scheduler

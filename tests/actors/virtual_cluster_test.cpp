@@ -1,0 +1,109 @@
+// The real actors under virtual time: whatever order things happen in, the tokens are those of one
+// process. Each seed is another order.
+
+#include <gtest/gtest.h>
+
+#include <set>
+
+#include "tests/support/requests.hpp"
+#include "tests/support/seeds.hpp"
+#include "tests/support/virtual_cluster.hpp"
+
+namespace troupe::actors {
+namespace {
+
+const std::string kModel = golden_model("v3-groups");
+
+std::vector<scheduler::RequestSpec> few_requests() {
+  auto specs = mixed_requests(opened_model(kModel).config().vocab_size, 4);
+  for (auto& spec : specs) {
+    spec.prompt.resize(std::min<size_t>(spec.prompt.size(), 20));
+    spec.max_tokens = std::min(spec.max_tokens, 6U);
+  }
+  return specs;
+}
+
+/// Runs the requests together and compares each with what one process generates.
+void expect_the_tokens_of_one_process(VirtualCluster& cluster) {
+  static const std::vector<Stream> kExpected = generated_alone(kModel, few_requests());
+  ASSERT_TRUE(cluster.run_until_serving());
+  const auto streams = cluster.submit_all(few_requests());
+  ASSERT_TRUE(cluster.run_until_ended(streams));
+  for (size_t i = 0; i < streams.size(); ++i) {
+    expect_same(*streams[i], kExpected[i], "request " + std::to_string(i));
+  }
+  EXPECT_EQ(cluster.left_over(), "");
+}
+
+TEST(VirtualCluster, GivesTheTokensOfOneProcessWhateverTheOrderOfEvents) {
+  for_each_seed(100, [](uint64_t seed) {
+    // Small steps and few blocks, so that prompts are chunked and requests wait for each other.
+    VirtualCluster cluster({.model = kModel,
+                            .num_routers = 1 + static_cast<uint32_t>(seed % 2),
+                            .num_shards = 1 + static_cast<uint32_t>(seed % 4),
+                            .batcher = {.max_step_tokens = 8, .max_running = 3},
+                            .kv_blocks = 4},
+                           {.seed = seed,
+                            .max_job_time = milliseconds(static_cast<int64_t>(seed % 3)),
+                            .max_frame_time = milliseconds(static_cast<int64_t>(seed % 5))});
+    expect_the_tokens_of_one_process(cluster);
+  });
+}
+
+TEST(VirtualCluster, DuplicatedAndReorderedFramesChangeNothing) {
+  for_each_seed(60, [](uint64_t seed) {
+    VirtualCluster cluster(
+        {.model = kModel},
+        {.seed = seed, .max_frame_time = milliseconds(2), .duplicate = 0.4, .reorder = true});
+    expect_the_tokens_of_one_process(cluster);
+  });
+}
+
+struct Course {
+  uint64_t steps = 0;
+  uint64_t digest = 0;
+  Instant end;
+  friend bool operator==(const Course&, const Course&) = default;
+};
+
+Course course_of(uint64_t seed) {
+  VirtualCluster cluster({.model = kModel}, {.seed = seed,
+                                             .max_job_time = milliseconds(3),
+                                             .max_frame_time = milliseconds(2),
+                                             .duplicate = 0.1,
+                                             .reorder = true,
+                                             .networked = seed % 2 == 1});
+  expect_the_tokens_of_one_process(cluster);
+  VirtualWorld& world = cluster.world();
+  return {world.num_steps(), world.digest(), world.now()};
+}
+
+TEST(VirtualWorld, TheSameSeedIsTheSameRunAndAnotherIsAnother) {
+  std::set<uint64_t> digests;
+  for_each_seed(10, [&](uint64_t seed) {
+    const Course first = course_of(seed);
+    EXPECT_EQ(first, course_of(seed));
+    EXPECT_TRUE(digests.insert(first.digest).second) << "two seeds gave one order";
+  });
+}
+
+TEST(VirtualCluster, FramesOfAnEarlierEpochAreDropped) {
+  for_each_seed(50, [](uint64_t seed) {
+    VirtualCluster cluster(
+        {.model = kModel},
+        {.seed = seed, .max_job_time = milliseconds(1), .max_frame_time = milliseconds(1)});
+    cluster.world().network().keep_copies();
+    expect_the_tokens_of_one_process(cluster);
+    cluster.nodes().kill("shard-1");
+    ASSERT_TRUE(cluster.run_until([&] { return !cluster.nodes().client().serving(); }));
+    ASSERT_TRUE(cluster.run_until_serving());
+    ASSERT_GT(cluster.world().network().num_copies(), 0U);
+    // Those of the first epoch name the same steps and layers as the frames of the second.
+    cluster.world().network().send_again();
+    expect_the_tokens_of_one_process(cluster);
+    EXPECT_EQ(cluster.status().epoch, Epoch{2});
+  });
+}
+
+}  // namespace
+}  // namespace troupe::actors

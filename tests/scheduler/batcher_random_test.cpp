@@ -1,0 +1,255 @@
+// The batcher under random loads: a shell with a small block pool, whose messages travel in order
+// but arrive whenever the seed says, and which follows every request's positions itself.
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <deque>
+#include <map>
+
+#include "base/random.hpp"
+#include "scheduler/batcher.hpp"
+
+namespace troupe::scheduler {
+namespace {
+
+constexpr uint32_t kBlockTokens = 4;
+
+uint32_t blocks_for(uint32_t tokens) { return (tokens + kBlockTokens - 1) / kBlockTokens; }
+
+class RandomShell {
+ public:
+  RandomShell(uint64_t seed, BatcherOptions options, uint32_t pool_blocks)
+      : seed_(seed), options_(options), batcher_(options), free_(pool_blocks), pool_(pool_blocks) {}
+
+  uint64_t draw(uint64_t n) { return random_bits(seed_, draws_++) % n; }
+  [[nodiscard]] size_t num_live() const { return lives_.size(); }
+  [[nodiscard]] uint64_t num_finished() const { return num_finished_; }
+  [[nodiscard]] uint64_t num_preempted() const { return batcher_.num_preempted(); }
+
+  void arrive() {
+    const RequestId request{draw(60)};
+    if (lives_.contains(request) || std::ranges::count(released_, request) != 0) return;
+    const auto max_context = static_cast<uint32_t>(2 + draw(pool_ * kBlockTokens - 1));
+    const auto num_known = static_cast<uint32_t>(1 + draw(max_context - 1));
+    const auto wanted = static_cast<uint32_t>(1 + draw(max_context - num_known));
+    lives_[request] = {
+        .num_known = num_known, .ends_at = num_known + wanted, .max_context = max_context};
+    tell(Arrived{request, num_known, max_context, static_cast<int64_t>(draw(50))});
+  }
+  void leave(RequestId request) {
+    if (lives_.erase(request) == 0) return;
+    if (step_) {
+      released_.push_back(request);
+    } else {
+      to_holder_.push_back({.kind = Op::kRelease, .request = request});
+    }
+    tell(Left{request});
+  }
+  void leave_any() {
+    if (lives_.empty()) return;
+    leave(std::next(lives_.begin(), static_cast<int64_t>(draw(lives_.size())))->first);
+  }
+  void holder_acts() {
+    if (to_holder_.empty()) return;
+    const Op op = to_holder_.front();
+    to_holder_.pop_front();
+    const uint32_t held = held_.contains(op.request) ? held_[op.request] : 0;
+    if (op.kind == Op::kRelease) {
+      free_ += held;
+      held_.erase(op.request);
+      return;
+    }
+    if (op.kind == Op::kReserve) {
+      ASSERT_EQ(held, 0U) << "asked twice";
+      if (draw(10) == 0) {
+        to_batcher_.emplace_back(BlocksPending{op.ask, op.request});
+        to_batcher_.emplace_back(BlocksWake{op.request});
+        return;
+      }
+    }
+    const uint32_t more = blocks_for(op.num_tokens) - std::min(held, blocks_for(op.num_tokens));
+    if (more > free_) {
+      to_batcher_.emplace_back(BlocksRefused{op.ask, op.request});
+      return;
+    }
+    free_ -= more;
+    held_[op.request] = held + more;
+    const uint32_t cached = op.kind == Op::kReserve ? static_cast<uint32_t>(draw(op.num_known)) : 0;
+    to_batcher_.emplace_back(
+        BlocksReserved{op.ask, op.request, (held + more) * kBlockTokens, cached});
+  }
+  void holder_answers() {
+    if (to_batcher_.empty()) return;
+    const BatcherEvent event = to_batcher_.front();
+    to_batcher_.pop_front();
+    if (const auto* granted = std::get_if<BlocksReserved>(&event)) {
+      const auto life = lives_.find(granted->request);
+      if (life != lives_.end() && life->second.ask == granted->ask) {
+        Life& request = life->second;
+        if (!request.runs) request.num_computed = granted->num_cached;
+        request.runs = true;
+        request.room = granted->num_tokens;
+      }
+    }
+    tell(event);
+  }
+  void finish_step() {
+    if (!step_) return;
+    const RunStep step = *std::exchange(step_, std::nullopt);
+    for (const RequestId request : released_) {
+      to_holder_.push_back({.kind = Op::kRelease, .request = request});
+    }
+    released_.clear();
+    std::vector<RequestId> finished;
+    for (const StepEntry& entry : step.entries) {
+      const auto life = lives_.find(entry.request);
+      // A request that left, perhaps to come back, has no part in this step any more.
+      if (life == lives_.end() || !life->second.in_step) continue;
+      life->second.num_computed += entry.count;
+      life->second.in_step = false;
+      if (entry.wants_token && ++life->second.num_known == life->second.ends_at) {
+        finished.push_back(entry.request);
+      }
+    }
+    num_finished_ += finished.size();
+    for (const RequestId request : finished) leave(request);
+    tell(StepDone{step.step, microseconds(static_cast<int64_t>(draw(1000)))});
+  }
+
+ private:
+  struct Op {
+    enum Kind : uint8_t { kReserve, kExtend, kRelease } kind = kReserve;
+    RequestId request;
+    AskId ask = 0;
+    uint32_t num_tokens = 0;
+    uint32_t num_known = 0;
+  };
+  struct Life {
+    uint32_t num_known = 0, ends_at = 0, max_context = 0, num_computed = 0, room = 0;
+    AskId ask = 0;
+    bool runs = false, in_step = false;
+  };
+
+  void tell(const BatcherEvent& event) {
+    const auto effects = batcher_.handle(event);
+    ASSERT_EQ(batcher_.check(), "");
+    for (const BatcherEffect& effect : effects) {
+      std::visit([this](const auto& e) { perform(e); }, effect);
+      if (testing::Test::HasFatalFailure()) return;
+    }
+  }
+  void perform(const Preempt& e) {
+    ASSERT_FALSE(step_.has_value()) << "a step may read its blocks";
+    Life& life = lives_.at(e.request);
+    ASSERT_TRUE(life.runs);
+    life = {.num_known = life.num_known, .ends_at = life.ends_at, .max_context = life.max_context};
+    to_holder_.push_back({.kind = Op::kRelease, .request = e.request});
+  }
+  void perform(const ReserveBlocks& e) {
+    Life& life = lives_.at(e.request);
+    ASSERT_FALSE(life.runs);
+    ASSERT_GE(e.num_tokens, life.num_known);
+    life.ask = e.ask;
+    to_holder_.push_back({.kind = Op::kReserve,
+                          .request = e.request,
+                          .ask = e.ask,
+                          .num_tokens = e.num_tokens,
+                          .num_known = life.num_known});
+  }
+  void perform(const ExtendBlocks& e) {
+    Life& life = lives_.at(e.request);
+    ASSERT_TRUE(life.runs);
+    ASSERT_GT(e.num_tokens, life.room);
+    ASSERT_LT(e.num_tokens, life.max_context) << "the last token is never computed";
+    life.ask = e.ask;
+    to_holder_.push_back(
+        {.kind = Op::kExtend, .request = e.request, .ask = e.ask, .num_tokens = e.num_tokens});
+  }
+  void perform(const RunStep& step) {
+    ASSERT_FALSE(step_.has_value()) << "two steps at a time";
+    ASSERT_FALSE(step.entries.empty());
+    ASSERT_GT(step.step, last_step_);
+    last_step_ = step.step;
+    uint32_t num_tokens = 0;
+    for (const StepEntry& entry : step.entries) {
+      ASSERT_TRUE(lives_.contains(entry.request)) << "it left";
+      Life& life = lives_[entry.request];
+      ASSERT_TRUE(life.runs) << "it has no blocks";
+      ASSERT_FALSE(life.in_step) << "twice in one step";
+      ASSERT_GT(entry.count, 0U);
+      ASSERT_EQ(entry.first_position, life.num_computed) << "each position once, in order";
+      const uint32_t end = entry.first_position + entry.count;
+      ASSERT_LE(end, life.num_known);
+      ASSERT_LE(end, life.room) << "beyond its blocks";
+      ASSERT_EQ(entry.wants_token, end == life.num_known);
+      life.in_step = true;
+      num_tokens += entry.count;
+    }
+    ASSERT_LE(num_tokens, options_.max_step_tokens);
+    ASSERT_LE(batcher_.num_running(), options_.max_running);
+    step_ = step;
+  }
+
+  uint64_t seed_, draws_ = 0, num_finished_ = 0;
+  BatcherOptions options_;
+  Batcher batcher_;
+  uint32_t free_, pool_;
+  std::map<RequestId, Life> lives_;
+  std::map<RequestId, uint32_t> held_;
+  std::deque<Op> to_holder_;
+  std::deque<BatcherEvent> to_batcher_;
+  std::vector<RequestId> released_;  // when the step is done
+  std::optional<RunStep> step_;
+  StepId last_step_;
+};
+
+/// The number of events comes from TROUPE_RANDOM_EVENTS for long runs.
+int num_events() {
+  const char* wanted = std::getenv("TROUPE_RANDOM_EVENTS");
+  return wanted != nullptr ? std::atoi(wanted) : 50'000;
+}
+
+class RandomBatcherTest : public ::testing::TestWithParam<BatcherOptions> {};
+
+TEST_P(RandomBatcherTest, ComputesEveryPositionOnceInOrderAndEndsEveryRequest) {
+  for (const uint64_t seed : {1U, 2U, 3U, 4U}) {
+    SCOPED_TRACE("seed " + std::to_string(seed));
+    RandomShell shell(seed, GetParam(), 15);
+    const auto act = [&] {
+      switch (shell.draw(16)) {
+        case 0: return shell.arrive();
+        case 1: return shell.draw(8) == 0 ? shell.leave_any() : shell.arrive();
+        case 2:
+        case 3:
+        case 4: return shell.holder_acts();
+        case 5:
+        case 6:
+        case 7: return shell.holder_answers();
+        default: return shell.finish_step();
+      }
+    };
+    for (int i = 0; i < num_events(); ++i) {
+      ASSERT_NO_FATAL_FAILURE(act()) << "event " << i;
+    }
+    EXPECT_GT(shell.num_finished(), 100U);
+    EXPECT_GE(shell.num_preempted(), GetParam().max_running > 1 ? 10U : 0U);
+    // Liveness: without arrivals all that is here comes to its end.
+    for (int i = 0; i < 100'000 && shell.num_live() > 0; ++i) {
+      ASSERT_NO_FATAL_FAILURE(shell.holder_acts());
+      ASSERT_NO_FATAL_FAILURE(shell.holder_answers());
+      ASSERT_NO_FATAL_FAILURE(shell.finish_step());
+    }
+    EXPECT_EQ(shell.num_live(), 0U) << "somebody waits for ever";
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Options, RandomBatcherTest,
+                         ::testing::Values(BatcherOptions{.max_step_tokens = 8, .max_running = 3},
+                                           BatcherOptions{.max_step_tokens = 6, .max_running = 6},
+                                           BatcherOptions{.max_step_tokens = 1, .max_running = 1},
+                                           BatcherOptions{.max_step_tokens = 256,
+                                                          .max_running = 16}));
+
+}  // namespace
+}  // namespace troupe::scheduler

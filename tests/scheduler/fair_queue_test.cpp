@@ -1,0 +1,112 @@
+#include "scheduler/fair_queue.hpp"
+
+#include <gtest/gtest.h>
+
+#include <map>
+
+#include "base/random.hpp"
+
+namespace troupe::scheduler {
+namespace {
+
+constexpr FairQueueOptions kOptions{.ageing = seconds(10), .max_tenants = 8};
+constexpr Instant kStart{seconds(1000).ns};
+
+TEST(FairQueue, StartsTheOldestOfOneTenantFirst) {
+  FairQueue queue(kOptions);
+  queue.push({RequestId{2}, "a", 0, kStart, 1});
+  queue.push({RequestId{1}, "a", 0, kStart, 2});
+  queue.push({RequestId{3}, "a", 0, kStart - seconds(1), 3});
+  EXPECT_EQ(queue.front(kStart), RequestId{3});
+  queue.erase(RequestId{3});
+  EXPECT_EQ(queue.front(kStart), RequestId{2}) << "equal times: as they came";
+}
+
+TEST(FairQueue, WhatRanBeforeIsNext) {
+  FairQueue queue(kOptions);
+  queue.push({RequestId{1}, "a", 0, kStart, 1});
+  queue.push({RequestId{2}, "b", 3, kStart, 2, true});
+  queue.charge("b", 1'000'000);
+  EXPECT_EQ(queue.front(kStart), RequestId{2});
+}
+
+TEST(FairQueue, AnUrgentClassPassesALowerOneUntilThatHasWaitedItsPeriods) {
+  FairQueue queue(kOptions);
+  queue.push({RequestId{1}, "a", 2, kStart});
+  queue.push({RequestId{2}, "b", 0, kStart + seconds(9)});
+  EXPECT_EQ(queue.front(kStart + seconds(9)), RequestId{2});
+  EXPECT_EQ(queue.front(kStart + seconds(19)), RequestId{2}) << "class 2 is class 1 by now";
+  queue.charge("b", 1);
+  EXPECT_EQ(queue.front(kStart + seconds(20)), RequestId{1}) << "as urgent, and served less";
+}
+
+TEST(FairQueue, ServesTenantsByTokensAndWeights) {
+  FairQueue queue(kOptions);
+  std::map<std::string, uint64_t> served;
+  const std::map<std::string, uint32_t> weights = {{"a", 1}, {"b", 1}, {"c", 2}};
+  uint64_t request = 0;
+  for (const auto& [tenant, weight] : weights) {
+    for (int i = 0; i < 2000; ++i) queue.push({RequestId{++request}, tenant, 0, kStart});
+  }
+  // Requests of "a" cost ten times those of "b".
+  const std::map<std::string, uint64_t> cost = {{"a", 1000}, {"b", 100}, {"c", 500}};
+  for (int i = 0; i < 1500; ++i) {
+    const RequestId next = *queue.front(kStart);
+    const std::string tenant = next.value <= 2000 ? "a" : next.value <= 4000 ? "b" : "c";
+    queue.erase(next);
+    queue.charge(tenant, cost.at(tenant), weights.at(tenant));
+    served[tenant] += cost.at(tenant);
+    ASSERT_EQ(queue.check(), "");
+  }
+  EXPECT_NEAR(static_cast<double>(served["b"]), static_cast<double>(served["a"]), 1100);
+  EXPECT_NEAR(static_cast<double>(served["c"]), 2.0 * static_cast<double>(served["a"]), 2100);
+}
+
+TEST(FairQueue, TimeWithoutWorkEarnsNothing) {
+  FairQueue queue(kOptions);
+  queue.push({RequestId{1}, "busy", 0, kStart});
+  queue.push({RequestId{2}, "busy", 0, kStart});
+  queue.charge("busy", 1'000'000);
+  queue.push({RequestId{3}, "late", 0, kStart});
+  queue.push({RequestId{4}, "late", 0, kStart});
+  // From here on both have the same right: "late" does not get a million tokens first.
+  queue.charge("late", 10);
+  EXPECT_EQ(queue.front(kStart), RequestId{1});
+}
+
+TEST(FairQueue, RemembersABoundedNumberOfIdleTenants) {
+  FairQueue queue(kOptions);
+  for (uint64_t t = 0; t < 1000; ++t) queue.charge("tenant " + std::to_string(t), t);
+  EXPECT_EQ(queue.check(), "");
+  queue.push({RequestId{1}, "tenant 999", 0, kStart});
+  queue.push({RequestId{2}, "tenant 1", 0, kStart});
+  EXPECT_EQ(queue.front(kStart), RequestId{1}) << "a forgotten tenant starts at the others' level";
+}
+
+TEST(FairQueue, NobodyIsPassedForEver) {
+  FairQueue queue(kOptions);
+  const uint64_t seed = 3;
+  uint64_t draws = 0;
+  const auto draw = [&](uint64_t n) { return random_bits(seed, draws++) % n; };
+  std::map<RequestId, Instant> pushed;
+  Instant now = kStart;
+  uint64_t request = 0;
+  Duration longest;
+  for (int i = 0; i < 30'000; ++i) {  // one in, one out, after a backlog of 50
+    now = now + milliseconds(100);
+    const RequestId id{++request};
+    pushed[id] = now;
+    queue.push({id, std::string(1, static_cast<char>('a' + draw(4))),
+                static_cast<uint32_t>(draw(3)), now});
+    if (i < 50) continue;
+    const RequestId next = *queue.front(now);
+    longest = std::max(longest, now - pushed.at(next));
+    queue.erase(next);
+    queue.charge(std::string(1, static_cast<char>('a' + draw(4))), draw(100));
+  }
+  EXPECT_EQ(queue.check(), "");
+  EXPECT_LT(longest, seconds(60)) << "5 s of backlog, 20 s of head start, and fair turns";
+}
+
+}  // namespace
+}  // namespace troupe::scheduler
