@@ -89,6 +89,7 @@ class RouterShell {
                     .sampling = msg.spec.sampling,
                     .stop_token_ids = msg.spec.stop_token_ids,
                     .cache_namespace = msg.spec.cache_namespace};
+    if (request.sampling.grammar) request.guide = std::make_shared<model::GuideState>();
     request.known.insert(request.known.end(), msg.emitted.begin(), msg.emitted.end());
     for (const TokenId token : request.known) {
       if (token < 0 || static_cast<uint32_t>(token) >= config().vocab_size) {
@@ -201,6 +202,7 @@ class RouterShell {
     uint32_t max_tokens = 0;
     std::vector<TokenId> known;  ///< prompt and emitted
     model::SamplingParams sampling;
+    std::shared_ptr<model::GuideState> guide;  ///< with a grammar; used by the engine's jobs only
     std::vector<TokenId> stop_token_ids;
     std::string cache_namespace;
     std::vector<BlockId> block_table;
@@ -308,7 +310,8 @@ class RouterShell {
                        .first_position = entry.first_position,
                        .block_table = request.block_table,
                        .wants_token = entry.wants_token,
-                       .sampling = request.sampling});
+                       .sampling = request.sampling,
+                       .guide = request.guide});
       if (entry.wants_token && model::reads_token_log(request.sampling)) {
         parts.back().known = request.known;
         parts.back().num_prompt = request.num_prompt;
@@ -348,12 +351,12 @@ class RouterShell {
     }
     active_->combine = experts::Combine(active_->plan, frame_bytes, options_.combine);
     send_due();
-    active_->shared_done = config().num_shared_experts == 0;
+    active_->shared_done = !engine_->has_work_meanwhile();
     if (!active_->shared_done) {
       busy_ = true;
       services_->executor->submit(
           [this, engine = engine_, step, me = caf::actor_cast<caf::actor>(self_)] {
-            engine->compute_shared();
+            engine->compute_meanwhile();
             caf::anon_send(me, JobDone{[this, step] {
                              busy_ = false;
                              if (!active_ || active_->step != step) return idle();
@@ -396,23 +399,23 @@ class RouterShell {
     for (const scheduler::StepEntry& entry : active_->entries) {
       computed(entry);
       if (!entry.wants_token) continue;
-      const model::SampledToken& token = segment.sampled[sampled++];
+      const Result<model::SampledToken>& token = segment.sampled[sampled++];
       const auto found = requests_.find(entry.request);
       if (found == requests_.end()) continue;  // cancelled during the step
       Request& request = found->second;
-      if (token.token < 0) {
-        fail(entry.request, request.attempt, model::no_token_error(token.token));
+      if (!token.ok()) {
+        fail(entry.request, request.attempt, token.error());
         ended.push_back(entry.request);
         continue;
       }
       Emission emission{.request = entry.request,
                         .attempt = request.attempt,
                         .first = static_cast<uint32_t>(request.known.size()) - request.num_prompt,
-                        .tokens = {token},
+                        .tokens = {*token},
                         .num_cached = std::min(request.num_cached.value_or(0), request.num_prompt)};
-      request.known.push_back(token.token);
+      request.known.push_back(token->token);
       const auto& stops = request.stop_token_ids;
-      if (std::find(stops.begin(), stops.end(), token.token) != stops.end()) {
+      if (std::find(stops.begin(), stops.end(), token->token) != stops.end()) {
         emission.finished = true;
       } else if (request.known.size() - request.num_prompt >= request.max_tokens) {
         emission.finished = true;

@@ -6,14 +6,25 @@
 #include "base/check.hpp"
 
 namespace troupe::actors {
+namespace {
+
+std::span<const TokenId> emitted_of(const StepPart& part) {
+  return std::span(part.known).subspan(std::min<size_t>(part.num_prompt, part.known.size()));
+}
+
+bool is_guided(const StepPart& part) { return part.guide != nullptr; }
+
+}  // namespace
 
 RouterEngine::RouterEngine(const model::ModelConfig& config,
                            std::shared_ptr<const model::RouterWeights> weights, kernels::Ops& ops,
-                           KvShape kv, AttentionForm form)
+                           KvShape kv, AttentionForm form,
+                           Result<std::shared_ptr<const model::Vocabulary>> vocabulary)
     : config_(config),
       weights_(std::move(weights)),
       kv_(kv),
-      forward_(config, *weights_, ops, kv_, form) {}
+      forward_(config, *weights_, ops, kv_, form),
+      guides_(std::move(vocabulary)) {}
 
 void RouterEngine::set_epoch(std::shared_ptr<const experts::Placement> placement,
                              transport::FrameHeader prototype) {
@@ -23,6 +34,7 @@ void RouterEngine::set_epoch(std::shared_ptr<const experts::Placement> placement
 
 Segment RouterEngine::begin(StepId step, std::vector<StepPart> parts) {
   parts_ = std::move(parts);
+  guided_ = std::none_of(parts_.begin(), parts_.end(), is_guided);
   prototype_.step = step;
   std::vector<StepSequence> sequences;
   sequences.reserve(parts_.size());
@@ -35,6 +47,22 @@ Segment RouterEngine::begin(StepId step, std::vector<StepPart> parts) {
   }
   forward_.begin(sequences);
   return advance();
+}
+
+bool RouterEngine::has_work_meanwhile() const { return config_.num_shared_experts > 0 || !guided_; }
+
+void RouterEngine::compute_meanwhile() {
+  if (config_.num_shared_experts > 0) forward_.compute_shared();
+  for (const StepPart& part : parts_) {
+    if (guided_ || !is_guided(part)) continue;
+    // An Error shows when the part is sampled: it comes again.
+    if (part.wants_token) {
+      (void)guides_.mask(*part.sampling.grammar, emitted_of(part), *part.guide);
+    } else {
+      (void)guides_.prepare(*part.sampling.grammar, *part.guide);
+    }
+  }
+  guided_ = true;
 }
 
 Segment RouterEngine::resume(const experts::DispatchPlan& plan,
@@ -77,20 +105,32 @@ Segment RouterEngine::advance() {
     }
     return segment;
   }
+  sample(segment);
+  return segment;
+}
+
+void RouterEngine::sample(Segment& segment) {
   const ConstRows logits = forward_.logits();
   size_t row = 0;
   for (const StepPart& part : parts_) {
-    if (!part.wants_token) continue;
-    const std::span known(part.known);
-    const size_t num_prompt = std::min<size_t>(part.num_prompt, known.size());
-    segment.sampled.push_back(model::sample({logits.row(row++), logits.cols}, part.sampling,
-                                            part.first_position + part.tokens.size(),
-                                            {.prompt = known.first(num_prompt),
-                                             .emitted = known.subspan(num_prompt),
-                                             .stop_token_ids = part.stop_token_ids}));
+    if (part.wants_token) segment.sampled.push_back(sample(part, {logits.row(row++), logits.cols}));
   }
   CHECK_EQ(row, logits.rows);
-  return segment;
+}
+
+Result<model::SampledToken> RouterEngine::sample(const StepPart& part,
+                                                 std::span<const float> logits) {
+  const std::span<const TokenId> emitted = emitted_of(part);
+  std::span<const uint64_t> mask;
+  if (is_guided(part)) mask = TRY(guides_.mask(*part.sampling.grammar, emitted, *part.guide));
+  const model::SampledToken token = model::sample(
+      logits, part.sampling, part.first_position + part.tokens.size(),
+      {.prompt = std::span(part.known).first(part.known.size() - emitted.size()),
+       .emitted = emitted,
+       .stop_token_ids = part.stop_token_ids},
+      mask);
+  if (token.token < 0) return model::no_token_error(token.token);
+  return token;
 }
 
 }  // namespace troupe::actors

@@ -4,12 +4,14 @@
 // expert shards. Used by one job at a time; knows no actors.
 
 #include <memory>
+#include <span>
 #include <utility>
 #include <vector>
 
 #include "actors/forward.hpp"
 #include "experts/dispatch_plan.hpp"
 #include "experts/placement.hpp"
+#include "model/guide.hpp"
 #include "model/sampling.hpp"
 #include "transport/frame.hpp"
 
@@ -22,6 +24,7 @@ struct StepPart {
   std::vector<BlockId> block_table;
   bool wants_token = false;
   model::SamplingParams sampling;
+  std::shared_ptr<model::GuideState> guide;  ///< of a request with a grammar; of the engine's jobs
   // Only with wants_token and if model::reads_token_log(sampling): prompt and emitted so far.
   std::vector<TokenId> known;
   uint32_t num_prompt = 0;
@@ -31,9 +34,10 @@ struct StepPart {
 /// Where a segment stopped, and what must happen before the next.
 struct Segment {
   Forward::Status status = Forward::Status::kDone;
-  experts::DispatchPlan plan;                ///< kExchange
-  std::vector<transport::Frame> frames;      ///< kExchange: one per shard of the plan
-  std::vector<model::SampledToken> sampled;  ///< kDone: of parts with wants_token
+  experts::DispatchPlan plan;            ///< kExchange
+  std::vector<transport::Frame> frames;  ///< kExchange: one per shard of the plan
+  /// kDone: of parts with wants_token; an Error ends the request.
+  std::vector<Result<model::SampledToken>> sampled;
 };
 
 /// A shard's answer and where its rows belong.
@@ -46,14 +50,17 @@ class RouterEngine {
  public:
   RouterEngine(const model::ModelConfig& config,
                std::shared_ptr<const model::RouterWeights> weights, kernels::Ops& ops, KvShape kv,
-               AttentionForm form);
+               AttentionForm form, Result<std::shared_ptr<const model::Vocabulary>> vocabulary);
 
   /// Fields of the frames that all steps of an epoch share.
   void set_epoch(std::shared_ptr<const experts::Placement> placement,
                  transport::FrameHeader prototype);
 
   Segment begin(StepId step, std::vector<StepPart> parts);
-  void compute_shared() { forward_.compute_shared(); }
+  /// What can be done while the shards compute: the shared expert, and, once a step, what is needed
+  /// to guide answers by their grammars. Worth a job only if there is something to do.
+  void compute_meanwhile();
+  [[nodiscard]] bool has_work_meanwhile() const;
   Segment resume(const experts::DispatchPlan& plan, const std::vector<GatheredFrame>& answers);
 
   /// Copies whole KV blocks, between two segments of a step or with none out.
@@ -64,6 +71,8 @@ class RouterEngine {
 
  private:
   Segment advance();
+  void sample(Segment& segment);
+  Result<model::SampledToken> sample(const StepPart& part, std::span<const float> logits);
 
   const model::ModelConfig& config_;
   std::shared_ptr<const model::RouterWeights> weights_;
@@ -72,6 +81,8 @@ class RouterEngine {
   std::shared_ptr<const experts::Placement> placement_;
   transport::FrameHeader prototype_;
   std::vector<StepPart> parts_;
+  model::Guides guides_;
+  bool guided_ = false;  ///< the masks of this step are there
   std::vector<float> expert_rows_;
   uint64_t rows_computed_ = 0;
 };

@@ -244,7 +244,7 @@ int run(int argc, char** argv) {
   add_compile("schema_200_properties", {.kind = Kind::kJsonSchema, .text = large_schema()});
   add_compile("choice_1000", {.kind = Kind::kChoice, .choices = choices});
   add_compile("regex_email", {.kind = Kind::kRegex, .text = R"([\w.+-]{1,64}@(\w+\.)+\w{2,10})"});
-  add_compile("regex_large", {.kind = Kind::kRegex, .text = "[a-z]{1,20000}"});
+  add_compile("regex_large", {.kind = Kind::kRegex, .text = "[a-z]{1,10000}"});
   add_compile("refused_regex", {.kind = Kind::kRegex, .text = "(a|b)*a(a|b){40}"});
   add_compile("refused_schema", {.kind = Kind::kJsonSchema, .text = std::string(262144, '[')});
 

@@ -9,6 +9,7 @@
 #include "model/grammar_machine.hpp"
 #include "model/grammar_regex.hpp"
 #include "model/grammar_schema.hpp"
+#include "model/grammar_tools.hpp"
 #include "model/tokenizer_utf8.hpp"
 
 namespace troupe::model {
@@ -35,14 +36,18 @@ Result<Expr> parse_choice(GrammarBuilder& builder, const GrammarSpec& spec,
 }
 
 Result<Expr> parse(GrammarBuilder& builder, const GrammarSpec& spec, const GrammarLimits& limits) {
+  size_t automata_size = 0;
   switch (spec.kind) {
+    case GrammarSpec::Kind::kNone: return invalid("there is no grammar");
     case GrammarSpec::Kind::kJsonObject: return JsonGrammar(builder).any_object();
-    case GrammarSpec::Kind::kJsonSchema: return parse_schema(builder, spec.text, limits);
+    case GrammarSpec::Kind::kJsonSchema:
+      return parse_schema(builder, spec.text, limits, automata_size);
     case GrammarSpec::Kind::kRegex:
       if (spec.text.empty()) return invalid("the regex is empty");
       return parse_regex(builder, spec.text, limits);
     case GrammarSpec::Kind::kChoice: return parse_choice(builder, spec, limits);
     case GrammarSpec::Kind::kEbnf: return parse_ebnf(builder, spec.text, limits);
+    case GrammarSpec::Kind::kToolCalls: return parse_tool_calls(builder, spec.text, limits);
   }
   return builder.never();
 }

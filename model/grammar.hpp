@@ -13,6 +13,7 @@
 // regex         The whole text matches (grammar_regex.hpp lists the syntax).
 // choice        The text is one of the choices.
 // ebnf          The text is derived from the rule `root` (grammar_ebnf.hpp has the notation).
+// tool_calls    Calls of given tools in a chat format of DeepSeek (grammar_tools.hpp).
 //
 // How JSON is spelled (json_object, json_schema). Compact: one space may follow each ':' and ',',
 // and there is no other whitespace, so that a model cannot loop in it. Numbers have at most 19
@@ -28,21 +29,28 @@
 #include <string>
 #include <vector>
 
+#include "base/ids.hpp"
 #include "base/result.hpp"
 
 namespace troupe::model {
 
 struct Grammar;
 
-/// What a request may ask for.
+/// What a request may ask for. It is part of the token log: not the compiled grammar travels, but
+/// this.
 struct GrammarSpec {
-  enum class Kind : uint8_t { kJsonObject, kJsonSchema, kRegex, kChoice, kEbnf };
-  Kind kind = Kind::kJsonObject;
-  std::string text;                  ///< schema, regex or EBNF
-  std::vector<std::string> choices;  ///< of kChoice
+  enum class Kind : uint8_t { kNone, kJsonObject, kJsonSchema, kRegex, kChoice, kEbnf, kToolCalls };
+  Kind kind = Kind::kNone;
+  std::string text = {};                  ///< schema, regex or EBNF; of calls as grammar_tools.hpp
+  std::vector<std::string> choices = {};  ///< of kChoice
+  /// The grammar governs what follows the first such token of the answer, "</think>" say; -1: the
+  /// whole answer.
+  TokenId begins_after = -1;
+  bool may_end_before = false;  ///< that token need not come
+  friend bool operator==(const GrammarSpec&, const GrammarSpec&) = default;
 };
 
-/// Bounds of a compilation. With the defaults the slowest one takes about 0.1 s, most well below
+/// Bounds of a compilation. With the defaults the slowest one takes about 50 ms, most well below
 /// 1 ms (bench/results/grammar.md).
 struct GrammarLimits {
   size_t max_text_bytes = size_t{256} << 10;  ///< of `text`, or of all choices together
@@ -57,7 +65,7 @@ struct GrammarLimits {
   uint32_t max_spec_depth = 64;
   /// Size of the automata of all regexes together (grammar_check.hpp): one that explodes is refused
   /// here and not while a request runs.
-  uint32_t max_automaton = 65'536;
+  uint32_t max_automaton = 32'768;
 };
 
 /// @errors kInvalidArgument: the spec is wrong, uses what Troupe lacks or exceeds a limit; the

@@ -25,8 +25,8 @@ struct MaskLimits {
   /// States, threads in them and frames right below those that one walk of the vocabulary may meet.
   /// JSON meets some hundreds.
   uint32_t max_walk = 65'536;
-  uint32_t max_states = 32'768;              ///< kept; all are dropped when there are more
-  size_t max_mask_bytes = size_t{16} << 20;  ///< of masks kept, likewise
+  uint32_t max_states = 8'192;              ///< kept; all are dropped when there are more
+  size_t max_mask_bytes = size_t{4} << 20;  ///< of masks kept, likewise
 };
 
 /// Masks for one grammar and one vocabulary. What it returns depends on its arguments only, never
@@ -36,6 +36,7 @@ class TokenMasker {
   TokenMasker(std::shared_ptr<const Grammar> grammar, std::shared_ptr<const Vocabulary> vocabulary,
               MaskLimits limits = {});
 
+  [[nodiscard]] const std::shared_ptr<const Grammar>& grammar() const { return grammar_; }
   /// Words of a mask.
   [[nodiscard]] size_t num_words() const { return vocabulary_->num_words(); }
 

@@ -29,8 +29,13 @@ constexpr size_t kMaxNameBytes = 256;
 /// neither nesting nor chains of $ref need any stack.
 class SchemaParser {
  public:
-  SchemaParser(GrammarBuilder& builder, const GrammarLimits& limits, const json::value& document)
-      : b_(&builder), json_(builder), limits_(&limits), document_(&document) {}
+  SchemaParser(GrammarBuilder& builder, const GrammarLimits& limits, const json::value& document,
+               size_t& automata_size)
+      : b_(&builder),
+        json_(builder),
+        limits_(&limits),
+        document_(&document),
+        automata_size_(automata_size) {}
 
   Result<Expr> run() {
     const Expr root = value_of({document_, ""});
@@ -268,16 +273,16 @@ class SchemaParser {
   const json::value* document_;
   std::unordered_map<const json::value*, GrammarBuilder::Rule> rules_;
   std::deque<SchemaNode> queue_;
-  size_t automata_size_ = 0;
+  size_t& automata_size_;
 };
 
 }  // namespace
 
 Result<Expr> parse_schema(GrammarBuilder& builder, std::string_view text,
-                          const GrammarLimits& limits) {
+                          const GrammarLimits& limits, size_t& automata_size) {
   auto document = parse_json(text, size_t{4} * limits.max_spec_depth);
   if (!document.ok()) return Error{Code::kInvalidArgument, document.error().message};
-  return SchemaParser(builder, limits, *document).run();
+  return SchemaParser(builder, limits, *document, automata_size).run();
 }
 
 }  // namespace troupe::model

@@ -42,8 +42,10 @@
 
 namespace troupe::model {
 
+/// @param automata_size of the patterns of this spec so far, to which the schema's are added
+///        (GrammarLimits::max_automaton)
 /// @errors kInvalidArgument naming the place in the schema
 Result<GrammarBuilder::Expr> parse_schema(GrammarBuilder& builder, std::string_view text,
-                                          const GrammarLimits& limits);
+                                          const GrammarLimits& limits, size_t& automata_size);
 
 }  // namespace troupe::model

@@ -1,6 +1,7 @@
 #include "model/grammar_vocabulary.hpp"
 
 #include <algorithm>
+#include <deque>
 #include <string>
 
 #include "model/tokenizer_utf8.hpp"
@@ -25,8 +26,10 @@ Result<std::shared_ptr<const Vocabulary>> Vocabulary::create(const Tokenizer& to
   for (size_t id = 0; id < std::min(size, tokenizer.vocab_size()); ++id) {
     tokens[id] = tokenizer.token_bytes(static_cast<TokenId>(id));
   }
+  std::deque<std::string> marks;  // elements do not move
   for (const AddedToken& added : tokenizer.added_tokens()) {
-    if (static_cast<size_t>(added.id) < size) tokens[added.id] = {};
+    if (static_cast<size_t>(added.id) >= size) continue;
+    tokens[added.id] = marks.emplace_back(kMark + added.content);
   }
   return create(tokens, end_tokens);
 }

@@ -29,8 +29,9 @@ class Vocabulary {
     bool is_plain;  ///< the tokens of the subtree are plain text, and the prefix up to this byte is
   };
 
-  /// Added tokens, special or not, stand for no text that a grammar may ask for: they structure the
-  /// prompt. Of them only the end tokens can ever be allowed.
+  /// Added tokens, special or not, stand for no text that a user's grammar may ask for: they
+  /// structure the prompt. They are kMark and their content here, and no text has that byte; only
+  /// the grammar of tool calls asks for some of them.
   /// @param end_tokens ids that end an answer
   /// @param size ids of the model, which may have more than the tokenizer
   /// @errors as the other
@@ -47,7 +48,7 @@ class Vocabulary {
   [[nodiscard]] size_t size() const { return bytes_begin_.size() - 1; }
   /// Words of a bit mask over the vocabulary.
   [[nodiscard]] size_t num_words() const { return (size() + 63) / 64; }
-  /// Empty for an end token, an added token and an id outside the vocabulary.
+  /// Empty for an end token and an id outside the vocabulary.
   [[nodiscard]] std::string_view token_bytes(TokenId token) const;
   [[nodiscard]] const std::vector<TokenId>& end_tokens() const { return end_tokens_; }
   [[nodiscard]] bool is_end(TokenId token) const;
@@ -56,6 +57,7 @@ class Vocabulary {
   [[nodiscard]] std::span<const uint64_t> plain_tokens() const { return plain_tokens_; }
 
   static constexpr size_t kMaxTokenBytes = 1024;
+  static constexpr char kMark = '\xFF';
 
  private:
   Vocabulary() = default;

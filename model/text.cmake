@@ -4,7 +4,8 @@ troupe_library(text
           grammar_builder.cpp grammar_check.cpp grammar_class.cpp grammar_ebnf.cpp grammar_emit.cpp
           grammar_json.cpp grammar_machine.cpp grammar_mask.cpp grammar_number.cpp
           grammar_regex.cpp grammar_schema.cpp grammar_schema_keywords.cpp grammar_state.cpp
-          grammar_text.cpp grammar_vocabulary.cpp pre_tokenizer.cpp pre_tokenizer_alphabet.cpp
+          grammar_text.cpp grammar_tools.cpp grammar_vocabulary.cpp guide.cpp pre_tokenizer.cpp
+          pre_tokenizer_alphabet.cpp
           pre_tokenizer_pattern.cpp pre_tokenizer_regex.cpp sampling.cpp sampling_adjust.cpp
           text_stream.cpp tokenizer.cpp tokenizer_added.cpp tokenizer_bpe.cpp
           tokenizer_byte_characters.cpp tokenizer_json.cpp tokenizer_reader.cpp tokenizer_utf8.cpp
