@@ -120,12 +120,10 @@ Result<scheduler::FinishReason> LocalModel::generate(
     if (spec.sampling.grammar) {
       mask = TRY(guides_.mask(*spec.sampling.grammar, emitted_tokens, guide));
     }
-    const model::SampledToken token = model::sample({rows.row(0), rows.cols}, spec.sampling,
-                                                    known.size(),
-                                                    {.prompt = spec.prompt,
-                                                     .emitted = emitted_tokens,
-                                                     .stop_token_ids = spec.stop_token_ids},
-                                                    mask);
+    const model::SampledToken token = model::sample(
+        {rows.row(0), rows.cols}, spec.sampling, known.size(),
+        {.prompt = spec.prompt, .emitted = emitted_tokens, .stop_token_ids = spec.stop_token_ids},
+        mask);
     if (token.token < 0) return model::no_token_error(token.token);
     known.push_back(token.token);
     ++emitted;

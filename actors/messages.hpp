@@ -58,7 +58,8 @@ auto inspect(Inspector& f, SamplingParams& x) {
   };
   return f(x.temperature, x.top_p, x.top_k, x.min_p, x.seed, x.want_logprobs, x.num_top_logprobs,
            x.presence_penalty, x.frequency_penalty, x.repetition_penalty, x.min_tokens,
-           x.logit_bias, x.allowed_token_ids, x.bad_words, grammar, caf::meta::load_callback(share));
+           x.logit_bias, x.allowed_token_ids, x.bad_words, grammar,
+           caf::meta::load_callback(share));
 }
 template <class Inspector>
 auto inspect(Inspector& f, SampledToken& x) {

@@ -123,12 +123,12 @@ Result<model::SampledToken> RouterEngine::sample(const StepPart& part,
   const std::span<const TokenId> emitted = emitted_of(part);
   std::span<const uint64_t> mask;
   if (is_guided(part)) mask = TRY(guides_.mask(*part.sampling.grammar, emitted, *part.guide));
-  const model::SampledToken token = model::sample(
-      logits, part.sampling, part.first_position + part.tokens.size(),
-      {.prompt = std::span(part.known).first(part.known.size() - emitted.size()),
-       .emitted = emitted,
-       .stop_token_ids = part.stop_token_ids},
-      mask);
+  const model::SampledToken token =
+      model::sample(logits, part.sampling, part.first_position + part.tokens.size(),
+                    {.prompt = std::span(part.known).first(part.known.size() - emitted.size()),
+                     .emitted = emitted,
+                     .stop_token_ids = part.stop_token_ids},
+                    mask);
   if (token.token < 0) return model::no_token_error(token.token);
   return token;
 }

@@ -16,8 +16,7 @@ void add_local_options(Options& options) {
       "form of MLA: absorbed or expanded; they round differently");
 }
 
-Result<std::unique_ptr<actors::LocalModel>> load_local_model(const Values& values,
-                                                               bool guided) {
+Result<std::unique_ptr<actors::LocalModel>> load_local_model(const Values& values, bool guided) {
   actors::LocalModelOptions options;
   options.num_threads = values["threads"].as<uint32_t>();
   if (options.num_threads < 1 || options.num_threads > 1024) {

@@ -189,6 +189,7 @@ Answer Service::chat_completions(const HttpRequest& request) {
   auto prompt = prompt_of_chat(model_, chat);
   if (const auto* error = std::get_if<ApiError>(&prompt)) return error_response(*error);
   auto& [tokens, syntax] = std::get<model::ChatPrompt>(prompt);
+  if (auto error = guide_chat(model_, syntax, chat)) return error_response(*error);
   return generate({.kind = ResponseKind::kChat,
                    .prompts = {std::move(tokens)},
                    .request = std::move(chat.generation),

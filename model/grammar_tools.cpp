@@ -21,7 +21,7 @@ using Expr = GrammarBuilder::Expr;
 Error invalid(std::string what) { return {Code::kInvalidArgument, std::move(what)}; }
 
 Expr mark(GrammarBuilder& builder, std::string_view token) {
-  return builder.literal(Vocabulary::kMark + std::string(token));
+  return builder.literal(Vocabulary::mark(token));
 }
 
 /// The arguments of a call have to be an object, or nobody could read them as such.
@@ -64,10 +64,10 @@ Result<Expr> parse(GrammarBuilder& b, const json::object& spec, const GrammarLim
       return std::move(object).error().with_context("parameters of the tool " + quoted(name));
     }
     const Expr separator = mark(b, kToolSeparator);
-    branches.push_back(is_plain ? b.sequence({b.literal(name), separator, *object})
-                                : b.sequence({b.literal("function"), separator,
-                                              b.literal(name + "\n```json\n"), *object,
-                                              b.literal("\n```")}));
+    branches.push_back(
+        is_plain ? b.sequence({b.literal(name), separator, *object})
+                 : b.sequence({b.literal("function"), separator, b.literal(name + "\n```json\n"),
+                               *object, b.literal("\n```")}));
   }
   const Expr call =
       b.sequence({mark(b, kToolCallBegin), b.either(branches), mark(b, kToolCallEnd)});

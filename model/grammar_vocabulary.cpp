@@ -24,12 +24,13 @@ Result<std::shared_ptr<const Vocabulary>> Vocabulary::create(const Tokenizer& to
                                                              size_t size) {
   std::vector<std::string_view> tokens(size);
   for (size_t id = 0; id < std::min(size, tokenizer.vocab_size()); ++id) {
-    tokens[id] = tokenizer.token_bytes(static_cast<TokenId>(id));
+    const std::string_view bytes = tokenizer.token_bytes(static_cast<TokenId>(id));
+    if (bytes.find(kMarkByte) == std::string_view::npos) tokens[id] = bytes;
   }
   std::deque<std::string> marks;  // elements do not move
   for (const AddedToken& added : tokenizer.added_tokens()) {
     if (static_cast<size_t>(added.id) >= size) continue;
-    tokens[added.id] = marks.emplace_back(kMark + added.content);
+    tokens[added.id] = marks.emplace_back(mark(added.content));
   }
   return create(tokens, end_tokens);
 }

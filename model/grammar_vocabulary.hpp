@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -30,8 +31,8 @@ class Vocabulary {
   };
 
   /// Added tokens, special or not, stand for no text that a user's grammar may ask for: they
-  /// structure the prompt. They are kMark and their content here, and no text has that byte; only
-  /// the grammar of tool calls asks for some of them.
+  /// structure the prompt. Here they are their mark(), and only the grammar of tool calls asks for
+  /// some of them.
   /// @param end_tokens ids that end an answer
   /// @param size ids of the model, which may have more than the tokenizer
   /// @errors as the other
@@ -57,9 +58,16 @@ class Vocabulary {
   [[nodiscard]] std::span<const uint64_t> plain_tokens() const { return plain_tokens_; }
 
   static constexpr size_t kMaxTokenBytes = 1024;
-  static constexpr char kMark = '\xFF';
+
+  /// The bytes of an added token: its content between bytes that no text has and no other token,
+  /// so that nothing but this token makes them.
+  static std::string mark(std::string_view content) {
+    return kMarkByte + std::string(content) + kMarkByte;
+  }
 
  private:
+  static constexpr char kMarkByte = '\xFF';
+
   Vocabulary() = default;
   void add_nodes();
   void mark_plain();

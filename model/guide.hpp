@@ -59,15 +59,15 @@ class Guides {
     std::shared_ptr<TokenMasker> masker;
   };
 
-  Result<std::vector<uint64_t>> next_mask(const GrammarSpec& spec,
-                                          std::span<const TokenId> emitted, GuideState& state);
+  Result<std::vector<uint64_t>> next_mask(const GrammarSpec& spec, std::span<const TokenId> emitted,
+                                          GuideState& state);
 
   Result<std::shared_ptr<const Vocabulary>> vocabulary_;
   std::list<Kept> kept_;  ///< the last used first
 };
 
-/// What it takes to guide the answers of the model in a checkpoint directory: its tokenizer's tokens
-/// and the end tokens of its generation_config.json.
+/// What it takes to guide the answers of the model in a checkpoint directory: its tokenizer's
+/// tokens and the end tokens of its generation_config.json.
 /// @errors of both files; kInvalidArgument: there is no end token
 Result<std::shared_ptr<const Vocabulary>> load_vocabulary(const std::string& directory,
                                                           const ModelConfig& config);

@@ -81,14 +81,15 @@ struct SampledToken {
 /// @param logits [vocab]; entries that are not finite are never chosen.
 /// @param position number of tokens before the sampled one (prompt + emitted): the draw's counter.
 /// @param log what penalties, min_tokens and bad_words look at; only if reads_token_log(params)
-/// @param mask of the tokens that the grammar allows (grammar_mask.hpp), [(vocab + 63) / 64]; empty:
+/// @param mask of the tokens that the grammar allows (grammar_mask.hpp), [(vocab + 63) / 64];
+/// empty:
 ///        all. It is the caller's to make one of params.grammar and the log.
 /// @returns token kNoToken if no entry is finite, kNothingAllowed if only banned ones are
-/// Order: the mask, allowed tokens and bans, bias, repetition, frequency and presence penalty, temperature,
-/// top-k, top-p, min-p; the draw runs over what is left by rising id. Bit-exact on every IEEE 754
-/// machine: only correctly rounded operations in a fixed order. Cost: O(vocab) plus a sort of what
-/// is kept; for 129,280 entries greedy 0.1 ms, seeded 5 ms, with top-p of a flat distribution 10
-/// ms.
+/// Order: the mask, allowed tokens and bans, bias, repetition, frequency and presence penalty,
+/// temperature, top-k, top-p, min-p; the draw runs over what is left by rising id. Bit-exact on
+/// every IEEE 754 machine: only correctly rounded operations in a fixed order. Cost: O(vocab) plus
+/// a sort of what is kept; for 129,280 entries greedy 0.1 ms, seeded 5 ms, with top-p of a flat
+/// distribution 10 ms.
 SampledToken sample(std::span<const float> logits, const SamplingParams& params, uint64_t position,
                     const TokenLog& log = {}, std::span<const uint64_t> mask = {});
 

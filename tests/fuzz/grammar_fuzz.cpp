@@ -30,6 +30,7 @@ Kind kind_of(char c) {
     case 's': return Kind::kJsonSchema;
     case 'c': return Kind::kChoice;
     case 'e': return Kind::kEbnf;
+    case 't': return Kind::kToolCalls;
     default: return Kind::kRegex;
   }
 }

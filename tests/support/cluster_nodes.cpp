@@ -98,14 +98,14 @@ caf::actor ClusterNodes::spawn_router(Node& node) {
   node.kv_holder = node.process.system->spawn(
       kv_holder_actor, kvcache::HolderOptions{options_.kv_blocks, options_.kv_host_blocks,
                                               options_.kv_block_tokens});
-  auto engine = std::make_shared<RouterEngine>(config, *weights, *node.ops,
-                                               KvShape{.num_layers = config.num_layers,
-                                                       .num_blocks = options_.kv_blocks,
-                                                       .block_tokens = options_.kv_block_tokens,
-                                                       .kv_dim = config.kv_dim(),
-                                                       .num_host_slots = options_.kv_host_blocks},
-                                               AttentionForm::kAbsorbed,
-                                               loaded_vocabulary(options_.model));
+  auto engine =
+      std::make_shared<RouterEngine>(config, *weights, *node.ops,
+                                     KvShape{.num_layers = config.num_layers,
+                                             .num_blocks = options_.kv_blocks,
+                                             .block_tokens = options_.kv_block_tokens,
+                                             .kv_dim = config.kv_dim(),
+                                             .num_host_slots = options_.kv_host_blocks},
+                                     AttentionForm::kAbsorbed, loaded_vocabulary(options_.model));
   return node.process.system->spawn(router_actor, &node.services, engine, node.kv_holder,
                                     node.process.scheduler,
                                     RouterOptions{.batcher = options_.batcher,
