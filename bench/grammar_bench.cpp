@@ -2,12 +2,13 @@
 //
 //   grammar_bench --tokenizer=DIRECTORY
 //
-// Without arguments: a made-up vocabulary of 129,280 tokens. Masks are measured cold (a new
-// TokenMasker for each), warm (its state met before), and along documents token by token.
+// Without arguments: made-up vocabularies of 20,000 and 129,280 tokens. Masks are measured cold (a
+// new TokenMasker for each), warm (its state met before), and along documents token by token.
 
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstdio>
 #include <cstring>
 #include <memory>
@@ -33,7 +34,7 @@ constexpr size_t kVocabSize = 129'280;  // of DeepSeek-V3
 
 /// All bytes; then words of random letters, a third of them behind a space and a few behind
 /// punctuation; numbers of up to three digits; and words of one to three Chinese characters.
-std::vector<std::string> made_up_tokens() {
+std::vector<std::string> made_up_tokens(size_t vocab_size) {
   std::vector<std::string> tokens;
   std::set<std::string> seen;
   uint64_t at = 0;
@@ -44,7 +45,7 @@ std::vector<std::string> made_up_tokens() {
   for (int byte = 0; byte < 256; ++byte) add(std::string(1, static_cast<char>(byte)));
   for (int number = 0; number < 1000; ++number) add(std::to_string(number));
   constexpr std::string_view kPunctuation = "\"'.,:;{}[]()<>/\\-_=+*&^%$#@!?|~` \n\t";
-  while (tokens.size() + 1 < kVocabSize) {
+  while (tokens.size() + 1 < vocab_size) {
     std::string token;
     if (below(10) < 3) {
       for (uint64_t left = 1 + below(3); left > 0; --left) {
@@ -188,6 +189,25 @@ void add_document(const std::string& name, const std::shared_ptr<const Vocabular
       follow(masker);
     }
   });
+  // Times of single tokens, mask and advance, as a request with a new grammar has them.
+  add("tokens_cold/", [=](benchmark::State& run) {
+    using Clock = std::chrono::steady_clock;
+    std::vector<double> times_us;
+    for (auto _ : run) {
+      TokenMasker masker(grammar, vocabulary);
+      GrammarState state(grammar);
+      for (const TokenId token : tokens) {
+        const auto begin = Clock::now();
+        CHECK(masker.mask(state, *bits).ok());
+        CHECK(state.advance(*vocabulary, token).ok());
+        times_us.push_back(std::chrono::duration<double, std::micro>(Clock::now() - begin).count());
+      }
+    }
+    std::sort(times_us.begin(), times_us.end());
+    run.counters["p50_us"] = times_us[times_us.size() / 2];
+    run.counters["p99_us"] = times_us[times_us.size() * 99 / 100];
+    run.counters["max_us"] = times_us.back();
+  });
   add("document_warm/", [=](benchmark::State& run) {
     TokenMasker masker(grammar, vocabulary);
     for (auto _ : run) follow(masker);
@@ -200,13 +220,14 @@ void add_document(const std::string& name, const std::shared_ptr<const Vocabular
   });
 }
 
+std::shared_ptr<const Vocabulary> made_up(size_t vocab_size) {
+  const std::vector<std::string> tokens = made_up_tokens(vocab_size);
+  const std::vector<std::string_view> views(tokens.begin(), tokens.end());
+  const TokenId end = static_cast<TokenId>(views.size() - 1);
+  return Vocabulary::create(views, std::span(&end, 1)).value();
+}
+
 std::optional<std::shared_ptr<const Vocabulary>> load(const std::string& directory) {
-  if (directory.empty()) {
-    const std::vector<std::string> tokens = made_up_tokens();
-    const std::vector<std::string_view> views(tokens.begin(), tokens.end());
-    const TokenId end = static_cast<TokenId>(views.size() - 1);
-    return Vocabulary::create(views, std::span(&end, 1)).value();
-  }
   auto loaded = Tokenizer::load(directory);
   if (!loaded.ok() || !loaded->eos()) {
     std::fprintf(stderr, "%s\n", loaded.ok() ? "no end token" : loaded.error().message.c_str());
@@ -223,6 +244,25 @@ std::optional<std::shared_ptr<const Vocabulary>> load(const std::string& directo
   return Vocabulary::create(*tokenizer, std::span(&end, 1), size).value();
 }
 
+void add_masks_and_documents(const std::shared_ptr<const Vocabulary>& vocabulary) {
+  const std::string prefix = std::to_string(vocabulary->size()) + "/";
+  add_masks(prefix + "json_object/start", vocabulary, Kind::kJsonObject, "", "");
+  add_masks(prefix + "json_object/value", vocabulary, Kind::kJsonObject, "", "{\"a\":");
+  add_masks(prefix + "json_object/string", vocabulary, Kind::kJsonObject, "",
+            "{\"a\":[{\"b\":\"text");
+  add_masks(prefix + "schema/key", vocabulary, Kind::kJsonSchema, kPersonSchema, "{\"");
+  add_masks(prefix + "schema/string", vocabulary, Kind::kJsonSchema, kPersonSchema,
+            "{\"name\": \"A");
+  add_masks(prefix + "schema/short_string", vocabulary, Kind::kJsonSchema, kPersonSchema,
+            "{\"name\": \"A\", \"age\": 1, \"tags\": [\"ab");
+  add_masks(prefix + "schema_200_properties/key", vocabulary, Kind::kJsonSchema, large_schema(),
+            "{\"");
+  add_masks(prefix + "regex/any_300_words", vocabulary, Kind::kRegex, "(\\w+[ ,.]+){1,300}",
+            "some wor");
+  add_document(prefix + "json_object", vocabulary, Kind::kJsonObject, "", kPerson);
+  add_document(prefix + "schema", vocabulary, Kind::kJsonSchema, kPersonSchema, kPerson);
+}
+
 int run(int argc, char** argv) {
   benchmark::Initialize(&argc, argv);
   std::string directory;
@@ -232,11 +272,14 @@ int run(int argc, char** argv) {
     std::fprintf(stderr, "unknown argument %s\n", argv[1]);
     return 2;
   }
-  const auto loaded = load(directory);
-  if (!loaded) return 1;
-  const auto& vocabulary = *loaded;
-  std::printf("%zu tokens, %zu nodes\n", vocabulary->size(), vocabulary->nodes().size());
-
+  std::vector<std::shared_ptr<const Vocabulary>> vocabularies;
+  if (directory.empty()) {
+    vocabularies = {made_up(20'000), made_up(kVocabSize)};
+  } else if (const auto loaded = load(directory)) {
+    vocabularies = {*loaded};
+  } else {
+    return 1;
+  }
   std::vector<std::string> choices;
   for (int i = 0; i < 1000; ++i) choices.push_back("choice number " + std::to_string(i));
   add_compile("json_object", {.kind = Kind::kJsonObject});
@@ -248,17 +291,7 @@ int run(int argc, char** argv) {
   add_compile("refused_regex", {.kind = Kind::kRegex, .text = "(a|b)*a(a|b){40}"});
   add_compile("refused_schema", {.kind = Kind::kJsonSchema, .text = std::string(262144, '[')});
 
-  add_masks("json_object/start", vocabulary, Kind::kJsonObject, "", "");
-  add_masks("json_object/value", vocabulary, Kind::kJsonObject, "", "{\"a\":");
-  add_masks("json_object/string", vocabulary, Kind::kJsonObject, "", "{\"a\":[{\"b\":\"text");
-  add_masks("schema/key", vocabulary, Kind::kJsonSchema, kPersonSchema, "{\"");
-  add_masks("schema/string", vocabulary, Kind::kJsonSchema, kPersonSchema, "{\"name\": \"A");
-  add_masks("schema/short_string", vocabulary, Kind::kJsonSchema, kPersonSchema,
-            "{\"name\": \"A\", \"age\": 1, \"tags\": [\"ab");
-  add_masks("schema_200_properties/key", vocabulary, Kind::kJsonSchema, large_schema(), "{\"");
-  add_masks("regex/any_300_words", vocabulary, Kind::kRegex, "(\\w+[ ,.]+){1,300}", "some wor");
-  add_document("json_object", vocabulary, Kind::kJsonObject, "", kPerson);
-  add_document("schema", vocabulary, Kind::kJsonSchema, kPersonSchema, kPerson);
+  for (const auto& vocabulary : vocabularies) add_masks_and_documents(vocabulary);
   benchmark::RunSpecifiedBenchmarks();
   return 0;
 }

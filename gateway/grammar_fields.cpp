@@ -33,9 +33,9 @@ class Asked {
     const json::value* schema = reader.find(name);
     if (schema == nullptr) return;
     if (schema->is_string()) {  // its text, as some clients send it
-      return add(reader, name,
-                 {.kind = Kind::kJsonSchema,
-                  .text = std::string(std::string_view(schema->get_string()))});
+      return add(
+          reader, name,
+          {.kind = Kind::kJsonSchema, .text = std::string(std::string_view(schema->get_string()))});
     }
     if (!schema->is_object() && !schema->is_bool()) {
       return reader.fail(name, "must be a JSON schema, not " + model::describe(*schema) + ".");

@@ -65,11 +65,11 @@ inline std::vector<GuidedRequest> guided_requests(size_t count) {
   for (size_t i = 0; i < count; ++i) {
     const auto& [grammar, follows] = kinds[i % kinds.size()];
     scheduler::RequestSpec spec{.max_tokens = 150, .stop_token_ids = {1}, .timeout = seconds(60)};
-    spec.prompt = demo_tokenizer()
-                      .encode("What is " + std::to_string(i) + " + 30? " +
-                                  std::string(i % 3 * 60, 'a'),
-                              {.add_special_tokens = true})
-                      .value();
+    spec.prompt =
+        demo_tokenizer()
+            .encode("What is " + std::to_string(i) + " + 30? " + std::string(i % 3 * 60, 'a'),
+                    {.add_special_tokens = true})
+            .value();
     spec.sampling.temperature = i % 5 == 0 ? 0.0F : 0.8F;
     spec.sampling.seed = 100 + i;
     spec.sampling.want_logprobs = i % 2 == 0;

@@ -61,8 +61,8 @@ class GuidedTest : public ::testing::Test {
     while (out.tokens.size() < spec.max_tokens) {
       std::vector<float> logits(vocabulary_->size());
       for (size_t i = 0; i < logits.size(); ++i) {
-        logits[i] = static_cast<float>(
-            random_uniform(params.seed, out.tokens.size() * logits.size() + i));
+        logits[i] =
+            static_cast<float>(random_uniform(params.seed, out.tokens.size() * logits.size() + i));
       }
       std::span<const uint64_t> mask;
       if (params.grammar) {
@@ -71,11 +71,10 @@ class GuidedTest : public ::testing::Test {
           logits[params.grammar->begins_after] = 100;
         }
       }
-      const auto sampled = model::sample(logits, params, spec.prompt.size() + out.tokens.size(),
-                                         {.prompt = spec.prompt,
-                                          .emitted = out.tokens,
-                                          .stop_token_ids = spec.stop_token_ids},
-                                         mask);
+      const auto sampled = model::sample(
+          logits, params, spec.prompt.size() + out.tokens.size(),
+          {.prompt = spec.prompt, .emitted = out.tokens, .stop_token_ids = spec.stop_token_ids},
+          mask);
       if (sampled.token < 0) {
         out.failure = model::no_token_error(sampled.token);
         return out;
@@ -170,8 +169,8 @@ TEST_F(GuidedTest, StreamsWhatItAnswersAtOnce) {
   start();
   const std::string format = R"("guided_json":)" + std::string(kSchema);
   std::string text;
-  const auto response = http().post_stream(
-      kChat, body(R"("stream":true,)" + format), [&](std::string_view data) {
+  const auto response =
+      http().post_stream(kChat, body(R"("stream":true,)" + format), [&](std::string_view data) {
         if (data == "[DONE]") return true;
         const json::value event = json::parse(data);
         const auto& delta = event.at("choices").as_array().at(0).at("delta").as_object();
@@ -194,8 +193,8 @@ TEST_F(GuidedTest, FollowsEveryKindOfGrammar) {
               MatchesRegex("[0-9]\\+[0-9]"));
   const auto object = ask(R"("response_format":{"type":"json_object"})");
   EXPECT_EQ(object.status, 200);
-  const auto completion = http().post(
-      "/v1/completions", R"({"prompt":"x","seed":1,"guided_choice":["left","right"]})");
+  const auto completion =
+      http().post("/v1/completions", R"({"prompt":"x","seed":1,"guided_choice":["left","right"]})");
   EXPECT_THAT(std::string(json::parse(completion.value().body)
                               .at("choices")
                               .as_array()
@@ -235,8 +234,7 @@ TEST_F(GuidedTest, TheGrammarBeginsBehindTheReasoning) {
   start(model::ChatFormatKind::kDeepseekR1);
   const json::array all = choices(R"("guided_choice":["yes","no"])");
   ASSERT_FALSE(all.empty());
-  EXPECT_THAT(std::string(all[0].at("message").at("content").as_string()),
-              MatchesRegex("yes|no"));
+  EXPECT_THAT(std::string(all[0].at("message").at("content").as_string()), MatchesRegex("yes|no"));
   EXPECT_FALSE(all[0].at("message").at("reasoning").as_string().empty());
   start(model::ChatFormatKind::kDeepseekV31);
   EXPECT_THAT(content(R"("guided_choice":["yes","no"])"), MatchesRegex("yes|no"));

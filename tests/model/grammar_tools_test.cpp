@@ -102,8 +102,8 @@ TEST(ToolCallGrammar, RefusesParametersThatItCannotFollowByTheNameOfTheTool) {
 TEST(ToolCallGrammar, SharesItsLimitsBetweenTheTools) {
   std::vector<ToolDefinition> many;
   for (int i = 0; i < 20; ++i) {
-    many.push_back({"t" + std::to_string(i), "",
-                    R"({"properties":{"a":{"pattern":"^[a-z]{1,5000}$"}}})"});
+    many.push_back(
+        {"t" + std::to_string(i), "", R"({"properties":{"a":{"pattern":"^[a-z]{1,5000}$"}}})"});
   }
   const auto grammar = compile_grammar(tool_call_spec(many, {}));
   ASSERT_FALSE(grammar.ok());
@@ -112,10 +112,10 @@ TEST(ToolCallGrammar, SharesItsLimitsBetweenTheTools) {
 
 TEST(ToolCallGrammar, RefusesTextThatIsNoneOfIts) {
   using Kind = GrammarSpec::Kind;
-  for (const char* text : {"", "1", "{}", R"({"syntax":"plain"})", R"({"syntax":"plain","tools":[]})",
-                           R"({"syntax":"odd","tools":[["a","{}"]]})",
-                           R"({"syntax":"plain","tools":[["a"]]})",
-                           R"({"syntax":"plain","tools":["a"]})"}) {
+  for (const char* text :
+       {"", "1", "{}", R"({"syntax":"plain"})", R"({"syntax":"plain","tools":[]})",
+        R"({"syntax":"odd","tools":[["a","{}"]]})", R"({"syntax":"plain","tools":[["a"]]})",
+        R"({"syntax":"plain","tools":["a"]})"}) {
     EXPECT_FALSE(compile_grammar({.kind = Kind::kToolCalls, .text = text}).ok()) << text;
   }
 }

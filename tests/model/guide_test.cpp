@@ -94,8 +94,8 @@ TEST(Guides, RequestsWithOneGrammarCompileItOnce) {
   Guides guides(vocabulary());
   const auto prepared = [&](std::string text, TokenId begins_after) {
     GuideState state;
-    const GrammarSpec spec{.kind = Kind::kRegex, .text = std::move(text),
-                           .begins_after = begins_after};
+    const GrammarSpec spec{
+        .kind = Kind::kRegex, .text = std::move(text), .begins_after = begins_after};
     EXPECT_TRUE(guides.prepare(spec, state).ok());
     return state.masker;
   };
