@@ -20,6 +20,7 @@
 #include "cluster/membership.hpp"
 #include "experts/placement.hpp"
 #include "kvcache/holder.hpp"
+#include "model/grammar.hpp"
 #include "model/sampling.hpp"
 #include "scheduler/batcher.hpp"
 #include "scheduler/request.hpp"
@@ -43,10 +44,22 @@ auto inspect(Inspector& f, Error& x) {
 
 namespace model {
 template <class Inspector>
+auto inspect(Inspector& f, GrammarSpec& x) {
+  return f(x.kind, x.text, x.choices, x.begins_after, x.may_end_before);
+}
+template <class Inspector>
 auto inspect(Inspector& f, SamplingParams& x) {
+  // What is shared within a process travels as a value; kNone stands for none.
+  GrammarSpec grammar = x.grammar ? *x.grammar : GrammarSpec{};
+  const auto share = [&]() -> caf::error {
+    const bool is_none = grammar.kind == GrammarSpec::Kind::kNone;
+    x.grammar = is_none ? nullptr : std::make_shared<const GrammarSpec>(std::move(grammar));
+    return caf::none;
+  };
   return f(x.temperature, x.top_p, x.top_k, x.min_p, x.seed, x.want_logprobs, x.num_top_logprobs,
            x.presence_penalty, x.frequency_penalty, x.repetition_penalty, x.min_tokens,
-           x.logit_bias, x.allowed_token_ids, x.bad_words);
+           x.logit_bias, x.allowed_token_ids, x.bad_words, grammar,
+           caf::meta::load_callback(share));
 }
 template <class Inspector>
 auto inspect(Inspector& f, SampledToken& x) {

@@ -106,6 +106,7 @@ class RouterShell {
                     .sampling = msg.spec.sampling,
                     .stop_token_ids = msg.spec.stop_token_ids,
                     .cache_namespace = msg.spec.cache_namespace};
+    if (request.sampling.grammar) request.guide = std::make_shared<model::GuideState>();
     request.known.insert(request.known.end(), msg.emitted.begin(), msg.emitted.end());
     for (const TokenId token : request.known) {
       if (token < 0 || static_cast<uint32_t>(token) >= config().vocab_size) {
@@ -238,6 +239,7 @@ class RouterShell {
     uint32_t max_tokens = 0;
     std::vector<TokenId> known;  ///< prompt and emitted
     model::SamplingParams sampling;
+    std::shared_ptr<model::GuideState> guide;  ///< with a grammar; used by the engine's jobs only
     std::vector<TokenId> stop_token_ids;
     std::string cache_namespace;
     std::vector<BlockId> block_table;
@@ -348,7 +350,8 @@ class RouterShell {
                        .first_position = entry.first_position,
                        .block_table = request.block_table,
                        .wants_token = entry.wants_token,
-                       .sampling = request.sampling});
+                       .sampling = request.sampling,
+                       .guide = request.guide});
       if (entry.wants_token && model::reads_token_log(request.sampling)) {
         parts.back().known = request.known;
         parts.back().num_prompt = request.num_prompt;
@@ -421,11 +424,11 @@ class RouterShell {
     }
     batch.combine = experts::Combine(batch.plan, frame_bytes, options_.combine);
     send_due(batch);
-    batch.shared_done = config().num_shared_experts == 0;
-    if (batch.shared_done) return;
     const uint32_t lane = lane_of(batch);
+    batch.shared_done = !engine_->has_work_meanwhile(lane);
+    if (batch.shared_done) return;
     submit(
-        lane, [engine = engine_, lane] { engine->compute_shared(lane); },
+        lane, [engine = engine_, lane] { engine->compute_meanwhile(lane); },
         [this](MicroBatch& computed) {
           computed.shared_done = true;
           resume_when_complete(computed);
@@ -464,7 +467,7 @@ class RouterShell {
   }
 
   void step_done() {
-    std::vector<model::SampledToken> sampled_tokens;
+    std::vector<Result<model::SampledToken>> sampled_tokens;
     for (MicroBatch& batch : active_->batches) {
       std::ranges::move(batch.sampled, std::back_inserter(sampled_tokens));
     }
@@ -474,23 +477,23 @@ class RouterShell {
     for (const scheduler::StepEntry& entry : active_->entries) {
       computed(entry);
       if (!entry.wants_token) continue;
-      const model::SampledToken& token = sampled_tokens[sampled++];
+      const Result<model::SampledToken>& token = sampled_tokens[sampled++];
       const auto found = requests_.find(entry.request);
       if (found == requests_.end()) continue;  // cancelled during the step
       Request& request = found->second;
-      if (token.token < 0) {
-        fail(entry.request, request.attempt, model::no_token_error(token.token));
+      if (!token.ok()) {
+        fail(entry.request, request.attempt, token.error());
         ended.push_back(entry.request);
         continue;
       }
       Emission emission{.request = entry.request,
                         .attempt = request.attempt,
                         .first = static_cast<uint32_t>(request.known.size()) - request.num_prompt,
-                        .tokens = {token},
+                        .tokens = {*token},
                         .num_cached = std::min(request.num_cached.value_or(0), request.num_prompt)};
-      request.known.push_back(token.token);
+      request.known.push_back(token->token);
       const auto& stops = request.stop_token_ids;
-      if (std::find(stops.begin(), stops.end(), token.token) != stops.end()) {
+      if (std::find(stops.begin(), stops.end(), token->token) != stops.end()) {
         emission.finished = true;
       } else if (request.known.size() - request.num_prompt >= request.max_tokens) {
         emission.finished = true;

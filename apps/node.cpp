@@ -110,6 +110,8 @@ struct Process {
   kernels::ThreadPool pool;
   std::unique_ptr<kernels::Ops> ops = kernels::make_cpu_ops(&pool);
   std::shared_ptr<const model::RouterWeights> weights;  ///< router only
+  Result<std::shared_ptr<const model::Vocabulary>> vocabulary =
+      Error{Code::kUnsupported, "not a router"};
   actors::WorkerServices services;
   EndReason end;
 };
@@ -134,11 +136,12 @@ caf::actor spawn_worker(caf::actor_system& system, Process& process, const caf::
                       .block_tokens = config.kv_block_tokens,
                       .kv_dim = model.kv_dim(),
                       .num_host_slots = config.kv_host_blocks},
-      actors::AttentionForm::kAbsorbed);
+      actors::AttentionForm::kAbsorbed, process.vocabulary);
   log::info("kv_cache", {{"blocks", config.kv_blocks}, {"bytes", engine->kv_bytes()}});
   return system.spawn(actors::router_actor, &process.services, std::move(engine), holder, head,
                       actors::RouterOptions{.batcher = {.max_step_tokens = config.max_step_tokens,
-                                                        .max_running = config.max_running},
+                                                        .max_running = config.max_running,
+                                                        .step_target = config.step_target},
                                             .micro_batches = config.micro_batches,
                                             .block_tokens = config.kv_block_tokens,
                                             .heartbeat_interval = config.heartbeat_interval,
@@ -156,6 +159,11 @@ Result<int> run(const std::string& config_path, const std::string& name) {
   if (node.role == cluster::Role::kRouter) {
     process.weights = TRY(process.checkpoint.load_router());
     log::info("weights_mapped", {{"model", config.model}});
+    // Without a tokenizer it serves on; requests with a grammar get this error.
+    process.vocabulary = model::load_vocabulary(config.model, process.checkpoint.config());
+    if (!process.vocabulary.ok()) {
+      log::warning("no_structured_output", {{"reason", process.vocabulary.error().message}});
+    }
   }
   const NodeId self = actors::fresh_node_id();
   actors::SystemConfig system_config({.network = true,

@@ -190,6 +190,7 @@ Answer Service::chat_completions(const HttpRequest& request) {
   auto prompt = prompt_of_chat(model_, chat);
   if (const auto* error = std::get_if<ApiError>(&prompt)) return error_response(*error);
   auto& [tokens, syntax] = std::get<model::ChatPrompt>(prompt);
+  if (auto error = guide_chat(model_, syntax, chat)) return error_response(*error);
   return generate({.kind = ResponseKind::kChat,
                    .prompts = {std::move(tokens)},
                    .request = std::move(chat.generation),
@@ -215,8 +216,8 @@ Answer Service::completions(const HttpRequest& request) {
 }
 
 Answer Service::generate(GenerationPlan plan, const HttpRequest& request) {
+  // Not serving is no reason to refuse: the scheduler knows whether a new epoch is about to form.
   if (auto error = complete_plan(plan, model_)) return error_response(*error);
-  if (!client_.serving()) return error_response(loading(""));
   plan.tenant = request.api_key;
   plan.request_id = request.request_id;
   plan.created = unix_seconds();

@@ -30,6 +30,8 @@ limits:
   max_queued: 65
   max_running: 17
   max_step_tokens: 257
+  step_target: 11ms
+  micro_batches: 2
   max_context: 4097
   kv_blocks: 1025
   kv_block_tokens: 17
@@ -76,6 +78,8 @@ TEST(ClusterConfig, ReadsEveryKey) {
   EXPECT_EQ(config->max_queued, 65U);
   EXPECT_EQ(config->max_running, 17U);
   EXPECT_EQ(config->max_step_tokens, 257U);
+  EXPECT_EQ(config->step_target, milliseconds(11));
+  EXPECT_EQ(config->micro_batches, 2U);
   EXPECT_EQ(config->max_context, 4097U);
   EXPECT_EQ(config->kv_blocks, 1025U);
   EXPECT_EQ(config->kv_block_tokens, 17U);

@@ -42,6 +42,16 @@ const model::Checkpoint& opened_model(const std::string& directory) {
   return opened.emplace(directory, std::move(*checkpoint)).first->second;
 }
 
+const Result<std::shared_ptr<const model::Vocabulary>>& loaded_vocabulary(
+    const std::string& directory) {
+  static std::map<std::string, Result<std::shared_ptr<const model::Vocabulary>>> loaded;
+  const auto known = loaded.find(directory);
+  if (known != loaded.end()) return known->second;
+  return loaded
+      .emplace(directory, model::load_vocabulary(directory, opened_model(directory).config()))
+      .first->second;
+}
+
 ClusterNodes::ClusterNodes(ClusterHost& host, const ClusterOptions& options)
     : host_(host), options_(options), checkpoint_(opened_model(options.model)) {
   const SchedulerActorOptions head = head_options(options_, checkpoint_);
@@ -88,13 +98,14 @@ caf::actor ClusterNodes::spawn_router(Node& node) {
   node.kv_holder = node.process.system->spawn(
       kv_holder_actor, kvcache::HolderOptions{options_.kv_blocks, options_.kv_host_blocks,
                                               options_.kv_block_tokens});
-  auto engine = std::make_shared<RouterEngine>(config, *weights, *node.ops,
-                                               KvShape{.num_layers = config.num_layers,
-                                                       .num_blocks = options_.kv_blocks,
-                                                       .block_tokens = options_.kv_block_tokens,
-                                                       .kv_dim = config.kv_dim(),
-                                                       .num_host_slots = options_.kv_host_blocks},
-                                               AttentionForm::kAbsorbed);
+  auto engine =
+      std::make_shared<RouterEngine>(config, *weights, *node.ops,
+                                     KvShape{.num_layers = config.num_layers,
+                                             .num_blocks = options_.kv_blocks,
+                                             .block_tokens = options_.kv_block_tokens,
+                                             .kv_dim = config.kv_dim(),
+                                             .num_host_slots = options_.kv_host_blocks},
+                                     AttentionForm::kAbsorbed, loaded_vocabulary(options_.model));
   return node.process.system->spawn(router_actor, &node.services, engine, node.kv_holder,
                                     node.process.scheduler,
                                     RouterOptions{.batcher = options_.batcher,

@@ -109,5 +109,8 @@ class ClusterNodes {
 
 /// A checkpoint, opened once per process.
 const model::Checkpoint& opened_model(const std::string& directory);
+/// Its vocabulary for grammars, loaded once per process, or why there is none.
+const Result<std::shared_ptr<const model::Vocabulary>>& loaded_vocabulary(
+    const std::string& directory);
 
 }  // namespace troupe::actors
