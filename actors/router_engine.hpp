@@ -58,8 +58,8 @@ class RouterEngine {
 
   Segment begin(StepId step, std::vector<StepPart> parts);
   /// What can be done while the shards compute: the shared expert, and, once a step, what is needed
-  /// to guide answers by their grammars: microseconds as a rule; a new grammar holds the step up for
-  /// 60 ms at most, a mask for 20 ms (bench/results/grammar.md).
+  /// to guide answers by their grammars: microseconds as a rule; a new grammar holds the step up
+  /// for 60 ms at most, a mask for 20 ms (bench/results/grammar.md).
   void compute_meanwhile();
   [[nodiscard]] bool has_work_meanwhile() const;
   Segment resume(const experts::DispatchPlan& plan, const std::vector<GatheredFrame>& answers);
