@@ -62,7 +62,8 @@ class RouterEngine {
   /// @param step names the frames; @param lane < kLanes, with nothing out in it
   Segment begin(uint32_t lane, StepId step, std::vector<StepPart> parts);
   /// What can be done while the shards compute: the shared expert, and, once a step, what is needed
-  /// to guide answers by their grammars. Worth a job only if there is something to do.
+  /// to guide answers by their grammars: microseconds as a rule; a new grammar holds the step up
+  /// for 60 ms at most, a mask for 20 ms (bench/results/grammar.md).
   void compute_meanwhile(uint32_t lane);
   [[nodiscard]] bool has_work_meanwhile(uint32_t lane) const;
   Segment resume(uint32_t lane, const experts::DispatchPlan& plan,

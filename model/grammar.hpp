@@ -50,7 +50,7 @@ struct GrammarSpec {
   friend bool operator==(const GrammarSpec&, const GrammarSpec&) = default;
 };
 
-/// Bounds of a compilation. With the defaults the slowest one takes about 50 ms, most well below
+/// Bounds of a compilation. With the defaults the slowest one takes about 60 ms, most well below
 /// 1 ms (bench/results/grammar.md).
 struct GrammarLimits {
   size_t max_text_bytes = size_t{256} << 10;  ///< of `text`, or of all choices together
@@ -65,7 +65,7 @@ struct GrammarLimits {
   uint32_t max_spec_depth = 64;
   /// Size of the automata of all regexes together (grammar_check.hpp): one that explodes is refused
   /// here and not while a request runs.
-  uint32_t max_automaton = 32'768;
+  uint32_t max_automaton = 49'152;
 };
 
 /// @errors kInvalidArgument: the spec is wrong, uses what Troupe lacks or exceeds a limit; the

@@ -206,7 +206,7 @@ TEST_F(GuidedTest, FollowsEveryKindOfGrammar) {
 
 TEST_F(GuidedTest, RefusesHostileGrammarsQuicklyAndByName) {
   start();
-  expect_refused(R"("guided_regex":"(a|b)*a(a|b){30}")", "guided_regex", "more than 32768");
+  expect_refused(R"("guided_regex":"(a|b)*a(a|b){30}")", "guided_regex", "more than 49152");
   expect_refused(R"("guided_regex":"((a{1,1000}){1,1000}){1,1000}")", "guided_regex",
                  "too complex");
   expect_refused(R"("regex":")" + std::string(3U << 20, 'a') + '"', "regex",

@@ -263,7 +263,7 @@ std::vector<BadCase> bad_chats() {
       with("guided_json", R"("guided_json":"{")", "guided_json", "not valid JSON"),
       with("guided_json_number", R"("guided_json":1)", "guided_json", "a JSON schema"),
       with("guided_regex_explodes", R"("guided_regex":"(a|b)*a(a|b){30}")", "guided_regex",
-           "more than 32768"),
+           "more than 49152"),
       with("guided_choice", R"("guided_choice":{})", "guided_choice", "list of strings"),
       with("guided_grammar", R"("guided_grammar":"root ::= root")", "guided_grammar",
            "left recursion"),

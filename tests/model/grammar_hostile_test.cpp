@@ -49,7 +49,7 @@ std::vector<HostileCase> hostile_cases() {
   return {
       {"RegexEmpty", regex(""), "empty"},
       {"RegexOfAMegabyte", regex(std::string(kMegabyte, 'a')), "longer than 262144"},
-      {"RegexOfManyStates", regex(repeated("[a-z]", 40'000)), "32768"},
+      {"RegexOfManyStates", regex(repeated("[a-z]", 40'000)), "49152"},
       {"RegexNotUtf8", regex("ab\xFF"), "byte 2"},
       {"RegexNested", regex(std::string(100'000, '(')), "at most 64"},
       {"RegexNestedClosed", regex(std::string(70, '(') + "a" + std::string(70, ')')), "at most 64"},
