@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "actors/expert_compute.hpp"
+#include "actors/instant.hpp"
 #include "actors/messages.hpp"
 #include "base/check.hpp"
 #include "base/log.hpp"
@@ -167,7 +168,7 @@ class ExpertShardShell {
   }
 
   void act(const experts::ShardEvent& event) {
-    for (experts::ShardEffect& effect : core_.handle(event)) {
+    for (experts::ShardEffect& effect : core_.handle(event, now(self_))) {
       std::visit([this](auto& e) { perform(e); }, effect);
     }
     if (const auto* gone = std::get_if<experts::RouterGone>(&event)) {

@@ -65,7 +65,7 @@ auto inspect(Inspector& f, RequestSpec& x) {
 namespace experts {
 template <class Inspector>
 auto inspect(Inspector& f, Placement& x) {
-  return f(x.epoch, x.num_layers, x.num_experts, x.holder);
+  return f(x.epoch, x.num_layers, x.num_experts, x.holders);
 }
 }  // namespace experts
 

@@ -260,7 +260,7 @@ class Reader {
             pin.first_expert <= other.last_expert && other.first_expert <= pin.last_expert) {
           return at(here, "the pin overlaps the one in line " +
                               std::to_string(root_.find("placement")->items[j].line) +
-                              "; every expert has one holder");
+                              "; an expert is pinned to one shard");
         }
       }
     }
