@@ -120,8 +120,8 @@ class Reader {
       return done.ok() ? Result<void>() : at(node, done.error().message);
     }
     if (section.empty()) {
-      known.insert(known.end(),
-                   {"control", "http", "nodes", "placement", "limits", "heartbeat", "transport"});
+      known.insert(known.end(), {"control", "http", "nodes", "placement", "limits", "heartbeat",
+                                 "transport", "experts"});
     }
     return unknown_key(key, node, known);
   }

@@ -3,14 +3,19 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
+#include <utility>
 
 namespace troupe::experts {
 
 std::vector<ExpertRows> LoadCount::take() {
   std::vector<ExpertRows> counted;
-  counted.reserve(rows_.size());
-  for (const auto& [key, rows] : rows_) counted.push_back({key, rows});
-  rows_.clear();
+  for (size_t i = 0; i < rows_.size(); ++i) {
+    if (rows_[i] == 0) continue;
+    const ExpertKey key{static_cast<LayerIdx>(i / num_experts_),
+                        static_cast<ExpertIdx>(i % num_experts_)};
+    counted.push_back({key, std::exchange(rows_[i], 0)});
+  }
+  total_ = 0;
   return counted;
 }
 

@@ -23,13 +23,21 @@ struct ExpertRows {
 /// A shard's rows since it last told them.
 class LoadCount {
  public:
-  void add(LayerIdx layer, ExpertIdx expert) { ++rows_[{layer, expert}]; }
-  [[nodiscard]] bool empty() const { return rows_.empty(); }
+  LoadCount(uint32_t num_layers, uint32_t num_experts)
+      : num_experts_(num_experts), rows_(size_t{num_layers} * num_experts, 0) {}
+  /// REQUIRES: an expert of the model.
+  void add(LayerIdx layer, ExpertIdx expert) {
+    ++rows_[size_t{layer} * num_experts_ + expert];
+    ++total_;
+  }
+  [[nodiscard]] bool empty() const { return total_ == 0; }
   /// What was added since the last call, by key ascending; at most one entry per expert held.
   [[nodiscard]] std::vector<ExpertRows> take();
 
  private:
-  std::map<ExpertKey, uint64_t> rows_;
+  uint32_t num_experts_;
+  std::vector<uint64_t> rows_;  ///< [num_layers * num_experts]
+  uint64_t total_ = 0;
 };
 
 /// The head's view: sums over all shards, each row weighing half as much after every half-life.

@@ -228,7 +228,7 @@ TEST(Balancedness, IsTheMeanOverTheMaximumAndOneWithoutLoad) {
 }
 
 TEST(LoadCount, TellsWhatWasAddedSinceTheLastTime) {
-  LoadCount count;
+  LoadCount count(2, 8);
   count.add(1, 7);
   count.add(0, 3);
   count.add(1, 7);
