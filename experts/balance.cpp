@@ -2,12 +2,17 @@
 
 #include <algorithm>
 #include <functional>
+#include <numeric>
 #include <tuple>
 
 #include "base/check.hpp"
 
 namespace troupe::experts {
 namespace {
+
+/// A layer packed anew moves most of its replicas; one with this much more on its busiest shard is
+/// as good if it moves few.
+constexpr double kNearlyAsGood = 1.03;
 
 /// One layer with its shards numbered 0, 1, ... in configuration order.
 struct Layer {
@@ -135,6 +140,91 @@ void relabel(const Layer& layer, const Holders& current, Holders& holders) {
   }
 }
 
+/// The layer as it is held, with these numbers of replicas and then, one replica moved or two
+/// exchanged at a time, with less on the busiest shard, until that has at most `target`. Nothing if
+/// it gets stuck above.
+std::optional<Holders> refine(const Layer& layer, Holders holders,
+                              const std::vector<uint32_t>& num_replicas, double target) {
+  const size_t num_shards = layer.slots.size();
+  const auto holds = [&](uint32_t e, uint32_t s) { return std::ranges::count(holders[e], s) != 0; };
+  const auto movable = [&](uint32_t e, uint32_t s) { return layer.pins[e] != s; };
+  std::vector<double> loads = loads_of_shards(holders, layer.load, num_shards);
+  std::vector<uint32_t> used(num_shards, 0);
+  for (uint32_t e = 0; e < holders.size(); ++e) {
+    while (holders[e].size() > num_replicas[e]) {
+      std::optional<uint32_t> busiest;
+      for (const uint32_t s : holders[e]) {
+        if (movable(e, s) && (!busiest || loads[s] > loads[*busiest])) busiest = s;
+      }
+      std::erase(holders[e], *busiest);  // a pin binds one of several
+    }
+    for (const uint32_t s : holders[e]) ++used[s];
+  }
+  loads = loads_of_shards(holders, layer.load, num_shards);
+  for (uint32_t e = 0; e < holders.size(); ++e) {
+    while (holders[e].size() < num_replicas[e]) {
+      std::optional<uint32_t> lightest;
+      for (uint32_t s = 0; s < num_shards; ++s) {
+        if (used[s] >= layer.slots[s] || holds(e, s)) continue;
+        if (!lightest || loads[s] < loads[*lightest]) lightest = s;
+      }
+      if (!lightest) break;
+      holders[e].push_back(*lightest);
+      ++used[*lightest];
+    }
+  }
+  std::vector<std::vector<uint32_t>> held_by(num_shards);
+  for (uint32_t e = 0; e < holders.size(); ++e) {
+    for (const uint32_t s : holders[e]) held_by[s].push_back(e);
+  }
+  loads = loads_of_shards(holders, layer.load, num_shards);
+  const auto weight = [&](uint32_t e) {
+    return layer.load[e] / static_cast<double>(holders[e].size());
+  };
+  const auto give = [&](uint32_t e, uint32_t from, uint32_t to) {
+    *std::ranges::find(holders[e], from) = to;
+    std::erase(held_by[from], e);
+    held_by[to].push_back(e);
+    loads[from] -= weight(e);
+    loads[to] += weight(e);
+    --used[from], ++used[to];
+  };
+  std::vector<uint32_t> by_load(num_shards);
+  std::iota(by_load.begin(), by_load.end(), 0U);
+  for (size_t step = 0; step < 2 * holders.size(); ++step) {
+    std::ranges::stable_sort(by_load, {}, [&](uint32_t s) { return loads[s]; });
+    const uint32_t busiest = by_load.back();
+    if (loads[busiest] <= target) return holders;
+    struct Exchange {
+      uint32_t gives = 0;
+      std::optional<uint32_t> takes;
+      double most = 0;  ///< of the two shards' loads, afterwards
+    };
+    std::optional<Exchange> best;
+    uint32_t other = 0;
+    for (size_t i = 0; i + 1 < num_shards && !best; ++i) {
+      other = by_load[i];
+      const auto consider = [&](const Exchange& exchange) {
+        if (exchange.most >= (best ? best->most : loads[busiest] * (1 - 1e-9))) return;
+        best = exchange;
+      };
+      for (const uint32_t e : held_by[busiest]) {
+        if (!movable(e, busiest) || holds(e, other)) continue;
+        const double less = loads[busiest] - weight(e), more = loads[other] + weight(e);
+        if (used[other] < layer.slots[other]) consider({e, std::nullopt, std::max(less, more)});
+        for (const uint32_t f : held_by[other]) {
+          if (!movable(f, other) || holds(f, busiest)) continue;
+          consider({e, f, std::max(less + weight(f), more - weight(f))});
+        }
+      }
+    }
+    if (!best) return std::nullopt;
+    give(best->gives, busiest, other);
+    if (best->takes) give(*best->takes, other, busiest);
+  }
+  return std::nullopt;
+}
+
 }  // namespace
 
 double balancedness(const Placement& placement, std::span<const double> load,
@@ -203,16 +293,24 @@ Result<std::optional<Placement>> rebalance(const PlacementRequest& request,
     const auto even = static_cast<uint32_t>(
         (uint64_t{request.num_experts} + request.redundant + num_shards - 1) / num_shards);
     for (uint32_t& slots : layer.slots) slots = std::max(slots, even);
-    Holders packed = pack(layer, replicas_of(layer.load, request.redundant, num_shards));
+    const auto num_replicas = replicas_of(layer.load, request.redundant, num_shards);
+    Holders packed = pack(layer, num_replicas);
     const double now = std::ranges::max(loads_of_shards(held, layer.load, num_shards));
-    const double then = std::ranges::max(loads_of_shards(packed, layer.load, num_shards));
+    double then = std::ranges::max(loads_of_shards(packed, layer.load, num_shards));
     before += now;
     if (then >= now * (1 - min_gain)) {
       after += now;
       continue;
     }
+    const bool room = then * kNearlyAsGood < now * (1 - min_gain);
+    const double enough = room ? then * kNearlyAsGood : then;
+    if (auto refined = refine(layer, held, num_replicas, enough)) {
+      packed = *std::move(refined);
+      then = std::ranges::max(loads_of_shards(packed, layer.load, num_shards));
+    } else {
+      relabel(layer, held, packed);
+    }
     after += then;
-    relabel(layer, held, packed);
     for (ExpertIdx e = 0; e < request.num_experts; ++e) {
       std::vector<NodeId>& holders = placement.holders[begin + e];
       holders.clear();

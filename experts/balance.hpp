@@ -31,12 +31,15 @@ uint64_t num_new_replicas(const Placement& from, const Placement& to);
 /// Each shard gets at most ceil((experts + redundant) / shards) replicas of a layer, or as many as
 /// are pinned to it, and never two of one expert; a redundant replica that finds no such place is
 /// left out. A layer keeps its place unless its busiest shard's load falls by more than the part
-/// min_gain. Where a layer changes, its parts are given to the shards that hold the most of them.
+/// min_gain. Where a layer changes, replicas are moved and exchanged one by one until it is as even
+/// as when packed anew, but for 3 %; if that does not lead there, it is packed anew, and its parts
+/// are given to the shards that hold the most of them.
 /// Ties go to the lower expert, then to the shard earlier in the configuration.
 /// @param current a placement over the same shards
 /// @param load [num_layers * num_experts] rows in a recent time, >= 0
 /// @errors those of pinned_holders; kUnavailable without shards
-/// Cost: O(layers * (redundant * experts + replicas * shards)).
+/// Cost: for each layer O(redundant * experts + replicas * shards), and for each replica moved
+/// O(replicas * replicas of a shard) at worst.
 Result<std::optional<Placement>> rebalance(const PlacementRequest& request,
                                            std::span<const double> load, const Placement& current,
                                            double min_gain);

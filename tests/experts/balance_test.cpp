@@ -71,6 +71,33 @@ TEST(Rebalance, ChangesNothingWithoutLoad) {
   EXPECT_FALSE(rebalance(request, load, *place_experts(request), 0)->has_value());
 }
 
+TEST(Rebalance, MovesFewReplicasWhenLoadsChangeALittle) {
+  constexpr uint64_t kSeed = 23;
+  uint64_t draws = 0, num_new = 0, num_rounds = 0;
+  const auto draw = [&](uint64_t n) { return random_bits(kSeed, draws++) % n; };
+  std::vector<NodeId> shards;
+  for (uint64_t s = 1; s <= 8; ++s) shards.push_back(NodeId{s});
+  const auto request = one_layer(64, shards, 8);
+  std::vector<double> load;
+  for (uint32_t e = 0; e < 64; ++e) load.push_back(1e6 / static_cast<double>(1 + draw(64)));
+  Placement current = *place_experts(request);
+  for (int round = 0; round < 200; ++round) {
+    SCOPED_TRACE("seed " + std::to_string(kSeed) + ", round " + std::to_string(round));
+    auto next = rebalance(request, load, current, 0.05);
+    ASSERT_TRUE(next.ok());
+    if (next->has_value()) {
+      if (round > 0) num_new += num_new_replicas(current, **next);
+      num_rounds += round > 0 ? 1 : 0;
+      current = **std::move(next);
+    }
+    ASSERT_GT(balancedness(current, load, shards), 0.9);
+    for (double& rows : load) rows *= 0.9 + static_cast<double>(draw(200)) / 1e3;
+  }
+  ASSERT_GT(num_rounds, 10U);
+  EXPECT_LT(num_new, num_rounds * 72 / 4) << num_new << " in " << num_rounds << " changes;"
+                                          << " packed anew, most of 72 would move each time";
+}
+
 TEST(Rebalance, GivesEachPartToTheShardThatHoldsMostOfIt) {
   const auto request = one_layer(6, {kA, kB, kC}, 0);
   Placement current = *place_experts(request);
