@@ -10,10 +10,12 @@ namespace troupe::actors {
 RouterEngine::RouterEngine(const model::ModelConfig& config,
                            std::shared_ptr<const model::RouterWeights> weights, kernels::Ops& ops,
                            KvShape kv, AttentionForm form)
-    : config_(config),
-      weights_(std::move(weights)),
-      kv_(kv),
-      forward_(config, *weights_, ops, kv_, form) {}
+    : config_(config), weights_(std::move(weights)), kv_(kv) {
+  lanes_.reserve(kLanes);
+  for (uint32_t i = 0; i < kLanes; ++i) {
+    lanes_.push_back({.forward = Forward(config, *weights_, ops, kv_, form)});
+  }
+}
 
 void RouterEngine::set_epoch(std::shared_ptr<const experts::Placement> placement,
                              transport::FrameHeader prototype) {
@@ -21,45 +23,48 @@ void RouterEngine::set_epoch(std::shared_ptr<const experts::Placement> placement
   prototype_ = std::move(prototype);
 }
 
-Segment RouterEngine::begin(StepId step, std::vector<StepPart> parts) {
-  parts_ = std::move(parts);
-  prototype_.step = step;
+Segment RouterEngine::begin(uint32_t lane_index, StepId step, std::vector<StepPart> parts) {
+  Lane& lane = lanes_[lane_index];
+  lane.step = step;
+  lane.parts = std::move(parts);
   std::vector<StepSequence> sequences;
-  sequences.reserve(parts_.size());
-  for (const StepPart& part : parts_) {
+  sequences.reserve(lane.parts.size());
+  for (const StepPart& part : lane.parts) {
     sequences.push_back({.tokens = part.tokens,
                          .first_position = part.first_position,
                          .block_table = part.block_table,
                          .num_logits = part.wants_token ? 1U : 0U});
-    rows_computed_ += part.tokens.size();
   }
-  forward_.begin(sequences);
-  return advance();
+  lane.forward.begin(sequences);
+  return advance(lane);
 }
 
-Segment RouterEngine::resume(const experts::DispatchPlan& plan,
+Segment RouterEngine::resume(uint32_t lane_index, const experts::DispatchPlan& plan,
                              const std::vector<GatheredFrame>& answers) {
+  Lane& lane = lanes_[lane_index];
   const size_t hidden = config_.hidden_size;
-  expert_rows_.resize(std::max(expert_rows_.size(), plan.num_results * hidden));
+  lane.expert_rows.resize(std::max(lane.expert_rows.size(), plan.num_results * hidden));
   for (const GatheredFrame& answer : answers) {
-    std::memcpy(expert_rows_.data() + answer.first_result * hidden, answer.frame.payload->floats(),
+    std::memcpy(lane.expert_rows.data() + answer.first_result * hidden,
+                answer.frame.payload->floats(),
                 answer.frame.header.num_rows * hidden * sizeof(float));
   }
-  forward_.provide(ConstRows(expert_rows_.data(), plan.num_results, hidden), plan.slot_row);
-  return advance();
+  lane.forward.provide(ConstRows(lane.expert_rows.data(), plan.num_results, hidden), plan.slot_row);
+  return advance(lane);
 }
 
-Segment RouterEngine::advance() {
+Segment RouterEngine::advance(Lane& lane) {
   Segment segment;
-  segment.status = forward_.advance();
+  segment.status = lane.forward.advance();
   if (segment.status == Forward::Status::kExchange) {
-    const Exchange exchange = forward_.exchange();
+    const Exchange exchange = lane.forward.exchange();
     const size_t hidden = config_.hidden_size;
     segment.plan = experts::plan_dispatch(exchange.layer, exchange.topk_idx,
                                           static_cast<uint32_t>(exchange.rows.rows), exchange.topk,
                                           *placement_);
     for (const experts::ShardDispatch& dispatch : segment.plan.shards) {
       transport::Frame frame{.header = prototype_};
+      frame.header.step = lane.step;
       frame.header.layer = exchange.layer;
       frame.header.num_rows = static_cast<uint32_t>(dispatch.rows.size());
       frame.header.hidden = static_cast<uint32_t>(hidden);
@@ -77,9 +82,9 @@ Segment RouterEngine::advance() {
     }
     return segment;
   }
-  const ConstRows logits = forward_.logits();
+  const ConstRows logits = lane.forward.logits();
   size_t row = 0;
-  for (const StepPart& part : parts_) {
+  for (const StepPart& part : lane.parts) {
     if (!part.wants_token) continue;
     const std::span known(part.known);
     const size_t num_prompt = std::min<size_t>(part.num_prompt, known.size());

@@ -1,8 +1,9 @@
 #pragma once
 
-// What a router computes on its executor: one step cut into segments at the exchanges with the
-// expert shards. Used by one job at a time; knows no actors.
+// What a router computes on its executor: a step cut into segments at the exchanges with the expert
+// shards, in lanes that hold one micro-batch each. Used by one job at a time; knows no actors.
 
+#include <algorithm>
 #include <memory>
 #include <utility>
 #include <vector>
@@ -48,32 +49,47 @@ class RouterEngine {
                std::shared_ptr<const model::RouterWeights> weights, kernels::Ops& ops, KvShape kv,
                AttentionForm form);
 
+  static constexpr uint32_t kLanes = 2;
+
   /// Fields of the frames that all steps of an epoch share.
   void set_epoch(std::shared_ptr<const experts::Placement> placement,
                  transport::FrameHeader prototype);
 
-  Segment begin(StepId step, std::vector<StepPart> parts);
-  void compute_shared() { forward_.compute_shared(); }
-  Segment resume(const experts::DispatchPlan& plan, const std::vector<GatheredFrame>& answers);
+  /// @param step names the frames; @param lane < kLanes, with nothing out in it
+  Segment begin(uint32_t lane, StepId step, std::vector<StepPart> parts);
+  void compute_shared(uint32_t lane) { lanes_[lane].forward.compute_shared(); }
+  Segment resume(uint32_t lane, const experts::DispatchPlan& plan,
+                 const std::vector<GatheredFrame>& answers);
 
   /// Copies whole KV blocks, between two segments of a step or with none out.
   void copy_blocks(const std::vector<kvcache::Copy>& copies) { kv_.copy(copies); }
 
-  [[nodiscard]] uint64_t rows_computed() const { return rows_computed_; }
+  /// Whole blocks, in and out. A table that they are in is read by no step before.
+  [[nodiscard]] size_t block_bytes() const { return kv_.whole_block({}).size_bytes(); }
+  void read_block(BlockId block, float* into) const {
+    std::ranges::copy(kv_.whole_block(block), into);
+  }
+  void write_block(BlockId block, const float* from) {
+    std::ranges::copy_n(from, std::ssize(kv_.whole_block(block)), kv_.whole_block(block).begin());
+  }
+
   [[nodiscard]] size_t kv_bytes() const { return kv_.size_bytes(); }
 
  private:
-  Segment advance();
+  struct Lane {
+    Forward forward;
+    StepId step;
+    std::vector<StepPart> parts;
+    std::vector<float> expert_rows;
+  };
+  Segment advance(Lane& lane);
 
   const model::ModelConfig& config_;
   std::shared_ptr<const model::RouterWeights> weights_;
   KvStore kv_;
-  Forward forward_;
+  std::vector<Lane> lanes_;
   std::shared_ptr<const experts::Placement> placement_;
   transport::FrameHeader prototype_;
-  std::vector<StepPart> parts_;
-  std::vector<float> expert_rows_;
-  uint64_t rows_computed_ = 0;
 };
 
 }  // namespace troupe::actors

@@ -188,6 +188,7 @@ class SchedulerShell {
                 into.links = std::move(worker.links);
                 into.prefix_cache = worker.prefix_cache;
                 into.num_preempted = worker.num_preempted;
+                into.num_fetched_blocks = worker.num_fetched_blocks;
                 arrived();
               },
               [arrived](const caf::error&) { arrived(); });
@@ -213,8 +214,9 @@ class SchedulerShell {
   void perform(scheduler::StartOnRouter& e) {
     const auto node = nodes_.find(e.router);
     if (node == nodes_.end()) return;  // its loss is the next event
-    self_->send(node->second.worker, StartRequest{e.request, e.attempt, std::move(e.spec),
-                                                  std::move(e.emitted), e.order});
+    self_->send(node->second.worker,
+                StartRequest{e.request, e.attempt, std::move(e.spec), std::move(e.emitted), e.order,
+                             e.kv_from.value_or(NodeId{})});
   }
   void perform(scheduler::CancelOnRouter& e) {
     const auto node = nodes_.find(e.router);
@@ -310,6 +312,7 @@ class SchedulerShell {
 
   static std::vector<Peer> peers(const std::vector<cluster::NodeInfo>& infos) {
     std::vector<Peer> result;
+    result.reserve(infos.size());
     for (const cluster::NodeInfo& info : infos) {
       result.push_back({info.id, info.name, info.link_address});
     }

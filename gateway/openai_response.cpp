@@ -157,7 +157,7 @@ void write_node(JsonWriter& json, const actors::NodeStatus& node) {
   json.field("kv_host_blocks_used", node.prefix_cache.host_blocks);
   json.field("prefix_cache_queries", node.prefix_cache.queried_tokens);
   json.field("prefix_cache_hits", node.prefix_cache.hit_tokens);
-  json.field("preemptions", node.num_preempted);
+  json.field("preemptions", node.num_preempted).field("fetched_blocks", node.num_fetched_blocks);
   json.field("drained", node.drained);
   json.field("rows_computed", node.rows_computed);
   json.key("links").begin_array();

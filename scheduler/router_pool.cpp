@@ -62,8 +62,7 @@ std::optional<RouterShare> RouterPool::choose(const std::string& cache_namespace
                             .num_prefill = num_known - num_cached,
                             .num_kv = uint64_t{num_known} - num_cached + 1,
                             .num_guessed = num_cached};
-    const bool fits =
-        options_.kv_tokens == 0 || router.num_kv + share.num_kv <= options_.kv_tokens;
+    const bool fits = options_.kv_tokens == 0 || router.num_kv + share.num_kv <= options_.kv_tokens;
     if (!fits && router.num_running > 0) continue;
     const Cost cost{router.num_prefill + share.num_prefill +
                         uint64_t{options_.running_cost} * router.num_running,
@@ -71,6 +70,13 @@ std::optional<RouterShare> RouterPool::choose(const std::string& cache_namespace
     if (least && *least <= cost) continue;
     least = cost;
     best = share;
+  }
+  if (!best) return best;
+  uint32_t most = best->num_guessed + options_.min_fetch_tokens - 1;
+  for (const PrefixIndex::Match& match : matches) {
+    if (match.num_tokens <= most || match.router == best->router || !is_up(match.router)) continue;
+    most = match.num_tokens;
+    best->fetch_from = match.router;
   }
   return best;
 }

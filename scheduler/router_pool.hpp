@@ -24,15 +24,17 @@ struct RouterPoolOptions {
   uint64_t kv_tokens = 0;
   /// What a request that decodes costs a new one, in tokens of prefill.
   uint32_t running_cost = 64;
+  uint32_t min_fetch_tokens = 256;  ///< `much more`
   PrefixIndexOptions index;
 };
 
 /// What one request takes of a router, from its start there to its end.
 struct RouterShare {
   NodeId router;
-  uint32_t num_prefill = 0;  ///< tokens before its first token; 0 once that came
-  uint64_t num_kv = 0;       ///< KV positions that it does not share
-  uint32_t num_guessed = 0;  ///< tokens that were taken for cached at its start
+  uint32_t num_prefill = 0;          ///< tokens before its first token; 0 once that came
+  uint64_t num_kv = 0;               ///< KV positions that it does not share
+  uint32_t num_guessed = 0;          ///< tokens that were taken for cached at its start
+  std::optional<NodeId> fetch_from;  ///< a router, drained or not, with much more of its KV
 };
 
 class RouterPool {

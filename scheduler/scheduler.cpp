@@ -25,7 +25,9 @@ std::string name(NodeId router) { return "router " + std::to_string(router.value
 Scheduler::Scheduler(SchedulerOptions options)
     : options_(options),
       queue_(options.fairness),
-      routers_({.max_running = options.max_running, .kv_tokens = options.kv_tokens}) {
+      routers_({.max_running = options.max_running,
+                .kv_tokens = options.kv_tokens,
+                .min_fetch_tokens = options.min_fetch_tokens}) {
   CHECK_GE(options.max_context, 1U);
 }
 
@@ -260,7 +262,6 @@ void Scheduler::on(const RouterEmitted& event, Instant now, Effects& effects) {
 void Scheduler::on(const RouterFinished& event, Instant, Effects& effects) {
   const Entry* entry = find_attempt(event.router, event.request, event.attempt);
   if (entry == nullptr) return;
-  routers_.computed(event.router, entry->spec.cache_namespace, entry->known());
   forget(requests_.find(event.request));
   ++counts_.finished_total;
   effects.emplace_back(Tell{event.request, Finished{event.request, event.reason}});
@@ -305,8 +306,8 @@ void Scheduler::start(RequestId request, Entry& entry, const RouterShare& share,
   entry.share = share;
   ++running_of_[entry.spec.tenant];
   routers_.start(share, entry.spec.cache_namespace, entry.known());
-  effects.emplace_back(
-      StartOnRouter{share.router, request, entry.attempt, entry.spec, entry.emitted, entry.order});
+  effects.emplace_back(StartOnRouter{share.router, request, entry.attempt, entry.spec,
+                                     entry.emitted, entry.order, share.fetch_from});
 }
 
 void Scheduler::relieve_overcommitted(Effects& effects) {
@@ -326,6 +327,7 @@ void Scheduler::relieve_overcommitted(Effects& effects) {
 }
 
 void Scheduler::leave_router(Entry& entry) {
+  routers_.computed(entry.share->router, entry.spec.cache_namespace, entry.known());
   routers_.leave(*entry.share);
   entry.share.reset();
   const auto of_tenant = running_of_.find(entry.spec.tenant);
@@ -393,7 +395,7 @@ SchedulerCounts Scheduler::counts() const {
 }
 
 std::string Scheduler::check() const {
-  if (const std::string problem = queue_.check(); !problem.empty()) return problem;
+  if (std::string problem = queue_.check(); !problem.empty()) return problem;
   std::vector<RouterShare> shares;
   std::map<std::string, uint32_t> running_of;
   size_t num_resuming = 0;
@@ -411,7 +413,7 @@ std::string Scheduler::check() const {
     ++running_of[entry.spec.tenant];
   }
   if (running_of != running_of_) return "a tenant's count of requests is wrong";
-  if (const std::string problem = routers_.check(shares); !problem.empty()) return problem;
+  if (std::string problem = routers_.check(shares); !problem.empty()) return problem;
   if (deadlines_.size() != requests_.size()) return "a deadline outlived its request";
   if (queue_.size() > options_.max_queued + num_resuming) return "the queue exceeds its bound";
   if (!queue_.empty() && routers_.any_place() && (options_.kv_tokens == 0 || shares.empty())) {

@@ -26,9 +26,10 @@ namespace troupe::scheduler {
 struct SchedulerOptions {
   uint32_t max_queued = 64;  ///< waiting for a router; one more is refused
   uint32_t max_queued_per_tenant = 64;
-  uint32_t max_running = 16;  ///< on one router at a time
-  uint64_t kv_tokens = 0;     ///< KV positions of one router; 0: not known
-  uint32_t max_context = 0;   ///< prompt + max_tokens of one request
+  uint32_t max_running = 16;        ///< on one router at a time
+  uint64_t kv_tokens = 0;           ///< KV positions of one router; 0: not known
+  uint32_t min_fetch_tokens = 256;  ///< KV is fetched from another router from so many tokens on
+  uint32_t max_context = 0;         ///< prompt + max_tokens of one request
   Duration min_retry_after = seconds(1);
   /// How long requests wait for a router after the last one went down, counted from when it was
   /// last heard; at least min_wait_without_router. So a client hears within two seconds.
@@ -123,7 +124,8 @@ struct StartOnRouter {
   uint32_t attempt = 0;
   RequestSpec spec;
   std::vector<TokenId> emitted;
-  int64_t order = 0;  ///< smaller runs earlier and is preempted later
+  int64_t order = 0;              ///< smaller runs earlier and is preempted later
+  std::optional<NodeId> kv_from;  ///< this router probably has so much of its KV that asking pays
 };
 struct CancelOnRouter {
   NodeId router;
