@@ -47,6 +47,7 @@ void KvExchange::abandon(RequestId request, uint32_t attempt) {
 
 bool KvExchange::frame(const transport::Frame& frame) {
   const transport::FrameHeader& header = frame.header;
+  if (header.epoch != epoch_) return false;
   if (header.kind == transport::FrameKind::kKvBlock) {
     const size_t size = frame.payload ? frame.payload->size() : 0;
     arrived_ = frame.payload;

@@ -49,8 +49,9 @@ class RouterShell {
   // --- epochs ----------------------------------------------------------------------------------
 
   void end_epoch(Epoch epoch) {
-    if (epoch_ != epoch) return;
+    if (epoch < epoch_) return;
     serving_ = false;
+    switching_.reset();
     active_.reset();
     num_preempted_ += batcher_.num_preempted();
     batcher_ = scheduler::Batcher(options_.batcher);
@@ -76,6 +77,13 @@ class RouterShell {
     epoch_ = msg.placement.epoch;
     forming_ = msg;
     if (num_jobs_ == 0) idle();
+  }
+
+  /// Every shard serves the new epoch, too. The step that is out ends in the old one.
+  void switch_epoch(const SwitchEpochRequest& msg) {
+    if (!serving_ || msg.placement.epoch <= epoch_) return;
+    switching_ = msg.placement;
+    if (!active_ && num_jobs_ == 0) idle();
   }
 
   void link_down(const LinkDown& msg) {
@@ -153,10 +161,8 @@ class RouterShell {
 
   void frame(const transport::Frame& frame) {
     const transport::FrameHeader& header = frame.header;
-    if (header.epoch == epoch_) {
-      heard(header);
-      if (exchange_.frame(frame)) return;
-    }
+    if (header.epoch == epoch_) heard(header);
+    if (exchange_.frame(frame)) return;
     // Whatever does not belong to an exchange at hand is stale or a duplicate, and harmless.
     if (!active_ || header.epoch != epoch_) return;
     const auto batch = std::ranges::find(active_->batches, header.step, &MicroBatch::wire_step);
@@ -552,6 +558,10 @@ class RouterShell {
     for (const RequestId request : released_) tell_kv(0, kvcache::Release{request});
     released_.clear();
     if (forming_) join_epoch();
+    if (switching_) {
+      use(*std::exchange(switching_, std::nullopt));
+      self_->send(scheduler_, NodeReadyReport{services_->self, epoch_});
+    }
     for (const StartRequest& start_now : std::exchange(deferred_, {})) start(start_now);
   }
 
@@ -568,13 +578,20 @@ class RouterShell {
                                 .frames = kDispatchesPerShard});
       detector_.watch(shard.id, now(self_));
     }
-    engine_->set_epoch(std::make_shared<experts::Placement>(msg.placement),
+    exchange_.join_epoch(epoch_, msg.routers);
+    serving_ = true;
+    use(msg.placement);
+  }
+
+  /// From now on steps and signs of life are of this placement's epoch. REQUIRES: linked with all
+  /// its shards; no step is out.
+  void use(const experts::Placement& placement) {
+    epoch_ = placement.epoch;
+    engine_->set_epoch(std::make_shared<experts::Placement>(placement),
                        {.kind = transport::FrameKind::kDispatch,
                         .cluster = services_->cluster,
                         .epoch = epoch_,
                         .source = services_->self});
-    exchange_.join_epoch(epoch_, msg.routers);
-    serving_ = true;
     beat({epoch_});
   }
 
@@ -627,6 +644,7 @@ class RouterShell {
   transport::CreditLedger credits_;    ///< dispatches under way to each shard
   std::optional<ActiveStep> active_;
   std::optional<FormEpochRequest> forming_;
+  std::optional<experts::Placement> switching_;  ///< to be used when the step that is out has ended
   Epoch epoch_;
   bool serving_ = false;
   uint32_t num_jobs_ = 0;  ///< of steps, on the executor
@@ -645,6 +663,7 @@ caf::behavior router_actor(caf::stateful_actor<RouterState>* self, const WorkerS
   return {
       [=](const FormEpochRequest& msg) { shell->form(msg); },
       [=](const EpochEnded& msg) { shell->end_epoch(msg.epoch); },
+      [=](const SwitchEpochRequest& msg) { shell->switch_epoch(msg); },
       [=](const StartRequest& msg) { shell->start(msg); },
       [=](const CancelAttempt& msg) { shell->cancel(msg); },
       [=](const KvEffects& msg) { shell->kv_effects(msg); },

@@ -122,8 +122,9 @@ caf::actor spawn_worker(caf::actor_system& system, Process& process, const caf::
     const auto routers = static_cast<uint32_t>(
         std::ranges::count(config.nodes, cluster::Role::kRouter, &cluster::NodeConfig::role));
     const uint32_t max_queued_rows = routers * actors::kDispatchesPerShard * config.max_step_tokens;
-    return system.spawn(actors::expert_shard_actor, &process.services, head,
-                        experts::ShardOptions{.max_queued_rows = max_queued_rows});
+    return system.spawn(
+        actors::expert_shard_actor, &process.services, head,
+        experts::ShardOptions{.max_queued_rows = max_queued_rows, .batch_wait = config.batch_wait});
   }
   const model::ModelConfig& model = process.checkpoint.config();
   const auto holder = system.spawn(
@@ -175,11 +176,14 @@ Result<int> run(const std::string& config_path, const std::string& name) {
   actors::bound_delivery(config.control_port, config.heartbeat_timeout);
   const std::string interface = TRY(transport::interface_towards(config.control_host));
   const auto executor = actors::make_thread_executor();  // its jobs end before the system does
+  const auto loader =
+      node.role == cluster::Role::kExperts ? actors::make_thread_executor() : nullptr;
   process.services = {.self = self,
                       .cluster = actors::cluster_hash(config.name),
                       .checkpoint = &process.checkpoint,
                       .ops = process.ops.get(),
-                      .executor = executor.get()};
+                      .executor = executor.get(),
+                      .loader = loader.get()};
   const caf::actor worker = spawn_worker(system, process, head);
   const auto stop_worker = [&] {
     caf::anon_send_exit(worker, caf::exit_reason::kill);

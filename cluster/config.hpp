@@ -61,6 +61,12 @@ struct ClusterConfig {
   Duration assemble_timeout = seconds(30);
   uint32_t restart_budget = 3;  ///< quick restarts of one process within a minute by `troupe up`
   Wires wires = Wires::kAuto;
+  // experts
+  uint32_t redundant_experts = 0;             ///< replicas in each layer beyond one of each expert
+  Duration rebalance_interval = seconds(60);  ///< at least so long between changes; 0: on request
+  uint32_t rebalance_min_gain = 10;           ///< percent by which the busiest shards' load falls
+  Duration load_half_life = seconds(60);      ///< of a row's weight in the loads
+  Duration batch_wait;                        ///< an idle shard waits for other routers' rows
 };
 
 /// @param origin the file's name, for messages ("cluster.yaml:12: unknown key 'prot'; did you mean

@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "base/log.hpp"
+#include "gateway/experts_response.hpp"
 #include "gateway/generation.hpp"
 #include "gateway/json_writer.hpp"
 #include "gateway/openai_request.hpp"
@@ -103,7 +104,7 @@ struct Service::Route {
   bool takes_post;
   Answer (Service::*handler)(const HttpRequest&);
 
-  static constexpr size_t kCount = 13;
+  static constexpr size_t kCount = 15;
   static const std::array<Route, kCount> kAll;
 
   [[nodiscard]] std::string_view methods() const {
@@ -126,6 +127,8 @@ const std::array<Service::Route, Service::Route::kCount> Service::Route::kAll = 
     {"/detokenize", false, true, &Service::detokenize},
     {"/v1/troupe/status", true, false, &Service::status},
     {"/v1/troupe/drain", false, true, &Service::drain},
+    {"/v1/troupe/experts", true, false, &Service::experts},
+    {"/v1/troupe/experts/rebalance", false, true, &Service::rebalance},
 }};
 
 std::vector<std::pair<std::string_view, std::string_view>> Service::routes() {
@@ -332,6 +335,18 @@ Answer Service::drain(const HttpRequest& request) {
                              .param = "node"});
     }
     return json_response(status_json(status));
+  });
+}
+
+Answer Service::experts(const HttpRequest&) {
+  return make_experts_exchange(client_, false, [](const actors::ExpertsStatus& status) {
+    return json_response(experts_json(status));
+  });
+}
+
+Answer Service::rebalance(const HttpRequest&) {
+  return make_experts_exchange(client_, true, [](const actors::ExpertsStatus& status) {
+    return json_response(experts_json(status));
   });
 }
 

@@ -42,6 +42,7 @@ heartbeat: {interval: 201ms, timeout: 2s}
 assemble_timeout: 31s
 restart_budget: 4
 transport: {wires: shm}
+experts: {redundant: 3, rebalance_interval: 61s, min_gain: 11, half_life: 62s, batch_wait: 1ms}
 )";
 
 const std::string kSmall = R"(model: m
@@ -91,6 +92,11 @@ TEST(ClusterConfig, ReadsEveryKey) {
   EXPECT_EQ(config->assemble_timeout, seconds(31));
   EXPECT_EQ(config->restart_budget, 4U);
   EXPECT_EQ(config->wires, Wires::kShm);
+  EXPECT_EQ(config->redundant_experts, 3U);
+  EXPECT_EQ(config->rebalance_interval, seconds(61));
+  EXPECT_EQ(config->rebalance_min_gain, 11U);
+  EXPECT_EQ(config->load_half_life, seconds(62));
+  EXPECT_EQ(config->batch_wait, milliseconds(1));
 }
 
 TEST(ClusterConfig, FillsInDefaults) {

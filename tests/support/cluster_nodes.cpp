@@ -18,8 +18,10 @@ constexpr std::string_view kRouterPrefix = "router-";
 
 SchedulerActorOptions head_options(const ClusterOptions& options,
                                    const model::Checkpoint& checkpoint) {
-  SchedulerActorOptions head{
-      .cluster = "test", .scheduler = options.scheduler, .model = checkpoint.config()};
+  SchedulerActorOptions head{.cluster = "test",
+                             .scheduler = options.scheduler,
+                             .balance = options.balance,
+                             .model = checkpoint.config()};
   head.membership.version = "test";
   head.membership.checkpoint_digest = checkpoint.digest();
   for (uint32_t r = 0; r < options.num_routers; ++r) {
@@ -78,11 +80,13 @@ ClusterNodes::Node& ClusterNodes::add(const std::string& name) {
   node.pool = std::make_unique<kernels::ThreadPool>(options_.num_threads);
   node.ops = kernels::make_cpu_ops(node.pool.get());
   node.executor = host_.make_executor();
+  if (role == cluster::Role::kExperts) node.loader = host_.make_executor();
   node.services = {.self = host_.fresh_id(),
                    .cluster = cluster_hash("test"),
                    .checkpoint = &checkpoint_,
                    .ops = node.ops.get(),
-                   .executor = node.executor.get()};
+                   .executor = node.executor.get(),
+                   .loader = node.loader.get()};
   node.worker = role == cluster::Role::kRouter
                     ? spawn_router(node)
                     : node.process.system->spawn(expert_shard_actor, &node.services,
@@ -155,6 +159,7 @@ void ClusterNodes::stop(Node& node) {
   }
   node.port.reset();  // its peers see the link go down
   node.executor.reset();
+  node.loader.reset();
 }
 
 }  // namespace troupe::actors
