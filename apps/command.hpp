@@ -55,6 +55,7 @@ int fail(const Error& error);
 /// The nearest of some names, if any is near enough to be what was meant.
 std::optional<std::string> nearest(std::string_view word, const std::vector<std::string>& names);
 
+int run_bench(const Arguments&);
 int run_chat(const Arguments&);
 int run_config(const Arguments&);
 int run_detokenize(const Arguments&);

@@ -16,9 +16,6 @@
 namespace troupe::gateway {
 namespace {
 
-constexpr size_t kMaxHeadBytes = 64U << 10;
-constexpr size_t kMaxLineBytes = 16U << 20;  // of one event
-
 Error system_error(const std::string& what) {
   return Error{Code::kUnavailable, what + ": " + std::strerror(errno)};
 }
@@ -112,175 +109,14 @@ Result<Socket> connect_to(const std::string& host, const std::string& port, Dura
   return std::move(last).with_context(context);
 }
 
-/// Buffered reading of an answer's parts.
-class Reader {
- public:
-  Reader(const Socket& socket, Duration limit) : socket_(socket), limit_(limit) {}
-
-  /// Up to and without CRLF or LF.
-  Result<std::string> line(size_t max_bytes) {
-    while (true) {
-      if (const size_t end = buffer_.find('\n'); end != std::string::npos) {
-        std::string text = buffer_.substr(0, end);
-        buffer_.erase(0, end + 1);
-        if (text.ends_with('\r')) text.pop_back();
-        return text;
-      }
-      if (buffer_.size() > max_bytes)
-        return Error{Code::kCorrupt, "the answer's header is too long"};
-      if (TRY(fill()) == 0) return Error{Code::kCorrupt, "the answer ended in the middle"};
-    }
-  }
-
-  /// 1 to max_bytes bytes; empty at the end.
-  Result<std::string> some(size_t max_bytes) {
-    if (buffer_.empty() && TRY(fill()) == 0) return std::string();
-    std::string bytes = buffer_.substr(0, max_bytes);
-    buffer_.erase(0, bytes.size());
-    return bytes;
-  }
-
- private:
-  Result<size_t> fill() {
-    char bytes[16384];
-    const size_t count = TRY(socket_.receive(bytes, sizeof bytes, limit_));
-    buffer_.append(bytes, count);
-    return count;
-  }
-
-  const Socket& socket_;
-  Duration limit_;
-  std::string buffer_;
-};
-
-/// Cuts a stream into the data of its events.
-class EventSplitter {
- public:
-  explicit EventSplitter(const HttpClient::EventHandler& on_event) : on_event_(on_event) {}
-
-  /// False: the handler has enough.
-  Result<bool> take(std::string_view bytes) {
-    pending_ += bytes;
-    size_t begin = 0;
-    for (size_t end; (end = pending_.find('\n', begin)) != std::string::npos; begin = end + 1) {
-      std::string_view line = std::string_view(pending_).substr(begin, end - begin);
-      if (line.ends_with('\r')) line.remove_suffix(1);
-      if (!take_line(line)) return false;
-    }
-    pending_.erase(0, begin);
-    if (pending_.size() + data_.size() > kMaxLineBytes) {
-      return Error{Code::kCorrupt, "an event of the stream is too long"};
-    }
-    return true;
-  }
-
- private:
-  bool take_line(std::string_view line) {
-    if (line.empty()) {
-      if (!has_data_) return true;
-      has_data_ = false;
-      return on_event_(std::exchange(data_, {}));
-    }
-    if (!line.starts_with("data:")) return true;  // comments and fields that nobody needs here
-    line.remove_prefix(5);
-    if (line.starts_with(' ')) line.remove_prefix(1);
-    if (has_data_) data_ += '\n';
-    data_ += line;
-    has_data_ = true;
-    return true;
-  }
-
-  const HttpClient::EventHandler& on_event_;
-  std::string pending_;
-  std::string data_;
-  bool has_data_ = false;
-};
-
-std::string lower(std::string_view text) {
-  std::string out(text);
-  for (char& c : out) c = static_cast<char>(c >= 'A' && c <= 'Z' ? c - 'A' + 'a' : c);
-  return out;
-}
-
-std::string_view trimmed(std::string_view text) {
-  while (!text.empty() && (text.front() == ' ' || text.front() == '\t')) text.remove_prefix(1);
-  while (!text.empty() && (text.back() == ' ' || text.back() == '\t')) text.remove_suffix(1);
-  return text;
-}
-
-std::optional<uint64_t> number(std::string_view text, int base) {
+std::optional<uint64_t> number(std::string_view text) {
   uint64_t value = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value, base);
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
   if (error != std::errc() || end == text.data()) return std::nullopt;
   return value;
 }
 
-Result<ClientResponse> read_head(Reader& reader) {
-  ClientResponse response;
-  const std::string status = TRY(reader.line(kMaxHeadBytes));
-  const auto code = status.size() >= 12 && status.starts_with("HTTP/1.")
-                        ? number(std::string_view(status).substr(9, 3), 10)
-                        : std::nullopt;
-  if (!code) return Error{Code::kCorrupt, "the answer is no HTTP"};
-  response.status = static_cast<int>(*code);
-  size_t total = 0;
-  while (true) {
-    const std::string line = TRY(reader.line(kMaxHeadBytes));
-    if (line.empty()) return response;
-    total += line.size();
-    const size_t colon = line.find(':');
-    if (colon == std::string::npos || total > kMaxHeadBytes) {
-      return Error{Code::kCorrupt, "the answer has a broken header"};
-    }
-    response.headers.emplace_back(lower(std::string_view(line).substr(0, colon)),
-                                  trimmed(std::string_view(line).substr(colon + 1)));
-  }
-}
-
-/// Passes the body on, piece by piece, whatever its framing; the sink's false ends it.
-using Sink = std::function<Result<bool>(std::string_view)>;
-
-Result<bool> read_exactly(Reader& reader, uint64_t size, const Sink& sink) {
-  while (size > 0) {
-    const std::string bytes =
-        TRY(reader.some(static_cast<size_t>(std::min<uint64_t>(size, 65536))));
-    if (bytes.empty()) return Error{Code::kCorrupt, "the answer ended in the middle"};
-    size -= bytes.size();
-    if (!TRY(sink(bytes))) return false;
-  }
-  return true;
-}
-
-Result<void> read_body(Reader& reader, const ClientResponse& head, const Sink& sink) {
-  if (head.header("transfer-encoding") == "chunked") {
-    while (true) {
-      const auto size = number(TRY(reader.line(kMaxHeadBytes)), 16);
-      if (!size) return Error{Code::kCorrupt, "the answer has a broken chunk"};
-      if (*size == 0) return {};
-      if (!TRY(read_exactly(reader, *size, sink))) return {};
-      TRY(reader.line(kMaxHeadBytes));
-    }
-  }
-  if (const auto text = head.header("content-length"); !text.empty()) {
-    const auto size = number(text, 10);
-    if (!size) return Error{Code::kCorrupt, "the answer has a broken Content-Length"};
-    TRY(read_exactly(reader, *size, sink));
-    return {};
-  }
-  while (true) {
-    const std::string bytes = TRY(reader.some(65536));
-    if (bytes.empty() || !TRY(sink(bytes))) return {};
-  }
-}
-
 }  // namespace
-
-std::string_view ClientResponse::header(std::string_view name) const {
-  for (const auto& [key, value] : headers) {
-    if (key == name) return value;
-  }
-  return "";
-}
 
 Result<HttpClient> HttpClient::create(std::string_view base_url, ClientOptions options) {
   const Error wrong{Code::kInvalidArgument, "\"" + std::string(base_url) +
@@ -302,7 +138,7 @@ Result<HttpClient> HttpClient::create(std::string_view base_url, ClientOptions o
   client.port_ = colon == std::string_view::npos ? "80" : std::string(rest.substr(colon + 1));
   if (host.starts_with('[') && host.ends_with(']')) host = host.substr(1, host.size() - 2);
   client.host_ = host;
-  const auto port = number(client.port_, 10);
+  const auto port = number(client.port_);
   if (host.empty() || !port || *port == 0 || *port > 65535) return wrong;
   if (base_url.find_first_of(" \r\n\t") != std::string_view::npos) return wrong;
   return client;
@@ -337,23 +173,17 @@ Result<ClientResponse> HttpClient::exchange(std::string_view method, std::string
   request += body;
   TRY(socket.send_all(request, options_.silence_timeout));
 
-  Reader reader(socket, options_.silence_timeout);
-  ClientResponse response = TRY(read_head(reader));
-  if (on_event != nullptr && response.header("content-type").starts_with("text/event-stream")) {
-    EventSplitter splitter(*on_event);
-    TRY(read_body(reader, response, [&](std::string_view bytes) { return splitter.take(bytes); }));
-    return response;
-  }
-  TRY(read_body(reader, response, [&](std::string_view bytes) -> Result<bool> {
-    response.body += bytes;
-    if (response.body.size() > options_.max_body_bytes) {
-      return Error{
-          Code::kResourceExhausted,
-          "the answer is longer than " + std::to_string(options_.max_body_bytes) + " bytes"};
+  ResponseParser parser(options_.max_body_bytes, on_event == nullptr ? EventHandler() : *on_event);
+  char bytes[16384];
+  while (!parser.done()) {
+    const size_t size = TRY(socket.receive(bytes, sizeof bytes, options_.silence_timeout));
+    if (size == 0) {
+      TRY(parser.end());
+    } else {
+      TRY(parser.feed({bytes, size}));
     }
-    return true;
-  }));
-  return response;
+  }
+  return parser.take();
 }
 
 }  // namespace troupe::gateway

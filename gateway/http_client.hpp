@@ -5,25 +5,14 @@
 // its blocking calls know no timeouts.
 
 #include <cstdint>
-#include <functional>
 #include <string>
 #include <string_view>
-#include <utility>
-#include <vector>
 
 #include "base/result.hpp"
 #include "base/time.hpp"
+#include "gateway/response_parser.hpp"
 
 namespace troupe::gateway {
-
-struct ClientResponse {
-  int status = 0;
-  std::vector<std::pair<std::string, std::string>> headers;  ///< names in lower case
-  std::string body;  ///< empty if its events went to a handler
-
-  /// The first header of this (lower-case) name, or "".
-  [[nodiscard]] std::string_view header(std::string_view name) const;
-};
 
 struct ClientOptions {
   Duration connect_timeout = seconds(5);
@@ -43,8 +32,10 @@ class HttpClient {
   Result<ClientResponse> get(std::string_view path) const;
   Result<ClientResponse> post(std::string_view path, std::string_view json) const;
 
-  /// Gets the data of one server-sent event; false ends the stream early.
-  using EventHandler = std::function<bool(std::string_view data)>;
+  [[nodiscard]] const std::string& host() const { return host_; }
+  [[nodiscard]] const std::string& port() const { return port_; }
+  /// What comes before every request's path, without a slash at its end.
+  [[nodiscard]] const std::string& base_path() const { return base_path_; }
 
   /// As post(), but an answer of type text/event-stream goes to `on_event`, event by event.
   Result<ClientResponse> post_stream(std::string_view path, std::string_view json,

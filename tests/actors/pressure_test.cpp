@@ -1,6 +1,6 @@
 // Two hundred requests of mixed kind under every pressure that scheduling can put on them: too few
-// blocks, shared and repeated prompts, chunks, micro-batches, drains at random times. Each stream is
-// what the request gives alone.
+// blocks, shared and repeated prompts, chunks, micro-batches, drains at random times. Each stream
+// is what the request gives alone.
 
 #include <gtest/gtest.h>
 

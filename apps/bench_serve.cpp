@@ -1,0 +1,250 @@
+// troupe bench serve: measures a server that speaks OpenAI's interface.
+
+#include <unistd.h>
+
+#include <chrono>
+#include <cstdio>
+#include <ctime>
+#include <fstream>
+#include <thread>
+
+#include "apps/ask.hpp"
+#include "apps/bench_options.hpp"
+#include "apps/command.hpp"
+#include "gateway/http_client.hpp"
+#include "loadgen/report.hpp"
+
+namespace troupe::apps {
+namespace {
+
+constexpr auto kReadyPoll = std::chrono::milliseconds(200);
+constexpr int64_t kPlainProgressSeconds = 10;
+
+std::string utc_now() {
+  const std::time_t now = std::time(nullptr);
+  std::tm utc{};
+  gmtime_r(&now, &utc);
+  char text[64];
+  std::strftime(text, sizeof text, "%Y-%m-%d %H:%M:%S UTC", &utc);
+  return text;
+}
+
+/// The line as it was typed, with the API key left out.
+std::string command_of(const Arguments& arguments, const std::string& api_key) {
+  std::string text = "troupe bench serve";
+  for (const std::string& argument : arguments) {
+    const bool needs_quotes = argument.find_first_of(" {}\"*") != std::string::npos;
+    text.append(needs_quotes ? " '" : " ").append(argument).append(needs_quotes ? "'" : "");
+  }
+  if (api_key.empty()) return text;
+  constexpr std::string_view kHidden = "...";
+  for (size_t at = 0; (at = text.find(api_key, at)) != std::string::npos; at += kHidden.size()) {
+    text.replace(at, api_key.size(), kHidden);
+  }
+  return text;
+}
+
+/// The model to ask for, once the server answers. Who names it needs no list from the server, which
+/// some servers only give for a key.
+Result<std::string> wait_for_model(const gateway::HttpClient& client, const ServeOptions& options) {
+  const auto deadline =
+      std::chrono::steady_clock::now() + std::chrono::nanoseconds(options.ready_timeout.ns);
+  while (true) {
+    auto model = first_model(client);
+    const bool answers = model.ok() || model.error().code == Code::kInvalidArgument;
+    if (answers && !options.model.empty()) return options.model;
+    if (model.ok()) return model;
+    if (std::chrono::steady_clock::now() >= deadline) return model;
+    std::this_thread::sleep_for(kReadyPoll);
+  }
+}
+
+/// Prints how a load goes on: a line that changes on a terminal, else one every ten seconds.
+class ProgressLine {
+ public:
+  explicit ProgressLine(std::string label) : label_(std::move(label)) {}
+  ~ProgressLine() {
+    if (shown_ && terminal_) std::fprintf(stderr, "\r\033[K");
+  }
+  ProgressLine(const ProgressLine&) = delete;
+  ProgressLine& operator=(const ProgressLine&) = delete;
+
+  void show(const loadgen::Progress& progress) {
+    const int64_t second = progress.elapsed.ns / 1'000'000'000;
+    if (!terminal_ && second < next_plain_) return;
+    next_plain_ = second + kPlainProgressSeconds;
+    shown_ = true;
+    std::fprintf(stderr, "%s%s: %lld s, %llu ended (%llu failed), %u in flight, %.0f events/s%s",
+                 terminal_ ? "\r\033[K" : "", label_.c_str(), static_cast<long long>(second),
+                 static_cast<unsigned long long>(progress.num_ended),
+                 static_cast<unsigned long long>(progress.num_failed), progress.num_in_flight,
+                 progress.output_events_per_s, terminal_ ? "" : "\n");
+    std::fflush(stderr);
+  }
+
+ private:
+  std::string label_;
+  bool terminal_ = isatty(STDERR_FILENO) != 0;
+  bool shown_ = false;
+  int64_t next_plain_ = kPlainProgressSeconds;
+};
+
+Result<loadgen::LoadResult> run_load(const ServeOptions& options,
+                                     const std::vector<loadgen::Stream>& streams,
+                                     const std::string& label) {
+  ProgressLine line(label);
+  return loadgen::run_load(options.load, options.pool, streams,
+                           [&](const loadgen::Progress& progress) { line.show(progress); });
+}
+
+std::string label_of(const loadgen::Plan& plan, std::optional<double> load, uint32_t repeat) {
+  char text[96];
+  if (load) {
+    std::snprintf(text, sizeof text, "%s %g", plan.sweep->name.c_str(), *load);
+  } else {
+    std::snprintf(text, sizeof text, "run");
+  }
+  std::string label = text;
+  if (plan.num_repeats > 1) label += " (" + std::to_string(repeat + 1) + ")";
+  return label;
+}
+
+/// Every run, each printed when it has ended.
+Result<void> run_all(const ServeOptions& options, loadgen::Benchmark& benchmark) {
+  const loadgen::Plan& plan = options.plan;
+  if (plan.num_warmups > 0) {
+    const auto warmup = TRY(run_load(options, loadgen::warmup_of(plan), "warm-up"));
+    if (warmup.interrupted) return Error{Code::kCancelled, "interrupted while warming up"};
+  }
+  std::vector<std::optional<double>> loads{std::nullopt};
+  if (plan.sweep) loads.assign(plan.sweep->values.begin(), plan.sweep->values.end());
+  uint64_t run_idx = 0;
+  for (const std::optional<double> load : loads) {
+    for (uint32_t repeat = 0; repeat < plan.num_repeats; ++repeat) {
+      const auto streams = loadgen::streams_of(plan, load, run_idx++);
+      const std::string label = label_of(plan, load, repeat);
+      auto result = TRY(run_load(options, streams, label));
+      loadgen::Run run =
+          loadgen::make_run(std::move(result), streams, plan.tenants, options.objectives);
+      run.load = load;
+      run.repeat = repeat;
+      if (loads.size() * plan.num_repeats > 1) std::printf("%s\n", label.c_str());
+      std::printf("%s\n", loadgen::text_report(benchmark, run).c_str());
+      std::fflush(stdout);
+      benchmark.runs.push_back(std::move(run));
+      if (benchmark.runs.back().result.interrupted) return {};
+    }
+  }
+  return {};
+}
+
+Result<void> write_file(const std::string& path, const std::string& text) {
+  std::ofstream out(path, std::ios::binary);
+  out << text;
+  out.close();
+  if (!out) return Error{Code::kInvalidArgument, "cannot write " + path};
+  return {};
+}
+
+int exit_code_of(const loadgen::Benchmark& benchmark) {
+  uint64_t completed = 0, failed = 0;
+  for (const loadgen::Run& run : benchmark.runs) {
+    if (run.result.interrupted) return kInterrupted;
+    completed += run.total.completed;
+    failed += run.total.failed - run.total.refused;  // refusing under overload is no fault
+  }
+  return completed == 0 ? kFailure : failed > 0 ? kPartial : kSuccess;
+}
+
+Result<int> bench_serve(const Arguments& arguments, const Values& values) {
+  ServeOptions options = TRY(read_serve_options(values));
+  for (const std::string& path : {options.json_path, options.html_path}) {
+    if (!path.empty()) TRY(write_file(path, ""));  // now, not after an hour of measuring
+  }
+  const auto client = TRY(gateway::HttpClient::create(options.url));
+  options.load.body.model = TRY(wait_for_model(client, options));
+  options.load.host = client.host();
+  options.load.port = client.port();
+  options.load.path = client.base_path() + options.endpoint;
+
+  const loadgen::Plan& plan = options.plan;
+  loadgen::Benchmark benchmark{
+      .command = command_of(arguments, values["api-key"].as<std::string>()),
+      .date = utc_now(),
+      .url = options.url,
+      .endpoint = options.endpoint,
+      .model = options.load.body.model,
+      .workload = loadgen::describe_workload(plan),
+      .load = loadgen::describe_load(plan),
+      .max_concurrency = plan.concurrency ? plan.concurrency : plan.max_concurrency,
+      .request_rate = plan.rate,
+      .burstiness = plan.burstiness,
+      .num_prompts = plan.num_prompts.value_or(0),
+      .seed = plan.seed,
+      .sweep = plan.sweep ? plan.sweep->name : "",
+      .runs = {}};
+  std::fprintf(stderr, "%s%s, model %s\n%s; %s\n", options.url.c_str(), options.endpoint.c_str(),
+               benchmark.model.c_str(), benchmark.load.c_str(), benchmark.workload.c_str());
+  TRY(run_all(options, benchmark));
+  if (benchmark.runs.size() > 1) std::printf("%s", loadgen::sweep_table(benchmark).c_str());
+  if (!options.json_path.empty()) {
+    TRY(write_file(options.json_path, loadgen::json_report(benchmark, options.saves_details)));
+  }
+  if (!options.html_path.empty()) {
+    TRY(write_file(options.html_path, loadgen::html_report(benchmark)));
+  }
+  return exit_code_of(benchmark);
+}
+
+}  // namespace
+
+int run_bench(const Arguments& arguments) {
+  if (arguments.empty() || arguments.front() != "serve") {
+    const bool asked =
+        !arguments.empty() && (arguments.front() == "--help" || arguments.front() == "-h");
+    (asked ? std::cout : std::cerr)
+        << "usage: troupe bench serve [OPTIONS]\n\nserve  measure a running server; see troupe "
+           "bench serve --help\n";
+    return asked ? kSuccess : kUsage;
+  }
+  const Arguments rest(arguments.begin() + 1, arguments.end());
+  const CommandLine line{
+      .usage = "troupe bench serve [OPTIONS]",
+      .text =
+          "Measures any server with OpenAI's streaming interface (Troupe, vLLM, SGLang, "
+          "llama.cpp):\n"
+          "throughput, TTFT, TPOT, ITL and end-to-end latency, with vLLM's names and definitions.\n"
+          "\n"
+          "  troupe bench serve --concurrency 8 --input-len 512 --output-len 64\n"
+          "  troupe bench serve --request-rate 4 --duration 60 --goodput ttft:500 tpot:100\n"
+          "  troupe bench serve --sweep concurrency=1,4,16 --duration 30 --html sweep.html\n"
+          "  troupe bench serve --mooncake trace.jsonl --trace-to 600 --trace-speedup 2\n"
+          "\n"
+          "Load: one client in a closed loop unless --concurrency, --request-rate, --sweep, "
+          "--tenant "
+          "or a\ntrace says otherwise. A trace brings its own arrivals; with --concurrency or "
+          "--request-rate it\nonly gives the lengths.\n"
+          "\n"
+          "Latency counts from the sending in a closed loop, and from the scheduled arrival in an "
+          "open\none, even if the request was sent later; late arrivals are counted. TTFT ends at "
+          "the "
+          "first\nevent with text, TPOT is (E2EL - TTFT) / (output tokens - 1) of each request, "
+          "and "
+          "ITL is every\ngap between events with text. Tokens are the server's own counts "
+          "(usage).\n"
+          "\n"
+          "Prompts are drawn from the seed. /v1/completions gets token ids, so lengths are exact; "
+          "a "
+          "text\nhas so many frequent words, which is near, or exact with --tokenizer. "
+          "docs/benchmarking.md\nshows how to compare servers.\n"
+          "\n"
+          "Exit codes: 0 done (refusals included), 4 some requests failed, 1 all did, 130 "
+          "interrupted.",
+      .options = serve_option_table()};
+  Values values;
+  if (const auto code = line.parse(rest, values)) return *code;
+  const auto code = bench_serve(rest, values);
+  return code.ok() ? *code : fail(code.error());
+}
+
+}  // namespace troupe::apps

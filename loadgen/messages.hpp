@@ -1,0 +1,61 @@
+#pragma once
+
+// What travels: the bodies of requests, and what an event of an answer says. Both are OpenAI's
+// interface with the few fields that vLLM, SGLang, llama.cpp and Troupe add in common.
+
+#include <boost/json/object.hpp>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "base/ids.hpp"
+#include "base/result.hpp"
+
+namespace troupe::loadgen {
+
+/// A turn of a conversation: role and content.
+using Message = std::pair<std::string, std::string>;
+
+struct BodyOptions {
+  std::string model;
+  bool is_chat = false;
+  bool ignore_eos = true;
+  double temperature = 0;
+  std::optional<uint32_t> priority;
+  boost::json::object extra;  ///< fields to add, or to replace ours with
+};
+
+/// For /v1/completions.
+std::string completion_body(const BodyOptions& options, const std::vector<TokenId>& prompt,
+                            uint32_t max_tokens);
+/// For either endpoint: messages for a chat; for a completion their texts joined.
+std::string text_body(const BodyOptions& options, const std::vector<Message>& messages,
+                      uint32_t max_tokens);
+
+struct Usage {
+  uint32_t prompt_tokens = 0;
+  uint32_t completion_tokens = 0;
+  std::optional<uint32_t> cached_tokens;
+};
+
+/// One event of a streamed answer.
+struct AnswerEvent {
+  bool is_end = false;      ///< [DONE]
+  bool has_choice = false;  ///< it is about the answer, not only `usage`
+  bool finished = false;    ///< it has a finish_reason
+  std::string text;         ///< content and reasoning
+  bool has_tool_call = false;
+  std::optional<Usage> usage;
+  std::optional<std::string> error;  ///< the server's own words
+};
+
+/// @errors kCorrupt: no JSON object, or not shaped like an event
+Result<AnswerEvent> parse_event(std::string_view data);
+
+/// What the body of a refusal or an error says, cut to a line.
+std::string error_message(std::string_view body);
+
+}  // namespace troupe::loadgen

@@ -1,0 +1,242 @@
+#include "loadgen/report.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <functional>
+
+namespace troupe::loadgen {
+namespace {
+
+constexpr int kWidth = 50;
+
+std::string formatted(const char* format, double value) {
+  char text[64];
+  std::snprintf(text, sizeof text, format, value);
+  return text;
+}
+
+std::string centred(const std::string& title, char fill) {
+  const auto left = static_cast<size_t>(kWidth - static_cast<int>(title.size())) / 2;
+  std::string line = std::string(left, fill) + title;
+  return line + std::string(kWidth - line.size(), fill) + "\n";
+}
+
+/// "Name:      value"
+std::string line(const std::string& name, const std::string& value) {
+  std::string text = name + ":";
+  text.resize(std::max<size_t>(41, text.size() + 1), ' ');
+  return text + value + "\n";
+}
+std::string line(const std::string& name, double value) {
+  return line(name, formatted("%.2f", value));
+}
+std::string line(const std::string& name, uint64_t value) {
+  return line(name, std::to_string(value));
+}
+
+std::string latency_lines(const LatencyName& name, const Distribution& values) {
+  std::string text = centred(name.title, '-');
+  const std::string unit = std::string(" ") + name.label + " (ms)";
+  text += line("Mean" + unit, values.mean());
+  text += line("Median" + unit, values.percentile(50));
+  for (const int percent : kPercentiles) {
+    if (percent != 50)
+      text += line("P" + std::to_string(percent) + unit, values.percentile(percent));
+  }
+  return text;
+}
+
+/// What spoils a run, said next to its figures.
+std::string notes(const Run& run) {
+  const Summary& sum = run.total;
+  std::string text;
+  if (run.result.interrupted) text += "Interrupted: the figures are of what had ended by then.\n";
+  if (!sum.has_usage) {
+    text += "The server sent no usage: tokens are events with text and planned words.\n";
+  }
+  if (sum.num_short > 0) {
+    text += std::to_string(sum.num_short) + " answers were shorter than asked for.\n";
+  }
+  for (const auto& [kind, error] : sum.errors) {
+    text += std::to_string(error.count) + " x " + kind + ": " + error.sample + "\n";
+  }
+  return text;
+}
+
+std::string overload_lines(const Summary& sum) {
+  std::string text;
+  if (!sum.refusal_ms.empty()) {
+    text += centred("Refusals (429, 503)", '-');
+    text += line("Refused requests", sum.refused);
+    text += line("Refusals, retried ones included", uint64_t{sum.refusal_ms.count()});
+    text += line("Median time to refuse (ms)", sum.refusal_ms.percentile(50));
+    text += line("P99 time to refuse (ms)", sum.refusal_ms.percentile(99));
+  }
+  return text;
+}
+
+std::string objective_lines(const Summary& sum) {
+  if (!sum.objectives.any()) return "";
+  return line("Request goodput (req/s)", sum.request_goodput) +
+         line("SLO attainment (%)", sum.attainment_percent);
+}
+
+std::string open_loop_lines(const Summary& sum) {
+  return centred("Arrivals", '-') + line("Late arrivals (sent > 5 ms late)", sum.late) +
+         line("Mean delay of sending (ms)", sum.delay_ms.mean()) +
+         line("Max delay of sending (ms)", sum.delay_ms.max()) +
+         line("Arrivals never sent", sum.unsent);
+}
+
+std::string tenant_table(const Run& run) {
+  if (run.tenants.empty()) return "";
+  std::string text = centred("Tenants", '-');
+  char row[256];
+  std::snprintf(row, sizeof row, "%-16s %8s %8s %8s %9s %10s %10s %10s\n", "tenant", "served",
+                "failed", "refused", "tok/s", "TTFT p50", "TTFT p99", "TPOT p50");
+  text += row;
+  for (const auto& [name, sum] : run.tenants) {
+    std::snprintf(
+        row, sizeof row, "%-16.16s %8llu %8llu %8llu %9.1f %10.2f %10.2f %10.2f\n", name.c_str(),
+        static_cast<unsigned long long>(sum.completed), static_cast<unsigned long long>(sum.failed),
+        static_cast<unsigned long long>(sum.refused), sum.output_throughput,
+        sum.ttft_ms.percentile(50), sum.ttft_ms.percentile(99), sum.tpot_ms.percentile(50));
+    text += row;
+  }
+  return text;
+}
+
+/// Runs of the same load, in the order of the runs.
+std::vector<std::vector<const Run*>> runs_by_load(const Benchmark& benchmark) {
+  std::vector<std::vector<const Run*>> groups;
+  for (const Run& run : benchmark.runs) {
+    if (run.repeat == 0) groups.emplace_back();
+    groups.back().push_back(&run);
+  }
+  return groups;
+}
+
+std::string spread(const std::vector<const Run*>& runs,
+                   const std::function<double(const Summary&)>& value) {
+  std::vector<double> values;
+  values.reserve(runs.size());
+  for (const Run* run : runs) values.push_back(value(run->total));
+  const Distribution all(std::move(values));
+  std::string text = formatted("%.2f", all.percentile(50));
+  if (runs.size() > 1) {
+    text += " (" + formatted("%.2f", all.min()) + "-" + formatted("%.2f", all.max()) + ")";
+  }
+  return text;
+}
+
+}  // namespace
+
+Run make_run(LoadResult result, const std::vector<Stream>& streams,
+             const std::vector<Tenant>& tenants, const Objectives& objectives) {
+  Run run;
+  std::vector<const Record*> measured, background;
+  std::vector<std::vector<const Record*>> by_tenant(tenants.size());
+  for (const Record& record : result.records) {
+    if (record.is_background) {
+      background.push_back(&record);
+    } else {
+      measured.push_back(&record);
+      by_tenant[record.tenant].push_back(&record);
+    }
+  }
+  uint64_t num_unsent = 0;
+  bool has_background = false;
+  std::vector<uint64_t> unsent_of(tenants.size());  // where a stream has a tenant of its own
+  for (size_t i = 0; i < streams.size(); ++i) {
+    has_background = has_background || streams[i].is_background;
+    if (streams[i].is_background) continue;
+    num_unsent += result.num_unsent[i];
+    if (streams[i].tenants.size() == 1) unsent_of[streams[i].tenants[0]] += result.num_unsent[i];
+  }
+  run.total = summarize(measured, result.start, result.end, objectives, num_unsent);
+  if (has_background) {
+    run.background = summarize(background, result.start, result.end, {}, 0);
+  }
+  for (size_t i = 0; tenants.size() > 1 && i < tenants.size(); ++i) {
+    run.tenants.emplace_back(tenants[i].name, summarize(by_tenant[i], result.start, result.end,
+                                                        objectives, unsent_of[i]));
+  }
+  run.result = std::move(result);
+  return run;
+}
+
+std::string text_report(const Benchmark& benchmark, const Run& run) {
+  const Summary& sum = run.total;
+  const bool sweeps_rate = benchmark.sweep == "rate",
+             sweeps_clients = benchmark.sweep == "concurrency";
+  std::string text = centred(" Serving Benchmark Result ", '=');
+  text += line("Successful requests", sum.completed);
+  text += line("Failed requests", sum.failed);
+  if (sum.interrupted > 0) text += line("Interrupted requests", sum.interrupted);
+  const auto cap =
+      sweeps_clients ? std::optional(static_cast<uint32_t>(*run.load)) : benchmark.max_concurrency;
+  const auto rate = sweeps_rate ? run.load : benchmark.request_rate;
+  if (cap) text += line("Maximum request concurrency", uint64_t{*cap});
+  if (rate) text += line("Request rate configured (RPS)", *rate);
+  text += line("Benchmark duration (s)", sum.duration_s);
+  text += line("Total input tokens", sum.total_input_tokens);
+  if (sum.cached_tokens) text += line("Cached input tokens", *sum.cached_tokens);
+  text += line("Total generated tokens", sum.total_output_tokens);
+  text += line("Request throughput (req/s)", sum.request_throughput);
+  text += objective_lines(sum);
+  text += line("Output token throughput (tok/s)", sum.output_throughput);
+  text += line("Peak output token throughput (tok/s)", sum.max_output_tokens_per_s);
+  text += line("Peak concurrent requests", uint64_t{sum.max_concurrent_requests});
+  text += line("Total token throughput (tok/s)", sum.total_token_throughput);
+  for (const LatencyName& name : kLatencies) text += latency_lines(name, sum.*name.values);
+  text += overload_lines(sum);
+  if (rate || sum.late > 0) text += open_loop_lines(sum);
+  text += tenant_table(run);
+  if (run.background) {
+    text += centred("Background", '-');
+    text += line("Background requests served", run.background->completed);
+    text += line("Background requests failed", run.background->failed);
+    text += line("Median background E2EL (ms)", run.background->e2el_ms.percentile(50));
+  }
+  text += centred("This client", '-');
+  text += line("Max lag of its own timer (ms)", static_cast<double>(run.result.max_lag.ns) * 1e-6);
+  return text + std::string(kWidth, '=') + "\n" + notes(run);
+}
+
+std::string sweep_table(const Benchmark& benchmark) {
+  using Value = std::function<double(const Summary&)>;
+  const std::vector<std::pair<const char*, Value>> columns = {
+      {"req/s", [](const Summary& s) { return s.request_throughput; }},
+      {"output tok/s", [](const Summary& s) { return s.output_throughput; }},
+      {"TTFT p50 ms", [](const Summary& s) { return s.ttft_ms.percentile(50); }},
+      {"TTFT p99 ms", [](const Summary& s) { return s.ttft_ms.percentile(99); }},
+      {"TPOT p50 ms", [](const Summary& s) { return s.tpot_ms.percentile(50); }},
+      {"ITL p99 ms", [](const Summary& s) { return s.itl_ms.percentile(99); }},
+      {"goodput req/s", [](const Summary& s) { return s.request_goodput; }},
+      {"failed", [](const Summary& s) { return static_cast<double>(s.failed); }},
+  };
+  const bool has_objectives = benchmark.runs.front().total.objectives.any();
+  std::string text = "| " + (benchmark.sweep.empty() ? "load" : benchmark.sweep) + " |";
+  std::string rule = "|---|";
+  const auto shown = [&](const char* name) {
+    return has_objectives || std::string_view(name) != "goodput req/s";
+  };
+  for (const auto& [name, value] : columns) {
+    if (!shown(name)) continue;
+    text += std::string(" ") + name + " |";
+    rule += "---|";
+  }
+  text += "\n" + rule + "\n";
+  for (const auto& group : runs_by_load(benchmark)) {
+    const auto load = group.front()->load;
+    text += "| " + (load ? formatted("%g", *load) : benchmark.load) + " |";
+    for (const auto& [name, value] : columns) {
+      if (shown(name)) text += " " + spread(group, value) + " |";
+    }
+    text += "\n";
+  }
+  return text;
+}
+
+}  // namespace troupe::loadgen

@@ -1,0 +1,183 @@
+#include "loadgen/report.hpp"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <boost/json.hpp>
+
+#include "loadgen/plan.hpp"
+
+namespace troupe::loadgen {
+namespace {
+
+namespace json = boost::json;
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+Instant at_ms(int64_t ms) { return Instant{} + milliseconds(ms); }
+
+Record served(int64_t start, uint32_t tenant) {
+  Record record;
+  record.tenant = tenant;
+  record.start = record.sent = at_ms(start);
+  record.tokens = {at_ms(start + 20), at_ms(start + 30)};
+  record.last = record.ended = at_ms(start + 30);
+  record.input_tokens = 5;
+  record.output_tokens = 2;
+  record.outcome = Outcome::kServed;
+  record.has_usage = true;
+  return record;
+}
+
+Run run(std::optional<double> load, uint32_t repeat, int64_t step = 100) {
+  LoadResult result;
+  result.start = at_ms(0);
+  result.end = at_ms(1000);
+  result.num_unsent = {0};
+  for (int i = 0; i < 5; ++i) result.records.push_back(served(i * step, i % 2));
+  Record failed;
+  failed.error_kind = "timeout";
+  failed.error = "timeout";
+  result.records.push_back(failed);
+  Stream stream;
+  stream.tenants = {0, 1};
+  Run r = make_run(std::move(result), {stream},
+                   {{.name = "a", .api_key = "a"}, {.name = "b<", .api_key = "b"}},
+                   parse_objectives({"ttft:25"}).value());
+  r.load = load;
+  r.repeat = repeat;
+  return r;
+}
+
+Benchmark benchmark() {
+  Benchmark b{.command = "troupe bench serve",
+              .date = "d",
+              .url = "http://h:1",
+              .endpoint = "/v1/completions",
+              .model = "m & <m>",
+              .workload = "w",
+              .load = "closed loop",
+              .max_concurrency = 4,
+              .request_rate = {},
+              .num_prompts = 6,
+              .sweep = "",
+              .runs = {}};
+  b.runs.push_back(run({}, 0));
+  return b;
+}
+
+TEST(Report, PrintsTheBlockThatVllmPrints) {
+  const Benchmark b = benchmark();
+  const std::string text = text_report(b, b.runs[0]);
+  for (const char* line : {"============ Serving Benchmark Result ============\n",
+                           "Successful requests:                     5\n",
+                           "Failed requests:                         1\n",
+                           "Maximum request concurrency:             4\n",
+                           "Benchmark duration (s):                  1.00\n",
+                           "Total input tokens:                      25\n",
+                           "Total generated tokens:                  10\n",
+                           "Request throughput (req/s):              5.00\n",
+                           "Request goodput (req/s):                 5.00\n",
+                           "SLO attainment (%):                      83.33\n",
+                           "Output token throughput (tok/s):         10.00\n",
+                           "Total token throughput (tok/s):          35.00\n",
+                           "---------------Time to First Token----------------\n",
+                           "Mean TTFT (ms):                          20.00\n",
+                           "P99 TTFT (ms):                           20.00\n",
+                           "-----Time per Output Token (excl. 1st token)------\n",
+                           "Median TPOT (ms):                        10.00\n",
+                           "---------------Inter-token Latency----------------\n",
+                           "----------------End-to-end Latency----------------\n",
+                           "1 x timeout: timeout\n"}) {
+    EXPECT_THAT(text, HasSubstr(line));
+  }
+}
+
+TEST(Report, HasVllmsKeysInItsJson) {
+  const json::value report = json::parse(json_report(benchmark(), true));
+  for (const char* key : {"duration",
+                          "completed",
+                          "failed",
+                          "total_input_tokens",
+                          "total_output_tokens",
+                          "request_throughput",
+                          "request_goodput",
+                          "output_throughput",
+                          "total_token_throughput",
+                          "max_output_tokens_per_s",
+                          "max_concurrent_requests",
+                          "input_lens",
+                          "output_lens",
+                          "ttfts",
+                          "itls",
+                          "errors",
+                          "start_times",
+                          "date",
+                          "model_id",
+                          "num_prompts",
+                          "request_rate",
+                          "burstiness",
+                          "max_concurrency",
+                          "errors_by_kind",
+                          "tenant_results"}) {
+    EXPECT_TRUE(report.as_object().contains(key)) << key;
+  }
+  for (const char* latency : {"ttft", "tpot", "itl", "e2el"}) {
+    for (const char* statistic : {"mean", "median", "std", "p50", "p90", "p95", "p99"}) {
+      const std::string key = std::string(statistic) + "_" + latency + "_ms";
+      EXPECT_TRUE(report.as_object().contains(key)) << key;
+    }
+  }
+  EXPECT_EQ(report.at("completed"), 5);
+  EXPECT_EQ(report.at("mean_ttft_ms"), 20);
+  EXPECT_EQ(report.at("ttfts").as_array().size(), 6U);
+  EXPECT_EQ(report.at("ttfts").at(0).to_number<double>(), 0.02);
+  EXPECT_EQ(report.at("itls").at(0).as_array().size(), 1U);
+  EXPECT_EQ(report.at("errors").at(5), "timeout: timeout");
+  EXPECT_EQ(report.at("tenant_results").at("a").at("completed"), 3);
+  EXPECT_FALSE(json::parse(json_report(benchmark(), false)).as_object().contains("ttfts"));
+}
+
+TEST(Report, OfSeveralRunsHoldsThemAllAndShowsTheirSpread) {
+  Benchmark b = benchmark();
+  b.runs.clear();
+  b.sweep = "concurrency";
+  for (const double load : {1.0, 4.0}) {
+    for (uint32_t repeat = 0; repeat < 3; ++repeat) b.runs.push_back(run(load, repeat));
+  }
+  b.runs[4].total.request_throughput = 7;
+  const json::value report = json::parse(json_report(b, false));
+  ASSERT_EQ(report.at("runs").as_array().size(), 6U);
+  EXPECT_EQ(report.at("runs").at(3).at("max_concurrency"), 4);
+  const std::string table = sweep_table(b);
+  EXPECT_THAT(table, HasSubstr("| concurrency | req/s |"));
+  EXPECT_THAT(table, HasSubstr("| 1 | 5.00 (5.00-5.00) |"));
+  EXPECT_THAT(table, HasSubstr("| 4 | 5.00 (5.00-7.00) |"));
+}
+
+TEST(Report, InHtmlIsOnePageWithoutScriptOrFetches) {
+  Benchmark b = benchmark();
+  const std::string page = html_report(b);
+  EXPECT_THAT(page, HasSubstr("<svg"));
+  EXPECT_THAT(page, HasSubstr("m &amp; &lt;m&gt;"));
+  EXPECT_THAT(page, Not(HasSubstr("<m>")));
+  for (const char* foreign :
+       {"<script", "<link", "src=", "@import", "url(", ",nan", ">nan", "\"nan"}) {
+    EXPECT_EQ(page.find(foreign), std::string::npos) << foreign;
+  }
+}
+
+TEST(Report, OfARunWithoutAnAnswerIsStillOne) {
+  Benchmark b = benchmark();
+  LoadResult nothing;
+  nothing.num_unsent = {3};
+  Stream stream;
+  stream.tenants = {0};
+  b.runs = {make_run(std::move(nothing), {stream}, {{.name = "a", .api_key = ""}}, {})};
+  EXPECT_THAT(text_report(b, b.runs[0]), HasSubstr("Successful requests:                     0\n"));
+  EXPECT_TRUE(json::parse(json_report(b, true)).is_object());
+  EXPECT_THAT(html_report(b), HasSubstr("no values"));
+}
+
+}  // namespace
+}  // namespace troupe::loadgen
