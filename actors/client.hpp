@@ -48,6 +48,28 @@ struct ClusterStatus {
   Epoch epoch;
   std::vector<NodeStatus> nodes;
   scheduler::SchedulerCounts counts;
+  double expert_balancedness = 1;      ///< as ExpertsStatus::balancedness
+  uint64_t num_placement_changes = 0;  ///< as ExpertsStatus::num_changes
+};
+
+/// Who holds the routed experts, and how many rows they got lately: sums in which older rows weigh
+/// less (experts/load.hpp).
+struct ExpertsStatus {
+  struct Shard {
+    std::string name;
+    uint64_t num_replicas = 0;
+    double rows = 0;
+  };
+  Epoch epoch;
+  uint32_t num_layers = 0;   ///< of the model, dense ones included
+  uint32_t num_experts = 0;  ///< per MoE layer
+  double balancedness = 1;   ///< mean over shards / busiest shard of the rows, summed over layers
+  bool changing = false;     ///< to another placement
+  uint64_t num_changes = 0;  ///< of placement without a stop, since the head's start
+  std::string last_change;   ///< what became of the last one, or goes on; for people
+  std::vector<Shard> shards;
+  std::vector<double> rows;                    ///< [num_layers * num_experts]
+  std::vector<std::vector<uint32_t>> holders;  ///< as rows: indices into shards; empty if dense
 };
 
 class ClusterClient {
@@ -74,6 +96,9 @@ class ClusterClient {
   [[nodiscard]] virtual bool serving() const = 0;
   /// Calls back with the cluster's state, or with what is known after a bounded wait (2 s).
   virtual void status(std::function<void(ClusterStatus)> on_status) = 0;
+  /// Calls back as status() does. With `rebalance`, a change to the placement that fits the recent
+  /// load best is begun first, unless one is under way or none is better.
+  virtual void experts(bool rebalance, std::function<void(ExpertsStatus)> on_status) = 0;
 };
 
 }  // namespace troupe::actors

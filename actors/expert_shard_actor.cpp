@@ -1,17 +1,23 @@
 #include "actors/expert_shard_actor.hpp"
 
+#include <algorithm>
+#include <chrono>
+#include <iterator>
 #include <map>
 #include <optional>
 #include <utility>
 #include <vector>
 
 #include "actors/expert_compute.hpp"
+#include "actors/instant.hpp"
 #include "actors/messages.hpp"
 #include "base/check.hpp"
 #include "base/log.hpp"
 
 namespace troupe::actors {
 namespace {
+
+constexpr std::chrono::seconds kLoadInterval{1};
 
 /// A dispatch as it waits and is computed.
 struct PendingDispatch {
@@ -25,6 +31,31 @@ struct ShardEngine {
   ExpertScratch scratch;
   std::vector<ExpertTask> tasks;
 };
+
+/// What is in `wanted` and not in `held`, both ascending.
+std::vector<experts::ExpertKey> missing_in(const std::vector<experts::ExpertKey>& held,
+                                           const std::vector<experts::ExpertKey>& wanted) {
+  std::vector<experts::ExpertKey> missing;
+  std::ranges::set_difference(wanted, held, std::back_inserter(missing));
+  return missing;
+}
+
+/// Maps experts and reads a byte of each of their pages, so that nobody who computes waits for a
+/// disk.
+Result<ExpertTable> load_ahead(const model::Checkpoint& checkpoint,
+                               const std::vector<experts::ExpertKey>& keys) {
+  constexpr size_t kPageBytes = 4096;
+  ExpertTable table;
+  for (const experts::ExpertKey& key : keys) {
+    model::ExpertWeights expert = TRY(checkpoint.load_expert(key.layer, key.expert));
+    for (const WeightView* weights : {&expert.ffn.gate, &expert.ffn.up, &expert.ffn.down}) {
+      const auto* bytes = static_cast<const volatile std::byte*>(weights->data);
+      for (size_t at = 0; at < weights->size_bytes(); at += kPageBytes) (void)bytes[at];
+    }
+    table[key] = std::move(expert);
+  }
+  return table;
+}
 
 /// Maps what is newly held and lets go of the rest.
 Result<void> load_experts(ShardEngine& engine, const model::Checkpoint& checkpoint,
@@ -79,7 +110,9 @@ class ExpertShardShell {
         services_(services),
         scheduler_(std::move(scheduler)),
         core_(options),
-        engine_(std::make_shared<ShardEngine>()) {}
+        engine_(std::make_shared<ShardEngine>()),
+        load_(services->checkpoint->config().num_layers,
+              services->checkpoint->config().num_routed_experts) {}
 
   void form(const FormEpochRequest& msg) {
     end_epoch(epoch_);
@@ -92,7 +125,8 @@ class ExpertShardShell {
                               Error{link.error()}.with_context("linking " + router.name));
       }
       links_[router.id] = std::move(*link);
-      say(transport::FrameKind::kPing, *links_[router.id]);  // it may have asked before we knew it
+      say(transport::FrameKind::kPing, epoch_,
+          *links_[router.id]);  // it may have asked before we knew it
     }
     auto loaded = std::make_shared<Result<void>>();
     services_->executor->submit([this, loaded, engine = engine_, held = held_, epoch = epoch_,
@@ -104,7 +138,8 @@ class ExpertShardShell {
   }
 
   void end_epoch(Epoch epoch) {
-    if (epoch != epoch_) return;
+    if (epoch < epoch_) return;
+    next_.reset();
     for (auto& [router, link] : links_) {
       link->close();
       act(experts::RouterGone{router});
@@ -112,13 +147,46 @@ class ExpertShardShell {
     links_.clear();
   }
 
+  /// Loads what the next epoch needs, beside what is held and computed meanwhile.
+  void prepare(const PrepareEpochRequest& msg) {
+    const Epoch epoch = msg.placement.epoch;
+    if (epoch <= epoch_ || links_.empty()) return;  // an epoch formed meanwhile comes first
+    next_ = NextEpoch{epoch, msg.placement.held_by(services_->self)};
+    auto loaded = std::make_shared<Result<ExpertTable>>(ExpertTable{});
+    services_->loader->submit([this, loaded, epoch, missing = missing_in(held_, next_->held),
+                               checkpoint = services_->checkpoint,
+                               me = caf::actor_cast<caf::actor>(self_)] {
+      *loaded = load_ahead(*checkpoint, missing);
+      caf::anon_send(me, JobDone{[this, loaded, epoch] { loaded_ahead(epoch, loaded); }});
+    });
+  }
+
+  /// Both epochs could go on until now; from now on only this one does.
+  void keep(const KeepEpochRequest& msg) {
+    if (next_ && msg.epoch == next_->epoch) {
+      epoch_ = next_->epoch;
+      held_ = std::move(next_->held);
+    } else if (msg.epoch != epoch_) {
+      return;
+    }
+    next_.reset();
+    act(experts::EpochKept{epoch_});
+    services_->executor->submit([engine = engine_, held = held_] {
+      std::erase_if(engine->table, [&](const auto& expert) {
+        return !std::ranges::binary_search(held, expert.first);
+      });
+    });
+    log::info("experts_kept", {{"epoch", epoch_}, {"experts", describe(held_)}});
+  }
+
   void frame(const transport::Frame& frame) {
     const transport::FrameHeader& header = frame.header;
     const auto link = links_.find(header.source);
     // Of an epoch that is over: its experts may be gone already.
-    if (link == links_.end() || header.epoch != epoch_) return;
+    const bool goes_on = header.epoch == epoch_ || (next_ && header.epoch == next_->epoch);
+    if (link == links_.end() || !goes_on) return;
     if (header.kind == transport::FrameKind::kPing) {
-      return say(transport::FrameKind::kPong, *link->second);
+      return say(transport::FrameKind::kPong, header.epoch, *link->second);
     }
     if (header.kind != transport::FrameKind::kDispatch) return;
     const experts::DispatchKey key{.epoch = header.epoch,
@@ -146,6 +214,17 @@ class ExpertShardShell {
     report_failure(msg.peer, Error{msg.reason}.with_context("link lost"));
   }
 
+  void report_load() {
+    load_due_ = false;
+    if (load_.empty()) return;
+    self_->send(scheduler_, ExpertLoadReport{services_->self, load_.take()});
+  }
+
+  void batch_due() {
+    batch_due_ = false;
+    act(experts::BatchWaited{});
+  }
+
   [[nodiscard]] WorkerStatus status() const {
     WorkerStatus status{.node = services_->self};
     status.num_experts_held = held_.size();
@@ -156,18 +235,46 @@ class ExpertShardShell {
   }
 
  private:
+  /// Prepared, or being prepared, beside the epoch in force.
+  struct NextEpoch {
+    Epoch epoch;
+    std::vector<experts::ExpertKey> held;
+  };
+
+  void loaded_ahead(Epoch epoch, const std::shared_ptr<Result<ExpertTable>>& loaded) {
+    if (!next_ || next_->epoch != epoch) return;  // abandoned meanwhile
+    if (!loaded->ok()) {
+      return report_failure(services_->self, epoch,
+                            Error{loaded->error()}.with_context("loading experts"));
+    }
+    // On the executor, so between two batches: they read the table.
+    services_->executor->submit(
+        [this, loaded, epoch, engine = engine_, me = caf::actor_cast<caf::actor>(self_)] {
+          engine->table.merge(**loaded);
+          caf::anon_send(me, JobDone{[this, epoch] { experts_prepared(epoch); }});
+        });
+  }
+
+  void experts_prepared(Epoch epoch) {
+    if (!next_ || next_->epoch != epoch) return;
+    log::info("experts_prepared", {{"epoch", epoch}, {"experts", describe(next_->held)}});
+    act(experts::ExpertsPrepared{.epoch = epoch, .held = next_->held});
+    self_->send(scheduler_, NodeReadyReport{services_->self, epoch});
+  }
+
   void experts_loaded(Epoch epoch, const Result<void>& loaded) {
     if (epoch != epoch_) return;  // a newer epoch loads already
     if (!loaded.ok()) {
       return report_failure(services_->self, Error{loaded.error()}.with_context("loading experts"));
     }
     log::info("experts_loaded", {{"epoch", epoch}, {"experts", describe(held_)}});
-    act(experts::ExpertsLoaded{.epoch = epoch, .held = held_});
+    act(experts::ExpertsLoaded{
+        .epoch = epoch, .held = held_, .num_routers = static_cast<uint32_t>(links_.size())});
     self_->send(scheduler_, NodeReadyReport{services_->self, epoch});
   }
 
   void act(const experts::ShardEvent& event) {
-    for (experts::ShardEffect& effect : core_.handle(event)) {
+    for (experts::ShardEffect& effect : core_.handle(event, now(self_))) {
       std::visit([this](auto& e) { perform(e); }, effect);
     }
     if (const auto* gone = std::get_if<experts::RouterGone>(&event)) {
@@ -175,6 +282,10 @@ class ExpertShardShell {
         at = at->first.router == gone->router ? waiting_.erase(at) : std::next(at);
       }
     }
+    const auto due = core_.next_deadline();
+    if (!due || batch_due_) return;
+    batch_due_ = true;
+    self_->delayed_send(self_, std::chrono::nanoseconds((*due - now(self_)).ns), BatchDue{});
   }
 
   void perform(const experts::RejectRows& e) {
@@ -208,10 +319,16 @@ class ExpertShardShell {
   void batch_done(const std::vector<experts::DispatchKey>& keys,
                   const std::vector<PendingDispatch>& batch) {
     for (size_t i = 0; i < keys.size(); ++i) {
+      for (const transport::Assignment& work : batch[i].frame.header.assignments) {
+        load_.add(keys[i].layer, work.expert);
+      }
       answer(keys[i], transport::FrameKind::kCombine, batch[i].results,
              static_cast<uint32_t>(batch[i].frame.header.assignments.size()));
     }
     act(experts::BatchComputed{});
+    if (load_due_) return;
+    load_due_ = true;
+    self_->delayed_send(self_, kLoadInterval, LoadDue{});
   }
 
   /// Labelled with the dispatch's own epoch, so that a late answer never passes for a newer one.
@@ -234,14 +351,15 @@ class ExpertShardShell {
     }
   }
 
-  void say(transport::FrameKind kind, transport::Link& link) {
+  static void say(transport::FrameKind kind, Epoch epoch, transport::Link& link) {
     // Where it cannot be sent, the router notices our silence.
-    (void)link.send({.header = {.kind = kind, .epoch = epoch_}});
+    (void)link.send({.header = {.kind = kind, .epoch = epoch}});
   }
 
-  void report_failure(NodeId node, Error error) {
-    log::warning("epoch_failure", {{"node", node}, {"epoch", epoch_}, {"reason", error.message}});
-    self_->send(scheduler_, NodeFailedReport{node, epoch_, std::move(error)});
+  void report_failure(NodeId node, Error error) { report_failure(node, epoch_, std::move(error)); }
+  void report_failure(NodeId node, Epoch epoch, Error error) {
+    log::warning("epoch_failure", {{"node", node}, {"epoch", epoch}, {"reason", error.message}});
+    self_->send(scheduler_, NodeFailedReport{node, epoch, std::move(error)});
   }
 
   caf::stateful_actor<ExpertShardState>* self_;
@@ -251,10 +369,13 @@ class ExpertShardShell {
   std::shared_ptr<ShardEngine> engine_;
   Epoch epoch_;
   std::vector<experts::ExpertKey> held_;
+  std::optional<NextEpoch> next_;
   std::map<NodeId, std::shared_ptr<transport::Link>> links_;
   std::map<experts::DispatchKey, PendingDispatch> waiting_;
   bool arrived_anew_ = false;  ///< the dispatch at hand was not waiting already
   uint64_t rows_computed_ = 0;
+  experts::LoadCount load_;                    ///< not yet reported
+  bool load_due_ = false, batch_due_ = false;  ///< a timer runs
 };
 
 caf::behavior expert_shard_actor(caf::stateful_actor<ExpertShardState>* self,
@@ -266,9 +387,13 @@ caf::behavior expert_shard_actor(caf::stateful_actor<ExpertShardState>* self,
   return {
       [=](const FormEpochRequest& msg) { shell->form(msg); },
       [=](const EpochEnded& msg) { shell->end_epoch(msg.epoch); },
+      [=](const PrepareEpochRequest& msg) { shell->prepare(msg); },
+      [=](const KeepEpochRequest& msg) { shell->keep(msg); },
       [=](const FrameArrived& msg) { shell->frame(msg.frame); },
       [=](const LinkDown& msg) { shell->link_down(msg); },
       [=](const JobDone& msg) { msg.then(); },
+      [=](const LoadDue&) { shell->report_load(); },
+      [=](const BatchDue&) { shell->batch_due(); },
       [=](const WorkerStatusQuery&) { return shell->status(); },
   };
 }

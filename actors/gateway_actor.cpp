@@ -67,6 +67,16 @@ caf::behavior gateway_actor(caf::stateful_actor<GatewayState>* self, caf::actor 
       },
       [=](const DrainNode& msg) { self->send(scheduler, msg); },
       [=](const ServingChanged& msg) { serving->store(msg.serving); },
+      [=](const LocalExpertsQuery& msg) {
+        const auto on_status = msg.on_status;
+        self->request(scheduler, kStatusTimeout, ExpertsQuery{msg.rebalance})
+            .then([=](const ExpertsStatus& status) { on_status(status); },
+                  [=](const caf::error&) {
+                    ExpertsStatus unknown;
+                    unknown.last_change = "the scheduler did not answer within two seconds";
+                    on_status(unknown);
+                  });
+      },
       [=](const LocalStatusQuery& msg) {
         const auto on_status = msg.on_status;
         self->request(scheduler, kStatusTimeout, ClusterStatusQuery{})
@@ -100,6 +110,9 @@ class ActorClusterClient : public ClusterClient {
   [[nodiscard]] bool serving() const override { return serving_->load(); }
   void status(std::function<void(ClusterStatus)> on_status) override {
     caf::anon_send(gateway_, LocalStatusQuery{std::move(on_status)});
+  }
+  void experts(bool rebalance, std::function<void(ExpertsStatus)> on_status) override {
+    caf::anon_send(gateway_, LocalExpertsQuery{rebalance, std::move(on_status)});
   }
 
  private:

@@ -47,6 +47,7 @@ void KvExchange::abandon(RequestId request, uint32_t attempt) {
 
 bool KvExchange::frame(const transport::Frame& frame) {
   const transport::FrameHeader& header = frame.header;
+  if (header.epoch != epoch_) return false;
   if (header.kind == transport::FrameKind::kKvBlock) {
     const size_t size = frame.payload ? frame.payload->size() : 0;
     arrived_ = frame.payload;
@@ -133,10 +134,9 @@ void KvExchange::perform(const kvcache::ReadBlocks& e) {
         caf::anon_send(me, JobDone{[this, e, copies] {
                          uint32_t index = e.first_block;
                          for (auto& copy : *copies) {
-                           send(e.key.router,
-                                {.header = header(transport::FrameKind::kKvBlock, e.key, index++,
-                                                  e.num_available),
-                                 .payload = std::move(copy)});
+                           send(e.key.router, {.header = header(transport::FrameKind::kKvBlock,
+                                                                e.key, index++, e.num_available),
+                                               .payload = std::move(copy)});
                          }
                          handle(kvcache::ReadEnded{e.guest});
                        }});
@@ -144,8 +144,8 @@ void KvExchange::perform(const kvcache::ReadBlocks& e) {
 }
 
 void KvExchange::perform(const kvcache::SendNothing& e) {
-  send(e.key.router, {.header = header(transport::FrameKind::kKvBlock, e.key, e.first_block,
-                                       e.num_available)});
+  send(e.key.router,
+       {.header = header(transport::FrameKind::kKvBlock, e.key, e.first_block, e.num_available)});
 }
 
 transport::FrameHeader KvExchange::header(transport::FrameKind kind,

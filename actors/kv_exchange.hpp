@@ -25,7 +25,8 @@ class KvExchange {
              std::shared_ptr<RouterEngine> engine, caf::actor kv_holder,
              kvcache::TransferOptions options, FetchHandler on_fetch_ended);
 
-  /// A new epoch with these routers; frames of older ones are stale.
+  /// An epoch was formed with these routers; frames of older ones are stale. Transfers keep its
+  /// number when the experts' placement changes: they need no experts.
   void join_epoch(Epoch epoch, const std::vector<Peer>& routers);
   void end_epoch();
 
@@ -35,7 +36,7 @@ class KvExchange {
              const std::vector<TokenId>& tokens);
   void abandon(RequestId request, uint32_t attempt);
 
-  /// Takes frames of transfers of this epoch; false: it is none.
+  /// Takes frames of transfers of the epoch joined; false: it is none.
   bool frame(const transport::Frame& frame);
   void granted(const kvcache::Granted& granted);
   void refused(RequestId guest);

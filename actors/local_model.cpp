@@ -14,7 +14,8 @@ LocalModel::LocalModel(model::Checkpoint checkpoint, const LocalModelOptions& op
     : checkpoint_(std::move(checkpoint)),
       options_(options),
       pool_(options.num_threads),
-      ops_(kernels::make_cpu_ops(&pool_)) {
+      ops_(kernels::make_cpu_ops(&pool_)),
+      guides_(options.vocabulary) {
   if (options_.max_context == 0) options_.max_context = config().max_position_embeddings;
 }
 
@@ -105,6 +106,7 @@ Result<scheduler::FinishReason> LocalModel::generate(
   TRY(check_tokens(spec.prompt, spec.max_tokens));
   TRY(model::validate(spec.sampling));
   std::vector<TokenId> known = spec.prompt;
+  model::GuideState guide;
   uint32_t computed = 0;
   for (uint32_t emitted = 0; emitted < spec.max_tokens;) {
     const auto left = static_cast<uint32_t>(known.size()) - computed;
@@ -113,11 +115,15 @@ Result<scheduler::FinishReason> LocalModel::generate(
         step(std::span(known).subspan(computed, count), computed, count == left ? 1 : 0);
     computed += count;
     if (count < left) continue;
-    const model::SampledToken token =
-        model::sample({rows.row(0), rows.cols}, spec.sampling, known.size(),
-                      {.prompt = spec.prompt,
-                       .emitted = std::span(known).subspan(spec.prompt.size()),
-                       .stop_token_ids = spec.stop_token_ids});
+    const auto emitted_tokens = std::span<const TokenId>(known).subspan(spec.prompt.size());
+    std::span<const uint64_t> mask;
+    if (spec.sampling.grammar) {
+      mask = TRY(guides_.mask(*spec.sampling.grammar, emitted_tokens, guide));
+    }
+    const model::SampledToken token = model::sample(
+        {rows.row(0), rows.cols}, spec.sampling, known.size(),
+        {.prompt = spec.prompt, .emitted = emitted_tokens, .stop_token_ids = spec.stop_token_ids},
+        mask);
     if (token.token < 0) return model::no_token_error(token.token);
     known.push_back(token.token);
     ++emitted;

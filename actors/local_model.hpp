@@ -13,6 +13,7 @@
 #include "actors/forward.hpp"
 #include "base/result.hpp"
 #include "kernels/backend.hpp"
+#include "model/guide.hpp"
 #include "model/sampling.hpp"
 #include "model/weights.hpp"
 #include "scheduler/request.hpp"
@@ -24,6 +25,9 @@ struct LocalModelOptions {
   AttentionForm form = AttentionForm::kAbsorbed;
   uint32_t max_context = 0;     ///< tokens of one sequence; 0: the model's maximum
   uint32_t chunk_tokens = 256;  ///< prefill goes through in chunks of this many
+  /// For requests with a grammar, or why there is none.
+  Result<std::shared_ptr<const model::Vocabulary>> vocabulary =
+      Error{Code::kUnsupported, "no vocabulary was loaded"};
 };
 
 class LocalModel {
@@ -64,6 +68,7 @@ class LocalModel {
   std::vector<ExpertTask> tasks_;
   std::vector<float> expert_rows_;
   std::vector<uint32_t> slot_row_;
+  model::Guides guides_;
 };
 
 }  // namespace troupe::actors

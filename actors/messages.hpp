@@ -18,8 +18,10 @@
 #include "base/ids.hpp"
 #include "base/result.hpp"
 #include "cluster/membership.hpp"
+#include "experts/load.hpp"
 #include "experts/placement.hpp"
 #include "kvcache/holder.hpp"
+#include "model/grammar.hpp"
 #include "model/sampling.hpp"
 #include "scheduler/batcher.hpp"
 #include "scheduler/request.hpp"
@@ -43,10 +45,22 @@ auto inspect(Inspector& f, Error& x) {
 
 namespace model {
 template <class Inspector>
+auto inspect(Inspector& f, GrammarSpec& x) {
+  return f(x.kind, x.text, x.choices, x.begins_after, x.may_end_before);
+}
+template <class Inspector>
 auto inspect(Inspector& f, SamplingParams& x) {
+  // What is shared within a process travels as a value; kNone stands for none.
+  GrammarSpec grammar = x.grammar ? *x.grammar : GrammarSpec{};
+  const auto share = [&]() -> caf::error {
+    const bool is_none = grammar.kind == GrammarSpec::Kind::kNone;
+    x.grammar = is_none ? nullptr : std::make_shared<const GrammarSpec>(std::move(grammar));
+    return caf::none;
+  };
   return f(x.temperature, x.top_p, x.top_k, x.min_p, x.seed, x.want_logprobs, x.num_top_logprobs,
            x.presence_penalty, x.frequency_penalty, x.repetition_penalty, x.min_tokens,
-           x.logit_bias, x.allowed_token_ids, x.bad_words);
+           x.logit_bias, x.allowed_token_ids, x.bad_words, grammar,
+           caf::meta::load_callback(share));
 }
 template <class Inspector>
 auto inspect(Inspector& f, SampledToken& x) {
@@ -64,8 +78,16 @@ auto inspect(Inspector& f, RequestSpec& x) {
 
 namespace experts {
 template <class Inspector>
+auto inspect(Inspector& f, ExpertKey& x) {
+  return f(x.layer, x.expert);
+}
+template <class Inspector>
+auto inspect(Inspector& f, ExpertRows& x) {
+  return f(x.key, x.rows);
+}
+template <class Inspector>
 auto inspect(Inspector& f, Placement& x) {
-  return f(x.epoch, x.num_layers, x.num_experts, x.holder);
+  return f(x.epoch, x.num_layers, x.num_experts, x.holders);
 }
 }  // namespace experts
 
@@ -95,7 +117,8 @@ struct JoinCluster {
   caf::actor node;
   caf::actor worker;
 };
-/// From a worker: everything for this epoch is loaded and linked.
+/// From a worker: everything for this epoch is loaded and linked; or, from a shard, loaded beside
+/// that of the epoch in force; or, from a router, its steps are of this epoch now.
 struct NodeReadyReport {
   NodeId node;
   Epoch epoch;
@@ -105,6 +128,12 @@ struct NodeFailedReport {
   NodeId node;
   Epoch epoch;
   Error error;
+};
+/// From a shard, every second while it computes: rows since the last report, at most one entry per
+/// expert held.
+struct ExpertLoadReport {
+  NodeId node;
+  std::vector<experts::ExpertRows> rows;
 };
 /// One request's part of a StepTokens.
 struct Emission {
@@ -156,8 +185,21 @@ struct FormEpochRequest {
   std::vector<Peer> routers;
   std::vector<Peer> shards;
 };
-/// To workers: drop what runs in this epoch.
+/// To workers: drop what runs in this epoch or an older one.
 struct EpochEnded {
+  Epoch epoch;
+};
+/// To shards: load what this placement needs, beside what is held, and report ready. Until a
+/// KeepEpochRequest, dispatches of both epochs are computed.
+struct PrepareEpochRequest {
+  experts::Placement placement;
+};
+/// To routers: dispatch by this placement from the next step on, and report ready.
+struct SwitchEpochRequest {
+  experts::Placement placement;
+};
+/// To shards: of the epochs held, only this one goes on.
+struct KeepEpochRequest {
   Epoch epoch;
 };
 /// To a router.
@@ -198,6 +240,7 @@ struct WorkerStatus {
 TROUPE_INSPECT(JoinCluster, x.info, x.node, x.worker)
 TROUPE_INSPECT(NodeReadyReport, x.node, x.epoch)
 TROUPE_INSPECT(NodeFailedReport, x.node, x.epoch, x.error)
+TROUPE_INSPECT(ExpertLoadReport, x.node, x.rows)
 TROUPE_INSPECT(Emission, x.request, x.attempt, x.first, x.tokens, x.finished, x.reason,
                x.num_cached)
 TROUPE_INSPECT(StepTokens, x.router, x.emissions)
@@ -209,6 +252,9 @@ TROUPE_INSPECT(JoinRejected, x.error)
 TROUPE_INSPECT(Peer, x.id, x.name, x.link_address)
 TROUPE_INSPECT(FormEpochRequest, x.placement, x.routers, x.shards)
 TROUPE_INSPECT(EpochEnded, x.epoch)
+TROUPE_INSPECT(PrepareEpochRequest, x.placement)
+TROUPE_INSPECT(SwitchEpochRequest, x.placement)
+TROUPE_INSPECT(KeepEpochRequest, x.epoch)
 TROUPE_INSPECT(StartRequest, x.request, x.attempt, x.spec, x.emitted, x.order, x.kv_from)
 TROUPE_INSPECT(CancelAttempt, x.request, x.attempt)
 TROUPE_INSPECT(WorkerStatusQuery, x.epoch)
@@ -269,6 +315,10 @@ struct DrainNode {
 struct LocalStatusQuery {
   std::function<void(ClusterStatus)> on_status;
 };
+struct LocalExpertsQuery {
+  bool rebalance = false;
+  std::function<void(ExpertsStatus)> on_status;
+};
 /// To the scheduler actor, from the gateway actor: tell me whether the cluster serves.
 struct WatchServing {};
 /// To the gateway actor, from the scheduler actor.
@@ -290,6 +340,16 @@ struct Beat {
 };
 /// To the scheduler actor; answered with a ClusterStatus within two seconds.
 struct ClusterStatusQuery {};
+/// To the scheduler actor; answered with an ExpertsStatus.
+struct ExpertsQuery {
+  bool rebalance = false;  ///< begin a change of placement first
+};
+/// To the scheduler actor, from itself: is there a better placement?
+struct BalanceDue {};
+/// To an expert shard, from itself: report the load.
+struct LoadDue {};
+/// To an expert shard, from itself: a batch has waited long enough.
+struct BatchDue {};
 /// To the scheduler actor: refuse what is new, end what waits.
 struct StopCluster {};
 
@@ -307,6 +367,12 @@ CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::JobDone)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::LocalSubmit)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::DrainNode)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::LocalStatusQuery)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::LocalExpertsQuery)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::ExpertsQuery)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::ExpertsStatus)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::BalanceDue)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::LoadDue)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::BatchDue)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::WatchServing)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::ServingChanged)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::ClientEventArrived)

@@ -31,7 +31,7 @@ struct MicroBatch {
   std::vector<transport::Frame> frames;  ///< one per shard of the plan, kept until all answered
   experts::Combine combine;
   std::vector<GatheredFrame> answers;
-  std::vector<model::SampledToken> sampled;
+  std::vector<Result<model::SampledToken>> sampled;
 };
 
 /// Cuts the parts of a step into `count` lists of nearly as many rows, in their order; none is

@@ -49,8 +49,9 @@ class RouterShell {
   // --- epochs ----------------------------------------------------------------------------------
 
   void end_epoch(Epoch epoch) {
-    if (epoch_ != epoch) return;
+    if (epoch < epoch_) return;
     serving_ = false;
+    switching_.reset();
     active_.reset();
     num_preempted_ += batcher_.num_preempted();
     batcher_ = scheduler::Batcher(options_.batcher);
@@ -76,6 +77,13 @@ class RouterShell {
     epoch_ = msg.placement.epoch;
     forming_ = msg;
     if (num_jobs_ == 0) idle();
+  }
+
+  /// Every shard serves the new epoch, too. The step that is out ends in the old one.
+  void switch_epoch(const SwitchEpochRequest& msg) {
+    if (!serving_ || msg.placement.epoch <= epoch_) return;
+    switching_ = msg.placement;
+    if (!active_ && num_jobs_ == 0) idle();
   }
 
   void link_down(const LinkDown& msg) {
@@ -106,6 +114,7 @@ class RouterShell {
                     .sampling = msg.spec.sampling,
                     .stop_token_ids = msg.spec.stop_token_ids,
                     .cache_namespace = msg.spec.cache_namespace};
+    if (request.sampling.grammar) request.guide = std::make_shared<model::GuideState>();
     request.known.insert(request.known.end(), msg.emitted.begin(), msg.emitted.end());
     for (const TokenId token : request.known) {
       if (token < 0 || static_cast<uint32_t>(token) >= config().vocab_size) {
@@ -152,10 +161,8 @@ class RouterShell {
 
   void frame(const transport::Frame& frame) {
     const transport::FrameHeader& header = frame.header;
-    if (header.epoch == epoch_) {
-      heard(header);
-      if (exchange_.frame(frame)) return;
-    }
+    if (header.epoch == epoch_) heard(header);
+    if (exchange_.frame(frame)) return;
     // Whatever does not belong to an exchange at hand is stale or a duplicate, and harmless.
     if (!active_ || header.epoch != epoch_) return;
     const auto batch = std::ranges::find(active_->batches, header.step, &MicroBatch::wire_step);
@@ -238,6 +245,7 @@ class RouterShell {
     uint32_t max_tokens = 0;
     std::vector<TokenId> known;  ///< prompt and emitted
     model::SamplingParams sampling;
+    std::shared_ptr<model::GuideState> guide;  ///< with a grammar; used by the engine's jobs only
     std::vector<TokenId> stop_token_ids;
     std::string cache_namespace;
     std::vector<BlockId> block_table;
@@ -348,7 +356,8 @@ class RouterShell {
                        .first_position = entry.first_position,
                        .block_table = request.block_table,
                        .wants_token = entry.wants_token,
-                       .sampling = request.sampling});
+                       .sampling = request.sampling,
+                       .guide = request.guide});
       if (entry.wants_token && model::reads_token_log(request.sampling)) {
         parts.back().known = request.known;
         parts.back().num_prompt = request.num_prompt;
@@ -421,11 +430,11 @@ class RouterShell {
     }
     batch.combine = experts::Combine(batch.plan, frame_bytes, options_.combine);
     send_due(batch);
-    batch.shared_done = config().num_shared_experts == 0;
-    if (batch.shared_done) return;
     const uint32_t lane = lane_of(batch);
+    batch.shared_done = !engine_->has_work_meanwhile(lane);
+    if (batch.shared_done) return;
     submit(
-        lane, [engine = engine_, lane] { engine->compute_shared(lane); },
+        lane, [engine = engine_, lane] { engine->compute_meanwhile(lane); },
         [this](MicroBatch& computed) {
           computed.shared_done = true;
           resume_when_complete(computed);
@@ -464,7 +473,7 @@ class RouterShell {
   }
 
   void step_done() {
-    std::vector<model::SampledToken> sampled_tokens;
+    std::vector<Result<model::SampledToken>> sampled_tokens;
     for (MicroBatch& batch : active_->batches) {
       std::ranges::move(batch.sampled, std::back_inserter(sampled_tokens));
     }
@@ -474,23 +483,23 @@ class RouterShell {
     for (const scheduler::StepEntry& entry : active_->entries) {
       computed(entry);
       if (!entry.wants_token) continue;
-      const model::SampledToken& token = sampled_tokens[sampled++];
+      const Result<model::SampledToken>& token = sampled_tokens[sampled++];
       const auto found = requests_.find(entry.request);
       if (found == requests_.end()) continue;  // cancelled during the step
       Request& request = found->second;
-      if (token.token < 0) {
-        fail(entry.request, request.attempt, model::no_token_error(token.token));
+      if (!token.ok()) {
+        fail(entry.request, request.attempt, token.error());
         ended.push_back(entry.request);
         continue;
       }
       Emission emission{.request = entry.request,
                         .attempt = request.attempt,
                         .first = static_cast<uint32_t>(request.known.size()) - request.num_prompt,
-                        .tokens = {token},
+                        .tokens = {*token},
                         .num_cached = std::min(request.num_cached.value_or(0), request.num_prompt)};
-      request.known.push_back(token.token);
+      request.known.push_back(token->token);
       const auto& stops = request.stop_token_ids;
-      if (std::find(stops.begin(), stops.end(), token.token) != stops.end()) {
+      if (std::find(stops.begin(), stops.end(), token->token) != stops.end()) {
         emission.finished = true;
       } else if (request.known.size() - request.num_prompt >= request.max_tokens) {
         emission.finished = true;
@@ -549,6 +558,10 @@ class RouterShell {
     for (const RequestId request : released_) tell_kv(0, kvcache::Release{request});
     released_.clear();
     if (forming_) join_epoch();
+    if (switching_) {
+      use(*std::exchange(switching_, std::nullopt));
+      self_->send(scheduler_, NodeReadyReport{services_->self, epoch_});
+    }
     for (const StartRequest& start_now : std::exchange(deferred_, {})) start(start_now);
   }
 
@@ -565,13 +578,20 @@ class RouterShell {
                                 .frames = kDispatchesPerShard});
       detector_.watch(shard.id, now(self_));
     }
-    engine_->set_epoch(std::make_shared<experts::Placement>(msg.placement),
+    exchange_.join_epoch(epoch_, msg.routers);
+    serving_ = true;
+    use(msg.placement);
+  }
+
+  /// From now on steps and signs of life are of this placement's epoch. REQUIRES: linked with all
+  /// its shards; no step is out.
+  void use(const experts::Placement& placement) {
+    epoch_ = placement.epoch;
+    engine_->set_epoch(std::make_shared<experts::Placement>(placement),
                        {.kind = transport::FrameKind::kDispatch,
                         .cluster = services_->cluster,
                         .epoch = epoch_,
                         .source = services_->self});
-    exchange_.join_epoch(epoch_, msg.routers);
-    serving_ = true;
     beat({epoch_});
   }
 
@@ -624,6 +644,7 @@ class RouterShell {
   transport::CreditLedger credits_;    ///< dispatches under way to each shard
   std::optional<ActiveStep> active_;
   std::optional<FormEpochRequest> forming_;
+  std::optional<experts::Placement> switching_;  ///< to be used when the step that is out has ended
   Epoch epoch_;
   bool serving_ = false;
   uint32_t num_jobs_ = 0;  ///< of steps, on the executor
@@ -642,6 +663,7 @@ caf::behavior router_actor(caf::stateful_actor<RouterState>* self, const WorkerS
   return {
       [=](const FormEpochRequest& msg) { shell->form(msg); },
       [=](const EpochEnded& msg) { shell->end_epoch(msg.epoch); },
+      [=](const SwitchEpochRequest& msg) { shell->switch_epoch(msg); },
       [=](const StartRequest& msg) { shell->start(msg); },
       [=](const CancelAttempt& msg) { shell->cancel(msg); },
       [=](const KvEffects& msg) { shell->kv_effects(msg); },

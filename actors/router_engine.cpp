@@ -6,11 +6,21 @@
 #include "base/check.hpp"
 
 namespace troupe::actors {
+namespace {
+
+std::span<const TokenId> emitted_of(const StepPart& part) {
+  return std::span(part.known).subspan(std::min<size_t>(part.num_prompt, part.known.size()));
+}
+
+bool is_guided(const StepPart& part) { return part.guide != nullptr; }
+
+}  // namespace
 
 RouterEngine::RouterEngine(const model::ModelConfig& config,
                            std::shared_ptr<const model::RouterWeights> weights, kernels::Ops& ops,
-                           KvShape kv, AttentionForm form)
-    : config_(config), weights_(std::move(weights)), kv_(kv) {
+                           KvShape kv, AttentionForm form,
+                           Result<std::shared_ptr<const model::Vocabulary>> vocabulary)
+    : config_(config), weights_(std::move(weights)), kv_(kv), guides_(std::move(vocabulary)) {
   lanes_.reserve(kLanes);
   for (uint32_t i = 0; i < kLanes; ++i) {
     lanes_.push_back({.forward = Forward(config, *weights_, ops, kv_, form)});
@@ -27,6 +37,7 @@ Segment RouterEngine::begin(uint32_t lane_index, StepId step, std::vector<StepPa
   Lane& lane = lanes_[lane_index];
   lane.step = step;
   lane.parts = std::move(parts);
+  lane.guided = std::none_of(lane.parts.begin(), lane.parts.end(), is_guided);
   std::vector<StepSequence> sequences;
   sequences.reserve(lane.parts.size());
   for (const StepPart& part : lane.parts) {
@@ -37,6 +48,25 @@ Segment RouterEngine::begin(uint32_t lane_index, StepId step, std::vector<StepPa
   }
   lane.forward.begin(sequences);
   return advance(lane);
+}
+
+bool RouterEngine::has_work_meanwhile(uint32_t lane) const {
+  return config_.num_shared_experts > 0 || !lanes_[lane].guided;
+}
+
+void RouterEngine::compute_meanwhile(uint32_t lane_index) {
+  Lane& lane = lanes_[lane_index];
+  if (config_.num_shared_experts > 0) lane.forward.compute_shared();
+  for (const StepPart& part : lane.parts) {
+    if (lane.guided || !is_guided(part)) continue;
+    // An Error shows when the part is sampled: it comes again.
+    if (part.wants_token) {
+      (void)guides_.mask(*part.sampling.grammar, emitted_of(part), *part.guide);
+    } else {
+      (void)guides_.prepare(*part.sampling.grammar, *part.guide);
+    }
+  }
+  lane.guided = true;
 }
 
 Segment RouterEngine::resume(uint32_t lane_index, const experts::DispatchPlan& plan,
@@ -82,20 +112,32 @@ Segment RouterEngine::advance(Lane& lane) {
     }
     return segment;
   }
+  sample(lane, segment);
+  return segment;
+}
+
+void RouterEngine::sample(Lane& lane, Segment& segment) {
   const ConstRows logits = lane.forward.logits();
   size_t row = 0;
   for (const StepPart& part : lane.parts) {
-    if (!part.wants_token) continue;
-    const std::span known(part.known);
-    const size_t num_prompt = std::min<size_t>(part.num_prompt, known.size());
-    segment.sampled.push_back(model::sample({logits.row(row++), logits.cols}, part.sampling,
-                                            part.first_position + part.tokens.size(),
-                                            {.prompt = known.first(num_prompt),
-                                             .emitted = known.subspan(num_prompt),
-                                             .stop_token_ids = part.stop_token_ids}));
+    if (part.wants_token) segment.sampled.push_back(sample(part, {logits.row(row++), logits.cols}));
   }
   CHECK_EQ(row, logits.rows);
-  return segment;
+}
+
+Result<model::SampledToken> RouterEngine::sample(const StepPart& part,
+                                                 std::span<const float> logits) {
+  const std::span<const TokenId> emitted = emitted_of(part);
+  std::span<const uint64_t> mask;
+  if (is_guided(part)) mask = TRY(guides_.mask(*part.sampling.grammar, emitted, *part.guide));
+  const model::SampledToken token =
+      model::sample(logits, part.sampling, part.first_position + part.tokens.size(),
+                    {.prompt = std::span(part.known).first(part.known.size() - emitted.size()),
+                     .emitted = emitted,
+                     .stop_token_ids = part.stop_token_ids},
+                    mask);
+  if (token.token < 0) return model::no_token_error(token.token);
+  return token;
 }
 
 }  // namespace troupe::actors

@@ -5,12 +5,14 @@
 
 #include <algorithm>
 #include <memory>
+#include <span>
 #include <utility>
 #include <vector>
 
 #include "actors/forward.hpp"
 #include "experts/dispatch_plan.hpp"
 #include "experts/placement.hpp"
+#include "model/guide.hpp"
 #include "model/sampling.hpp"
 #include "transport/frame.hpp"
 
@@ -23,6 +25,7 @@ struct StepPart {
   std::vector<BlockId> block_table;
   bool wants_token = false;
   model::SamplingParams sampling;
+  std::shared_ptr<model::GuideState> guide;  ///< of a request with a grammar; of the engine's jobs
   // Only with wants_token and if model::reads_token_log(sampling): prompt and emitted so far.
   std::vector<TokenId> known;
   uint32_t num_prompt = 0;
@@ -32,9 +35,10 @@ struct StepPart {
 /// Where a segment stopped, and what must happen before the next.
 struct Segment {
   Forward::Status status = Forward::Status::kDone;
-  experts::DispatchPlan plan;                ///< kExchange
-  std::vector<transport::Frame> frames;      ///< kExchange: one per shard of the plan
-  std::vector<model::SampledToken> sampled;  ///< kDone: of parts with wants_token
+  experts::DispatchPlan plan;            ///< kExchange
+  std::vector<transport::Frame> frames;  ///< kExchange: one per shard of the plan
+  /// kDone: of parts with wants_token; an Error ends the request.
+  std::vector<Result<model::SampledToken>> sampled;
 };
 
 /// A shard's answer and where its rows belong.
@@ -47,7 +51,7 @@ class RouterEngine {
  public:
   RouterEngine(const model::ModelConfig& config,
                std::shared_ptr<const model::RouterWeights> weights, kernels::Ops& ops, KvShape kv,
-               AttentionForm form);
+               AttentionForm form, Result<std::shared_ptr<const model::Vocabulary>> vocabulary);
 
   static constexpr uint32_t kLanes = 2;
 
@@ -57,7 +61,11 @@ class RouterEngine {
 
   /// @param step names the frames; @param lane < kLanes, with nothing out in it
   Segment begin(uint32_t lane, StepId step, std::vector<StepPart> parts);
-  void compute_shared(uint32_t lane) { lanes_[lane].forward.compute_shared(); }
+  /// What can be done while the shards compute: the shared expert, and, once a step, what is needed
+  /// to guide answers by their grammars: microseconds as a rule; a new grammar holds the step up
+  /// for 60 ms at most, a mask for 20 ms (bench/results/grammar.md).
+  void compute_meanwhile(uint32_t lane);
+  [[nodiscard]] bool has_work_meanwhile(uint32_t lane) const;
   Segment resume(uint32_t lane, const experts::DispatchPlan& plan,
                  const std::vector<GatheredFrame>& answers);
 
@@ -80,9 +88,12 @@ class RouterEngine {
     Forward forward;
     StepId step;
     std::vector<StepPart> parts;
+    bool guided = false;  ///< the masks of this step are there
     std::vector<float> expert_rows;
   };
   Segment advance(Lane& lane);
+  void sample(Lane& lane, Segment& segment);
+  Result<model::SampledToken> sample(const StepPart& part, std::span<const float> logits);
 
   const model::ModelConfig& config_;
   std::shared_ptr<const model::RouterWeights> weights_;
@@ -90,6 +101,7 @@ class RouterEngine {
   std::vector<Lane> lanes_;
   std::shared_ptr<const experts::Placement> placement_;
   transport::FrameHeader prototype_;
+  model::Guides guides_;
 };
 
 }  // namespace troupe::actors

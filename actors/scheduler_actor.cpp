@@ -18,25 +18,8 @@ constexpr std::chrono::milliseconds kStatusTimeout{1000};
 
 Result<experts::Placement> place_on(const SchedulerActorOptions& options, Epoch epoch,
                                     const std::vector<cluster::NodeInfo>& shards) {
-  const model::ModelConfig& model = options.model;
-  experts::PlacementRequest request{
-      .epoch = epoch, .num_layers = model.num_layers, .num_experts = model.num_routed_experts};
-  for (LayerIdx l = 0; l < model.num_layers; ++l) {
-    request.is_moe_layer.push_back(model.is_moe_layer(l));
-  }
-  for (const cluster::NodeInfo& shard : shards) {
-    request.shards.push_back(shard.id);
-    for (const cluster::PinConfig& pin : options.pins) {
-      if (pin.node != shard.name) continue;
-      request.pins.push_back(
-          {.node = shard.id,
-           .first_layer = pin.first_layer,
-           .last_layer = std::min(pin.last_layer, model.num_layers - 1),
-           .first_expert = pin.first_expert,
-           .last_expert = std::min(pin.last_expert, model.num_routed_experts - 1)});
-    }
-  }
-  return experts::place_experts(request);
+  const ExpertBalance balance(options.model, options.pins, options.balance);
+  return experts::place_experts(balance.request(epoch, shards));
 }
 
 class SchedulerShell {
@@ -45,8 +28,10 @@ class SchedulerShell {
       : self_(self),
         options_(std::move(options)),
         scheduler_(options_.scheduler),
-        membership_(options_.membership, now(self)) {
+        membership_(options_.membership, now(self)),
+        balance_(options_.model, options_.pins, options_.balance) {
     schedule_wake();
+    schedule_balance();
   }
 
   void join(const JoinCluster& msg) {
@@ -147,6 +132,21 @@ class SchedulerShell {
     schedule_wake();
   }
 
+  void load_reported(const ExpertLoadReport& msg) {
+    balance_.report(msg.node, msg.rows, now(self_));
+  }
+
+  /// Time for a change of placement, if the loads call for one.
+  void balance_due() {
+    rebalance(false);
+    schedule_balance();
+  }
+
+  ExpertsStatus experts(const ExpertsQuery& msg) {
+    if (msg.rebalance) rebalance(true);
+    return balance_.status();
+  }
+
   /// Asks every worker for its part and answers when all have, or have taken too long.
   void status(caf::response_promise promise) {
     struct Pending {
@@ -160,6 +160,8 @@ class SchedulerShell {
     pending->status.condition = membership_.condition();
     pending->status.epoch = membership_.epoch();
     pending->status.counts = scheduler_.counts();
+    pending->status.expert_balancedness = balance_.balancedness();
+    pending->status.num_placement_changes = balance_.num_changes();
     for (const cluster::MemberView& member : membership_.members()) {
       pending->status.nodes.push_back(
           NodeStatus{.member = member, .drained = drained_.contains(member.info.name)});
@@ -242,15 +244,13 @@ class SchedulerShell {
       log::error("placement_failed", {{"epoch", e.epoch}, {"reason", placed.error().message}});
       return;
     }
+    balance_.formed(*placed, e.shards);
     FormEpochRequest request{
         .placement = *placed, .routers = peers(e.routers), .shards = peers(e.shards)};
     log::info("epoch_forming",
               {{"epoch", e.epoch}, {"routers", e.routers.size()}, {"shards", e.shards.size()}});
-    for (const auto* group : {&e.routers, &e.shards}) {
-      for (const cluster::NodeInfo& info : *group) {
-        self_->send(nodes_.at(info.id).worker, request);
-      }
-    }
+    tell(e.routers, request);
+    tell(e.shards, request);
     routers_.clear();
     routers_.reserve(e.routers.size());
     for (const cluster::NodeInfo& info : e.routers) routers_.push_back(info.id);
@@ -260,6 +260,25 @@ class SchedulerShell {
     for (const NodeId router : routers_) on_scheduler(scheduler::RouterUp{router});
     tell_drained();
     tell_serving(true);
+  }
+  void perform(const cluster::PrepareEpoch& e) {
+    const experts::Placement& placement = balance_.proposed(e.epoch);
+    log::info("placement_changing", {{"epoch", e.epoch}, {"change", balance_.last_change()}});
+    tell(e.shards, PrepareEpochRequest{placement});
+  }
+  void perform(const cluster::SwitchEpoch& e) {
+    tell(e.routers, SwitchEpochRequest{balance_.proposed(e.epoch)});
+  }
+  void perform(const cluster::KeepEpoch& e) {
+    if (e.abandoned) {
+      log::warning("placement_change_abandoned",
+                   {{"epoch", e.epoch}, {"reason", e.abandoned->message}});
+      balance_.abandoned(e.abandoned->message);
+    } else {
+      balance_.accepted();
+      log::info("placement_changed", {{"epoch", e.epoch}});
+    }
+    tell(e.shards, KeepEpochRequest{e.epoch});
   }
   void perform(const cluster::StopServing& e) {
     log::warning("serving_stopped", {{"epoch", e.epoch}, {"reason", e.reason.message}});
@@ -277,6 +296,17 @@ class SchedulerShell {
     for (const cluster::MemberView& member : membership_.members()) {
       const bool drained = drained_.contains(member.info.name);
       on_scheduler(scheduler::Drained{member.info.id, drained});
+    }
+  }
+
+  template <class Message>
+  void tell(const std::vector<cluster::NodeInfo>& nodes, const Message& message) {
+    for (const cluster::NodeInfo& info : nodes) self_->send(nodes_.at(info.id).worker, message);
+  }
+
+  void rebalance(bool asked) {
+    if (membership_.can_change() && balance_.propose(asked)) {
+      on_membership(cluster::ChangePlacement{});
     }
   }
 
@@ -311,6 +341,12 @@ class SchedulerShell {
     on_membership(cluster::RequestsRunning{running});
   }
 
+  void schedule_balance() {
+    if (options_.balance.interval == Duration{}) return;
+    self_->delayed_send(self_, std::chrono::nanoseconds(options_.balance.interval.ns),
+                        BalanceDue{});
+  }
+
   void schedule_wake() {
     std::optional<Instant> next = scheduler_.next_deadline();
     if (const auto other = membership_.next_deadline(); other && (!next || *other < *next)) {
@@ -326,6 +362,7 @@ class SchedulerShell {
   SchedulerActorOptions options_;
   scheduler::Scheduler scheduler_;
   cluster::Membership membership_;
+  ExpertBalance balance_;
   std::map<NodeId, Node> nodes_;
   std::map<RequestId, caf::actor> clients_;
   std::vector<caf::actor> watchers_;
@@ -348,6 +385,9 @@ caf::behavior scheduler_actor(caf::stateful_actor<SchedulerActorState>* self,
       [=](const NodeFailedReport& msg) {
         shell->on_membership(cluster::NodeFailed{msg.node, msg.epoch, msg.error});
       },
+      [=](const ExpertLoadReport& msg) { shell->load_reported(msg); },
+      [=](const BalanceDue&) { shell->balance_due(); },
+      [=](const ExpertsQuery& msg) { return shell->experts(msg); },
       [=](const StepTokens& msg) { shell->emitted(msg); },
       [=](const RequestFailed& msg) {
         shell->on_scheduler(

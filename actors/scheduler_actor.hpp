@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "actors/expert_balance.hpp"
 #include "actors/messages.hpp"
 #include "cluster/config.hpp"
 #include "cluster/membership.hpp"
@@ -21,6 +22,7 @@ struct SchedulerActorOptions {
   scheduler::SchedulerOptions scheduler;
   cluster::MembershipOptions membership;
   std::vector<cluster::PinConfig> pins;
+  ExpertBalanceOptions balance;
   model::ModelConfig model;
 };
 

@@ -21,6 +21,8 @@ struct WorkerServices {
   const model::Checkpoint* checkpoint = nullptr;
   kernels::Ops* ops = nullptr;
   Executor* executor = nullptr;
+  /// Beside it: loads experts while others are computed. Of expert shards only.
+  Executor* loader = nullptr;
   /// Opened after the worker is spawned (its frames go there) and before the node joins.
   transport::Port* port = nullptr;
 };

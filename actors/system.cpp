@@ -56,6 +56,7 @@ SystemConfig::SystemConfig(const SystemOptions& options) {
   add_message_type<JoinCluster>("troupe::JoinCluster");
   add_message_type<NodeReadyReport>("troupe::NodeReadyReport");
   add_message_type<NodeFailedReport>("troupe::NodeFailedReport");
+  add_message_type<ExpertLoadReport>("troupe::ExpertLoadReport");
   add_message_type<Emission>("troupe::Emission");
   add_message_type<StepTokens>("troupe::StepTokens");
   add_message_type<RequestFailed>("troupe::RequestFailed");
@@ -66,6 +67,9 @@ SystemConfig::SystemConfig(const SystemOptions& options) {
   add_message_type<Peer>("troupe::Peer");
   add_message_type<FormEpochRequest>("troupe::FormEpochRequest");
   add_message_type<EpochEnded>("troupe::EpochEnded");
+  add_message_type<PrepareEpochRequest>("troupe::PrepareEpochRequest");
+  add_message_type<SwitchEpochRequest>("troupe::SwitchEpochRequest");
+  add_message_type<KeepEpochRequest>("troupe::KeepEpochRequest");
   add_message_type<StartRequest>("troupe::StartRequest");
   add_message_type<CancelAttempt>("troupe::CancelAttempt");
   add_message_type<WorkerStatusQuery>("troupe::WorkerStatusQuery");

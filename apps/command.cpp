@@ -10,6 +10,7 @@ const std::vector<Command>& commands() {
   static const std::vector<Command> all = {
       {"up", "start a cluster on this machine and keep it running", run_up},
       {"status", "show a running cluster: nodes, experts, links, requests", run_status},
+      {"experts", "show who holds which experts and their load; change it", run_experts},
       {"drain", "take a router out of service; its requests go on elsewhere", run_drain},
       {"undrain", "have a drained router take requests again", run_undrain},
       {"chat", "talk to a running cluster", run_chat},

@@ -60,6 +60,7 @@ int run_chat(const Arguments&);
 int run_config(const Arguments&);
 int run_detokenize(const Arguments&);
 int run_drain(const Arguments&);
+int run_experts(const Arguments&);
 int run_eval(const Arguments&);
 int run_generate(const Arguments&);
 int run_head(const Arguments&);

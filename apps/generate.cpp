@@ -2,12 +2,16 @@
 
 #include <chrono>
 #include <cstdio>
+#include <fstream>
+#include <memory>
 #include <optional>
+#include <sstream>
 
 #include "apps/command.hpp"
 #include "apps/local_options.hpp"
 #include "model/chat_format.hpp"
 #include "model/generation_config.hpp"
+#include "model/grammar.hpp"
 #include "model/text_stream.hpp"
 #include "model/tokenizer.hpp"
 
@@ -63,14 +67,45 @@ model::SamplingParams sampling_of(const Values& values, const model::SamplingPar
   return sampling;
 }
 
+/// The grammar that the answer has to follow, checked; null without one.
+Result<std::shared_ptr<const model::GrammarSpec>> grammar_of(const Values& values) {
+  using Kind = model::GrammarSpec::Kind;
+  if (values.count("json-schema") + values.count("regex") + values.count("choice") > 1) {
+    return Error{Code::kInvalidArgument, "give one of --json-schema, --regex and --choice"};
+  }
+  model::GrammarSpec spec;
+  if (values.count("json-schema") != 0) {
+    const auto path = values["json-schema"].as<std::string>();
+    std::ifstream file(path);
+    std::ostringstream text;
+    if (!(text << file.rdbuf())) return Error{Code::kNotFound, "cannot read " + path};
+    spec = {.kind = Kind::kJsonSchema, .text = text.str()};
+  } else if (values.count("regex") != 0) {
+    spec = {.kind = Kind::kRegex, .text = values["regex"].as<std::string>()};
+  } else if (values.count("choice") != 0) {
+    spec.kind = Kind::kChoice;
+    std::istringstream list(values["choice"].as<std::string>());
+    for (std::string choice; std::getline(list, choice, ',');) spec.choices.push_back(choice);
+  } else {
+    return std::shared_ptr<const model::GrammarSpec>();
+  }
+  if (values.count("ignore-eos") != 0) {
+    return Error{Code::kInvalidArgument, "--ignore-eos with a grammar: nothing could follow"};
+  }
+  TRY(model::compile_grammar(spec));
+  return std::make_shared<const model::GrammarSpec>(std::move(spec));
+}
+
 Result<int> generate(const Values& values) {
   const Prompt prompt = TRY(make_prompt(values));
-  const auto local = TRY(load_local_model(values));
+  const auto grammar = TRY(grammar_of(values));
+  const auto local = TRY(load_local_model(values, grammar != nullptr));
   scheduler::RequestSpec spec{.prompt = prompt.tokens,
                               .max_tokens = values["max-tokens"].as<uint32_t>()};
   const model::GenerationConfig defaults =
       TRY(model::load_generation_config(values["model"].as<std::string>(), local->config()));
   spec.sampling = sampling_of(values, defaults.sampling);
+  spec.sampling.grammar = grammar;
   if (values.count("ignore-eos") == 0) spec.stop_token_ids = defaults.eos_token_ids;
   const bool json = values.count("json") != 0;
 
@@ -125,7 +160,8 @@ int run_generate(const Arguments& arguments) {
           "Generates with a model in this process. --prompt continues a text, --chat "
           "asks in the\nmodel's chat format, --tokens continues token ids.\n\n"
           "  troupe generate --model models/demo --chat 'What is 12 + 30?' "
-          "--temperature 0"};
+          "--temperature 0\n"
+          "  troupe generate --model models/demo --chat 'What is 12 + 30?' --regex '[0-9]{1,3}'"};
   add_local_options(line.options);
   line.options.add_options()("prompt,p", po::value<std::string>(), "text to continue")(
       "chat,c", po::value<std::string>(), "a user's message")("tokens", po::value<std::string>(),
@@ -137,6 +173,9 @@ int run_generate(const Arguments& arguments) {
       "min-p", po::value<float>(), "[0, 1]; default: the model's, or 0")(
       "seed", po::value<uint64_t>()->default_value(0), "of sampling")(
       "ignore-eos", "go on after the model's end token")(
+      "json-schema", po::value<std::string>(), "file: answer with JSON that this schema accepts")(
+      "regex", po::value<std::string>(), "answer with a text that this matches as a whole")(
+      "choice", po::value<std::string>(), "answer with one of these: yes,no")(
       "json", "print {\"tokens\":[...],\"text\":...} at the end")("stats",
                                                                   "print times to standard error");
   Values values;

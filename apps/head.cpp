@@ -33,6 +33,10 @@ actors::SchedulerActorOptions scheduler_options(const cluster::ClusterConfig& co
                     .kv_tokens = uint64_t{config.kv_blocks} * config.kv_block_tokens,
                     .max_context = max_context},
       .pins = config.pins,
+      .balance = {.redundant = config.redundant_experts,
+                  .interval = config.rebalance_interval,
+                  .min_gain = config.rebalance_min_gain / 100.0,
+                  .half_life = config.load_half_life},
       .model = checkpoint.config()};
   options.membership.version = kVersion;
   options.membership.checkpoint_digest = checkpoint.digest();

@@ -16,7 +16,7 @@ void add_local_options(Options& options) {
       "form of MLA: absorbed or expanded; they round differently");
 }
 
-Result<std::unique_ptr<actors::LocalModel>> load_local_model(const Values& values) {
+Result<std::unique_ptr<actors::LocalModel>> load_local_model(const Values& values, bool guided) {
   actors::LocalModelOptions options;
   options.num_threads = values["threads"].as<uint32_t>();
   if (options.num_threads < 1 || options.num_threads > 1024) {
@@ -30,6 +30,10 @@ Result<std::unique_ptr<actors::LocalModel>> load_local_model(const Values& value
                  "--attention must be absorbed or expanded, not '" + form + "'"};
   }
   const auto checkpoint = TRY(model::Checkpoint::open(values["model"].as<std::string>()));
+  if (guided) {
+    options.vocabulary =
+        TRY(model::load_vocabulary(values["model"].as<std::string>(), checkpoint.config()));
+  }
   return actors::LocalModel::load(checkpoint, options);
 }
 

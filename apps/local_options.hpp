@@ -16,7 +16,9 @@ namespace troupe::apps {
 void add_local_options(Options& options);
 
 /// Opens and loads what those options name.
-Result<std::unique_ptr<actors::LocalModel>> load_local_model(const Values& values);
+/// @param guided requests will have a grammar, for which the tokenizer is needed
+Result<std::unique_ptr<actors::LocalModel>> load_local_model(const Values& values,
+                                                             bool guided = false);
 
 /// "1,2,3" as token ids. @errors kInvalidArgument naming the part that is none.
 Result<std::vector<TokenId>> parse_tokens(const std::string& text);

@@ -110,6 +110,8 @@ struct Process {
   kernels::ThreadPool pool;
   std::unique_ptr<kernels::Ops> ops = kernels::make_cpu_ops(&pool);
   std::shared_ptr<const model::RouterWeights> weights;  ///< router only
+  Result<std::shared_ptr<const model::Vocabulary>> vocabulary =
+      Error{Code::kUnsupported, "not a router"};
   actors::WorkerServices services;
   EndReason end;
 };
@@ -120,8 +122,9 @@ caf::actor spawn_worker(caf::actor_system& system, Process& process, const caf::
     const auto routers = static_cast<uint32_t>(
         std::ranges::count(config.nodes, cluster::Role::kRouter, &cluster::NodeConfig::role));
     const uint32_t max_queued_rows = routers * actors::kDispatchesPerShard * config.max_step_tokens;
-    return system.spawn(actors::expert_shard_actor, &process.services, head,
-                        experts::ShardOptions{.max_queued_rows = max_queued_rows});
+    return system.spawn(
+        actors::expert_shard_actor, &process.services, head,
+        experts::ShardOptions{.max_queued_rows = max_queued_rows, .batch_wait = config.batch_wait});
   }
   const model::ModelConfig& model = process.checkpoint.config();
   const auto holder = system.spawn(
@@ -134,11 +137,12 @@ caf::actor spawn_worker(caf::actor_system& system, Process& process, const caf::
                       .block_tokens = config.kv_block_tokens,
                       .kv_dim = model.kv_dim(),
                       .num_host_slots = config.kv_host_blocks},
-      actors::AttentionForm::kAbsorbed);
+      actors::AttentionForm::kAbsorbed, process.vocabulary);
   log::info("kv_cache", {{"blocks", config.kv_blocks}, {"bytes", engine->kv_bytes()}});
   return system.spawn(actors::router_actor, &process.services, std::move(engine), holder, head,
                       actors::RouterOptions{.batcher = {.max_step_tokens = config.max_step_tokens,
-                                                        .max_running = config.max_running},
+                                                        .max_running = config.max_running,
+                                                        .step_target = config.step_target},
                                             .micro_batches = config.micro_batches,
                                             .block_tokens = config.kv_block_tokens,
                                             .heartbeat_interval = config.heartbeat_interval,
@@ -156,6 +160,11 @@ Result<int> run(const std::string& config_path, const std::string& name) {
   if (node.role == cluster::Role::kRouter) {
     process.weights = TRY(process.checkpoint.load_router());
     log::info("weights_mapped", {{"model", config.model}});
+    // Without a tokenizer it serves on; requests with a grammar get this error.
+    process.vocabulary = model::load_vocabulary(config.model, process.checkpoint.config());
+    if (!process.vocabulary.ok()) {
+      log::warning("no_structured_output", {{"reason", process.vocabulary.error().message}});
+    }
   }
   const NodeId self = actors::fresh_node_id();
   actors::SystemConfig system_config({.network = true,
@@ -167,11 +176,14 @@ Result<int> run(const std::string& config_path, const std::string& name) {
   actors::bound_delivery(config.control_port, config.heartbeat_timeout);
   const std::string interface = TRY(transport::interface_towards(config.control_host));
   const auto executor = actors::make_thread_executor();  // its jobs end before the system does
+  const auto loader =
+      node.role == cluster::Role::kExperts ? actors::make_thread_executor() : nullptr;
   process.services = {.self = self,
                       .cluster = actors::cluster_hash(config.name),
                       .checkpoint = &process.checkpoint,
                       .ops = process.ops.get(),
-                      .executor = executor.get()};
+                      .executor = executor.get(),
+                      .loader = loader.get()};
   const caf::actor worker = spawn_worker(system, process, head);
   const auto stop_worker = [&] {
     caf::anon_send_exit(worker, caf::exit_reason::kill);

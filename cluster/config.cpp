@@ -120,8 +120,8 @@ class Reader {
       return done.ok() ? Result<void>() : at(node, done.error().message);
     }
     if (section.empty()) {
-      known.insert(known.end(),
-                   {"control", "http", "nodes", "placement", "limits", "heartbeat", "transport"});
+      known.insert(known.end(), {"control", "http", "nodes", "placement", "limits", "heartbeat",
+                                 "transport", "experts"});
     }
     return unknown_key(key, node, known);
   }
@@ -260,7 +260,7 @@ class Reader {
             pin.first_expert <= other.last_expert && other.first_expert <= pin.last_expert) {
           return at(here, "the pin overlaps the one in line " +
                               std::to_string(root_.find("placement")->items[j].line) +
-                              "; every expert has one holder");
+                              "; an expert is pinned to one shard");
         }
       }
     }

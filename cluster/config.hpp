@@ -45,6 +45,8 @@ struct ClusterConfig {
   uint32_t max_queued = 64;
   uint32_t max_running = 16;
   uint32_t max_step_tokens = 256;
+  Duration step_target =
+      milliseconds(10);        ///< prefill may fill a step to this (scheduler/batcher.hpp)
   uint32_t micro_batches = 0;  ///< of a router's step, 1 or 2; 0: what is faster, learned
   uint32_t max_context = 0;    ///< 0: the model's max_position_embeddings
   uint32_t kv_blocks = 1024;
@@ -59,6 +61,12 @@ struct ClusterConfig {
   Duration assemble_timeout = seconds(30);
   uint32_t restart_budget = 3;  ///< quick restarts of one process within a minute by `troupe up`
   Wires wires = Wires::kAuto;
+  // experts
+  uint32_t redundant_experts = 0;             ///< replicas in each layer beyond one of each expert
+  Duration rebalance_interval = seconds(60);  ///< at least so long between changes; 0: on request
+  uint32_t rebalance_min_gain = 10;           ///< percent by which the busiest shards' load falls
+  Duration load_half_life = seconds(60);      ///< of a row's weight in the loads
+  Duration batch_wait;                        ///< an idle shard waits for other routers' rows
 };
 
 /// @param origin the file's name, for messages ("cluster.yaml:12: unknown key 'prot'; did you mean

@@ -38,7 +38,7 @@ struct Setting {
 };
 
 // Upper bounds are far above sense; they keep products of two settings within their types.
-inline constexpr std::array<Setting, 23> kSettings = {{
+inline constexpr std::array<Setting, 29> kSettings = {{
     {"", "name", Setting::Word{&ClusterConfig::name}},
     {"", "model", Setting::Text{&ClusterConfig::model}},
     {"", "served_name", Setting::Text{&ClusterConfig::served_name}},
@@ -49,6 +49,7 @@ inline constexpr std::array<Setting, 23> kSettings = {{
     {"limits", "max_queued", &ClusterConfig::max_queued, 0, 65'536},
     {"limits", "max_running", &ClusterConfig::max_running, 1, 4'096},
     {"limits", "max_step_tokens", &ClusterConfig::max_step_tokens, 1, 65'536},
+    {"limits", "step_target", &ClusterConfig::step_target, 0, seconds(60).ns},
     {"limits", "micro_batches", &ClusterConfig::micro_batches, 0, 2},
     {"limits", "max_context", &ClusterConfig::max_context, 0, 1 << 24},
     {"limits", "kv_blocks", &ClusterConfig::kv_blocks, 1, 1 << 20},
@@ -66,6 +67,11 @@ inline constexpr std::array<Setting, 23> kSettings = {{
      seconds(3'600).ns},
     {"", "restart_budget", &ClusterConfig::restart_budget, 0, 1'000},
     {"transport", "wires", &ClusterConfig::wires},
+    {"experts", "redundant", &ClusterConfig::redundant_experts, 0, 65'536},
+    {"experts", "rebalance_interval", &ClusterConfig::rebalance_interval, 0, seconds(86'400).ns},
+    {"experts", "min_gain", &ClusterConfig::rebalance_min_gain, 0, 90},
+    {"experts", "half_life", &ClusterConfig::load_half_life, seconds(1).ns, seconds(86'400).ns},
+    {"experts", "batch_wait", &ClusterConfig::batch_wait, 0, milliseconds(100).ns},
 }};
 
 /// Puts the value of `node` into the configuration. @errors kInvalidArgument without the place.

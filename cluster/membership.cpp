@@ -135,17 +135,20 @@ void Membership::on(const NodeLost& event, Instant, Effects& effects) {
 
 void Membership::on(const NodeReady& event, Instant, Effects&) {
   const auto member = members_.find(event.node);
+  if (change_ && event.epoch == change_->epoch) change_->awaited.erase(event.node);
   if (member == members_.end() || event.epoch != epoch_) return;
   if (member->second.state == NodeState::kForming) member->second.state = NodeState::kReady;
 }
 
 void Membership::on(const NodeFailed& event, Instant now, Effects& effects) {
   const auto found = members_.find(event.node);
-  if (found == members_.end() || event.epoch != epoch_) return;
+  const bool changing = change_ && event.epoch == change_->epoch;
+  if (found == members_.end() || (event.epoch != epoch_ && !changing)) return;
   Member& member = found->second;
   if (member.state == NodeState::kJoined) return;  // of an epoch that is over
   const Error reason{event.error.code,
                      "node " + member.info.name + " failed: " + event.error.message};
+  if (changing && !change_->switching) return abandon_change(reason, effects);
   if (event.error.code != Code::kUnavailable || ++member.failures == kMaxFailures) {
     remove(event.node, reason, true, effects);
     return;
@@ -159,6 +162,35 @@ void Membership::on(const NodeFailed& event, Instant now, Effects& effects) {
 
 void Membership::on(const RequestsRunning& event, Instant, Effects&) {
   num_requests_ = event.count;
+}
+
+void Membership::on(const ChangePlacement&, Instant now, Effects& effects) {
+  if (!can_change()) return;
+  last_epoch_ = Epoch{last_epoch_.value + 1};
+  PrepareEpoch prepare{last_epoch_, in_force(Role::kExperts)};
+  change_ = Change{.epoch = last_epoch_, .awaited = {}, .deadline = now + options_.prepare_timeout};
+  for (const NodeInfo& shard : prepare.shards) change_->awaited.insert(shard.id);
+  effects.emplace_back(std::move(prepare));
+}
+
+void Membership::abandon_change(const Error& reason, Effects& effects) {
+  change_.reset();
+  effects.emplace_back(KeepEpoch{epoch_, in_force(Role::kExperts), reason});
+}
+
+void Membership::advance_change(Instant now, Effects& effects) {
+  if (!change_ || !change_->awaited.empty()) return;
+  if (change_->switching) {
+    epoch_ = change_->epoch;
+    change_.reset();
+    effects.emplace_back(KeepEpoch{epoch_, in_force(Role::kExperts), std::nullopt});
+    return;
+  }
+  SwitchEpoch to_new{change_->epoch, in_force(Role::kRouter)};
+  change_->switching = true;
+  change_->deadline = now + options_.switch_timeout;
+  for (const NodeInfo& router : to_new.routers) change_->awaited.insert(router.id);
+  effects.emplace_back(std::move(to_new));
 }
 
 void Membership::on(const Tick&, Instant, Effects&) {}
@@ -176,9 +208,10 @@ void Membership::remove(NodeId node, const Error& reason, bool drop, Effects& ef
 
 void Membership::end_epoch(Phase next, const Error& reason, Effects& effects) {
   if (phase_ == Phase::kServing) {
-    effects.emplace_back(StopServing{epoch_, {Code::kUnavailable, reason.message}});
+    effects.emplace_back(StopServing{last_epoch_, {Code::kUnavailable, reason.message}});
     num_requests_ = 0;
   }
+  change_.reset();
   phase_ = next;
   if (next != Phase::kWaiting) return;
   for (auto& [node, member] : members_) member.state = NodeState::kJoined;
@@ -189,6 +222,20 @@ void Membership::follow_deadlines(Instant now, Effects& effects) {
   if (phase_ == Phase::kRetrying && now >= form_deadline_) phase_ = Phase::kWaiting;
   for (auto& [node, member] : members_) {
     if (member.held_until && now >= *member.held_until) member.held_until.reset();
+  }
+  if (change_ && now >= change_->deadline) {
+    const std::string late = " in time for epoch " + std::to_string(change_->epoch.value);
+    if (change_->switching) {
+      on(NodeFailed{*change_->awaited.begin(),
+                    change_->epoch,
+                    {Code::kUnavailable, "it did not end its step" + late}},
+         now, effects);
+    } else {
+      abandon_change(
+          {Code::kDeadlineExceeded,
+           "node " + members_.at(*change_->awaited.begin()).info.name + " was not prepared" + late},
+          effects);
+    }
   }
   if (phase_ != Phase::kForming || now < form_deadline_) return;
   for (const std::string& name : names_in(NodeState::kForming)) {
@@ -227,10 +274,11 @@ void Membership::advance(Instant now, Effects& effects) {
               effects);
     form(now, effects);
   }
+  advance_change(now, effects);
 }
 
 void Membership::form(Instant now, Effects& effects) {
-  FormEpoch form{.epoch = Epoch{epoch_.value + 1}, .routers = {}, .shards = {}};
+  FormEpoch form{.epoch = Epoch{last_epoch_.value + 1}, .routers = {}, .shards = {}};
   const auto held = held_back();
   for (const MemberView& member : members()) {
     if (std::ranges::count(held, member.info.name) != 0) continue;
@@ -239,7 +287,7 @@ void Membership::form(Instant now, Effects& effects) {
   for (auto& [node, member] : members_) {
     member.state = member.held_until ? NodeState::kJoined : NodeState::kForming;
   }
-  epoch_ = form.epoch;
+  epoch_ = last_epoch_ = form.epoch;
   phase_ = Phase::kForming;
   form_deadline_ = now + options_.ready_timeout;
   effects.emplace_back(std::move(form));
@@ -287,6 +335,14 @@ std::vector<std::string> Membership::names_in(NodeState state) const {
   return names;
 }
 
+std::vector<NodeInfo> Membership::in_force(Role role) const {
+  std::vector<NodeInfo> infos;
+  for (const MemberView& member : members()) {
+    if (member.state == NodeState::kReady && member.info.role == role) infos.push_back(member.info);
+  }
+  return infos;
+}
+
 std::vector<std::string> Membership::held_back() const {
   std::vector<std::string> names;
   for (const auto& [name, role] : options_.expected) {
@@ -332,6 +388,12 @@ std::string Membership::condition() const {
   if (const auto names = held_back(); !names.empty()) {
     text += "; " + joined(names) + " failed lately and is held back for a while";
   }
+  if (change_) {
+    std::vector<std::string> names;
+    for (const NodeId node : change_->awaited) names.push_back(members_.at(node).info.name);
+    text += "; changing to epoch " + std::to_string(change_->epoch.value) + ": waiting for " +
+            joined(names) + (change_->switching ? " to switch" : " to load experts");
+  }
   return text;
 }
 
@@ -344,15 +406,34 @@ std::optional<Instant> Membership::next_deadline() const {
     case Phase::kWaiting:
     case Phase::kServing: break;
   }
+  const auto consider = [&](Instant at) {
+    if (!next || at < *next) next = at;
+  };
   for (const auto& [node, member] : members_) {
-    if (member.held_until && (!next || *member.held_until < *next)) next = member.held_until;
+    if (member.held_until) consider(*member.held_until);
   }
+  if (change_) consider(change_->deadline);
   return next;
 }
 
 std::string Membership::check() const {
   if (members().size() != members_.size()) return "a member's name is unknown or there twice";
   const bool some_form = !names_in(NodeState::kForming).empty();
+  if (last_epoch_ < epoch_ || (change_ && change_->epoch != last_epoch_)) {
+    return "an epoch's number was given twice";
+  }
+  if (change_ && phase_ != Phase::kServing) return "a change goes on though nothing serves";
+  if (change_ && change_->awaited.empty()) return "a change waits for nobody";
+  if (change_) {
+    const Role role = change_->switching ? Role::kRouter : Role::kExperts;
+    for (const NodeId node : change_->awaited) {
+      const auto member = members_.find(node);
+      if (member == members_.end() || member->second.state != NodeState::kReady ||
+          member->second.info.role != role) {
+        return "a change waits for a node without a part in it";
+      }
+    }
+  }
   switch (phase_) {
     case Phase::kAssembling:
       if (epoch_ != Epoch{}) return "still assembling, but an epoch was formed";

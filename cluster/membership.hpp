@@ -9,6 +9,12 @@
 // formed from those that remain, if one router and one shard are left. A node that joins a serving
 // cluster is taken in with the next epoch, which starts when no request is running.
 //
+// The placement may change while requests run, with the number of a new epoch but the same nodes:
+// PrepareEpoch to every shard, which loads what is new beside what it holds -> NodeReady of each ->
+// SwitchEpoch to every router, which goes on in the new epoch from its next step on -> NodeReady of
+// each -> KeepEpoch to the shards, which drop what is old. A shard that can not prepare, or not in
+// time, ends the change and nothing else; every other failure ends the epoch as ever.
+//
 // A failure that is kUnavailable may be a broken link, or a death of which the head is about to
 // hear: the epoch ends at once, but the node named is kept and a new epoch is formed when a node is
 // lost, or after a second; only the third such failure in a row drops it. Any other failure drops
@@ -19,6 +25,7 @@
 #include <cstdint>
 #include <map>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -52,6 +59,9 @@ struct MembershipOptions {
   std::vector<std::pair<std::string, Role>> expected;  ///< names and roles of the configuration
   Duration assemble_timeout = seconds(30);  ///< then go on with those present, if they suffice
   Duration ready_timeout = seconds(120);    ///< a node that is not ready by then is dropped
+  Duration prepare_timeout = seconds(300);  ///< of a change of placement; then it is abandoned
+  /// A router that has not ended its step by then is taken for out of reach.
+  Duration switch_timeout = seconds(30);
 };
 
 // --- events -----------------------------------------------------------------------------------
@@ -62,6 +72,7 @@ struct NodeLost {
   NodeId node;
   std::string reason;
 };
+/// For an epoch that is formed, or that this shard prepared or this router switched to.
 struct NodeReady {
   NodeId node;
   Epoch epoch;
@@ -76,9 +87,11 @@ struct NodeFailed {
 struct RequestsRunning {
   uint64_t count = 0;
 };
+/// A better placement is at hand. Ignored unless can_change().
+struct ChangePlacement {};
 struct Tick {};
-using MembershipEvent =
-    std::variant<NodeJoining, NodeLost, NodeReady, NodeFailed, RequestsRunning, Tick>;
+using MembershipEvent = std::variant<NodeJoining, NodeLost, NodeReady, NodeFailed, RequestsRunning,
+                                     ChangePlacement, Tick>;
 
 // --- effects ----------------------------------------------------------------------------------
 struct AcceptNode {
@@ -99,7 +112,23 @@ struct FormEpoch {
 struct StartServing {
   Epoch epoch;
 };
-/// Requests in flight cannot go on.
+/// To these shards: be able to serve this epoch, too.
+struct PrepareEpoch {
+  Epoch epoch;
+  std::vector<NodeInfo> shards;
+};
+/// To these routers: go on in this epoch, which all shards can serve, from the next step on.
+struct SwitchEpoch {
+  Epoch epoch;
+  std::vector<NodeInfo> routers;
+};
+/// To these shards: of all epochs, only this one goes on.
+struct KeepEpoch {
+  Epoch epoch;
+  std::vector<NodeInfo> shards;
+  std::optional<Error> abandoned;  ///< why it is the old one
+};
+/// Requests in flight cannot go on, neither in this epoch nor in one before.
 struct StopServing {
   Epoch epoch;
   Error reason;
@@ -110,8 +139,8 @@ struct DropNode {
   NodeId node;
   Error reason;
 };
-using MembershipEffect =
-    std::variant<AcceptNode, RejectNode, FormEpoch, StartServing, StopServing, DropNode>;
+using MembershipEffect = std::variant<AcceptNode, RejectNode, FormEpoch, StartServing, PrepareEpoch,
+                                      SwitchEpoch, KeepEpoch, StopServing, DropNode>;
 
 enum class NodeState : uint8_t {
   kJoined,   ///< waits for the next epoch
@@ -137,6 +166,8 @@ class Membership {
     return count(Role::kRouter) > 0 && count(Role::kExperts) > 0;
   }
   [[nodiscard]] Epoch epoch() const;
+  /// The placement may be changed: it serves, and no change is under way.
+  [[nodiscard]] bool can_change() const { return serving() && !change_; }
   /// What it waits for or why it does not serve, for people: "waiting for shard-2 (2 of 3 shards)".
   [[nodiscard]] std::string condition() const;
   [[nodiscard]] std::vector<MemberView> members() const;
@@ -157,6 +188,13 @@ class Membership {
     kRetrying,    ///< a node was out of reach: forms anew at form_deadline_, or when a node is lost
     kServing,
   };
+  /// A change of placement under way.
+  struct Change {
+    Epoch epoch;
+    bool switching = false;    ///< the shards are prepared, the routers are told
+    std::set<NodeId> awaited;  ///< shards that prepare, then routers that switch
+    Instant deadline;
+  };
   using Members = std::map<NodeId, Member>;
   using Effects = std::vector<MembershipEffect>;
 
@@ -165,6 +203,7 @@ class Membership {
   void on(const NodeReady& event, Instant now, Effects& effects);
   void on(const NodeFailed& event, Instant now, Effects& effects);
   void on(const RequestsRunning& event, Instant now, Effects& effects);
+  void on(const ChangePlacement& event, Instant now, Effects& effects);
   void on(const Tick& event, Instant now, Effects& effects);
 
   [[nodiscard]] std::optional<Error> reason_to_reject(const NodeInfo& info) const;
@@ -175,6 +214,8 @@ class Membership {
     return count_free(Role::kRouter) > 0 && count_free(Role::kExperts) > 0;
   }
   [[nodiscard]] std::vector<std::string> names_in(NodeState state) const;
+  /// Those of this role in the epoch in force, in configuration order.
+  [[nodiscard]] std::vector<NodeInfo> in_force(Role role) const;
   [[nodiscard]] std::vector<std::string> held_back() const;
   /// Joined, not held back, and not in the epoch.
   [[nodiscard]] std::vector<std::string> newcomers() const;
@@ -183,6 +224,9 @@ class Membership {
   void remove(NodeId node, const Error& reason, bool drop, Effects& effects);
   /// Ends the epoch in force or being formed; stops serving if it was in force.
   void end_epoch(Phase next, const Error& reason, Effects& effects);
+  void abandon_change(const Error& reason, Effects& effects);
+  /// Takes the next step of a change when all have taken the last.
+  void advance_change(Instant now, Effects& effects);
   void follow_deadlines(Instant now, Effects& effects);
   /// Forms an epoch or starts serving, if it is time for that.
   void advance(Instant now, Effects& effects);
@@ -192,7 +236,9 @@ class Membership {
   Instant assemble_deadline_;
   Instant form_deadline_;
   Phase phase_ = Phase::kAssembling;
-  Epoch epoch_;  ///< the last that was formed; {0}: none yet
+  Epoch epoch_;       ///< the last that was formed or changed to; {0}: none yet
+  Epoch last_epoch_;  ///< the highest that anybody was told of
+  std::optional<Change> change_;
   Members members_;
   std::map<std::string, uint32_t> drops_;  ///< by name, since it last served
   uint64_t num_requests_ = 0;

@@ -7,23 +7,40 @@
 namespace troupe::experts {
 namespace {
 
-/// The distinct holders of the chosen experts, ascending.
-std::vector<NodeId> shards_of(LayerIdx layer, std::span<const ExpertIdx> topk_idx,
-                              const Placement& placement) {
-  std::vector<bool> chosen(placement.num_experts, false);
-  for (const ExpertIdx expert : topk_idx) {
-    CHECK_LT(expert, placement.num_experts);
-    chosen[expert] = true;
+/// The holders of the chosen experts as indices into the shards concerned, found once per plan.
+struct Choices {
+  std::vector<NodeId> shards;   ///< distinct holders of chosen experts, ascending
+  std::vector<uint32_t> first;  ///< [num_experts + 1] into `holders`; no range for experts unchosen
+  std::vector<uint32_t> holders;
+
+  [[nodiscard]] std::span<const uint32_t> of(ExpertIdx expert) const {
+    return std::span(holders).subspan(first[expert], first[expert + 1] - first[expert]);
   }
-  std::vector<NodeId> shards;
+};
+
+Choices choices_for(LayerIdx layer, const std::vector<uint32_t>& num_rows_of,
+                    const Placement& placement) {
+  Choices choices;
   for (ExpertIdx expert = 0; expert < placement.num_experts; ++expert) {
-    if (!chosen[expert]) continue;
-    CHECK_NE(placement.at(layer, expert), NodeId{});  // a gate runs in MoE layers only
-    shards.push_back(placement.at(layer, expert));
+    if (num_rows_of[expert] == 0) continue;
+    const std::vector<NodeId>& holders = placement.at(layer, expert);
+    CHECK(!holders.empty());  // a gate runs in MoE layers only
+    choices.shards.insert(choices.shards.end(), holders.begin(), holders.end());
   }
-  std::ranges::sort(shards);
-  shards.erase(std::unique(shards.begin(), shards.end()), shards.end());
-  return shards;
+  std::ranges::sort(choices.shards);
+  const auto rest = std::ranges::unique(choices.shards);
+  choices.shards.erase(rest.begin(), rest.end());
+  choices.first.push_back(0);
+  for (ExpertIdx expert = 0; expert < placement.num_experts; ++expert) {
+    if (num_rows_of[expert] != 0) {
+      for (const NodeId holder : placement.at(layer, expert)) {
+        const auto found = std::ranges::lower_bound(choices.shards, holder);
+        choices.holders.push_back(static_cast<uint32_t>(found - choices.shards.begin()));
+      }
+    }
+    choices.first.push_back(static_cast<uint32_t>(choices.holders.size()));
+  }
+  return choices;
 }
 
 }  // namespace
@@ -32,20 +49,44 @@ DispatchPlan plan_dispatch(LayerIdx layer, std::span<const ExpertIdx> topk_idx, 
                            uint32_t topk, const Placement& placement) {
   CHECK_LT(layer, placement.num_layers);
   CHECK_EQ(topk_idx.size(), size_t{num_rows} * topk);
-  const std::vector<NodeId> shards = shards_of(layer, topk_idx, placement);
-  std::vector<uint32_t> shard_of(placement.num_experts, 0);  // index into plan.shards
+  std::vector<uint32_t> num_rows_of(placement.num_experts, 0);
+  for (const ExpertIdx expert : topk_idx) {
+    CHECK_LT(expert, placement.num_experts);
+    ++num_rows_of[expert];
+  }
+  const Choices choices = choices_for(layer, num_rows_of, placement);
+  // What has no choice is counted first, so that what has one can fill up around it.
+  std::vector<uint32_t> load(choices.shards.size(), 0);
   for (ExpertIdx expert = 0; expert < placement.num_experts; ++expert) {
-    const auto found = std::ranges::lower_bound(shards, placement.at(layer, expert));
-    shard_of[expert] = static_cast<uint32_t>(found - shards.begin());
+    const auto holders = choices.of(expert);
+    if (holders.size() == 1) load[holders[0]] += num_rows_of[expert];
   }
 
   DispatchPlan plan{.layer = layer, .num_results = num_rows * topk};
-  for (const NodeId shard : shards) plan.shards.push_back({.shard = shard});
+  for (const NodeId shard : choices.shards) plan.shards.push_back({.shard = shard});
+  std::vector<uint32_t> shard_of;  // [rows * topk] index into plan.shards
+  shard_of.reserve(topk_idx.size());
+  plan.slot_row.reserve(topk_idx.size());
   for (uint32_t row = 0; row < num_rows; ++row) {
     for (uint32_t slot = 0; slot < topk; ++slot) {
       const ExpertIdx expert = topk_idx[size_t{row} * topk + slot];
-      ShardDispatch& to = plan.shards[shard_of[expert]];
+      const auto holders = choices.of(expert);
+      uint32_t least = holders[0];
+      if (holders.size() > 1) {
+        const auto goes_there = [&](uint32_t shard) {
+          return !plan.shards[shard].rows.empty() && plan.shards[shard].rows.back() == row;
+        };
+        for (const uint32_t shard : holders.subspan(1)) {
+          if (load[shard] < load[least] ||
+              (load[shard] == load[least] && goes_there(shard) && !goes_there(least))) {
+            least = shard;
+          }
+        }
+        ++load[least];
+      }
+      ShardDispatch& to = plan.shards[least];
       if (to.rows.empty() || to.rows.back() != row) to.rows.push_back(row);
+      shard_of.push_back(least);
       plan.slot_row.push_back(static_cast<uint32_t>(to.assignments.size()));
       to.assignments.push_back({static_cast<uint32_t>(to.rows.size() - 1), expert});
     }
@@ -56,8 +97,9 @@ DispatchPlan plan_dispatch(LayerIdx layer, std::span<const ExpertIdx> topk_idx, 
     first_result += static_cast<uint32_t>(to.assignments.size());
   }
   for (size_t i = 0; i < plan.slot_row.size(); ++i) {
-    plan.slot_row[i] += plan.shards[shard_of[topk_idx[i]]].first_result;
+    plan.slot_row[i] += plan.shards[shard_of[i]].first_result;
   }
+  std::erase_if(plan.shards, [](const ShardDispatch& to) { return to.assignments.empty(); });
   return plan;
 }
 

@@ -34,8 +34,12 @@ struct DispatchPlan {
 };
 
 /// Only shards that get work are in the plan; each shard answers its assignments in their order.
+/// Rows of an expert with several holders go, one by one, to the holder with the fewest assignments
+/// in this plan, those of experts without a choice counted beforehand; ties go to a shard that the
+/// row travels to anyway, then to the lower id.
 /// @param topk_idx [num_rows, topk], each < placement.num_experts
-/// REQUIRES: an MoE layer of the placement. Cost: O(rows * topk + experts).
+/// REQUIRES: an MoE layer of the placement. Cost: O((rows * topk + experts) * holders of an
+/// expert).
 DispatchPlan plan_dispatch(LayerIdx layer, std::span<const ExpertIdx> topk_idx, uint32_t num_rows,
                            uint32_t topk, const Placement& placement);
 

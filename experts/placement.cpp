@@ -1,6 +1,8 @@
 #include "experts/placement.hpp"
 
 #include <algorithm>
+#include <functional>
+#include <optional>
 #include <span>
 #include <tuple>
 
@@ -13,35 +15,6 @@ std::string describe(const PlacementPin& pin) {
   return "pin of layers " + std::to_string(pin.first_layer) + "-" + std::to_string(pin.last_layer) +
          ", experts " + std::to_string(pin.first_expert) + "-" + std::to_string(pin.last_expert) +
          " to node " + std::to_string(pin.node.value);
-}
-
-/// Fills the pinned part of `placement.holder`.
-Result<void> apply_pins(const PlacementRequest& request, Placement& placement) {
-  for (const PlacementPin& pin : request.pins) {
-    if (!std::ranges::count(request.shards, pin.node)) continue;
-    if (pin.first_layer > pin.last_layer || pin.last_layer >= request.num_layers ||
-        pin.first_expert > pin.last_expert || pin.last_expert >= request.num_experts) {
-      return Error{Code::kInvalidArgument,
-                   "the " + describe(pin) + " leaves the model, which has layers 0-" +
-                       std::to_string(request.num_layers - 1) + " and experts 0-" +
-                       std::to_string(request.num_experts - 1) +
-                       "; correct the placement's ranges"};
-    }
-    for (LayerIdx layer = pin.first_layer; layer <= pin.last_layer; ++layer) {
-      if (!request.is_moe_layer[layer]) continue;
-      for (ExpertIdx expert = pin.first_expert; expert <= pin.last_expert; ++expert) {
-        NodeId& holder = placement.holder[size_t{layer} * request.num_experts + expert];
-        if (holder != NodeId{}) {
-          return Error{Code::kInvalidArgument,
-                       "the " + describe(pin) + " overlaps another pin at layer " +
-                           std::to_string(layer) + ", expert " + std::to_string(expert) +
-                           "; every expert has one holder"};
-        }
-        holder = pin.node;
-      }
-    }
-  }
-  return {};
 }
 
 /// Gives the experts of one layer that no pin placed to the shards with the fewest in this layer,
@@ -71,13 +44,73 @@ void fill_layer(const std::vector<NodeId>& shards, std::span<NodeId> holders,
   }
 }
 
+/// Adds redundant replicas to one layer, each to the shard with the fewest: of the expert with the
+/// fewest holders, the shard not among them, that comes next some way on.
+void add_redundant(const PlacementRequest& request, LayerIdx layer,
+                   std::span<std::vector<NodeId>> holders) {
+  const auto holds = [&](NodeId shard) {
+    return [shard](const std::vector<NodeId>& of) { return std::ranges::count(of, shard) != 0; };
+  };
+  std::vector<size_t> in_layer;
+  for (const NodeId shard : request.shards) {
+    in_layer.push_back(static_cast<size_t>(std::ranges::count_if(holders, holds(shard))));
+  }
+  const size_t num_experts = holders.size();
+  const size_t wanted =
+      std::min(size_t{request.redundant}, num_experts * (request.shards.size() - 1));
+  const size_t stride = std::max<size_t>(1, num_experts / std::max<size_t>(wanted, 1));
+  size_t at = layer % num_experts;
+  for (size_t added = 0; added < wanted; ++added) {
+    const auto s = static_cast<size_t>(std::ranges::min_element(in_layer) - in_layer.begin());
+    std::optional<size_t> next;  // there is one: the shard with the fewest does not hold all
+    for (size_t i = 0; i < num_experts; ++i) {
+      const size_t e = (at + i) % num_experts;
+      if (holds(request.shards[s])(holders[e])) continue;
+      if (!next || holders[e].size() < holders[*next].size()) next = e;
+    }
+    holders[*next].push_back(request.shards[s]);
+    ++in_layer[s];
+    at = (*next + stride) % num_experts;
+  }
+  for (std::vector<NodeId>& of : holders) std::ranges::sort(of);
+}
+
 }  // namespace
+
+Result<std::vector<NodeId>> pinned_holders(const PlacementRequest& request) {
+  std::vector<NodeId> holders(size_t{request.num_layers} * request.num_experts);
+  for (const PlacementPin& pin : request.pins) {
+    if (!std::ranges::count(request.shards, pin.node)) continue;
+    if (pin.first_layer > pin.last_layer || pin.last_layer >= request.num_layers ||
+        pin.first_expert > pin.last_expert || pin.last_expert >= request.num_experts) {
+      return Error{Code::kInvalidArgument,
+                   "the " + describe(pin) + " leaves the model, which has layers 0-" +
+                       std::to_string(request.num_layers - 1) + " and experts 0-" +
+                       std::to_string(request.num_experts - 1) +
+                       "; correct the placement's ranges"};
+    }
+    for (LayerIdx layer = pin.first_layer; layer <= pin.last_layer; ++layer) {
+      if (!request.is_moe_layer[layer]) continue;
+      for (ExpertIdx expert = pin.first_expert; expert <= pin.last_expert; ++expert) {
+        NodeId& holder = holders[size_t{layer} * request.num_experts + expert];
+        if (holder != NodeId{}) {
+          return Error{Code::kInvalidArgument,
+                       "the " + describe(pin) + " overlaps another pin at layer " +
+                           std::to_string(layer) + ", expert " + std::to_string(expert) +
+                           "; an expert is pinned to one shard"};
+        }
+        holder = pin.node;
+      }
+    }
+  }
+  return holders;
+}
 
 std::vector<ExpertKey> Placement::held_by(NodeId node) const {
   std::vector<ExpertKey> held;
   for (LayerIdx layer = 0; layer < num_layers; ++layer) {
     for (ExpertIdx expert = 0; expert < num_experts; ++expert) {
-      if (at(layer, expert) == node) held.push_back({layer, expert});
+      if (std::ranges::binary_search(at(layer, expert), node)) held.push_back({layer, expert});
     }
   }
   return held;
@@ -91,22 +124,23 @@ Result<Placement> place_experts(const PlacementRequest& request) {
         "no expert node is live, so no expert can be placed; start a node of role experts"};
   }
   for (const NodeId shard : request.shards) CHECK_NE(shard, NodeId{});
-  Placement placement{
-      .epoch = request.epoch,
-      .num_layers = request.num_layers,
-      .num_experts = request.num_experts,
-      .holder = std::vector<NodeId>(size_t{request.num_layers} * request.num_experts)};
-  TRY(apply_pins(request, placement));
+  std::vector<NodeId> first = TRY(pinned_holders(request));
   std::vector<uint64_t> totals;
   for (const NodeId shard : request.shards) {
-    totals.push_back(static_cast<uint64_t>(std::ranges::count(placement.holder, shard)));
+    totals.push_back(static_cast<uint64_t>(std::ranges::count(first, shard)));
   }
+  Placement placement{.epoch = request.epoch,
+                      .num_layers = request.num_layers,
+                      .num_experts = request.num_experts,
+                      .holders = std::vector<std::vector<NodeId>>(size_t{request.num_layers} *
+                                                                  request.num_experts)};
   for (LayerIdx layer = 0; layer < request.num_layers; ++layer) {
     if (!request.is_moe_layer[layer]) continue;
-    fill_layer(request.shards,
-               std::span(placement.holder)
-                   .subspan(size_t{layer} * request.num_experts, request.num_experts),
-               totals);
+    const size_t begin = size_t{layer} * request.num_experts;
+    fill_layer(request.shards, std::span(first).subspan(begin, request.num_experts), totals);
+    const auto holders = std::span(placement.holders).subspan(begin, request.num_experts);
+    for (size_t e = 0; e < holders.size(); ++e) holders[e] = {first[begin + e]};
+    if (request.redundant > 0) add_redundant(request, layer, holders);
   }
   return placement;
 }
@@ -114,18 +148,23 @@ Result<Placement> place_experts(const PlacementRequest& request) {
 std::string check(const Placement& placement, const std::vector<bool>& is_moe_layer,
                   const std::vector<NodeId>& shards) {
   if (is_moe_layer.size() != placement.num_layers ||
-      placement.holder.size() != size_t{placement.num_layers} * placement.num_experts) {
+      placement.holders.size() != size_t{placement.num_layers} * placement.num_experts) {
     return "the placement's shape is not the model's";
   }
   for (LayerIdx layer = 0; layer < placement.num_layers; ++layer) {
     for (ExpertIdx expert = 0; expert < placement.num_experts; ++expert) {
-      const NodeId holder = placement.at(layer, expert);
-      const bool right =
-          is_moe_layer[layer] ? std::ranges::count(shards, holder) == 1 : holder == NodeId{};
-      if (!right) {
-        return "layer " + std::to_string(layer) + ", expert " + std::to_string(expert) +
-               " is held by node " + std::to_string(holder.value) +
-               (is_moe_layer[layer] ? ", which is not a live shard" : ", but the layer is dense");
+      const std::vector<NodeId>& holders = placement.at(layer, expert);
+      const std::string where =
+          "layer " + std::to_string(layer) + ", expert " + std::to_string(expert);
+      if (!is_moe_layer[layer] && !holders.empty()) return where + " is placed in a dense layer";
+      if (is_moe_layer[layer] && holders.empty()) return where + " has no holder";
+      if (std::ranges::adjacent_find(holders, std::ranges::greater_equal{}) != holders.end()) {
+        return where + " has holders out of order or twice";
+      }
+      for (const NodeId holder : holders) {
+        if (std::ranges::count(shards, holder) == 1) continue;
+        return where + " is held by node " + std::to_string(holder.value) +
+               ", which is not a live shard";
       }
     }
   }

@@ -1,64 +1,92 @@
 #include "experts/shard.hpp"
 
 #include <algorithm>
+#include <set>
 
 namespace troupe::experts {
+namespace {
+
+std::map<LayerIdx, std::vector<bool>> by_layer(const std::vector<ExpertKey>& held) {
+  std::map<LayerIdx, std::vector<bool>> layers;
+  for (const auto& [layer, expert] : held) {
+    std::vector<bool>& experts = layers[layer];
+    if (experts.size() <= expert) experts.resize(size_t{expert} + 1, false);
+    experts[expert] = true;
+  }
+  return layers;
+}
+
+}  // namespace
 
 Shard::Shard(ShardOptions options) : options_(options) {}
 
-std::vector<ShardEffect> Shard::handle(const ShardEvent& event) {
+std::vector<ShardEffect> Shard::handle(const ShardEvent& event, Instant now) {
   std::vector<ShardEffect> effects;
   if (const auto* loading = std::get_if<ExpertsLoaded>(&event)) {
     loaded(*loading, effects);
+  } else if (const auto* prepared = std::get_if<ExpertsPrepared>(&event)) {
+    if (!held_.empty() && prepared->epoch > held_.rbegin()->first) {
+      held_[prepared->epoch] = by_layer(prepared->held);
+    }
+  } else if (const auto* kept = std::get_if<EpochKept>(&event)) {
+    if (held_.contains(kept->epoch)) {
+      std::erase_if(held_, [&](const auto& epoch) { return epoch.first != kept->epoch; });
+      reject_stale(effects);
+    }
   } else if (const auto* rows = std::get_if<RowsArrived>(&event)) {
-    arrived(*rows, effects);
+    arrived(*rows, now, effects);
   } else if (const auto* gone = std::get_if<RouterGone>(&event)) {
     std::erase_if(queue_, [&](const Queued& waiting) {
       if (waiting.key.router != gone->router) return false;
       queued_rows_ -= waiting.num_rows;
       return true;
     });
-  } else {  // BatchComputed
+  } else if (std::holds_alternative<BatchComputed>(event)) {
     running_.clear();
   }
-  if (auto batch = next_batch()) effects.emplace_back(*std::move(batch));
+  if (auto batch = next_batch(now)) effects.emplace_back(*std::move(batch));
   return effects;
 }
 
 void Shard::loaded(const ExpertsLoaded& event, std::vector<ShardEffect>& effects) {
-  if (epoch_ && event.epoch <= *epoch_) return;
-  epoch_ = event.epoch;
+  if (!held_.empty() && event.epoch <= held_.rbegin()->first) return;
   held_.clear();
-  for (const auto& [layer, expert] : event.held) {
-    std::vector<bool>& experts = held_[layer];
-    if (experts.size() <= expert) experts.resize(size_t{expert} + 1, false);
-    experts[expert] = true;
-  }
-  for (const Queued& waiting : queue_) {
-    effects.emplace_back(RejectRows{waiting.key, RejectReason::kStaleEpoch});
-  }
-  queue_.clear();
-  queued_rows_ = 0;
+  held_[event.epoch] = by_layer(event.held);
+  num_routers_ = event.num_routers;
+  reject_stale(effects);
 }
 
-void Shard::arrived(const RowsArrived& event, std::vector<ShardEffect>& effects) {
+void Shard::reject_stale(std::vector<ShardEffect>& effects) {
+  std::erase_if(queue_, [&](const Queued& waiting) {
+    if (held_.contains(waiting.key.epoch)) return false;
+    effects.emplace_back(RejectRows{waiting.key, RejectReason::kStaleEpoch});
+    queued_rows_ -= waiting.num_rows;
+    return true;
+  });
+}
+
+void Shard::arrived(const RowsArrived& event, Instant now, std::vector<ShardEffect>& effects) {
   if (const auto reason = reason_to_reject(event)) {
     effects.emplace_back(RejectRows{event.key, *reason});
     return;
   }
   const uint32_t num_rows = std::max(event.num_rows, 1U);
-  queue_.push_back({event.key, num_rows});
+  queue_.push_back({event.key, num_rows, now});
   queued_rows_ += num_rows;
 }
 
 std::optional<RejectReason> Shard::reason_to_reject(const RowsArrived& event) const {
-  if (event.key.epoch != epoch_) return RejectReason::kStaleEpoch;
+  const auto held = held_.find(event.key.epoch);
+  if (held == held_.end()) return RejectReason::kStaleEpoch;
   if (std::ranges::count(running_, event.key) != 0 ||
       std::ranges::count(queue_, event.key, &Queued::key) != 0) {
     return RejectReason::kDuplicate;
   }
+  const auto layer = held->second.find(event.key.layer);
   for (const ExpertIdx expert : event.experts) {
-    if (!holds(event.key.layer, expert)) return RejectReason::kNotHeld;
+    if (layer == held->second.end() || expert >= layer->second.size() || !layer->second[expert]) {
+      return RejectReason::kNotHeld;
+    }
   }
   if (uint64_t{queued_rows_} + std::max(event.num_rows, 1U) > options_.max_queued_rows) {
     return RejectReason::kQueueFull;
@@ -66,13 +94,26 @@ std::optional<RejectReason> Shard::reason_to_reject(const RowsArrived& event) co
   return std::nullopt;
 }
 
-bool Shard::holds(LayerIdx layer, ExpertIdx expert) const {
-  const auto experts = held_.find(layer);
-  return experts != held_.end() && expert < experts->second.size() && experts->second[expert];
+bool Shard::worth_waiting(Instant now) const {
+  const Queued& oldest = queue_.front();
+  if (now - oldest.arrived >= options_.batch_wait) return false;
+  uint64_t num_rows = 0;
+  std::set<NodeId> routers;
+  for (const Queued& waiting : queue_) {
+    if (waiting.key.layer != oldest.key.layer) continue;
+    num_rows += waiting.num_rows;
+    routers.insert(waiting.key.router);
+  }
+  return num_rows < options_.max_batch_rows && routers.size() < num_routers_;
 }
 
-std::optional<RunBatch> Shard::next_batch() {
+std::optional<Instant> Shard::next_deadline() const {
   if (!running_.empty() || queue_.empty()) return std::nullopt;
+  return queue_.front().arrived + options_.batch_wait;
+}
+
+std::optional<RunBatch> Shard::next_batch(Instant now) {
+  if (!running_.empty() || queue_.empty() || worth_waiting(now)) return std::nullopt;
   RunBatch batch{.layer = queue_.front().key.layer, .dispatches = {}};
   std::deque<Queued> staying;
   uint64_t num_rows = 0;
@@ -107,7 +148,9 @@ std::string Shard::check() const {
   if (queued_rows_ > options_.max_queued_rows) return "more rows wait than the bound allows";
   std::ranges::sort(keys);
   if (std::ranges::adjacent_find(keys) != keys.end()) return "a dispatch is here twice";
-  if (running_.empty() && !queue_.empty()) return "work waits while nothing runs";
+  if (running_.empty() && !queue_.empty() && options_.batch_wait == Duration{}) {
+    return "work waits while nothing runs";
+  }
   return "";
 }
 

@@ -157,7 +157,8 @@ void read_messages(FieldReader& reader, std::vector<model::ChatMessage>& message
             [&](FieldReader& entry) { read_message(entry, messages); });
 }
 
-void read_tools(FieldReader& reader, std::vector<model::ToolDefinition>& tools) {
+void read_tools(FieldReader& reader, ChatRequest& request) {
+  std::vector<model::ToolDefinition>& tools = request.tools;
   read_list(reader, "tools", kMaxTools, [&](FieldReader& entry) {
     const auto* function = read_function(entry);
     if (function == nullptr) return;
@@ -169,11 +170,7 @@ void read_tools(FieldReader& reader, std::vector<model::ToolDefinition>& tools) 
     tool.parameters = parameters == nullptr ? "{}" : python_json(*parameters);
     bool strict = false;
     inner.read("strict", strict);
-    if (strict) {
-      inner.fail_unsupported("strict",
-                             "needs constrained decoding, which is not supported yet; "
-                             "leave it out.");
-    }
+    if (strict) request.strict_tools.insert(tool.name);
     const bool known = std::any_of(tools.begin(), tools.end(),
                                    [&](const auto& other) { return other.name == tool.name; });
     if (known) inner.fail("name", "is that of another tool too.");
@@ -181,21 +178,38 @@ void read_tools(FieldReader& reader, std::vector<model::ToolDefinition>& tools) 
   });
 }
 
+/// {"type":"function","function":{"name":...}}
+void read_named_choice(FieldReader& reader, const json::object& choice, ChatRequest& request) {
+  FieldReader inner(choice, reader, "tool_choice.");
+  const auto* function = read_function(inner);
+  if (function == nullptr) return;
+  FieldReader named(*function, inner, "function.");
+  read_tool_name(named, request.tool_choice.name);
+  const bool known = std::any_of(request.tools.begin(), request.tools.end(), [&](const auto& tool) {
+    return tool.name == request.tool_choice.name;
+  });
+  if (!known) {
+    named.fail("name", "is none of the tools: " + model::quoted(request.tool_choice.name) + ".");
+  }
+  request.tool_choice.is_forced = true;
+}
+
 /// "none" takes the tools away; "auto" is the default.
-void read_tool_choice(FieldReader& reader, std::vector<model::ToolDefinition>& tools) {
+void read_tool_choice(FieldReader& reader, ChatRequest& request) {
   const auto* choice = reader.find("tool_choice");
   if (choice == nullptr) return;
+  if (choice->is_object()) return read_named_choice(reader, choice->get_object(), request);
   const std::string_view name =
       choice->is_string() ? std::string_view(choice->get_string()) : std::string_view();
   if (name == "none") {
-    tools.clear();
-  } else if (name == "required" || choice->is_object()) {
-    reader.fail_unsupported("tool_choice",
-                            "that forces a call needs constrained decoding, which is not supported "
-                            "yet; use \"auto\" or \"none\".");
+    request.tools.clear();
+  } else if (name == "required") {
+    if (request.tools.empty()) reader.fail("tool_choice", "requires a call, but `tools` has none.");
+    request.tool_choice.is_forced = true;
   } else if (name != "auto") {
     reader.fail("tool_choice",
-                "must be \"auto\" or \"none\", not " + model::describe(*choice) + ".");
+                "must be \"none\", \"auto\", \"required\" or the name of a function, not " +
+                    model::describe(*choice) + ".");
   }
 }
 
@@ -203,8 +217,8 @@ void read_tool_choice(FieldReader& reader, std::vector<model::ToolDefinition>& t
 
 void read_chat_fields(FieldReader& reader, ChatRequest& request) {
   read_messages(reader, request.messages);
-  read_tools(reader, request.tools);
-  read_tool_choice(reader, request.tools);
+  read_tools(reader, request);
+  read_tool_choice(reader, request);
   reader.read("parallel_tool_calls", request.parallel_tool_calls);
   reader.read("add_generation_prompt", request.add_generation_prompt);
   if (const auto* kwargs = reader.object("chat_template_kwargs")) {

@@ -183,12 +183,12 @@ void FieldReader::ignore(std::initializer_list<std::string_view> names) {
 }
 
 void FieldReader::fail(std::string_view name, std::string_view message) {
-  const std::string param = prefix_ + std::string(name);
+  const std::string param = path_of(name);
   fail(invalid_value(param, "`" + param + "` " + std::string(message)));
 }
 
 void FieldReader::fail_unsupported(std::string_view name, std::string_view message) {
-  const std::string param = prefix_ + std::string(name);
+  const std::string param = path_of(name);
   fail(unsupported_parameter(param, "`" + param + "` " + std::string(message)));
 }
 

@@ -56,6 +56,10 @@ class FieldReader {
   /// Known and without effect here: accepted in any form.
   void ignore(std::initializer_list<std::string_view> names);
 
+  /// The whole name of a field: "messages[2].role".
+  [[nodiscard]] std::string path_of(std::string_view name) const {
+    return prefix_ + std::string(name);
+  }
   void fail(std::string_view name, std::string_view message);
   void fail_unsupported(std::string_view name, std::string_view message);
   void fail(ApiError error);

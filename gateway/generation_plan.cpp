@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "base/check.hpp"
+#include "model/grammar_tools.hpp"
 
 namespace troupe::gateway {
 namespace {
@@ -44,6 +45,47 @@ std::optional<ApiError> check_min_tokens(const GenerationPlan& plan) {
   return std::nullopt;
 }
 
+std::optional<TokenId> added_token(const model::Tokenizer& tokenizer, std::string_view content) {
+  for (const model::AddedToken& added : tokenizer.added_tokens()) {
+    if (added.content == content) return added.id;
+  }
+  return std::nullopt;
+}
+
+/// The grammar of the calls that a chat asks for. Where they are not forced it begins with the mark
+/// that opens them, and tools that are not strict may have any arguments.
+ApiResult<model::GrammarSpec> spec_of_calls(const GatewayModel& model,
+                                            const model::AnswerSyntax& syntax,
+                                            const ChatRequest& chat) {
+  const ToolChoice& choice = chat.tool_choice;
+  if (chat.generation.ignore_eos) {
+    return invalid_value("ignore_eos",
+                         "`ignore_eos` together with forced or strict calls is impossible: behind "
+                         "them nothing may follow.");
+  }
+  std::vector<model::ToolDefinition> tools;
+  for (const model::ToolDefinition& tool : chat.tools) {
+    if (!choice.name.empty() && tool.name != choice.name) continue;
+    tools.push_back(tool);
+    const bool follows = choice.is_forced || chat.strict_tools.contains(tool.name);
+    if (!follows) tools.back().parameters = "{}";
+  }
+  model::GrammarSpec spec =
+      model::tool_call_spec(tools, {.syntax = syntax.tools,
+                                    .several = chat.parallel_tool_calls && choice.name.empty(),
+                                    .is_open = !choice.is_forced});
+  if (!choice.is_forced) {
+    const auto begin = added_token(model.tokenizer, "<｜tool▁calls▁begin｜>");
+    CHECK(begin);  // or the chat format would know no tools
+    spec.begins_after = *begin;
+    spec.may_end_before = true;
+  }
+  if (const auto compiled = model::compile_grammar(spec); !compiled.ok()) {
+    return invalid_value("tools", "`tools` cannot be followed: " + compiled.error().message + ".");
+  }
+  return spec;
+}
+
 uint64_t fresh_seed() {
   std::random_device device;
   return (static_cast<uint64_t>(device()) << 32) | device();
@@ -66,6 +108,43 @@ ApiResult<model::ChatPrompt> prompt_of_chat(const GatewayModel& model, const Cha
                                             .tools = chat.tools});
   if (!prompt.ok()) return from_error(prompt.error());
   return std::move(prompt).value();
+}
+
+std::optional<ApiError> guide_chat(const GatewayModel& model, const model::AnswerSyntax& syntax,
+                                   ChatRequest& chat) {
+  GenerationRequest& request = chat.generation;
+  const bool is_strict = !chat.tools.empty() && !chat.strict_tools.empty();
+  const bool guides_calls = chat.tool_choice.is_forced || is_strict;
+  if (request.sampling.grammar && !chat.tools.empty()) {
+    return invalid_value(request.grammar_field,
+                         "`" + request.grammar_field +
+                             "` together with `tools` is not supported: such an answer could not "
+                             "be a call. Use \"tool_choice\": \"none\".");
+  }
+  if (!request.sampling.grammar && !guides_calls) return std::nullopt;
+  model::GrammarSpec spec;
+  if (guides_calls) {
+    auto calls = spec_of_calls(model, syntax, chat);
+    if (auto* error = std::get_if<ApiError>(&calls)) return std::move(*error);
+    spec = std::get<model::GrammarSpec>(std::move(calls));
+  } else {
+    spec = *request.sampling.grammar;
+  }
+  if (syntax.opens_in_reasoning) {
+    const auto end = added_token(model.tokenizer, "</think>");
+    const std::string field = guides_calls ? "tool_choice" : request.grammar_field;
+    if (!end || spec.may_end_before) {
+      return invalid_value(guides_calls ? "tools" : field,
+                           end ? "`strict` tools of an answer with reasoning are supported with "
+                                 "\"tool_choice\": \"required\" only."
+                               : "`" + field +
+                                     "` is not supported behind reasoning: the model's "
+                                     "tokenizer has no token that ends it.");
+    }
+    spec.begins_after = *end;
+  }
+  request.sampling.grammar = std::make_shared<const model::GrammarSpec>(std::move(spec));
+  return std::nullopt;
 }
 
 ApiResult<std::vector<std::vector<TokenId>>> tokens_of_prompts(const GatewayModel& model,

@@ -38,6 +38,11 @@ struct GenerationPlan {
 
 /// The prompt of a chat, rendered as the model's template does, and how to read the answer.
 ApiResult<model::ChatPrompt> prompt_of_chat(const GatewayModel& model, const ChatRequest& chat);
+/// Says in chat.generation where in the answer its grammar begins, and makes one of the tools where
+/// a call is forced or has to follow its schema.
+/// @param syntax of the answer, as prompt_of_chat() says
+std::optional<ApiError> guide_chat(const GatewayModel& model, const model::AnswerSyntax& syntax,
+                                   ChatRequest& chat);
 /// The prompts of a completions request, in order; text gets the tokenizer's BOS.
 ApiResult<std::vector<std::vector<TokenId>>> tokens_of_prompts(const GatewayModel& model,
                                                                const Prompts& prompts);

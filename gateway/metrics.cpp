@@ -7,6 +7,7 @@
 #include <prometheus/text_serializer.h>
 
 #include <cmath>
+#include <map>
 
 namespace troupe::gateway {
 namespace {
@@ -59,6 +60,16 @@ struct Metrics::Families {
     return prometheus::BuildHistogram().Name(name).Help(help).Register(registry).Add(with, buckets);
   }
 
+  void count_rows(const actors::NodeStatus& node) {
+    if (node.member.info.role != cluster::Role::kExperts) return;
+    const std::string& name = node.member.info.name;
+    auto rows = rows_of_shards.find(name);
+    if (rows == rows_of_shards.end()) {
+      rows = rows_of_shards.emplace(name, Total{shard_rows.Add({{"shard", name}})}).first;
+    }
+    rows->second.set(node.rows_computed);
+  }
+
   prometheus::Registry registry;
   prometheus::Labels labels;
 
@@ -107,6 +118,17 @@ struct Metrics::Families {
                                                      .Name("troupe_nodes")
                                                      .Help("Nodes by role and state.")
                                                      .Register(registry);
+  prometheus::Gauge& balancedness =
+      gauge("troupe_expert_balancedness",
+            "Mean over busiest expert shard of the recent rows, 0 to 1.", {});
+  Total placement_changes{counter("troupe_placement_changes_total",
+                                  "Changes of the experts' placement without a stop.", {})};
+  prometheus::Family<prometheus::Counter>& shard_rows =
+      prometheus::BuildCounter()
+          .Name("troupe_expert_shard_rows_total")
+          .Help("Token rows that an expert shard has computed.")
+          .Register(registry);
+  std::map<std::string, Total> rows_of_shards;  ///< by name; nodes are those of a configuration
   prometheus::Family<prometheus::Counter>& http = prometheus::BuildCounter()
                                                       .Name("troupe_http_requests_total")
                                                       .Help("HTTP requests answered.")
@@ -186,6 +208,8 @@ std::string Metrics::render(const actors::ClusterStatus& status) {
   f.waiting.Set(static_cast<double>(status.counts.queued));
   f.queued.Set(static_cast<double>(status.counts.queued));
   f.resumed.set(status.counts.resumed_total);
+  f.balancedness.Set(status.expert_balancedness);
+  f.placement_changes.set(status.num_placement_changes);
   f.moved.set(status.counts.moved_total);
   uint64_t used = 0;
   uint64_t total = 0;
@@ -200,6 +224,7 @@ std::string Metrics::render(const actors::ClusterStatus& status) {
     queries += node.prefix_cache.queried_tokens;
     hits += node.prefix_cache.hit_tokens;
     preemptions += node.num_preempted;
+    f.count_rows(node);
     fetched += node.num_fetched_blocks;
     ++num_nodes[static_cast<size_t>(node.member.info.role)][static_cast<size_t>(node.member.state)];
   }

@@ -6,6 +6,7 @@
 
 #include "gateway/chat_fields.hpp"
 #include "gateway/field_reader.hpp"
+#include "gateway/grammar_fields.hpp"
 #include "gateway/sampling_fields.hpp"
 #include "model/json.hpp"
 #include "scheduler/request.hpp"
@@ -29,13 +30,8 @@ constexpr std::array kUnsupportedEverywhere = {
     Unsupported{"prompt_logprobs", Neutral::kNullOnly},
     Unsupported{"logprob_token_ids", Neutral::kEmpty},
     Unsupported{"truncate_prompt_tokens", Neutral::kNullOnly},
-    Unsupported{"structured_outputs", Neutral::kEmpty},
-    Unsupported{"guided_json", Neutral::kNullOnly},
-    Unsupported{"guided_regex", Neutral::kNullOnly},
-    Unsupported{"guided_choice", Neutral::kEmpty},
-    Unsupported{"guided_grammar", Neutral::kNullOnly},
-    Unsupported{"regex", Neutral::kNullOnly},
-    Unsupported{"ebnf", Neutral::kNullOnly},
+    Unsupported{"guided_whitespace_pattern", Neutral::kNullOnly},
+    Unsupported{"structural_tag", Neutral::kNullOnly},
     Unsupported{"thinking_token_budget", Neutral::kNullOnly},
     Unsupported{"return_token_ids", Neutral::kFalse},
     Unsupported{"return_tokens_as_token_ids", Neutral::kFalse},
@@ -83,17 +79,6 @@ void refuse_unsupported(FieldReader& reader, std::span<const Unsupported> fields
   }
 }
 
-void read_response_format(FieldReader& reader) {
-  const auto* format = reader.object("response_format");
-  if (format == nullptr) return;
-  FieldReader inner(*format, reader, "response_format.");
-  std::string type;
-  inner.read("type", type);
-  if (type != "text") {
-    reader.fail_unsupported("response_format", "is supported with type \"text\" only so far.");
-  }
-}
-
 void read_stream_options(FieldReader& reader, GenerationRequest& request) {
   const auto* options = reader.object("stream_options");
   if (options == nullptr) return;
@@ -135,10 +120,10 @@ void read_generation(FieldReader& reader, GenerationRequest& request) {
   reader.read("ignore_eos", request.ignore_eos);
   reader.read("stream", request.stream);
   read_stream_options(reader, request);
-  read_response_format(reader);
+  read_grammar(reader, request);
   refuse_unsupported(reader, kUnsupportedEverywhere);
-  reader.ignore(
-      {"user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key"});
+  reader.ignore({"user", "metadata", "store", "service_tier", "safety_identifier",
+                 "prompt_cache_key", "guided_decoding_backend"});
 }
 
 void read_chat_logprobs(FieldReader& reader, model::SamplingParams& sampling) {

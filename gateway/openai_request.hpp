@@ -41,6 +41,7 @@ struct GenerationRequest {
   uint32_t num_choices = 1;            ///< 1 .. kMaxChoices, per prompt
   std::vector<std::string> stop;       ///< none empty
   std::vector<TokenId> stop_token_ids;
+  std::string grammar_field;           ///< which field asked for sampling.grammar; "" without one
   std::vector<std::string> bad_words;  ///< none empty; sampling.bad_words: once tokenized
   std::string cache_salt;              ///< prefixes are shared only with requests of the same salt
   uint32_t priority = 0;               ///< 0 is the most urgent
@@ -53,12 +54,20 @@ struct GenerationRequest {
   std::vector<std::string> ignored_fields;  ///< unknown names, for the log
 };
 
+/// Whether the answer has to be a call of a tool.
+struct ToolChoice {
+  bool is_forced = false;
+  std::string name;  ///< of the tool; "": of any
+};
+
 struct ChatRequest {
   GenerationRequest generation;
   std::vector<model::ChatMessage> messages;  ///< not empty
   std::vector<model::ToolDefinition> tools;  ///< none with "tool_choice": "none"
-  bool parallel_tool_calls = true;           ///< false: the answer ends with its first call
-  bool thinking = false;                     ///< chat_template_kwargs.thinking
+  ToolChoice tool_choice;
+  std::set<std::string> strict_tools;  ///< their arguments have to follow their schemas
+  bool parallel_tool_calls = true;     ///< false: the answer ends with its first call
+  bool thinking = false;               ///< chat_template_kwargs.thinking
   bool add_generation_prompt = true;
 };
 

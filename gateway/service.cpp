@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "base/log.hpp"
+#include "gateway/experts_response.hpp"
 #include "gateway/generation.hpp"
 #include "gateway/json_writer.hpp"
 #include "gateway/openai_request.hpp"
@@ -103,7 +104,7 @@ struct Service::Route {
   bool takes_post;
   Answer (Service::*handler)(const HttpRequest&);
 
-  static constexpr size_t kCount = 13;
+  static constexpr size_t kCount = 15;
   static const std::array<Route, kCount> kAll;
 
   [[nodiscard]] std::string_view methods() const {
@@ -126,6 +127,8 @@ const std::array<Service::Route, Service::Route::kCount> Service::Route::kAll = 
     {"/detokenize", false, true, &Service::detokenize},
     {"/v1/troupe/status", true, false, &Service::status},
     {"/v1/troupe/drain", false, true, &Service::drain},
+    {"/v1/troupe/experts", true, false, &Service::experts},
+    {"/v1/troupe/experts/rebalance", false, true, &Service::rebalance},
 }};
 
 std::vector<std::pair<std::string_view, std::string_view>> Service::routes() {
@@ -190,6 +193,7 @@ Answer Service::chat_completions(const HttpRequest& request) {
   auto prompt = prompt_of_chat(model_, chat);
   if (const auto* error = std::get_if<ApiError>(&prompt)) return error_response(*error);
   auto& [tokens, syntax] = std::get<model::ChatPrompt>(prompt);
+  if (auto error = guide_chat(model_, syntax, chat)) return error_response(*error);
   return generate({.kind = ResponseKind::kChat,
                    .prompts = {std::move(tokens)},
                    .request = std::move(chat.generation),
@@ -215,8 +219,8 @@ Answer Service::completions(const HttpRequest& request) {
 }
 
 Answer Service::generate(GenerationPlan plan, const HttpRequest& request) {
+  // Not serving is no reason to refuse: the scheduler knows whether a new epoch is about to form.
   if (auto error = complete_plan(plan, model_)) return error_response(*error);
-  if (!client_.serving()) return error_response(loading(""));
   plan.tenant = request.api_key;
   plan.request_id = request.request_id;
   plan.created = unix_seconds();
@@ -331,6 +335,18 @@ Answer Service::drain(const HttpRequest& request) {
                              .param = "node"});
     }
     return json_response(status_json(status));
+  });
+}
+
+Answer Service::experts(const HttpRequest&) {
+  return make_experts_exchange(client_, false, [](const actors::ExpertsStatus& status) {
+    return json_response(experts_json(status));
+  });
+}
+
+Answer Service::rebalance(const HttpRequest&) {
+  return make_experts_exchange(client_, true, [](const actors::ExpertsStatus& status) {
+    return json_response(experts_json(status));
   });
 }
 

@@ -54,6 +54,8 @@ class Service {
   Answer detokenize(const HttpRequest& request);
   Answer status(const HttpRequest& request);
   Answer drain(const HttpRequest& request);
+  Answer experts(const HttpRequest& request);
+  Answer rebalance(const HttpRequest& request);
 
   ServiceOptions options_;
   actors::ClusterClient& client_;

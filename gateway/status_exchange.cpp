@@ -9,22 +9,24 @@ namespace {
 constexpr Duration kLongestWait = seconds(5);  // the cluster itself answers within 2 s
 
 /// Outlives the exchange in the hands of the cluster.
+template <class Status>
 struct Slot {
   std::mutex mutex;
-  std::optional<actors::ClusterStatus> status;
+  std::optional<Status> status;
   std::function<void()> wake;
 };
 
+template <class Status>
 class StatusExchange final : public Exchange {
  public:
-  StatusExchange(actors::ClusterClient& client,
-                 std::function<HttpResponse(const actors::ClusterStatus&)> render)
-      : client_(client), render_(std::move(render)) {}
+  using Ask = std::function<void(std::function<void(Status)>)>;
+  StatusExchange(Ask ask, std::function<HttpResponse(const Status&)> render)
+      : ask_(std::move(ask)), render_(std::move(render)) {}
   ~StatusExchange() override { close(); }
 
   void start(std::function<void()> wake) override {
     slot_->wake = std::move(wake);
-    client_.status([slot = slot_](actors::ClusterStatus status) {
+    ask_([slot = slot_](Status status) {
       const std::lock_guard lock(slot->mutex);
       slot->status = std::move(status);
       if (slot->wake) slot->wake();
@@ -33,7 +35,7 @@ class StatusExchange final : public Exchange {
 
   Progress poll(Instant now) override {
     if (!deadline_) deadline_ = now + kLongestWait;
-    std::optional<actors::ClusterStatus> status;
+    std::optional<Status> status;
     {
       const std::lock_guard lock(slot_->mutex);
       status = std::exchange(slot_->status, std::nullopt);
@@ -63,9 +65,9 @@ class StatusExchange final : public Exchange {
     return progress;
   }
 
-  actors::ClusterClient& client_;
-  std::function<HttpResponse(const actors::ClusterStatus&)> render_;
-  std::shared_ptr<Slot> slot_ = std::make_shared<Slot>();
+  Ask ask_;
+  std::function<HttpResponse(const Status&)> render_;
+  std::shared_ptr<Slot<Status>> slot_ = std::make_shared<Slot<Status>>();
   std::optional<Instant> deadline_;
 };
 
@@ -74,7 +76,16 @@ class StatusExchange final : public Exchange {
 std::unique_ptr<Exchange> make_status_exchange(
     actors::ClusterClient& client,
     std::function<HttpResponse(const actors::ClusterStatus&)> render) {
-  return std::make_unique<StatusExchange>(client, std::move(render));
+  return std::make_unique<StatusExchange<actors::ClusterStatus>>(
+      [&client](auto on_status) { client.status(std::move(on_status)); }, std::move(render));
+}
+
+std::unique_ptr<Exchange> make_experts_exchange(
+    actors::ClusterClient& client, bool rebalance,
+    std::function<HttpResponse(const actors::ExpertsStatus&)> render) {
+  return std::make_unique<StatusExchange<actors::ExpertsStatus>>(
+      [&client, rebalance](auto on_status) { client.experts(rebalance, std::move(on_status)); },
+      std::move(render));
 }
 
 }  // namespace troupe::gateway

@@ -16,4 +16,9 @@ std::unique_ptr<Exchange> make_status_exchange(
     actors::ClusterClient& client,
     std::function<HttpResponse(const actors::ClusterStatus&)> render);
 
+/// The same of the experts; with `rebalance` a change of placement is begun first.
+std::unique_ptr<Exchange> make_experts_exchange(
+    actors::ClusterClient& client, bool rebalance,
+    std::function<HttpResponse(const actors::ExpertsStatus&)> render);
+
 }  // namespace troupe::gateway

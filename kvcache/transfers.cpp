@@ -71,8 +71,8 @@ void Transfers::on(const GuestGranted& event, Instant now, Effects& effects) {
     reads_.erase(read);
     return;
   }
-  const uint32_t count = std::min({asked.num_blocks, available - asked.first_block,
-                                   options_.window_blocks});
+  const uint32_t count =
+      std::min({asked.num_blocks, available - asked.first_block, options_.window_blocks});
   const auto first = event.table.begin() + asked.first_block;
   sent_blocks_ += count;
   effects.emplace_back(
@@ -142,8 +142,8 @@ Transfers::Fetches::iterator Transfers::end(Fetches::iterator fetch, Effects& ef
 }
 
 Transfers::Fetches::iterator Transfers::find_fetch(RequestId guest) {
-  return std::ranges::find_if(
-      fetches_, [&](const auto& fetch) { return fetch.second.guest == guest; });
+  return std::ranges::find_if(fetches_,
+                              [&](const auto& fetch) { return fetch.second.guest == guest; });
 }
 
 // --- the side that has it -----------------------------------------------------------------------
@@ -177,7 +177,8 @@ std::string Transfers::check() const {
   for (const auto& [key, fetch] : fetches_) {
     if (!is_guest(fetch.guest)) return "a fetch is no guest";
     if (fetch.table.empty()) continue;
-    if (fetch.next >= fetch.end || fetch.next > fetch.asked_end) return "a fetch goes on for nothing";
+    if (fetch.next >= fetch.end || fetch.next > fetch.asked_end)
+      return "a fetch goes on for nothing";
     if (fetch.end > fetch.table.size()) return "a fetch exceeds its table";
   }
   return "";

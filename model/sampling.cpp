@@ -233,14 +233,15 @@ Result<void> validate(const SamplingParams& params) {
 
 bool reads_token_log(const SamplingParams& params) {
   return params.presence_penalty != 0.0F || params.frequency_penalty != 0.0F ||
-         params.repetition_penalty != 1.0F || params.min_tokens > 0 || !params.bad_words.empty();
+         params.repetition_penalty != 1.0F || params.min_tokens > 0 || !params.bad_words.empty() ||
+         params.grammar != nullptr;
 }
 
 SampledToken sample(std::span<const float> logits, const SamplingParams& params, uint64_t position,
-                    const TokenLog& log) {
+                    const TokenLog& log, std::span<const uint64_t> mask) {
   const SamplingParams no_rules;
-  const AdjustedLogits of_model(logits, no_rules, {});
-  const AdjustedLogits adjusted(logits, params, log);
+  const AdjustedLogits of_model(logits, no_rules, {}, {});
+  const AdjustedLogits adjusted(logits, params, log, mask);
   SampledToken out;
   const Candidate best = most_likely(adjusted);
   out.token = best.token;
@@ -262,7 +263,8 @@ SampledToken sample(std::span<const float> logits, const SamplingParams& params,
 Error no_token_error(TokenId token) {
   if (token == kNothingAllowed) {
     return {Code::kInvalidArgument,
-            "allowed_token_ids, bad_words, logit_bias and min_tokens leave no token to choose"};
+            "allowed_token_ids, bad_words, logit_bias, min_tokens and the grammar of structured "
+            "output leave no token to choose"};
   }
   return {Code::kInternal, "the model gave no finite logit; are its weights damaged?"};
 }

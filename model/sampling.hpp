@@ -3,6 +3,7 @@
 // From logits to a token. Pure: the draw at (seed, position) is the same wherever it is made.
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <span>
 #include <utility>
@@ -13,10 +14,13 @@
 
 namespace troupe::model {
 
+struct GrammarSpec;
+
 /// What sample() returns when no logit is finite: the model's state is broken, the request has to
 /// end with an error.
 inline constexpr TokenId kNoToken = -1;
-/// What it returns when the request's own bans leave no token: the request is at fault.
+/// What it returns when the request's own bans and its grammar leave no token: the request is at
+/// fault.
 inline constexpr TokenId kNothingAllowed = -2;
 
 inline constexpr float kMaxTemperature = 2.0F;  ///< OpenAI's limits
@@ -48,6 +52,8 @@ struct SamplingParams {
   std::vector<std::pair<TokenId, float>> logit_bias = {};  ///< by rising id; -100 .. 100
   std::vector<TokenId> allowed_token_ids = {};             ///< rising; empty: all
   std::vector<std::vector<TokenId>> bad_words = {};  ///< token runs that the answer may not contain
+  /// What the answer has to be; null: anything. Shared, since it is large and every step has it.
+  std::shared_ptr<const GrammarSpec> grammar = nullptr;
 };
 
 /// The token log of a request before the token to sample.
@@ -75,14 +81,17 @@ struct SampledToken {
 /// @param logits [vocab]; entries that are not finite are never chosen.
 /// @param position number of tokens before the sampled one (prompt + emitted): the draw's counter.
 /// @param log what penalties, min_tokens and bad_words look at; only if reads_token_log(params)
+/// @param mask of the tokens that the grammar allows (grammar_mask.hpp), [(vocab + 63) / 64];
+/// empty:
+///        all. It is the caller's to make one of params.grammar and the log.
 /// @returns token kNoToken if no entry is finite, kNothingAllowed if only banned ones are
-/// Order: allowed tokens and bans, bias, repetition, frequency and presence penalty, temperature,
-/// top-k, top-p, min-p; the draw runs over what is left by rising id. Bit-exact on every IEEE 754
-/// machine: only correctly rounded operations in a fixed order. Cost: O(vocab) plus a sort of what
-/// is kept; for 129,280 entries greedy 0.1 ms, seeded 5 ms, with top-p of a flat distribution 10
-/// ms.
+/// Order: the mask, allowed tokens and bans, bias, repetition, frequency and presence penalty,
+/// temperature, top-k, top-p, min-p; the draw runs over what is left by rising id. Bit-exact on
+/// every IEEE 754 machine: only correctly rounded operations in a fixed order. Cost: O(vocab) plus
+/// a sort of what is kept; for 129,280 entries greedy 0.1 ms, seeded 5 ms, with top-p of a flat
+/// distribution 10 ms.
 SampledToken sample(std::span<const float> logits, const SamplingParams& params, uint64_t position,
-                    const TokenLog& log = {});
+                    const TokenLog& log = {}, std::span<const uint64_t> mask = {});
 
 /// What a request ends with for which sample() found no token.
 /// REQUIRES: kNoToken or kNothingAllowed.

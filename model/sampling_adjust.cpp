@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <unordered_map>
 
+#include "base/check.hpp"
+
 namespace troupe::model {
 namespace {
 
@@ -86,8 +88,9 @@ float changed_logit(float logit, const Reasons& reasons, const SamplingParams& p
 }  // namespace
 
 AdjustedLogits::AdjustedLogits(std::span<const float> logits, const SamplingParams& params,
-                               const TokenLog& log)
-    : logits_(logits), allowed_(params.allowed_token_ids) {
+                               const TokenLog& log, std::span<const uint64_t> mask)
+    : logits_(logits), allowed_(params.allowed_token_ids), mask_(mask) {
+  CHECK(mask.empty() || mask.size() >= (logits.size() + 63) / 64);
   if (params.logit_bias.empty() && !reads_token_log(params)) return;
   Collector collector(logits.size());
   count_known(params, log, collector);

@@ -31,6 +31,10 @@ struct BatcherOptions {
   /// What prefill may make of a step in which others decode, in percent of the time of a step that
   /// only decodes: their tokens come at most so much later because somebody's prompt is long.
   uint32_t mixed_step_percent = 200;
+  /// A step may take so long in any case: nobody notices that tokens came faster, but everybody how
+  /// long the first one took. Half a dozen short steps that each take few rows of prefill also cost
+  /// more than a longer one.
+  Duration step_target = milliseconds(10);
   /// Prefill rows that a step takes in any case, so that a prompt never waits for ever.
   uint32_t min_prefill_tokens = 16;
 };

@@ -25,9 +25,10 @@ void StepCost::learn(const StepShape& step, Duration took) {
   token_ns_ = moved(token_ns_, sample, kRate * rows / (rows + 16));  // few rows tell little
 }
 
-std::optional<uint64_t> StepCost::prefill_tokens_within(uint32_t percent) const {
+std::optional<uint64_t> StepCost::prefill_tokens_within(uint32_t percent, Duration target) const {
   if (decode_ns_ <= 0 || token_ns_ <= 0) return std::nullopt;
-  const double rows = decode_ns_ * (percent - 100.0) / 100.0 / token_ns_;
+  const double step_ns = std::max(decode_ns_ * percent / 100.0, static_cast<double>(target.ns));
+  const double rows = (step_ns - decode_ns_) / token_ns_;
   return static_cast<uint64_t>(std::clamp(rows, 0.0, 1e9));
 }
 

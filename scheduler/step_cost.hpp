@@ -23,10 +23,12 @@ class StepCost {
   /// REQUIRES: the step decodes or has rows of prefill.
   void learn(const StepShape& step, Duration took);
 
-  /// Rows of prefill that lengthen a step that decodes to `percent` of its time without them.
+  /// Rows of prefill that lengthen a step that decodes to `percent` of its time without them, or to
+  /// `target`, whichever is more.
   /// @param percent >= 100
   /// @returns nothing as long as one of the two prices is not known
-  [[nodiscard]] std::optional<uint64_t> prefill_tokens_within(uint32_t percent) const;
+  [[nodiscard]] std::optional<uint64_t> prefill_tokens_within(uint32_t percent,
+                                                              Duration target) const;
 
  private:
   double decode_ns_ = 0;  ///< 0: not known

@@ -4,6 +4,7 @@
 
 #include <atomic>
 
+#include "actors/messages.hpp"
 #include "tests/actors/test_cluster.hpp"
 #include "tests/support/requests.hpp"
 
@@ -159,6 +160,49 @@ TEST(Cluster, LosingAShardChangesNoTokenAndServesOnWithTheRest) {
   EXPECT_GE(status.epoch.value, 2U);
   EXPECT_GE(status.counts.resumed_total, 1U);
   EXPECT_EQ(status.counts.failed_total, 0U);
+}
+
+TEST(Cluster, ChangesOfPlacementWhileRequestsStreamChangeNoToken) {
+  const std::string model = golden_model("v3-groups");
+  const auto specs = mixed_requests(opened_model(model).config().vocab_size, 12);
+  const std::vector<Stream> expected = generated_alone(model, specs);
+  TestCluster cluster({.model = model,
+                       .num_routers = 2,
+                       .num_shards = 3,
+                       .balance = {.redundant = 2, .half_life = seconds(1)}});
+  ASSERT_TRUE(cluster.wait_serving());
+  const auto rebalance = [&](uint64_t round) {
+    // Another part of the experts is busy in each round.
+    ExpertLoadReport report{.node = cluster.nodes().at("shard-0").services.self, .rows = {}};
+    const model::ModelConfig& config = opened_model(model).config();
+    for (LayerIdx layer = 0; layer < config.num_layers; ++layer) {
+      for (ExpertIdx e = 0; config.is_moe_layer(layer) && e < config.num_routed_experts; ++e) {
+        report.rows.push_back(
+            {{layer, e}, (round + 1) * 1'000'000'000 / (1 + (e + round * 3) % 7)});
+      }
+    }
+    caf::anon_send(cluster.nodes().scheduler(), std::move(report));
+    auto promise = std::make_shared<std::promise<ExpertsStatus>>();
+    cluster.client().experts(true,
+                             [promise](ExpertsStatus s) { promise->set_value(std::move(s)); });
+    return promise->get_future().get();
+  };
+  uint64_t num_changes = 0;
+  for (int repeat = 0; repeat < 3; ++repeat) {
+    std::vector<std::shared_future<Stream>> streams;
+    for (const auto& spec : specs) streams.push_back(cluster.submit(spec));
+    const auto ended = [&] {
+      return std::ranges::all_of(streams, [](const auto& stream) {
+        return stream.wait_for(std::chrono::seconds(0)) == std::future_status::ready;
+      });
+    };
+    for (uint64_t round = 0; !ended(); ++round) num_changes = rebalance(round).num_changes;
+    for (size_t i = 0; i < specs.size(); ++i) {
+      expect_same(TestCluster::wait(streams[i]), expected[i], "request " + std::to_string(i));
+    }
+  }
+  EXPECT_GE(num_changes, 5U);
+  EXPECT_EQ(cluster.status().counts.resumed_total, 0U);
 }
 
 TEST(Cluster, LosingTheOnlyRouterEndsRequestsWithAnErrorAndRefusesNewOnes) {

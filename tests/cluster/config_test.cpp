@@ -30,6 +30,8 @@ limits:
   max_queued: 65
   max_running: 17
   max_step_tokens: 257
+  step_target: 11ms
+  micro_batches: 2
   max_context: 4097
   kv_blocks: 1025
   kv_block_tokens: 17
@@ -40,6 +42,7 @@ heartbeat: {interval: 201ms, timeout: 2s}
 assemble_timeout: 31s
 restart_budget: 4
 transport: {wires: shm}
+experts: {redundant: 3, rebalance_interval: 61s, min_gain: 11, half_life: 62s, batch_wait: 1ms}
 )";
 
 const std::string kSmall = R"(model: m
@@ -76,6 +79,8 @@ TEST(ClusterConfig, ReadsEveryKey) {
   EXPECT_EQ(config->max_queued, 65U);
   EXPECT_EQ(config->max_running, 17U);
   EXPECT_EQ(config->max_step_tokens, 257U);
+  EXPECT_EQ(config->step_target, milliseconds(11));
+  EXPECT_EQ(config->micro_batches, 2U);
   EXPECT_EQ(config->max_context, 4097U);
   EXPECT_EQ(config->kv_blocks, 1025U);
   EXPECT_EQ(config->kv_block_tokens, 17U);
@@ -87,6 +92,11 @@ TEST(ClusterConfig, ReadsEveryKey) {
   EXPECT_EQ(config->assemble_timeout, seconds(31));
   EXPECT_EQ(config->restart_budget, 4U);
   EXPECT_EQ(config->wires, Wires::kShm);
+  EXPECT_EQ(config->redundant_experts, 3U);
+  EXPECT_EQ(config->rebalance_interval, seconds(61));
+  EXPECT_EQ(config->rebalance_min_gain, 11U);
+  EXPECT_EQ(config->load_half_life, seconds(62));
+  EXPECT_EQ(config->batch_wait, milliseconds(1));
 }
 
 TEST(ClusterConfig, FillsInDefaults) {

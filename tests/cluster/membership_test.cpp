@@ -19,7 +19,8 @@ std::string id(NodeId node) { return std::to_string(node.value); }
 std::string id(Epoch epoch) { return std::to_string(epoch.value); }
 
 /// "accept 1", "reject 1 invalid_argument: ...", "form 2: router-0 | shard-0 shard-1", "serve 2",
-/// "stop 2: ...", "drop 1 internal: ...".
+/// "prepare 3: shard-0", "switch 3: router-0", "keep 3: shard-0", "stop 2: ...",
+/// "drop 1 internal: ...".
 std::string text(const MembershipEffect& effect) {
   const auto error = [](const Error& e) {
     return std::string(to_string(e.code)) + ": " + e.message;
@@ -36,6 +37,21 @@ std::string text(const MembershipEffect& effect) {
     return line;
   }
   if (const auto* serve = std::get_if<StartServing>(&effect)) return "serve " + id(serve->epoch);
+  const auto names = [](const std::vector<NodeInfo>& nodes) {
+    std::string line = ":";
+    for (const NodeInfo& node : nodes) line += " " + node.name;
+    return line;
+  };
+  if (const auto* prepare = std::get_if<PrepareEpoch>(&effect)) {
+    return "prepare " + id(prepare->epoch) + names(prepare->shards);
+  }
+  if (const auto* to_new = std::get_if<SwitchEpoch>(&effect)) {
+    return "switch " + id(to_new->epoch) + names(to_new->routers);
+  }
+  if (const auto* keep = std::get_if<KeepEpoch>(&effect)) {
+    return "keep " + id(keep->epoch) + names(keep->shards) +
+           (keep->abandoned ? " after " + error(*keep->abandoned) : "");
+  }
   if (const auto* stop = std::get_if<StopServing>(&effect)) {
     return "stop " + id(stop->epoch) + " " + error(stop->reason);
   }
@@ -356,6 +372,111 @@ TEST_F(MembershipTest, HoldsNobodyBackWithoutWhomNothingIsServed) {
   EXPECT_THAT(join(4, "shard-1"), ElementsAre("accept 4", "form 3: router-0 | shard-1"));
 }
 
+class ChangeTest : public MembershipTest {
+ protected:
+  std::vector<std::string> change() { return tell(ChangePlacement{}); }
+  /// Both shards are prepared for epoch 2, and the router has been told.
+  void switching() {
+    serve();
+    change();
+    ready(2, 2);
+    EXPECT_THAT(ready(3, 2), ElementsAre("switch 2: router-0"));
+  }
+};
+
+TEST_F(ChangeTest, PreparesTheShardsThenSwitchesTheRoutersThenDropsWhatIsOld) {
+  EXPECT_THAT(change(), IsEmpty()) << "nothing serves";
+  serve();
+  running(3);
+  EXPECT_TRUE(membership.can_change());
+  EXPECT_THAT(change(), ElementsAre("prepare 2: shard-0 shard-1"));
+  EXPECT_FALSE(membership.can_change());
+  EXPECT_THAT(change(), IsEmpty()) << "one at a time";
+  EXPECT_THAT(membership.condition(),
+              HasSubstr("changing to epoch 2: waiting for shard-0, shard-1 to load experts"));
+  EXPECT_THAT(ready(3, 2), IsEmpty());
+  EXPECT_THAT(ready(3, 2), IsEmpty());
+  EXPECT_THAT(ready(1, 2), IsEmpty()) << "no router was asked yet";
+  EXPECT_THAT(ready(2, 2), ElementsAre("switch 2: router-0"));
+  EXPECT_EQ(membership.epoch(), Epoch{1});
+  EXPECT_THAT(membership.condition(), HasSubstr("waiting for router-0 to switch"));
+  EXPECT_THAT(ready(1, 2), ElementsAre("keep 2: shard-0 shard-1"));
+  EXPECT_EQ(membership.epoch(), Epoch{2});
+  EXPECT_TRUE(membership.serving());
+  EXPECT_TRUE(membership.can_change());
+  EXPECT_EQ(membership.next_deadline(), std::nullopt);
+  EXPECT_THAT(change(), ElementsAre("prepare 3: shard-0 shard-1"));
+}
+
+TEST_F(ChangeTest, IsAbandonedWhenAShardCannotPrepareAndServingGoesOn) {
+  serve();
+  change();
+  ready(2, 2);
+  EXPECT_THAT(fail(3, 2), ElementsAre("keep 1: shard-0 shard-1 after internal: node shard-1 "
+                                      "failed: it broke"));
+  EXPECT_TRUE(membership.serving());
+  EXPECT_THAT(ready(3, 2), IsEmpty());
+  EXPECT_THAT(change(), ElementsAre("prepare 3: shard-0 shard-1")) << "no number comes twice";
+}
+
+TEST_F(ChangeTest, IsAbandonedWhenAShardIsNotPreparedInTime) {
+  serve();
+  change();
+  ready(2, 2);
+  EXPECT_EQ(membership.next_deadline(), now + seconds(300));
+  EXPECT_THAT(wait(seconds(300)),
+              ElementsAre("keep 1: shard-0 shard-1 after deadline_exceeded: node shard-1 was not "
+                          "prepared in time for epoch 2"));
+  EXPECT_TRUE(membership.serving());
+}
+
+TEST_F(ChangeTest, EndsWithTheEpochWhenANodeIsLostAtAnyStage) {
+  serve();
+  change();
+  EXPECT_THAT(lose(2), ElementsAre("stop 2 unavailable: node shard-0 was lost: silent",
+                                   "form 3: router-0 | shard-1"));
+  EXPECT_THAT(ready(3, 2), IsEmpty());
+  ready(1, 3);
+  EXPECT_THAT(ready(3, 3), ElementsAre("serve 3"));
+}
+
+TEST_F(ChangeTest, EndsWithTheEpochWhenAShardIsLostWhileRoutersSwitch) {
+  switching();
+  EXPECT_THAT(lose(3), ElementsAre("stop 2 unavailable: node shard-1 was lost: silent",
+                                   "form 3: router-0 | shard-0"));
+  EXPECT_THAT(ready(1, 2), IsEmpty());
+}
+
+TEST_F(ChangeTest, TakesFailuresInEitherEpochSeriouslyWhileRoutersSwitch) {
+  for (const uint64_t epoch : {1U, 2U}) {
+    membership = Membership(kOptions, now);
+    switching();
+    EXPECT_THAT(fail(3, epoch, Code::kUnavailable),
+                ElementsAre("stop 2 unavailable: node shard-1 failed: it broke"));
+    EXPECT_THAT(wait(seconds(1)), ElementsAre("form 3: router-0 | shard-0 shard-1"));
+  }
+}
+
+TEST_F(ChangeTest, DoesNotWaitForARouterForever) {
+  switching();
+  EXPECT_THAT(wait(seconds(30)),
+              ElementsAre("stop 2 unavailable: node router-0 failed: it did not end its step in "
+                          "time for epoch 2"));
+  EXPECT_THAT(wait(seconds(1)), ElementsAre("form 3: router-0 | shard-0 shard-1"));
+}
+
+TEST_F(ChangeTest, LeavesANewcomerOutAndEndsWhenItIsTakenIn) {
+  serve();
+  lose(3);
+  ready(1, 2);
+  ready(2, 2);
+  running(1);
+  join(7, "shard-1");
+  EXPECT_THAT(change(), ElementsAre("prepare 3: shard-0"));
+  EXPECT_THAT(running(0), ElementsAre("stop 3 unavailable: a new epoch takes in shard-1",
+                                      "form 4: router-0 | shard-0 shard-1"));
+}
+
 TEST_F(MembershipTest, ShowsItsMembersInConfigurationOrder) {
   join(3, "shard-1");
   join(9, "router-0");
@@ -381,14 +502,16 @@ class RandomCluster {
       if (live_.empty() || draw(30) == 0) return NodeId{draw(last_ + 5)};
       return std::next(live_.begin(), static_cast<int64_t>(draw(live_.size())))->first;
     };
-    const Epoch epoch{epoch_.value - (draw(8) == 0 ? draw(epoch_.value + 1) : 0)};
-    switch (draw(12)) {
+    const Epoch latest = changing_ ? *changing_ : epoch_;
+    const Epoch epoch{latest.value - (draw(8) == 0 ? draw(latest.value + 1) : 0)};
+    switch (draw(13)) {
       case 0:
       case 1: return join(kOptions.expected[draw(3)].first);
       case 2: return draw(4) == 0 ? lose(any()) : void();
       case 3: return draw(3) == 0 ? fail(any(), epoch) : void();
       case 4: return tell(RequestsRunning{draw(3)});
       case 5: return tell(Tick{});
+      case 6: return tell(ChangePlacement{});
       default: return ready(any(), epoch);
     }
   }
@@ -397,7 +520,9 @@ class RandomCluster {
       for (const auto& [name, role] : kOptions.expected) ASSERT_NO_FATAL_FAILURE(join(name));
       ASSERT_NO_FATAL_FAILURE(tell(RequestsRunning{0}));
       const auto nodes = live_;
-      for (const auto& [node, name] : nodes) ASSERT_NO_FATAL_FAILURE(ready(node, epoch_));
+      for (const auto& [node, name] : nodes) {
+        ASSERT_NO_FATAL_FAILURE(ready(node, changing_ ? *changing_ : epoch_));
+      }
       if (const auto due = membership_.next_deadline()) {
         now_ = std::max(now_, *due);
         ASSERT_NO_FATAL_FAILURE(tell(Tick{}));
@@ -408,6 +533,8 @@ class RandomCluster {
     ASSERT_EQ(taking_part_.size(), 3U);
   }
   [[nodiscard]] uint64_t num_served() const { return num_served_; }
+  [[nodiscard]] uint64_t num_changed() const { return num_changed_; }
+  [[nodiscard]] uint64_t num_abandoned() const { return num_abandoned_; }
 
  private:
   void join(const std::string& name) { tell(NodeJoining{info_of(++last_, name)}); }
@@ -420,6 +547,7 @@ class RandomCluster {
   }
   void ready(NodeId node, Epoch epoch) {
     if (epoch == epoch_) ready_.insert(node);
+    if (changing_ == epoch) ready_for_change_.insert(node);
     tell(NodeReady{node, epoch});
   }
 
@@ -436,7 +564,8 @@ class RandomCluster {
         ASSERT_EQ(live_.erase(drop->node), 1U);
       } else if (const auto* form = std::get_if<FormEpoch>(&effect)) {
         ASSERT_FALSE(serving_) << "an epoch is formed while another serves";
-        ASSERT_GT(form->epoch, epoch_);
+        ASSERT_GT(form->epoch, last_epoch_);
+        last_epoch_ = form->epoch;
         ASSERT_FALSE(form->routers.empty());
         ASSERT_FALSE(form->shards.empty());
         epoch_ = form->epoch;
@@ -453,8 +582,35 @@ class RandomCluster {
         ++num_served_;
       } else if (const auto* stop = std::get_if<StopServing>(&effect)) {
         ASSERT_TRUE(serving_);
-        ASSERT_EQ(stop->epoch, epoch_);
+        ASSERT_EQ(stop->epoch, last_epoch_);
+        changing_.reset();
         serving_ = false;
+      } else if (const auto* prepare = std::get_if<PrepareEpoch>(&effect)) {
+        ASSERT_TRUE(serving_ && !changing_);
+        ASSERT_GT(prepare->epoch, last_epoch_);
+        changing_ = last_epoch_ = prepare->epoch;
+        ready_for_change_.clear();
+        for (const NodeInfo& info : prepare->shards) ASSERT_TRUE(taking_part_.contains(info.id));
+        shards_ = prepare->shards;
+      } else if (const auto* to_new = std::get_if<SwitchEpoch>(&effect)) {
+        ASSERT_EQ(changing_, to_new->epoch);
+        for (const NodeInfo& info : shards_) ASSERT_TRUE(ready_for_change_.contains(info.id));
+        ASSERT_EQ(to_new->routers.size() + shards_.size(), taking_part_.size());
+        routers_ = to_new->routers;
+        ready_for_change_.clear();
+      } else if (const auto* keep = std::get_if<KeepEpoch>(&effect)) {
+        ASSERT_TRUE(serving_ && changing_);
+        ASSERT_EQ(keep->shards.size(), shards_.size());
+        if (keep->abandoned) {
+          ASSERT_EQ(keep->epoch, epoch_);
+          ++num_abandoned_;
+        } else {
+          ASSERT_EQ(keep->epoch, *changing_);
+          for (const NodeInfo& info : routers_) ASSERT_TRUE(ready_for_change_.contains(info.id));
+          epoch_ = keep->epoch;
+          ++num_changed_;
+        }
+        changing_.reset();
       }
     }
     ASSERT_EQ(serving_, membership_.serving());
@@ -463,13 +619,16 @@ class RandomCluster {
       ASSERT_TRUE(live_.contains(node)) << "serves with a dead";
   }
 
-  uint64_t seed_, draws_ = 0, last_ = 0, num_served_ = 0;
+  uint64_t seed_, draws_ = 0, last_ = 0, num_served_ = 0, num_changed_ = 0, num_abandoned_ = 0;
   Instant now_{0};
   Membership membership_{kOptions, Instant{0}};
   std::map<NodeId, std::string> live_;  // accepted and neither lost nor dropped
   std::set<NodeId> taking_part_, ready_;
-  Epoch epoch_;
+  Epoch epoch_, last_epoch_;
   bool serving_ = false;
+  std::optional<Epoch> changing_;
+  std::vector<NodeInfo> shards_, routers_;  // of the change
+  std::set<NodeId> ready_for_change_;
 };
 
 TEST(Membership, ServesOnlyWithLiveReadyNodesUnderRandomEvents) {
@@ -478,6 +637,8 @@ TEST(Membership, ServesOnlyWithLiveReadyNodesUnderRandomEvents) {
     RandomCluster cluster(seed);
     for (int i = 0; i < 40'000; ++i) ASSERT_NO_FATAL_FAILURE(cluster.act()) << "event " << i;
     EXPECT_GT(cluster.num_served(), 100U);
+    EXPECT_GT(cluster.num_changed(), 100U);
+    EXPECT_GT(cluster.num_abandoned(), 10U);
     ASSERT_NO_FATAL_FAILURE(cluster.settle());
   }
 }

@@ -384,15 +384,61 @@ def wrong_values_name_their_field(server):
 
 @check
 def unsupported_features_are_refused_not_ignored(server):
-    tool = {"type": "function", "function": {"name": "f", "parameters": {}}}
-    for fields in (
-        {"tools": [tool]},
-        {"frequency_penalty": 1},
-        {"logit_bias": {"5": 10}},
-        {"response_format": {"type": "json_object"}},
-    ):
-        error = raises("BadRequestError", lambda: server.chat(**fields))
+    for fields in ({"length_penalty": 2}, {"prompt_logprobs": 1}, {"use_beam_search": True}):
+        error = raises("BadRequestError", lambda: server.chat(extra_body=fields))
         assert error.code == "unsupported_parameter" and error.param in fields, error.body
+
+
+PERSON = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "maxLength": 10},
+        "age": {"type": "integer", "minimum": 0, "maximum": 150},
+        "mood": {"enum": ["good", "bad"]},
+    },
+    "required": ["name", "age", "mood"],
+    "additionalProperties": False,
+}
+
+
+def is_person(text):
+    person = json.loads(text)
+    assert list(person) == ["name", "age", "mood"], text
+    assert 0 <= person["age"] <= 150 and person["mood"] in ("good", "bad"), text
+
+
+@check
+def a_json_schema_is_followed(server):
+    asked = {"type": "json_schema", "json_schema": {"name": "p", "schema": PERSON, "strict": True}}
+    answer = server.chat(n=2, max_tokens=100, response_format=asked)
+    for choice in answer.choices:
+        assert choice.finish_reason == "stop"
+        is_person(choice.message.content)
+
+
+@check
+def a_stream_follows_a_json_schema(server):
+    asked = {"type": "json_schema", "json_schema": {"name": "p", "schema": PERSON}}
+    chunks = list(server.chat(stream=True, max_tokens=100, response_format=asked))
+    is_person(text_of(chunks))
+
+
+@check
+def regexes_and_choices_are_followed(server):
+    regex = server.chat(max_tokens=50, extra_body={"structured_outputs": {"regex": "[ab]{3}-[0-9]"}})
+    text = regex.choices[0].message.content
+    assert len(text) == 5 and set(text[:3]) <= set("ab") and text[3] == "-", text
+    choice = server.chat(max_tokens=50, extra_body={"guided_choice": ["left", "right"]})
+    assert choice.choices[0].message.content in ("left", "right")
+
+
+@check
+def a_bad_schema_is_refused_with_its_place(server):
+    schema = {"type": "object", "properties": {"a": {"not": {}}}}
+    asked = {"type": "json_schema", "json_schema": {"name": "p", "schema": schema}}
+    error = raises("BadRequestError", lambda: server.chat(response_format=asked))
+    assert error.param == "response_format.json_schema.schema", error.body
+    assert "#/properties/a" in error.message and "not" in error.message
 
 
 @check

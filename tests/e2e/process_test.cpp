@@ -7,6 +7,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <boost/json.hpp>
 #include <caf/all.hpp>
 #include <caf/io/all.hpp>
@@ -273,6 +274,84 @@ TEST_F(ClusterProcesses, ANodeThatTheConfigurationDoesNotNameIsRefused) {
   EXPECT_TRUE(healthy());
 }
 
+/// A stream of greedy text, and how long its longest gap was.
+struct TimedStream {
+  std::string text;
+  std::chrono::microseconds longest_gap{0};
+};
+TimedStream timed_stream(const ClusterView& view, const std::function<void()>& at_first = {}) {
+  TimedStream stream;
+  std::optional<Clock::time_point> last;
+  const auto response = view.client().post_stream(
+      "/v1/completions",
+      R"({"model":"demo","prompt":"1","max_tokens":2000,"temperature":0,"ignore_eos":true,)"
+      R"("stream":true})",
+      [&](std::string_view data) {
+        const auto now = Clock::now();
+        if (last) {
+          stream.longest_gap =
+              std::max(stream.longest_gap,
+                       std::chrono::duration_cast<std::chrono::microseconds>(now - *last));
+        } else if (at_first) {
+          at_first();
+        }
+        last = now;
+        if (data == "[DONE]") return true;
+        const json::value event = json::parse(data);
+        EXPECT_TRUE(event.at("choices").is_array()) << data;
+        stream.text += event.at("choices").at(0).at("text").as_string();
+        return true;
+      });
+  EXPECT_TRUE(response.ok()) << response.error().message;
+  return stream;
+}
+
+TEST_F(ClusterProcesses, ThePlacementChangesWhileAStreamGoesOnAsIfNothingHappened) {
+  configure(3, "experts: {redundant: 2, rebalance_interval: 0s, half_life: 1s}\n");
+  start();
+  (void)timed_stream(view());  // the shards report what it asked of them
+  const TimedStream undisturbed = timed_stream(view());
+  std::atomic<bool> done = false;
+  std::vector<std::string> changes;
+  std::thread changing;
+  const TimedStream stream = timed_stream(view(), [&] {
+    changing = std::thread([&] {
+      while (!done) {
+        const Finished change = troupe({"experts", "rebalance", "--url", url()});
+        EXPECT_EQ(change.code, 0) << change.output;
+        changes.push_back(change.output);
+      }
+    });
+  });
+  done = true;
+  changing.join();
+  EXPECT_EQ(stream.text, undisturbed.text);
+  const auto changed = std::ranges::count_if(
+      changes, [](const auto& text) { return text.find("changed without") != text.npos; });
+  EXPECT_GE(changed, 1) << changes.front();
+  const json::value cluster = status();
+  EXPECT_EQ(cluster.at("requests").at("resumed_total").to_number<int64_t>(), 0);
+  EXPECT_GE(cluster.at("epoch").to_number<int64_t>(), 1 + changed);
+  int64_t held = 0;
+  for (const json::value& node : cluster.at("nodes").as_array()) {
+    held += node.at("num_experts_held").to_number<int64_t>();
+  }
+  EXPECT_EQ(held, 3 * (16 + 2)) << "what is old was dropped";
+  std::printf("%td changes; longest gap %.1f ms, undisturbed %.1f ms\n", changed,
+              static_cast<double>(stream.longest_gap.count()) / 1e3,
+              static_cast<double>(undisturbed.longest_gap.count()) / 1e3);
+  EXPECT_LT(stream.longest_gap, std::chrono::seconds(1)) << "as if an epoch had been formed";
+
+  const Finished shown = troupe({"experts", "--url", url(), "--all"});
+  EXPECT_EQ(shown.code, 0) << shown.output;
+  for (const char* word : {"balancedness", "shard-2", "HOLDERS"}) {
+    EXPECT_NE(shown.output.find(word), std::string::npos) << shown.output;
+  }
+  const Finished raw = troupe({"experts", "--url", url(), "--json"});
+  EXPECT_EQ(json::parse(raw.output).at("layers").as_array().size(), 3U);
+  EXPECT_EQ(troupe({"experts", "shuffle", "--url", url()}).code, 2);
+}
+
 TEST_F(ClusterProcesses, ANodeWithAnotherCheckpointIsRefused) {
   start();
   std::string other = read_file(config_);
@@ -337,8 +416,9 @@ TEST_F(ClusterProcesses, PinsThatCannotBeMetAreAConfigurationError) {
 TEST(CommandLine, HelpIsCompleteAndMistakesAreExplained) {
   const Finished help = troupe({"--help"});
   EXPECT_EQ(help.code, 0);
-  for (const char* command : {"up", "status", "chat", "head", "node", "generate", "logits", "eval",
-                              "tokenize", "detokenize", "show", "config", "version"}) {
+  for (const char* command :
+       {"up", "status", "experts", "chat", "head", "node", "generate", "logits", "eval", "tokenize",
+        "detokenize", "show", "config", "version"}) {
     EXPECT_NE(help.output.find(std::string("  ") + command + " "), std::string::npos) << command;
     if (std::string(command) == "version") continue;
     const Finished one = troupe({command, "--help"});

@@ -25,8 +25,13 @@ PlacementRequest request_of(std::vector<bool> is_moe_layer, uint32_t num_experts
 }
 
 std::vector<NodeId> layer_of(const Placement& placement, LayerIdx layer) {
-  const auto first = placement.holder.begin() + layer * placement.num_experts;
-  return {first, first + placement.num_experts};
+  std::vector<NodeId> holders;
+  for (ExpertIdx expert = 0; expert < placement.num_experts; ++expert) {
+    const std::vector<NodeId>& of = placement.at(layer, expert);
+    EXPECT_LE(of.size(), 1U);
+    holders.push_back(of.empty() ? NodeId{} : of[0]);
+  }
+  return holders;
 }
 
 TEST(PlaceExperts, GivesEachShardARunOfNeighboursInConfigurationOrder) {
@@ -104,15 +109,30 @@ TEST(PlaceExperts, NeedsAShard) {
   EXPECT_EQ(placed.error().code, Code::kUnavailable);
 }
 
+TEST(PlaceExperts, SpreadsRedundantReplicasOverExpertsAndShards) {
+  PlacementRequest request = request_of({true, true}, 6, {kA, kB, kC});
+  request.redundant = 3;
+  const auto placed = place_experts(request);
+  ASSERT_TRUE(placed.ok());
+  EXPECT_EQ(placed->at(0, 2), (std::vector<NodeId>{kB, kA})) << "ascending by id";
+  for (const NodeId shard : {kA, kB, kC}) EXPECT_EQ(placed->held_by(shard).size(), 6U);
+  for (const ExpertIdx twice : {0U, 2U, 4U}) EXPECT_EQ(placed->at(0, twice).size(), 2U);
+}
+
 TEST(CheckPlacement, FindsAnExpertWithoutALiveHolder) {
   Placement placement = *place_experts(request_of({false, true}, 4, {kA, kB}));
   EXPECT_EQ(check(placement, {false, true}, {kA, kB}), "");
   EXPECT_THAT(check(placement, {false, true}, {kA}), HasSubstr("layer 1, expert 2"));
-  EXPECT_THAT(check(placement, {true, true}, {kA, kB}), HasSubstr("layer 0, expert 0"));
-  EXPECT_THAT(check(placement, {false, false}, {kA, kB}), HasSubstr("the layer is dense"));
+  EXPECT_THAT(check(placement, {true, true}, {kA, kB}),
+              HasSubstr("layer 0, expert 0 has no holder"));
+  EXPECT_THAT(check(placement, {false, false}, {kA, kB}), HasSubstr("in a dense layer"));
   EXPECT_THAT(check(placement, {true}, {kA, kB}), HasSubstr("shape"));
-  placement.holder[4] = NodeId{};
+  placement.holders[4] = {};
   EXPECT_THAT(check(placement, {false, true}, {kA, kB}), HasSubstr("layer 1, expert 0"));
+  placement.holders[4] = {kB, kA};
+  EXPECT_EQ(check(placement, {false, true}, {kA, kB}), "");
+  placement.holders[4] = {kA, kA};
+  EXPECT_THAT(check(placement, {false, true}, {kA, kB}), HasSubstr("out of order or twice"));
 }
 
 uint64_t spread(const std::vector<uint64_t>& counts) {
@@ -122,6 +142,7 @@ uint64_t spread(const std::vector<uint64_t>& counts) {
 
 TEST(PlaceExperts, IsBalancedInEachLayerAndOverAllForRandomShapes) {
   constexpr uint64_t kSeed = 7;
+  uint64_t num_redundant = 0;
   for (uint64_t i = 0; i < 400; ++i) {
     SCOPED_TRACE("seed " + std::to_string(kSeed) + ", case " + std::to_string(i));
     const auto draw = [&](uint64_t stream, uint64_t n) {
@@ -148,7 +169,29 @@ TEST(PlaceExperts, IsBalancedInEachLayerAndOverAllForRandomShapes) {
       }
       EXPECT_LE(spread(counts), 1U) << "layer " << layer;
     }
+    PlacementRequest request = request_of(is_moe_layer, num_experts, shards);
+    request.redundant = static_cast<uint32_t>(draw(3, 30));
+    const auto redundant = place_experts(request);
+    ASSERT_TRUE(redundant.ok());
+    ASSERT_EQ(check(*redundant, is_moe_layer, shards), "");
+    for (LayerIdx layer = 0; layer < is_moe_layer.size(); ++layer) {
+      uint64_t replicas = 0;
+      for (ExpertIdx expert = 0; expert < num_experts; ++expert) {
+        replicas += redundant->at(layer, expert).size();
+      }
+      const uint64_t most = num_experts * shards.size();
+      const uint64_t wanted = std::min<uint64_t>(num_experts + request.redundant, most);
+      ASSERT_EQ(replicas, is_moe_layer[layer] ? wanted : 0);
+      std::vector<uint64_t> counts;
+      for (const NodeId shard : shards) {
+        counts.push_back(static_cast<uint64_t>(std::ranges::count_if(
+            redundant->held_by(shard), [&](const ExpertKey& key) { return key.layer == layer; })));
+      }
+      ASSERT_LE(spread(counts), 1U);
+      num_redundant += replicas > num_experts ? 1 : 0;
+    }
   }
+  EXPECT_GT(num_redundant, 100U);
 }
 
 }  // namespace

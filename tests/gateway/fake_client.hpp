@@ -40,6 +40,7 @@ class FakeClient final : public actors::ClusterClient {
   void drain(const std::string& node, bool drained) override;
   [[nodiscard]] bool serving() const override;
   void status(std::function<void(actors::ClusterStatus)> on_status) override;
+  void experts(bool rebalance, std::function<void(actors::ExpertsStatus)> on_status) override;
 
   void set_serving(bool serving);
   /// While paused no event is sent.

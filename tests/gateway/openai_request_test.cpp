@@ -5,6 +5,8 @@
 
 #include <string>
 
+#include "model/grammar.hpp"
+
 namespace troupe::gateway {
 namespace {
 
@@ -150,7 +152,7 @@ std::vector<BadCase> bad_chats() {
           }()
               .c_str(),
           "tools", "at most 128"),
-      with("tool_choice_word", R"("tool_choice":"always")", "tool_choice", "\"auto\" or \"none\""),
+      with("tool_choice_word", R"("tool_choice":"always")", "tool_choice", "\"none\", \"auto\""),
       with("parallel_text", R"("parallel_tool_calls":"no")", "parallel_tool_calls",
            "true or false"),
       with("model_number", R"("model":7)", "model", "a string"),
@@ -229,23 +231,62 @@ std::vector<BadCase> bad_chats() {
       with("thinking_text", R"("chat_template_kwargs":{"thinking":"x"})",
            "chat_template_kwargs.thinking", "true or false"),
       with("response_format_text", R"("response_format":"json")", "response_format", "an object"),
-      {"response_format_json", chat_body(R"("response_format":{"type":"json_object"})"),
-       "unsupported_parameter", "response_format", "type \"text\" only"},
+      {"response_format_type", chat_body(R"("response_format":{"type":"xml"})"),
+       "unsupported_parameter", "response_format.type", "json_schema"},
+      with("response_format_empty", R"("response_format":{"type":"json_schema"})",
+           "response_format.json_schema", "missing"),
+      with("response_format_no_schema",
+           R"("response_format":{"type":"json_schema","json_schema":{"name":"x"}})",
+           "response_format.json_schema.schema", "missing"),
+      with("response_format_keyword",
+           R"("response_format":{"type":"json_schema","json_schema":{"schema":)"
+           R"({"properties":{"a":{"not":{}}}}}})",
+           "response_format.json_schema.schema", "keyword \"not\""),
+      with("response_format_schema", R"("response_format":{"type":"json_object","schema":7})",
+           "response_format.schema", "a JSON schema"),
+      with("structured_json", R"("structured_outputs":{"json":{"type":"float"}})",
+           "structured_outputs.json", "unknown type"),
+      with("structured_regex", R"("structured_outputs":{"regex":"a("})", "structured_outputs.regex",
+           "byte 1"),
+      with("structured_choice", R"("structured_outputs":{"choice":["a",""]})",
+           "structured_outputs.choice", "strings of 1 to"),
+      with("structured_grammar", R"("structured_outputs":{"grammar":"a ::= 'b'"})",
+           "structured_outputs.grammar", "root"),
+      with("structured_two", R"("structured_outputs":{"regex":"a","choice":["b"]})",
+           "structured_outputs.choice", "`structured_outputs.regex`"),
+      with("grammar_two", R"("response_format":{"type":"json_object"},"guided_regex":"a")",
+           "guided_regex", "`response_format.type`"),
+      unsupported("structural_tag", R"("structured_outputs":{"structural_tag":"{}"})",
+                  "structured_outputs.structural_tag"),
+      unsupported("whitespace_pattern", R"("guided_whitespace_pattern":" ")",
+                  "guided_whitespace_pattern"),
+      with("guided_json", R"("guided_json":"{")", "guided_json", "not valid JSON"),
+      with("guided_json_number", R"("guided_json":1)", "guided_json", "a JSON schema"),
+      with("guided_regex_explodes", R"("guided_regex":"(a|b)*a(a|b){30}")", "guided_regex",
+           "more than 49152"),
+      with("guided_choice", R"("guided_choice":{})", "guided_choice", "list of strings"),
+      with("guided_grammar", R"("guided_grammar":"root ::= root")", "guided_grammar",
+           "left recursion"),
+      with("sglang_json", R"("json_schema":"[]")", "json_schema", "a schema is an object"),
+      with("sglang_regex", R"("regex":"")", "regex", "empty"),
+      with("sglang_ebnf", R"("ebnf":3)", "ebnf", "a string"),
+      with("grammar_ignore_eos", R"("regex":"a","ignore_eos":true)", "ignore_eos", "`regex`"),
+      {"grammar_of_a_megabyte", chat_body("\"regex\":\"" + std::string(1U << 20, 'a') + "\""),
+       "invalid_value", "regex", "longer than 262144 bytes"},
       {"best_of", chat_body(R"("best_of":2)"), "unsupported_parameter", "best_of", "equal to `n`"},
       unsupported("tool_type", R"("tools":[{"type":"web_search"}])", "tools[0].type"),
-      unsupported("tool_strict", R"("tools":[{"function":{"name":"f","strict":true}}])",
-                  "tools[0].function.strict"),
-      unsupported("tool_choice", R"("tool_choice":"required")", "tool_choice"),
-      unsupported("tool_choice_named",
-                  R"("tool_choice":{"type":"function","function":{"name":"f"}})", "tool_choice"),
+      with("tool_choice", R"("tool_choice":"required")", "tool_choice", "`tools` has none"),
+      with("tool_choice_named", R"("tool_choice":{"type":"function","function":{"name":"f"}})",
+           "tool_choice.function.name", "none of the tools"),
+      with("tool_choice_nameless", R"("tool_choice":{"type":"function"})", "tool_choice.function",
+           "missing"),
+      unsupported("tool_choice_type", R"("tool_choice":{"type":"allowed_tools"})",
+                  "tool_choice.type"),
       unsupported("include_reasoning", R"("include_reasoning":false)", "include_reasoning"),
       unsupported("functions", R"("functions":[{}])", "functions"),
       unsupported("prompt_logprobs", R"("prompt_logprobs":1)", "prompt_logprobs"),
       unsupported("length_penalty", R"("length_penalty":0.5)", "length_penalty"),
       unsupported("beam_search", R"("use_beam_search":true)", "use_beam_search"),
-      unsupported("guided_json", R"("guided_json":{})", "guided_json"),
-      unsupported("structured_outputs", R"("structured_outputs":{"regex":"a"})",
-                  "structured_outputs"),
       unsupported("continue_final", R"("continue_final_message":true)", "continue_final_message"),
   };
 }
@@ -372,7 +413,79 @@ TEST(OpenaiRequest, AcceptsUnsupportedFieldsThatAskForNothing) {
   parse_good_chat(chat_body(
       R"("tools":[],"tool_choice":"auto","frequency_penalty":0,"presence_penalty":0.0,)"
       R"("repetition_penalty":1,"logit_bias":{},"response_format":{"type":"text"},"best_of":1,)"
+      R"("structured_outputs":{},"guided_choice":[],"guided_json":null,)"
       R"("use_beam_search":false,"user":"me","metadata":{"a":"b"},"parallel_tool_calls":true)"));
+}
+
+struct GrammarCase {
+  const char* fields;
+  model::GrammarSpec spec;
+  const char* field;
+};
+
+TEST(OpenaiRequest, ReadsAGrammarUnderEachOfItsNames) {
+  using Kind = model::GrammarSpec::Kind;
+  const std::string schema = R"({"type":"object","properties":{"b":{},"a":{}}})";
+  const std::vector<GrammarCase> cases = {
+      {R"("response_format":{"type":"json_object"})",
+       {.kind = Kind::kJsonObject},
+       "response_format.type"},
+      {R"("response_format":{"type":"json_object","schema":{"type":"object",)"
+       R"("properties":{"b":{},"a":{}}}})",
+       {.kind = Kind::kJsonSchema, .text = schema},
+       "response_format.schema"},
+      {R"("response_format":{"type":"json_schema","json_schema":{"name":"n","strict":false,)"
+       R"("schema":{"type":"object","properties":{"b":{},"a":{}}}}})",
+       {.kind = Kind::kJsonSchema, .text = schema},
+       "response_format.json_schema.schema"},
+      {R"("structured_outputs":{"json":{"type":"object","properties":{"b":{},"a":{}}}})",
+       {.kind = Kind::kJsonSchema, .text = schema},
+       "structured_outputs.json"},
+      {R"("structured_outputs":{"regex":"[a-c]+"})",
+       {.kind = Kind::kRegex, .text = "[a-c]+"},
+       "structured_outputs.regex"},
+      {R"("structured_outputs":{"choice":["b","a"],"json":null})",
+       {.kind = Kind::kChoice, .choices = {"b", "a"}},
+       "structured_outputs.choice"},
+      {R"("structured_outputs":{"grammar":"root ::= 'a'"})",
+       {.kind = Kind::kEbnf, .text = "root ::= 'a'"},
+       "structured_outputs.grammar"},
+      {R"("structured_outputs":{"json_object":true})",
+       {.kind = Kind::kJsonObject},
+       "structured_outputs.json_object"},
+      {R"("guided_json":"true")", {.kind = Kind::kJsonSchema, .text = "true"}, "guided_json"},
+      {R"("guided_regex":"a")", {.kind = Kind::kRegex, .text = "a"}, "guided_regex"},
+      {R"("guided_choice":["a"])", {.kind = Kind::kChoice, .choices = {"a"}}, "guided_choice"},
+      {R"("guided_grammar":"root ::= 'a'")",
+       {.kind = Kind::kEbnf, .text = "root ::= 'a'"},
+       "guided_grammar"},
+      {R"("json_schema":"{}")", {.kind = Kind::kJsonSchema, .text = "{}"}, "json_schema"},
+      {R"("regex":"a")", {.kind = Kind::kRegex, .text = "a"}, "regex"},
+      {R"("ebnf":"root ::= 'a'")", {.kind = Kind::kEbnf, .text = "root ::= 'a'"}, "ebnf"},
+  };
+  for (const GrammarCase& one : cases) {
+    const auto& generation = parse_good_chat(chat_body(one.fields)).generation;
+    ASSERT_NE(generation.sampling.grammar, nullptr) << one.fields;
+    EXPECT_EQ(*generation.sampling.grammar, one.spec) << one.fields;
+    EXPECT_EQ(generation.grammar_field, one.field);
+    EXPECT_TRUE(generation.ignored_fields.empty()) << one.fields;
+  }
+}
+
+TEST(OpenaiRequest, ReadsWhichToolsAreForcedAndStrict) {
+  const std::string tools =
+      R"("tools":[{"function":{"name":"f","strict":true}},{"function":{"name":"g"}}])";
+  const auto strict = parse_good_chat(chat_body(tools.c_str()));
+  EXPECT_THAT(strict.strict_tools, ElementsAre("f"));
+  EXPECT_FALSE(strict.tool_choice.is_forced);
+  const auto required =
+      parse_good_chat(chat_body((tools + R"(,"tool_choice":"required")").c_str()));
+  EXPECT_TRUE(required.tool_choice.is_forced);
+  EXPECT_EQ(required.tool_choice.name, "");
+  const auto named = parse_good_chat(
+      chat_body((tools + R"(,"tool_choice":{"type":"function","function":{"name":"g"}})").c_str()));
+  EXPECT_TRUE(named.tool_choice.is_forced);
+  EXPECT_EQ(named.tool_choice.name, "g");
 }
 
 TEST(OpenaiRequest, CollectsUnknownFieldsForTheLog) {

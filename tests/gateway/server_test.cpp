@@ -552,6 +552,26 @@ TEST_F(ServerTest, DrainsARouterByName) {
   EXPECT_EQ(drain("{}").status, 400);
 }
 
+TEST_F(ServerTest, ShowsAndRebalancesTheExperts) {
+  start_saying("x");
+  const auto shown = json::parse(http().get("/v1/troupe/experts").value().body);
+  EXPECT_EQ(shown.at("epoch").as_int64(), 3);
+  EXPECT_EQ(shown.at("balancedness").as_double(), 0.75);
+  EXPECT_FALSE(shown.at("changing").as_bool());
+  EXPECT_EQ(shown.at("shards").at(1).at("name").as_string(), "shard-1");
+  ASSERT_EQ(shown.at("layers").as_array().size(), 1U) << "dense layers have no experts";
+  const auto& layer = shown.at("layers").at(0);
+  EXPECT_EQ(layer.at("layer").as_int64(), 1);
+  EXPECT_EQ(layer.at("balancedness").as_double(), 0.75) << "40 on one, 20 on the other";
+  const auto& holders = layer.at("experts").at(1).at("holders").as_array();
+  ASSERT_EQ(holders.size(), 2U);
+  EXPECT_EQ(holders[1].as_string(), "shard-1");
+  EXPECT_EQ(http().post("/v1/troupe/experts", "{}").value().status, 405);
+  const auto ordered = http().post("/v1/troupe/experts/rebalance", "").value();
+  EXPECT_EQ(ordered.status, 200);
+  EXPECT_TRUE(json::parse(ordered.body).at("changing").as_bool());
+}
+
 TEST_F(ServerTest, ShowsTheClustersState) {
   start_saying("x");
   const auto status = json::parse(http().get("/v1/troupe/status").value().body);

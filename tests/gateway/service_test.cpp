@@ -112,7 +112,6 @@ TEST_F(ServiceTest, IsHealthyOnlyWhileTheClusterServes) {
   EXPECT_EQ(response.status, 503);
   EXPECT_EQ(body_of(response).at("error").at("code").as_string(), "loading");
   EXPECT_NE(header_of(response, "Retry-After"), "");
-  EXPECT_EQ(ask("POST", "/v1/completions", R"({"prompt":"x"})").status, 503);
   EXPECT_EQ(ask("GET", "/ping").status, 200);
 }
 
@@ -193,9 +192,16 @@ void collect_fields(const json::value& document, const json::value& schema,
 constexpr std::string_view kWholeChat =
     R"({"messages":[{"role":"assistant","content":"x","tool_calls":[{"function":{"name":"f"}}]}],)"
     R"("tools":[{"function":{"name":"f"}}],"stream":true,"stream_options":{},)"
-    R"("response_format":{"type":"text"},"chat_template_kwargs":{}})";
+    R"("tool_choice":{"function":{"name":"f"}},"structured_outputs":{},)"
+    R"("response_format":{"type":"json_schema","json_schema":{"schema":{}}},)"
+    R"("chat_template_kwargs":{}})";
 constexpr std::string_view kWholeCompletion =
-    R"({"prompt":"x","stream":true,"stream_options":{},"response_format":{"type":"text"}})";
+    R"({"prompt":"x","stream":true,"stream_options":{},"structured_outputs":{},)"
+    R"("response_format":{"type":"json_schema","json_schema":{"schema":{}}}})";
+// What another type of response_format reads.
+constexpr std::string_view kJsonObjectFormat =
+    R"({"messages":[{"role":"user","content":"x"}],"prompt":"x",)"
+    R"("response_format":{"type":"json_object"}})";
 
 TEST_F(ServiceTest, DescribesExactlyTheFieldsThatItReadsInOpenapi) {
   const auto document = json::parse(openapi_document());
@@ -207,6 +213,8 @@ TEST_F(ServiceTest, DescribesExactlyTheFieldsThatItReadsInOpenapi) {
   std::set<std::string> chat, completion, tokenize, detokenize, drain;
   ASSERT_EQ(parse_chat_request(kWholeChat, {}, &chat).index(), 0U);
   ASSERT_EQ(parse_completion_request(kWholeCompletion, {}, &completion).index(), 0U);
+  ASSERT_EQ(parse_chat_request(kJsonObjectFormat, {}, &chat).index(), 0U);
+  ASSERT_EQ(parse_completion_request(kJsonObjectFormat, {}, &completion).index(), 0U);
   ASSERT_EQ(parse_tokenize_request(kWholeChat, &tokenize).index(), 0U);
   ASSERT_EQ(parse_tokenize_request(R"({"prompt":"x"})", &tokenize).index(), 0U);
   ASSERT_EQ(parse_detokenize_request(R"({"tokens":[1]})", &detokenize).index(), 0U);

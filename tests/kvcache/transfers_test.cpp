@@ -77,8 +77,11 @@ class TransfersTest : public ::testing::Test {
   static constexpr TransferKey kKey{kHere, RequestId{7}, 1};
   Instant now;
   RequestId guest;
-  Transfers transfers{{.block_tokens = kBlockTokens, .window_blocks = 2, .max_fetches = 1,
-                       .max_reads = 1, .patience = milliseconds(300)}};
+  Transfers transfers{{.block_tokens = kBlockTokens,
+                       .window_blocks = 2,
+                       .max_fetches = 1,
+                       .max_reads = 1,
+                       .patience = milliseconds(300)}};
 };
 
 TEST_F(TransfersTest, FetchesWholeBlocksAWindowAtATime) {
@@ -185,7 +188,8 @@ TEST_F(TransfersTest, GivesWhatIsCachedAndNoMore) {
   EXPECT_EQ(tell(BlocksAsked{kKey, 0, 1, "", {}}), "nothing at 0 of 0");
 }
 
-// --- two routers with their holders, under random loads -------------------------------------------
+// --- two routers with their holders, under random loads
+// -------------------------------------------
 
 /// What the KV of a token depends on: itself and all before it.
 uint64_t kv_of(const Tokens& tokens, size_t position) {
@@ -211,8 +215,8 @@ class Site {
       : id_(id),
         holder_({.num_blocks = num_blocks, .block_tokens = kBlockTokens}),
         memory_(num_blocks, Block(kBlockTokens)),
-        transfers_({.block_tokens = kBlockTokens, .window_blocks = 3, .max_fetches = 2,
-                    .max_reads = 2}) {}
+        transfers_(
+            {.block_tokens = kBlockTokens, .window_blocks = 3, .max_fetches = 2, .max_reads = 2}) {}
 
   void start(RequestId request, Tokens tokens, NodeId from) {
     const TransferKey key{id_, request, 1};
@@ -258,8 +262,10 @@ class Site {
           compute(*granted);
         }
       } else if (const auto* refused = std::get_if<Refused>(&effect)) {
-        if (is_guest(refused->request)) act(GuestRefused{refused->request});
-        else leave(refused->request);
+        if (is_guest(refused->request))
+          act(GuestRefused{refused->request});
+        else
+          leave(refused->request);
       } else if (const auto* pending = std::get_if<Pending>(&effect)) {
         if (is_guest(pending->request)) act(GuestRefused{pending->request});
       } else if (const auto* wake = std::get_if<Wake>(&effect)) {
@@ -286,9 +292,8 @@ class Site {
       if (i >= granted.cached_len) kv = kv_of(tokens, i);
       ASSERT_EQ(kv, kv_of(tokens, i)) << "position " << i << " of request " << granted.request;
     }
-    tell_holder(Computed{granted.request,
-                         granted.cached_len,
-                         {tokens.begin() + granted.cached_len, tokens.end()}});
+    tell_holder(Computed{
+        granted.request, granted.cached_len, {tokens.begin() + granted.cached_len, tokens.end()}});
   }
   void perform(const TellHolder& e) { tell_holder(e.event); }
   void perform(const AskRouter& e) { outbox.emplace_back(e.from, e.what); }
@@ -299,15 +304,14 @@ class Site {
   void perform(const ReadBlocks& e) {
     uint32_t index = e.first_block;
     for (const BlockId block : e.blocks) {
-      outbox.emplace_back(e.key.router,
-                          BlockMessage{{id_, e.key, index++, e.num_available, true},
-                                       memory_[block.value]});
+      outbox.emplace_back(e.key.router, BlockMessage{{id_, e.key, index++, e.num_available, true},
+                                                     memory_[block.value]});
     }
     act(ReadEnded{e.guest});
   }
   void perform(const SendNothing& e) {
-    outbox.emplace_back(
-        e.key.router, BlockMessage{{id_, e.key, e.first_block, e.num_available, false}, {}});
+    outbox.emplace_back(e.key.router,
+                        BlockMessage{{id_, e.key, e.first_block, e.num_available, false}, {}});
   }
 
   NodeId id_;

@@ -18,7 +18,7 @@ namespace {
 using ::testing::HasSubstr;
 
 constexpr float kInf = std::numeric_limits<float>::infinity();
-constexpr size_t kVocab = 40;
+constexpr size_t kVocab = 70;  // two words of a mask
 
 /// Draws keyed by a seed and a running number.
 class Draws {
@@ -43,12 +43,15 @@ struct Case {
   std::vector<float> logits;
   SamplingParams params;
   std::vector<TokenId> prompt, emitted, stops;
+  std::vector<uint64_t> mask = {};
 
   [[nodiscard]] TokenLog log() const {
     return {.prompt = prompt, .emitted = emitted, .stop_token_ids = stops};
   }
   [[nodiscard]] uint64_t position() const { return prompt.size() + emitted.size(); }
-  [[nodiscard]] SampledToken sampled() const { return sample(logits, params, position(), log()); }
+  [[nodiscard]] SampledToken sampled() const {
+    return sample(logits, params, position(), log(), mask);
+  }
 };
 
 Case random_case(uint64_t seed) {
@@ -87,6 +90,12 @@ Case random_case(uint64_t seed) {
     }
     p.bad_words.push_back(word);
   }
+  if (draws.below(3) == 0) {
+    c.mask.resize(2);
+    for (const TokenId token : draws.tokens(draws.below(60))) {
+      c.mask[token / 64] |= uint64_t{1} << token % 64;
+    }
+  }
   return c;
 }
 
@@ -111,6 +120,7 @@ std::vector<float> changed_by_definition(const Case& c) {
     if (is_stop && c.emitted.size() < p.min_tokens) logit = -kInf;
     const auto& allowed = p.allowed_token_ids;
     if (!allowed.empty() && std::count(allowed.begin(), allowed.end(), token) == 0) logit = -kInf;
+    if (!c.mask.empty() && (c.mask[i / 64] >> i % 64 & 1) == 0) logit = -kInf;
     for (const auto& word : p.bad_words) {
       std::vector<TokenId> answer = c.emitted;
       answer.push_back(token);
@@ -169,6 +179,9 @@ TEST(SamplingAdjust, ParametersThatAskForNothingLeaveEveryDrawAsItIs) {
     const TokenId expected = sample(c.logits, plain, c.position()).token;
     EXPECT_FALSE(reads_token_log(plain));
     c.params = plain;
+    c.mask.assign(2, ~uint64_t{0});
+    EXPECT_EQ(c.sampled().token, expected);
+    c.mask.clear();
     EXPECT_EQ(c.sampled().token, expected);
   }
 }

@@ -299,41 +299,68 @@ TEST_F(BatcherTest, IgnoresRepeatedAndUnknownEvents) {
   EXPECT_EQ(batcher.num_waiting(), 0U);
 }
 
-TEST(Batcher, LimitsPrefillBesideDecodesToWhatDoublesTheStep) {
-  Batcher batcher({.max_step_tokens = 256, .max_running = 4, .min_prefill_tokens = 4});
-  uint64_t step = 0;
-  const auto run = [&](const BatcherEvent& event) -> uint32_t {
-    for (const BatcherEffect& effect : batcher.handle(event)) {
+/// A router on a machine on which decoding takes 1 ms and a row of prefill 20 us, in which one
+/// request decodes and another one begins its prefill.
+class MixedSteps {
+ public:
+  explicit MixedSteps(Duration step_target)
+      : batcher_({.max_step_tokens = 256,
+                  .max_running = 4,
+                  .step_target = step_target,
+                  .min_prefill_tokens = 4}) {
+    run(Arrived{RequestId{1}, 200, 1 << 20, 0});
+    for (int i = 0; i < 21; ++i) run_step(20);
+    run(Arrived{RequestId{2}, 100'000, 1 << 20, 0});
+    run_step(20);
+  }
+  /// The step that is out ends; the next begins.
+  void run_step(uint32_t row_us) {
+    run(StepDone{StepId{step_}, microseconds((decodes_ ? 1000 : 0) + row_us * chunk_)});
+  }
+  void stop_decoding() { run(Left{RequestId{1}}); }
+  [[nodiscard]] uint32_t chunk() const { return chunk_; }  ///< rows of prefill in the step
+
+ private:
+  void run(const BatcherEvent& event) {
+    for (const BatcherEffect& effect : batcher_.handle(event)) {
       if (const auto* next = std::get_if<RunStep>(&effect)) {
-        step = next->step.value;
-        return next->entries.back().count;
+        step_ = next->step.value;
+        const StepEntry& last = next->entries.back();
+        decodes_ = next->entries.front().count == 1;
+        chunk_ = last.count == 1 ? 0 : last.count;
       }
       if (const auto* ask = std::get_if<ReserveBlocks>(&effect)) {
-        (void)batcher.handle(BlocksReserved{ask->ask, ask->request, 1 << 20, 0});
+        run(BlocksReserved{ask->ask, ask->request, 1 << 20, 0});
       }
     }
-    return 0;
-  };
-  // A machine on which decoding takes 1 ms and a row of prefill 20 us.
-  const auto took = [](uint32_t prefill, bool decodes) {
-    return microseconds(20 * prefill + (decodes ? 1000 : 0));
-  };
-  (void)run(Arrived{RequestId{1}, 200, 1 << 20, 0});
-  step = 1;
-  (void)run(StepDone{StepId{1}, took(200, false)});
-  for (int i = 0; i < 20; ++i) (void)run(StepDone{StepId{step}, took(0, true)});
-  (void)run(Arrived{RequestId{2}, 100'000, 1 << 20, 0});
-  uint32_t chunk = run(StepDone{StepId{step}, took(0, true)});
-  EXPECT_NEAR(chunk, 50, 5);
-  for (int i = 0; i < 50; ++i) chunk = run(StepDone{StepId{step}, took(chunk, true)});
-  EXPECT_NEAR(chunk, 50, 5);
-  // Prefill gets dearer as the context grows: the chunks shrink.
-  for (int i = 0; i < 100; ++i) {
-    chunk = run(StepDone{StepId{step}, microseconds(40 * chunk + 1000)});
   }
-  EXPECT_NEAR(chunk, 25, 5);
-  (void)batcher.handle(Left{RequestId{1}});
-  EXPECT_EQ(run(StepDone{StepId{step}, took(chunk, true)}), 256U) << "nobody decodes any more";
+
+  Batcher batcher_;
+  uint64_t step_ = 0;
+  bool decodes_ = false;
+  uint32_t chunk_ = 0;
+};
+
+TEST(Batcher, LimitsPrefillBesideDecodesToWhatDoublesTheStep) {
+  MixedSteps steps(Duration{});
+  EXPECT_NEAR(steps.chunk(), 50, 5);
+  for (int i = 0; i < 50; ++i) steps.run_step(20);
+  EXPECT_NEAR(steps.chunk(), 50, 5);
+  // Prefill gets dearer as the context grows: the chunks shrink.
+  for (int i = 0; i < 100; ++i) steps.run_step(40);
+  EXPECT_NEAR(steps.chunk(), 25, 5);
+  steps.stop_decoding();
+  steps.run_step(40);
+  EXPECT_EQ(steps.chunk(), 256U) << "nobody decodes any more";
+}
+
+TEST(Batcher, FillsShortStepsWithPrefillToTheTarget) {
+  MixedSteps steps(milliseconds(4));
+  for (int i = 0; i < 50; ++i) steps.run_step(20);
+  EXPECT_NEAR(steps.chunk(), 150, 10) << "1 ms of decode and 3 ms of prefill";
+  MixedSteps low(microseconds(1500));
+  for (int i = 0; i < 50; ++i) low.run_step(20);
+  EXPECT_NEAR(low.chunk(), 50, 5) << "twice the step is more than the target";
 }
 
 }  // namespace

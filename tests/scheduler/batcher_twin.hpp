@@ -170,7 +170,8 @@ class BatcherTwin {
     uint32_t prefill = budget;
     if (shape_.decodes) {
       const uint64_t affordable =
-          cost_.prefill_tokens_within(options_.mixed_step_percent).value_or(budget);
+          cost_.prefill_tokens_within(options_.mixed_step_percent, options_.step_target)
+              .value_or(budget);
       prefill = num_mixed_ >= 15
                     ? 0
                     : static_cast<uint32_t>(std::min<uint64_t>(

@@ -18,8 +18,10 @@ constexpr std::string_view kRouterPrefix = "router-";
 
 SchedulerActorOptions head_options(const ClusterOptions& options,
                                    const model::Checkpoint& checkpoint) {
-  SchedulerActorOptions head{
-      .cluster = "test", .scheduler = options.scheduler, .model = checkpoint.config()};
+  SchedulerActorOptions head{.cluster = "test",
+                             .scheduler = options.scheduler,
+                             .balance = options.balance,
+                             .model = checkpoint.config()};
   head.membership.version = "test";
   head.membership.checkpoint_digest = checkpoint.digest();
   for (uint32_t r = 0; r < options.num_routers; ++r) {
@@ -40,6 +42,16 @@ const model::Checkpoint& opened_model(const std::string& directory) {
   auto checkpoint = model::Checkpoint::open(directory);
   CHECK(checkpoint.ok());
   return opened.emplace(directory, std::move(*checkpoint)).first->second;
+}
+
+const Result<std::shared_ptr<const model::Vocabulary>>& loaded_vocabulary(
+    const std::string& directory) {
+  static std::map<std::string, Result<std::shared_ptr<const model::Vocabulary>>> loaded;
+  const auto known = loaded.find(directory);
+  if (known != loaded.end()) return known->second;
+  return loaded
+      .emplace(directory, model::load_vocabulary(directory, opened_model(directory).config()))
+      .first->second;
 }
 
 ClusterNodes::ClusterNodes(ClusterHost& host, const ClusterOptions& options)
@@ -68,11 +80,13 @@ ClusterNodes::Node& ClusterNodes::add(const std::string& name) {
   node.pool = std::make_unique<kernels::ThreadPool>(options_.num_threads);
   node.ops = kernels::make_cpu_ops(node.pool.get());
   node.executor = host_.make_executor();
+  if (role == cluster::Role::kExperts) node.loader = host_.make_executor();
   node.services = {.self = host_.fresh_id(),
                    .cluster = cluster_hash("test"),
                    .checkpoint = &checkpoint_,
                    .ops = node.ops.get(),
-                   .executor = node.executor.get()};
+                   .executor = node.executor.get(),
+                   .loader = node.loader.get()};
   node.worker = role == cluster::Role::kRouter
                     ? spawn_router(node)
                     : node.process.system->spawn(expert_shard_actor, &node.services,
@@ -88,13 +102,14 @@ caf::actor ClusterNodes::spawn_router(Node& node) {
   node.kv_holder = node.process.system->spawn(
       kv_holder_actor, kvcache::HolderOptions{options_.kv_blocks, options_.kv_host_blocks,
                                               options_.kv_block_tokens});
-  auto engine = std::make_shared<RouterEngine>(config, *weights, *node.ops,
-                                               KvShape{.num_layers = config.num_layers,
-                                                       .num_blocks = options_.kv_blocks,
-                                                       .block_tokens = options_.kv_block_tokens,
-                                                       .kv_dim = config.kv_dim(),
-                                                       .num_host_slots = options_.kv_host_blocks},
-                                               AttentionForm::kAbsorbed);
+  auto engine =
+      std::make_shared<RouterEngine>(config, *weights, *node.ops,
+                                     KvShape{.num_layers = config.num_layers,
+                                             .num_blocks = options_.kv_blocks,
+                                             .block_tokens = options_.kv_block_tokens,
+                                             .kv_dim = config.kv_dim(),
+                                             .num_host_slots = options_.kv_host_blocks},
+                                     AttentionForm::kAbsorbed, loaded_vocabulary(options_.model));
   return node.process.system->spawn(router_actor, &node.services, engine, node.kv_holder,
                                     node.process.scheduler,
                                     RouterOptions{.batcher = options_.batcher,
@@ -144,6 +159,7 @@ void ClusterNodes::stop(Node& node) {
   }
   node.port.reset();  // its peers see the link go down
   node.executor.reset();
+  node.loader.reset();
 }
 
 }  // namespace troupe::actors

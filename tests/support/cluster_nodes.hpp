@@ -12,6 +12,7 @@
 
 #include "actors/client.hpp"
 #include "actors/executor.hpp"
+#include "actors/expert_balance.hpp"
 #include "actors/router_engine.hpp"
 #include "actors/services.hpp"
 #include "cluster/membership.hpp"
@@ -55,6 +56,7 @@ struct ClusterOptions {
   scheduler::BatcherOptions batcher{.max_step_tokens = 64, .max_running = 16};
   uint32_t micro_batches = 0;  ///< as in RouterOptions
   experts::CombineOptions combine;
+  ExpertBalanceOptions balance;
   uint32_t kv_blocks = 512;
   uint32_t kv_host_blocks = 0;
   uint32_t kv_block_tokens = 16;
@@ -68,7 +70,7 @@ class ClusterNodes {
     WorkerServices services;
     std::unique_ptr<kernels::ThreadPool> pool;
     std::unique_ptr<kernels::Ops> ops;
-    std::unique_ptr<Executor> executor;
+    std::unique_ptr<Executor> executor, loader;  ///< only a shard has a loader
     std::unique_ptr<transport::Port> port;
     caf::actor worker, node, kv_holder;  ///< null when killed; only a router has a kv_holder
     std::optional<Error> ended;          ///< what its node actor said when it gave up
@@ -109,5 +111,8 @@ class ClusterNodes {
 
 /// A checkpoint, opened once per process.
 const model::Checkpoint& opened_model(const std::string& directory);
+/// Its vocabulary for grammars, loaded once per process, or why there is none.
+const Result<std::shared_ptr<const model::Vocabulary>>& loaded_vocabulary(
+    const std::string& directory);
 
 }  // namespace troupe::actors

@@ -50,7 +50,9 @@ std::vector<Stream> generated_alone(const std::string& model,
                                     const std::vector<scheduler::RequestSpec>& specs) {
   const auto checkpoint = model::Checkpoint::open(model);
   CHECK(checkpoint.ok());
-  auto local = LocalModel::load(*checkpoint, {.max_context = 512});
+  auto local = LocalModel::load(
+      *checkpoint,
+      {.max_context = 512, .vocabulary = model::load_vocabulary(model, checkpoint->config())});
   CHECK(local.ok());
   std::vector<Stream> streams;
   for (const scheduler::RequestSpec& spec : specs) {

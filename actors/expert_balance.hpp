@@ -1,0 +1,67 @@
+#pragma once
+
+// The head's part in placing experts: the placement in force, what is known of the loads, and the
+// placement that a change goes to. Knows no actors; the scheduler actor asks and carries out.
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "actors/client.hpp"
+#include "base/time.hpp"
+#include "cluster/config.hpp"
+#include "cluster/membership.hpp"
+#include "experts/load.hpp"
+#include "experts/placement.hpp"
+#include "model/config.hpp"
+
+namespace troupe::actors {
+
+struct ExpertBalanceOptions {
+  uint32_t redundant = 0;            ///< replicas in each layer beyond one of each expert
+  Duration interval;                 ///< between automatic changes; 0: only when asked
+  double min_gain = 0.1;             ///< by which the busiest shards' load must fall
+  Duration half_life = seconds(60);  ///< of a row's weight in the loads
+};
+
+class ExpertBalance {
+ public:
+  ExpertBalance(const model::ModelConfig& model, std::vector<cluster::PinConfig> pins,
+                const ExpertBalanceOptions& options);
+
+  /// What to place on these shards, the configuration's pins among them.
+  [[nodiscard]] experts::PlacementRequest request(
+      Epoch epoch, const std::vector<cluster::NodeInfo>& shards) const;
+
+  /// An epoch is formed with this placement; a change under way is over.
+  void formed(experts::Placement placement, std::vector<cluster::NodeInfo> shards);
+  void report(NodeId shard, const std::vector<experts::ExpertRows>& rows, Instant now);
+
+  /// Looks for a placement better by `min_gain`, or by anything if asked for by a person. If there
+  /// is one, it is proposed() until accepted(), abandoned() or formed().
+  /// REQUIRES: an epoch was formed.
+  [[nodiscard]] bool propose(bool asked);
+  /// REQUIRES: there is one.
+  [[nodiscard]] const experts::Placement& proposed(Epoch epoch);
+  void accepted();
+  void abandoned(const std::string& reason);
+
+  [[nodiscard]] double balancedness() const { return load_.balancedness(shard_ids_); }
+  [[nodiscard]] uint64_t num_changes() const { return num_changes_; }
+  [[nodiscard]] const std::string& last_change() const { return last_change_; }
+  [[nodiscard]] ExpertsStatus status() const;
+
+ private:
+  const model::ModelConfig model_;
+  const std::vector<cluster::PinConfig> pins_;
+  const ExpertBalanceOptions options_;
+  experts::RecentLoad load_;
+  std::vector<cluster::NodeInfo> shards_;  ///< of the epoch, in configuration order
+  std::vector<NodeId> shard_ids_;
+  std::optional<experts::Placement> placement_, proposed_;
+  uint64_t num_moved_ = 0;    ///< replicas that the proposed placement needs loaded
+  uint64_t num_changes_ = 0;  ///< since the head's start
+  std::string last_change_;   ///< for people
+};
+
+}  // namespace troupe::actors

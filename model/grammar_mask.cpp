@@ -1,0 +1,173 @@
+#include "model/grammar_mask.hpp"
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <string>
+#include <utility>
+
+#include "base/check.hpp"
+
+namespace troupe::model {
+
+TokenMasker::TokenMasker(std::shared_ptr<const Grammar> grammar,
+                         std::shared_ptr<const Vocabulary> vocabulary, MaskLimits limits)
+    : grammar_(std::move(grammar)),
+      vocabulary_(std::move(vocabulary)),
+      limits_(limits),
+      machine_(*grammar_) {}
+
+TokenMasker::StateId TokenMasker::intern(ThreadSetPtr threads) {
+  if (!threads) return kDead;
+  const uint32_t number = table_.intern(std::move(threads));
+  if (table_.size() > visited_.size()) {
+    transitions_.resize(table_.size() * grammar_->num_classes, kUnknown);
+    steps_.emplace_back();
+    visited_.push_back(0);
+    masks_.emplace_back();
+  }
+  return number + 1;
+}
+
+Result<TokenMasker::StateId> TokenMasker::next(StateId from, uint8_t byte) {
+  const size_t at = size_t{from - 1} * grammar_->num_classes + grammar_->classes[byte];
+  if (transitions_[at] == kUnknown) transitions_[at] = TRY(step(from, byte));
+  return transitions_[at];
+}
+
+Result<TokenMasker::StateId> TokenMasker::step(StateId from, uint8_t byte) {
+  const ThreadSetPtr state = table_[from - 1];
+  const std::vector<Thread>& threads = state->threads;
+  if (threads.size() > kMaxSharedThreads) return intern(TRY(machine_.step(*state, byte)));
+  std::bitset<kMaxSharedThreads> moving;
+  for (size_t i = 0; i < threads.size(); ++i) {
+    moving[i] = grammar_->sets[grammar_->code[threads[i].address].target][byte];
+  }
+  if (moving.none()) return kDead;
+  for (const auto& [moved, to] : steps_[from - 1]) {
+    if (moved == moving) return to;
+  }
+  const StateId to = intern(TRY(machine_.step(*state, byte)));
+  steps_[from - 1].emplace_back(moving, to);
+  return to;
+}
+
+/// Counts a state against the bound of this walk, whether or not an earlier walk has met it.
+Result<void> TokenMasker::visit(StateId state) {
+  visited_[state - 1] = num_walks_;
+  size_t size = 1;
+  for (const Thread& thread : table_[state - 1]->threads) size += 1 + thread.below->threads.size();
+  walk_size_ += size;
+  if (walk_size_ > limits_.max_walk) {
+    return Error{Code::kResourceExhausted,
+                 "the grammar is too ambiguous here: the next tokens lead to more than " +
+                     std::to_string(limits_.max_walk) + " states and threads"};
+  }
+  return {};
+}
+
+/// Whether every plain character leads back to the state (see Vocabulary).
+Result<bool> TokenMasker::loops_on_plain(StateId state) {
+  struct Range {
+    unsigned first, last;
+  };
+  // The bytes of characters of each kind (Unicode 16, table 3-7).
+  static const std::vector<std::vector<Range>> kCharacters = {
+      {{0x20, 0x21}},
+      {{0x23, 0x5B}},
+      {{0x5D, 0x7F}},
+      {{0xC2, 0xDF}, {0x80, 0xBF}},
+      {{0xE0, 0xE0}, {0xA0, 0xBF}, {0x80, 0xBF}},
+      {{0xE1, 0xEC}, {0x80, 0xBF}, {0x80, 0xBF}},
+      {{0xED, 0xED}, {0x80, 0x9F}, {0x80, 0xBF}},
+      {{0xEE, 0xEF}, {0x80, 0xBF}, {0x80, 0xBF}},
+      {{0xF0, 0xF0}, {0x90, 0xBF}, {0x80, 0xBF}, {0x80, 0xBF}},
+      {{0xF1, 0xF3}, {0x80, 0xBF}, {0x80, 0xBF}, {0x80, 0xBF}},
+      {{0xF4, 0xF4}, {0x80, 0x8F}, {0x80, 0xBF}, {0x80, 0xBF}}};
+  for (const auto& ranges : kCharacters) {
+    std::vector<StateId> states{state};
+    for (const Range& range : ranges) {
+      std::vector<StateId> after;
+      for (const StateId from : states) {
+        for (unsigned byte = range.first; byte <= range.last; ++byte) {
+          const StateId to = TRY(next(from, static_cast<uint8_t>(byte)));
+          if (to == kDead) return false;
+          if (std::find(after.begin(), after.end(), to) == after.end()) after.push_back(to);
+        }
+      }
+      states = std::move(after);
+    }
+    if (states.size() != 1 || states[0] != state) return false;
+  }
+  return true;
+}
+
+Result<TokenMasker::Mask> TokenMasker::walk(StateId from) {
+  Mask mask{std::vector<uint64_t>(vocabulary_->num_words()), 0};
+  ++num_walks_;
+  walk_size_ = 0;
+  TRY(visit(from));
+  // Inside a string most tokens are plain text: they need no walk.
+  const bool skips_plain = TRY(loops_on_plain(from));
+  if (skips_plain) {
+    std::copy(vocabulary_->plain_tokens().begin(), vocabulary_->plain_tokens().end(),
+              mask.bits.begin());
+  }
+  const auto allow = [&](TokenId token) { mask.bits[token / 64] |= uint64_t{1} << token % 64; };
+  std::array<StateId, Vocabulary::kMaxTokenBytes + 1> path;  // state after each byte of the prefix
+  path[0] = from;
+  const std::span<const Vocabulary::Node> nodes = vocabulary_->nodes();
+  for (uint32_t i = 0; i < nodes.size();) {
+    const Vocabulary::Node& node = nodes[i];
+    if (skips_plain && node.is_plain) {
+      i = node.next;
+      continue;
+    }
+    const StateId last = path[node.depth - 1];
+    StateId state =
+        transitions_[size_t{last - 1} * grammar_->num_classes + grammar_->classes[node.byte]];
+    if (state == kUnknown) state = TRY(next(last, node.byte));
+    if (state == kDead) {
+      i = node.next;
+      continue;
+    }
+    if (visited_[state - 1] != num_walks_) TRY(visit(state));
+    path[node.depth] = state;
+    if (node.token >= 0) allow(node.token);
+    ++i;
+  }
+  if (table_[from - 1]->accepting) {
+    for (const TokenId end : vocabulary_->end_tokens()) allow(end);
+  }
+  for (const uint64_t word : mask.bits) mask.num_allowed += std::popcount(word);
+  return mask;
+}
+
+Result<size_t> TokenMasker::mask(const GrammarState& state, std::span<uint64_t> bits) {
+  CHECK(state.grammar() == grammar_);
+  CHECK_EQ(bits.size(), vocabulary_->num_words());
+  if (state.finished()) {
+    std::fill(bits.begin(), bits.end(), 0);
+    return size_t{0};
+  }
+  const size_t bytes_of_mask = bits.size_bytes();
+  if (table_.size() > limits_.max_states || mask_bytes_ + bytes_of_mask > limits_.max_mask_bytes) {
+    table_.clear();
+    transitions_.clear();
+    steps_.clear();
+    visited_.clear();
+    masks_.clear();
+    mask_bytes_ = 0;
+  }
+  const StateId from = intern(state.threads());
+  if (!masks_[from - 1]) {
+    Mask found = TRY(walk(from));  // may move masks_
+    masks_[from - 1] = std::move(found);
+    mask_bytes_ += bytes_of_mask;
+  }
+  const Mask& found = *masks_[from - 1];
+  std::copy(found.bits.begin(), found.bits.end(), bits.begin());
+  return found.num_allowed;
+}
+
+}  // namespace troupe::model

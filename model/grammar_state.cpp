@@ -1,0 +1,47 @@
+#include "model/grammar_state.hpp"
+
+#include <string>
+#include <utility>
+
+#include "base/check.hpp"
+
+namespace troupe::model {
+
+GrammarState::GrammarState(std::shared_ptr<const Grammar> grammar) : grammar_(std::move(grammar)) {
+  auto start = GrammarMachine(*grammar_).start();
+  CHECK(start.ok());  // compile_grammar() has tried it
+  threads_ = std::move(*start);
+}
+
+Result<void> GrammarState::advance(const Vocabulary& vocabulary, TokenId token) {
+  const Error not_allowed{Code::kInvalidArgument,
+                          "token " + std::to_string(token) + " does not continue the grammar"};
+  if (finished_) return not_allowed;
+  if (vocabulary.is_end(token)) {
+    if (!complete()) return not_allowed;
+    finished_ = true;
+    return {};
+  }
+  const std::string_view bytes = vocabulary.token_bytes(token);
+  if (bytes.empty()) return not_allowed;
+  auto advanced = advance(bytes);
+  if (!advanced.ok())
+    return std::move(advanced).error().with_context("token " + std::to_string(token));
+  return {};
+}
+
+Result<void> GrammarState::advance(std::string_view bytes) {
+  GrammarMachine machine(*grammar_);
+  ThreadSetPtr threads = threads_;
+  for (size_t i = 0; i < bytes.size(); ++i) {
+    threads = TRY(machine.step(*threads, static_cast<unsigned char>(bytes[i])));
+    if (!threads) {
+      return Error{Code::kInvalidArgument,
+                   "byte " + std::to_string(i) + " does not continue the grammar"};
+    }
+  }
+  threads_ = std::move(threads);
+  return {};
+}
+
+}  // namespace troupe::model

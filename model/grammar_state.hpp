@@ -1,0 +1,51 @@
+#pragma once
+
+// Where an answer stands in its grammar. A state is a value and a pure function of the grammar and
+// the tokens so far: any worker can make it again from a request's token log.
+
+#include <memory>
+#include <string_view>
+
+#include "base/ids.hpp"
+#include "base/result.hpp"
+#include "model/grammar.hpp"
+#include "model/grammar_machine.hpp"
+#include "model/grammar_vocabulary.hpp"
+
+namespace troupe::model {
+
+/// Cheap to copy: two shared pointers and a flag.
+class GrammarState {
+ public:
+  /// Before the first token.
+  explicit GrammarState(std::shared_ptr<const Grammar> grammar);
+
+  /// Goes on by one token of `vocabulary`; about 1 us. An end token finishes the text.
+  /// @errors leave the state as it was: kInvalidArgument where the token is not allowed;
+  ///         kResourceExhausted as GrammarMachine::step
+  Result<void> advance(const Vocabulary& vocabulary, TokenId token);
+
+  /// Goes on by some bytes.
+  /// @errors as the other
+  Result<void> advance(std::string_view bytes);
+
+  /// The text so far is one of the grammar's; it may still be the beginning of others.
+  [[nodiscard]] bool complete() const { return threads_->accepting; }
+  /// An end token has come: nothing follows.
+  [[nodiscard]] bool finished() const { return finished_; }
+
+  [[nodiscard]] const std::shared_ptr<const Grammar>& grammar() const { return grammar_; }
+  [[nodiscard]] const ThreadSetPtr& threads() const { return threads_; }
+
+  friend bool operator==(const GrammarState& a, const GrammarState& b) {
+    return a.grammar_ == b.grammar_ && a.finished_ == b.finished_ &&
+           equal(*a.threads_, *b.threads_);
+  }
+
+ private:
+  std::shared_ptr<const Grammar> grammar_;
+  ThreadSetPtr threads_;
+  bool finished_ = false;
+};
+
+}  // namespace troupe::model
