@@ -36,9 +36,10 @@ struct NodeStatus {
   uint64_t kv_blocks_total = 0;
   uint64_t rows_computed = 0;  ///< token rows through this node's experts or router
   std::vector<transport::LinkStats> links;
-  PrefixCacheCounts prefix_cache;  ///< routers
-  uint64_t num_preempted = 0;      ///< routers: requests that gave up their blocks for others
-  bool drained = false;            ///< routers: takes no requests until that is ended
+  PrefixCacheCounts prefix_cache;   ///< routers
+  uint64_t num_preempted = 0;       ///< routers: requests that gave up their blocks for others
+  uint64_t num_fetched_blocks = 0;  ///< routers: KV blocks that came from other routers
+  bool drained = false;             ///< routers: takes no requests until that is ended
 };
 
 struct ClusterStatus {

@@ -84,7 +84,7 @@ class ActorClusterClient : public ClusterClient {
  public:
   ActorClusterClient(caf::actor_system& system, const caf::actor& scheduler)
       : gateway_(system.spawn(gateway_actor, scheduler, serving_)),
-        next_request_(fresh_node_id().value) {}
+        next_request_(fresh_node_id().value >> 2) {}  // far below kvcache::kFirstGuest
   ~ActorClusterClient() override { caf::anon_send_exit(gateway_, caf::exit_reason::user_shutdown); }
 
   RequestId submit(scheduler::RequestSpec spec, EventHandler on_event) override {

@@ -4,6 +4,7 @@
 // are given out by kvcache::Holder. Only the step that owns a block writes to it.
 
 #include <cstddef>
+#include <span>
 #include <vector>
 
 #include "base/check.hpp"
@@ -39,6 +40,10 @@ class KvStore {
     return data_ + id.value * block_floats() + layer * shape_.block_tokens * shape_.kv_dim;
   }
 
+  /// All layers of one block.
+  [[nodiscard]] std::span<float> whole_block(BlockId id) const {
+    return {whole(id), block_floats()};
+  }
   /// Copies whole blocks, all layers, in order.
   void copy(const std::vector<kvcache::Copy>& copies) const;
 

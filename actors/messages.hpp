@@ -180,6 +180,7 @@ struct StartRequest {
   scheduler::RequestSpec spec;
   std::vector<TokenId> emitted;
   int64_t order = 0;  ///< smaller runs earlier and is preempted later
+  NodeId kv_from;     ///< a router that probably has its KV; 0: none has
 };
 struct CancelAttempt {
   RequestId request;
@@ -199,6 +200,7 @@ struct WorkerStatus {
   std::vector<transport::LinkStats> links;
   PrefixCacheCounts prefix_cache;
   uint64_t num_preempted = 0;
+  uint64_t num_fetched_blocks = 0;
 };
 
 #define TROUPE_INSPECT(Type, ...)                       \
@@ -220,13 +222,14 @@ TROUPE_INSPECT(JoinRejected, x.error)
 TROUPE_INSPECT(Peer, x.id, x.name, x.link_address)
 TROUPE_INSPECT(FormEpochRequest, x.placement, x.routers, x.shards)
 TROUPE_INSPECT(EpochEnded, x.epoch)
-TROUPE_INSPECT(StartRequest, x.request, x.attempt, x.spec, x.emitted, x.order)
+TROUPE_INSPECT(StartRequest, x.request, x.attempt, x.spec, x.emitted, x.order, x.kv_from)
 TROUPE_INSPECT(CancelAttempt, x.request, x.attempt)
 TROUPE_INSPECT(WorkerStatusQuery, x.epoch)
 TROUPE_INSPECT(PrefixCacheCounts, x.cached_blocks, x.host_blocks, x.queried_tokens, x.hit_tokens,
                x.host_hit_tokens, x.evicted_blocks)
 TROUPE_INSPECT(WorkerStatus, x.node, x.num_experts_held, x.experts, x.kv_blocks_used,
-               x.kv_blocks_total, x.rows_computed, x.links, x.prefix_cache, x.num_preempted)
+               x.kv_blocks_total, x.rows_computed, x.links, x.prefix_cache, x.num_preempted,
+               x.num_fetched_blocks)
 #undef TROUPE_INSPECT
 
 // ---- within one process only ------------------------------------------------------------------
@@ -241,6 +244,8 @@ struct KvEffects {
   scheduler::AskId ask = 0;
   std::vector<kvcache::HolderEffect> effects;
 };
+/// To a router, from itself: look at the fetches that make no progress.
+struct KvPatience {};
 /// To the KV-cache holder; answered with KvStats.
 struct KvStatsQuery {
   bool check = false;  ///< have the core look at itself
@@ -306,6 +311,7 @@ struct StopCluster {};
 
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::KvEvent)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::KvEffects)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::KvPatience)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::KvStatsQuery)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::KvStats)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::FrameArrived)

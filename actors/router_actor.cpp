@@ -1,22 +1,31 @@
 #include "actors/router_actor.hpp"
 
 #include <algorithm>
+#include <iterator>
 #include <map>
 #include <optional>
 #include <utility>
 
 #include "actors/instant.hpp"
+#include "actors/kv_exchange.hpp"
 #include "actors/messages.hpp"
+#include "actors/micro_batch.hpp"
 #include "base/check.hpp"
 #include "base/log.hpp"
 #include "cluster/failure_detector.hpp"
 #include "experts/combine.hpp"
-#include "experts/dispatch_plan.hpp"
+#include "scheduler/overlap.hpp"
 
 namespace troupe::actors {
 namespace {
 
 constexpr std::chrono::milliseconds kKvTimeout{500};
+
+kvcache::TransferOptions transfer_options(const RouterOptions& options) {
+  kvcache::TransferOptions transfers = options.transfers;
+  transfers.block_tokens = options.block_tokens;
+  return transfers;
+}
 
 }  // namespace
 
@@ -32,6 +41,9 @@ class RouterShell {
         scheduler_(std::move(scheduler)),
         options_(options),
         batcher_(options.batcher),
+        overlap_(options.micro_batches),
+        exchange_(self, services, engine_, kv_holder_, transfer_options(options),
+                  [this](RequestId request, uint32_t attempt) { fetch_ended(request, attempt); }),
         detector_(options.heartbeat_timeout) {}
 
   // --- epochs ----------------------------------------------------------------------------------
@@ -43,6 +55,7 @@ class RouterShell {
     num_preempted_ += batcher_.num_preempted();
     batcher_ = scheduler::Batcher(options_.batcher);
     for (auto& [id, request] : requests_) {
+      if (request.fetching) exchange_.abandon(id, request.attempt);
       tell_computed(id, request);  // its KV outlives the epoch: only experts move
       released_.push_back(id);
     }
@@ -53,22 +66,26 @@ class RouterShell {
       credits_.forget(shard);
     }
     links_.clear();
+    exchange_.end_epoch();
     detector_.clear();
-    if (!busy_) idle();
+    if (num_jobs_ == 0) idle();
   }
 
   void form(const FormEpochRequest& msg) {
     end_epoch(epoch_);
     epoch_ = msg.placement.epoch;
     forming_ = msg;
-    if (!busy_) idle();
+    if (num_jobs_ == 0) idle();
   }
 
   void link_down(const LinkDown& msg) {
     if (links_.count(msg.peer) != 0) {
-      peer_failed(msg.peer, Error{msg.reason}.with_context("link lost"));
+      return peer_failed(msg.peer, Error{msg.reason}.with_context("link lost"));
     }
+    exchange_.link_down(msg.peer);
   }
+
+  void patience_tick() { exchange_.patience_tick(); }
 
   [[nodiscard]] const caf::actor& kv_holder() const { return kv_holder_; }
 
@@ -100,8 +117,22 @@ class RouterShell {
     }
     const auto num_known = static_cast<uint32_t>(request.known.size());
     const uint32_t max_context = request.num_prompt + request.max_tokens;
-    requests_.emplace(msg.request, std::move(request));
-    batch(scheduler::Arrived{msg.request, num_known, max_context, msg.order});
+    request.order = msg.order;
+    request.fetching = exchange_.knows(msg.kv_from);
+    const Request& here = requests_.emplace(msg.request, std::move(request)).first->second;
+    if (!here.fetching)
+      return batch(scheduler::Arrived{msg.request, num_known, max_context, msg.order});
+    exchange_.fetch(msg.request, msg.attempt, msg.kv_from, here.cache_namespace, here.known);
+  }
+
+  /// What could be had of its KV is here.
+  void fetch_ended(RequestId id, uint32_t attempt) {
+    const auto found = requests_.find(id);
+    if (found == requests_.end() || found->second.attempt != attempt) return;
+    Request& request = found->second;
+    request.fetching = false;
+    batch(scheduler::Arrived{id, static_cast<uint32_t>(request.known.size()),
+                             request.num_prompt + request.max_tokens, request.order});
   }
 
   void cancel(const CancelAttempt& msg) {
@@ -122,10 +153,15 @@ class RouterShell {
 
   void frame(const transport::Frame& frame) {
     const transport::FrameHeader& header = frame.header;
-    if (header.epoch == epoch_) heard(header);
-    // Whatever does not belong to the exchange at hand is stale or a duplicate, and harmless.
-    if (!active_ || !active_->exchanging || header.epoch != epoch_ ||
-        header.step != active_->step || header.layer != active_->plan.layer) {
+    if (header.epoch == epoch_) {
+      heard(header);
+      if (exchange_.frame(frame)) return;
+    }
+    // Whatever does not belong to an exchange at hand is stale or a duplicate, and harmless.
+    if (!active_ || header.epoch != epoch_) return;
+    const auto batch = std::ranges::find(active_->batches, header.step, &MicroBatch::wire_step);
+    if (batch == active_->batches.end() || !batch->exchanging ||
+        header.layer != batch->plan.layer) {
       return;
     }
     if (header.kind == transport::FrameKind::kFailed) {
@@ -136,7 +172,7 @@ class RouterShell {
       return peer_failed(header.source, {Code::kCorrupt, "an answer's rows have the wrong width"});
     }
     using Verdict = experts::Combine::Verdict;
-    const auto answer = active_->combine.answered(header.source, header.num_rows, credits_);
+    const auto answer = batch->combine.answered(header.source, header.num_rows, credits_);
     switch (answer.verdict) {
       case Verdict::kDuplicate:
       case Verdict::kUnknownShard: return;
@@ -145,9 +181,9 @@ class RouterShell {
                            {Code::kCorrupt, "an answer has the wrong number of rows"});
       case Verdict::kTake: break;
     }
-    active_->answers.push_back({answer.first_result, frame});
-    send_due();
-    resume_when_complete();
+    batch->answers.push_back({answer.first_result, frame});
+    for (MicroBatch& other : active_->batches) send_due(other);  // there is credit again
+    resume_when_complete(*batch);
   }
 
   /// Asks the shards for signs of life and reports those that gave none. Nobody else notices a cut
@@ -168,7 +204,7 @@ class RouterShell {
     watching_ = false;
     if (!active_) return;
     watch();
-    if (active_->exchanging) send_due();
+    for (MicroBatch& batch : active_->batches) send_due(batch);
   }
 
   caf::response_promise status() {
@@ -177,6 +213,7 @@ class RouterShell {
     status.rows_computed = rows_computed_;
     for (const auto& [shard, link] : links_) status.links.push_back(link->stats());
     status.num_preempted = num_preempted_ + batcher_.num_preempted();
+    status.num_fetched_blocks = exchange_.fetched_blocks();
     self_->request(kv_holder_, kKvTimeout, KvStatsQuery{})
         .then(
             [promise, status](const KvStats& kv) mutable {
@@ -206,8 +243,10 @@ class RouterShell {
     std::vector<TokenId> stop_token_ids;
     std::string cache_namespace;
     std::vector<BlockId> block_table;
-    uint32_t num_computed = 0;           ///< positions whose KV is in the blocks
-    uint32_t num_told = 0;               ///< of these, known to the holder
+    uint32_t num_computed = 0;  ///< positions whose KV is in the blocks
+    uint32_t num_told = 0;      ///< of these, known to the holder
+    int64_t order = 0;
+    bool fetching = false;  ///< its KV comes from another router; not in the batcher yet
     std::optional<uint32_t> num_cached;  ///< tokens that the first table had computed already
   };
 
@@ -216,12 +255,9 @@ class RouterShell {
     StepId step;
     std::vector<scheduler::StepEntry> entries;
     Instant began;
-    bool exchanging = false;
-    bool shared_done = false;
-    experts::DispatchPlan plan;
-    std::vector<transport::Frame> frames;  ///< one per shard of the plan, kept until all answered
-    experts::Combine combine;
-    std::vector<GatheredFrame> answers;
+    uint32_t num_rows = 0;
+    bool prefills = false;
+    std::vector<MicroBatch> batches;
   };
 
   [[nodiscard]] const model::ModelConfig& config() const { return services_->checkpoint->config(); }
@@ -263,6 +299,7 @@ class RouterShell {
   // --- effects of the KV holder ---
   void on_kv(scheduler::AskId ask, const kvcache::Granted& e) {
     copy_blocks(e.copies);
+    if (kvcache::is_guest(e.request)) return exchange_.granted(e);
     const auto found = requests_.find(e.request);
     if (found == requests_.end()) return;  // its release is on the way to the holder
     Request& request = found->second;
@@ -280,9 +317,11 @@ class RouterShell {
     batch(scheduler::BlocksReserved{ask, e.request, room(request), 0});
   }
   void on_kv(scheduler::AskId ask, const kvcache::Refused& e) {
+    if (kvcache::is_guest(e.request)) return exchange_.refused(e.request);
     batch(scheduler::BlocksRefused{ask, e.request});
   }
   void on_kv(scheduler::AskId ask, const kvcache::Pending& e) {
+    if (kvcache::is_guest(e.request)) return exchange_.refused(e.request);
     batch(scheduler::BlocksPending{ask, e.request});
   }
   void on_kv(scheduler::AskId, const kvcache::Wake& e) { batch(scheduler::BlocksWake{e.request}); }
@@ -299,13 +338,14 @@ class RouterShell {
 
   void perform(scheduler::RunStep& e) {
     CHECK(!active_);
-    CHECK(!busy_);
+    CHECK_EQ(num_jobs_, 0U);
     active_ = ActiveStep{.step = e.step, .entries = std::move(e.entries), .began = now(self_)};
     std::vector<StepPart> parts;
     for (const scheduler::StepEntry& entry : active_->entries) {
       const Request& request = requests_.at(entry.request);
       const auto first = request.known.begin() + entry.first_position;
-      rows_computed_ += entry.count;
+      active_->num_rows += entry.count;
+      active_->prefills = active_->prefills || entry.count > 1;
       parts.push_back({.tokens = {first, first + entry.count},
                        .first_position = entry.first_position,
                        .block_table = request.block_table,
@@ -318,63 +358,92 @@ class RouterShell {
         parts.back().stop_token_ids = request.stop_token_ids;
       }
     }
-    run([engine = engine_, step = e.step, parts = std::move(parts)]() mutable {
-      return engine->begin(step, std::move(parts));
-    });
+    rows_computed_ += active_->num_rows;
+    const uint32_t count = overlap_.choose(active_->num_rows, active_->prefills);
+    active_->batches.resize(count);
+    auto cut = cut_rows(std::move(parts), count);
+    for (uint32_t lane = 0; lane < count; ++lane) {
+      MicroBatch& batch = active_->batches[lane];
+      batch.wire_step = StepId{e.step.value * kMaxMicroBatches + lane};
+      run(batch,
+          [engine = engine_, lane, step = batch.wire_step, parts = std::move(cut[lane])]() mutable {
+            return engine->begin(lane, step, std::move(parts));
+          });
+    }
     watch();
+  }
+
+  [[nodiscard]] uint32_t lane_of(const MicroBatch& batch) const {
+    return static_cast<uint32_t>(&batch - active_->batches.data());
   }
 
   /// Has a segment computed; its end comes back as a message.
   template <class Job>
-  void run(Job job) {
-    busy_ = true;
-    services_->executor->submit([this, job = std::move(job),
-                                 me = caf::actor_cast<caf::actor>(self_),
-                                 step = active_->step]() mutable {
-      auto segment = std::make_shared<Segment>(job());
-      caf::anon_send(me, JobDone{[this, segment, step] { segment_done(step, *segment); }});
+  void run(MicroBatch& batch, Job job) {
+    ++batch.num_begun;
+    auto segment = std::make_shared<Segment>();
+    submit(
+        lane_of(batch), [segment, job = std::move(job)]() mutable { *segment = job(); },
+        [this, segment](MicroBatch& computed) { segment_done(computed, *segment); });
+  }
+
+  /// Runs a job of the step that is out; `then` follows unless the step's epoch ends meanwhile.
+  template <class Job, class Then>
+  void submit(uint32_t lane, Job job, Then then) {
+    ++num_jobs_;
+    services_->executor->submit([this, lane, job = std::move(job), then = std::move(then),
+                                 me = caf::actor_cast<caf::actor>(self_), step = active_->step,
+                                 epoch = epoch_]() mutable {
+      job();
+      caf::anon_send(me, JobDone{[this, lane, then, step, epoch] {
+                       --num_jobs_;
+                       if (active_ && active_->step == step && epoch_ == epoch) {
+                         then(active_->batches[lane]);
+                       } else if (num_jobs_ == 0) {
+                         idle();
+                       }
+                     }});
     });
   }
 
-  void segment_done(StepId step, Segment& segment) {
-    busy_ = false;
-    if (!active_ || active_->step != step) return idle();  // its epoch ended meanwhile
-    if (segment.status == Forward::Status::kDone) return step_done(segment);
-    active_->exchanging = true;
-    active_->plan = std::move(segment.plan);
-    active_->frames = std::move(segment.frames);
-    active_->answers.clear();
+  void segment_done(MicroBatch& batch, Segment& segment) {
+    if (segment.status == Forward::Status::kDone) {
+      batch.done = true;
+      batch.sampled = std::move(segment.sampled);
+      if (std::ranges::all_of(active_->batches, &MicroBatch::done)) step_done();
+      return;
+    }
+    batch.exchanging = true;
+    batch.plan = std::move(segment.plan);
+    batch.frames = std::move(segment.frames);
+    batch.answers.clear();
     std::vector<uint64_t> frame_bytes;
-    for (const transport::Frame& frame : active_->frames) {
+    for (const transport::Frame& frame : batch.frames) {
       frame_bytes.push_back(frame.payload->size() +
                             frame.header.assignments.size() * sizeof(transport::Assignment));
     }
-    active_->combine = experts::Combine(active_->plan, frame_bytes, options_.combine);
-    send_due();
-    active_->shared_done = !engine_->has_work_meanwhile();
-    if (!active_->shared_done) {
-      busy_ = true;
-      services_->executor->submit(
-          [this, engine = engine_, step, me = caf::actor_cast<caf::actor>(self_)] {
-            engine->compute_meanwhile();
-            caf::anon_send(me, JobDone{[this, step] {
-                             busy_ = false;
-                             if (!active_ || active_->step != step) return idle();
-                             active_->shared_done = true;
-                             resume_when_complete();
-                           }});
-          });
-    }
+    batch.combine = experts::Combine(batch.plan, frame_bytes, options_.combine);
+    send_due(batch);
+    batch.shared_done = !segment.has_work_meanwhile;
+    if (batch.shared_done) return;
+    const uint32_t lane = lane_of(batch);
+    submit(
+        lane, [engine = engine_, lane] { engine->compute_meanwhile(lane); },
+        [this](MicroBatch& computed) {
+          computed.shared_done = true;
+          resume_when_complete(computed);
+        });
   }
 
   /// Sends the frames whose turn it is, first copies and repeats alike.
-  void send_due() {
-    const experts::CombineEffects due = active_->combine.due(credits_, now(self_));
+  void send_due(MicroBatch& batch) {
+    if (!batch.exchanging) return;
+    const experts::CombineEffects due = batch.combine.due(credits_, now(self_));
     for (const uint32_t part : due.send) {
-      const NodeId shard = active_->plan.shards[part].shard;
+      const NodeId shard = batch.plan.shards[part].shard;
       const auto link = links_.find(shard);
       CHECK(link != links_.end());
-      if (const auto sent = link->second->send(active_->frames[part]); !sent.ok()) {
+      if (const auto sent = link->second->send(batch.frames[part]); !sent.ok()) {
         return peer_failed(shard, Error{sent.error()}.with_context("sending a dispatch"));
       }
     }
@@ -383,23 +452,32 @@ class RouterShell {
     }
   }
 
-  void resume_when_complete() {
-    if (!active_->shared_done || !active_->combine.complete()) return;
-    active_->exchanging = false;
-    active_->frames.clear();
-    run([engine = engine_, plan = std::move(active_->plan), answers = std::move(active_->answers)] {
-      return engine->resume(plan, answers);
-    });
+  /// In segments, no micro-batch overtakes the one before it (micro_batch.hpp).
+  void resume_when_complete(MicroBatch& batch) {
+    if (!batch.exchanging || !batch.shared_done || !batch.combine.complete()) return;
+    const uint32_t lane = lane_of(batch);
+    if (lane > 0 && active_->batches[lane - 1].num_begun <= batch.num_begun) return;
+    batch.exchanging = false;
+    batch.frames.clear();
+    run(batch,
+        [engine = engine_, lane, plan = std::move(batch.plan), answers = std::move(batch.answers)] {
+          return engine->resume(lane, plan, answers);
+        });
+    if (lane + 1 < active_->batches.size()) resume_when_complete(active_->batches[lane + 1]);
   }
 
-  void step_done(const Segment& segment) {
+  void step_done() {
+    std::vector<Result<model::SampledToken>> sampled_tokens;
+    for (MicroBatch& batch : active_->batches) {
+      std::ranges::move(batch.sampled, std::back_inserter(sampled_tokens));
+    }
     StepTokens message{.router = services_->self};
     std::vector<RequestId> ended;
     size_t sampled = 0;
     for (const scheduler::StepEntry& entry : active_->entries) {
       computed(entry);
       if (!entry.wants_token) continue;
-      const Result<model::SampledToken>& token = segment.sampled[sampled++];
+      const Result<model::SampledToken>& token = sampled_tokens[sampled++];
       const auto found = requests_.find(entry.request);
       if (found == requests_.end()) continue;  // cancelled during the step
       Request& request = found->second;
@@ -426,6 +504,8 @@ class RouterShell {
     }
     const StepId step = active_->step;
     const Duration took = now(self_) - active_->began;
+    overlap_.learn(active_->num_rows, active_->prefills,
+                   static_cast<uint32_t>(active_->batches.size()), took);
     active_.reset();
     if (!message.emissions.empty()) self_->send(scheduler_, std::move(message));
     for (const RequestId request : ended) leave(request);
@@ -449,10 +529,11 @@ class RouterShell {
   /// A request's end on this router. Its blocks may still be read by the step that is out.
   void leave(RequestId request) {
     const auto found = requests_.find(request);
+    if (found->second.fetching) exchange_.abandon(request, found->second.attempt);
     tell_computed(request, found->second);
     requests_.erase(found);
     released_.push_back(request);
-    if (!active_ && !busy_) idle();  // the blocks are free before the batcher asks for more
+    if (!active_ && num_jobs_ == 0) idle();  // the blocks are free before the batcher asks for more
     batch(scheduler::Left{request});
   }
 
@@ -492,6 +573,7 @@ class RouterShell {
                         .cluster = services_->cluster,
                         .epoch = epoch_,
                         .source = services_->self});
+    exchange_.join_epoch(epoch_, msg.routers);
     serving_ = true;
     beat({epoch_});
   }
@@ -535,6 +617,8 @@ class RouterShell {
   caf::actor scheduler_;
   RouterOptions options_;
   scheduler::Batcher batcher_;
+  scheduler::Overlap overlap_;
+  KvExchange exchange_;
   std::map<RequestId, Request> requests_;
   std::vector<RequestId> released_;     ///< gone, blocks not yet given back
   std::vector<StartRequest> deferred_;  ///< wait for an earlier attempt's blocks to be given back
@@ -545,7 +629,7 @@ class RouterShell {
   std::optional<FormEpochRequest> forming_;
   Epoch epoch_;
   bool serving_ = false;
-  bool busy_ = false;  ///< a job of ours is on the executor
+  uint32_t num_jobs_ = 0;  ///< of steps, on the executor
   bool watching_ = false;
   uint64_t rows_computed_ = 0;
   uint64_t num_preempted_ = 0;  ///< in earlier epochs
@@ -569,6 +653,7 @@ caf::behavior router_actor(caf::stateful_actor<RouterState>* self, const WorkerS
       [=](const JobDone& msg) { msg.then(); },
       [=](const Wake&) { shell->watchdog(); },
       [=](const Beat& msg) { shell->beat(msg); },
+      [=](const KvPatience&) { shell->patience_tick(); },
       [=](const WorkerStatusQuery&) -> caf::result<WorkerStatus> { return shell->status(); },
   };
 }

@@ -11,13 +11,16 @@
 #include "actors/services.hpp"
 #include "base/time.hpp"
 #include "experts/combine.hpp"
+#include "kvcache/transfers.hpp"
 #include "scheduler/batcher.hpp"
 
 namespace troupe::actors {
 
 struct RouterOptions {
   scheduler::BatcherOptions batcher;
+  uint32_t micro_batches = 0;  ///< of a step, 1 or 2; 0: as learned
   uint32_t block_tokens = 16;  ///< of the KV holder
+  kvcache::TransferOptions transfers;
   /// A shard that stays silent is reported as failed.
   experts::CombineOptions combine;
   /// Shards are asked for a sign of life so often, and one that gives none for so long is reported.
@@ -25,7 +28,7 @@ struct RouterOptions {
   Duration heartbeat_timeout = milliseconds(1500);
 };
 
-/// Dispatches of a router that may lie at one shard: one is computed while the next arrives. A
+/// Dispatches of a router that may lie at one shard: one of each micro-batch. A
 /// shard takes in so many full steps of every router (experts::ShardOptions::max_queued_rows).
 inline constexpr uint32_t kDispatchesPerShard = 2;
 

@@ -20,11 +20,12 @@ RouterEngine::RouterEngine(const model::ModelConfig& config,
                            std::shared_ptr<const model::RouterWeights> weights, kernels::Ops& ops,
                            KvShape kv, AttentionForm form,
                            Result<std::shared_ptr<const model::Vocabulary>> vocabulary)
-    : config_(config),
-      weights_(std::move(weights)),
-      kv_(kv),
-      forward_(config, *weights_, ops, kv_, form),
-      guides_(std::move(vocabulary)) {}
+    : config_(config), weights_(std::move(weights)), kv_(kv), guides_(std::move(vocabulary)) {
+  lanes_.reserve(kLanes);
+  for (uint32_t i = 0; i < kLanes; ++i) {
+    lanes_.push_back({.forward = Forward(config, *weights_, ops, kv_, form)});
+  }
+}
 
 void RouterEngine::set_epoch(std::shared_ptr<const experts::Placement> placement,
                              transport::FrameHeader prototype) {
@@ -32,29 +33,29 @@ void RouterEngine::set_epoch(std::shared_ptr<const experts::Placement> placement
   prototype_ = std::move(prototype);
 }
 
-Segment RouterEngine::begin(StepId step, std::vector<StepPart> parts) {
-  parts_ = std::move(parts);
-  guided_ = std::none_of(parts_.begin(), parts_.end(), is_guided);
-  prototype_.step = step;
+Segment RouterEngine::begin(uint32_t lane_index, StepId step, std::vector<StepPart> parts) {
+  Lane& lane = lanes_[lane_index];
+  lane.step = step;
+  lane.parts = std::move(parts);
+  lane.is_guided = std::none_of(lane.parts.begin(), lane.parts.end(), is_guided);
   std::vector<StepSequence> sequences;
-  sequences.reserve(parts_.size());
-  for (const StepPart& part : parts_) {
+  sequences.reserve(lane.parts.size());
+  for (const StepPart& part : lane.parts) {
     sequences.push_back({.tokens = part.tokens,
                          .first_position = part.first_position,
                          .block_table = part.block_table,
                          .num_logits = part.wants_token ? 1U : 0U});
-    rows_computed_ += part.tokens.size();
   }
-  forward_.begin(sequences);
-  return advance();
+  lane.forward.begin(sequences);
+  return advance(lane);
 }
 
-bool RouterEngine::has_work_meanwhile() const { return config_.num_shared_experts > 0 || !guided_; }
-
-void RouterEngine::compute_meanwhile() {
-  if (config_.num_shared_experts > 0) forward_.compute_shared();
-  for (const StepPart& part : parts_) {
-    if (guided_ || !is_guided(part)) continue;
+void RouterEngine::compute_meanwhile(uint32_t lane_index) {
+  Lane& lane = lanes_[lane_index];
+  if (config_.num_shared_experts > 0) lane.forward.compute_shared();
+  if (lane.is_guided) return;
+  for (const StepPart& part : lane.parts) {
+    if (!is_guided(part)) continue;
     // An Error shows when the part is sampled: it comes again.
     if (part.wants_token) {
       (void)guides_.mask(*part.sampling.grammar, emitted_of(part), *part.guide);
@@ -62,32 +63,35 @@ void RouterEngine::compute_meanwhile() {
       (void)guides_.prepare(*part.sampling.grammar, *part.guide);
     }
   }
-  guided_ = true;
+  lane.is_guided = true;
 }
 
-Segment RouterEngine::resume(const experts::DispatchPlan& plan,
+Segment RouterEngine::resume(uint32_t lane_index, const experts::DispatchPlan& plan,
                              const std::vector<GatheredFrame>& answers) {
+  Lane& lane = lanes_[lane_index];
   const size_t hidden = config_.hidden_size;
-  expert_rows_.resize(std::max(expert_rows_.size(), plan.num_results * hidden));
+  lane.expert_rows.resize(std::max(lane.expert_rows.size(), plan.num_results * hidden));
   for (const GatheredFrame& answer : answers) {
-    std::memcpy(expert_rows_.data() + answer.first_result * hidden, answer.frame.payload->floats(),
+    std::memcpy(lane.expert_rows.data() + answer.first_result * hidden,
+                answer.frame.payload->floats(),
                 answer.frame.header.num_rows * hidden * sizeof(float));
   }
-  forward_.provide(ConstRows(expert_rows_.data(), plan.num_results, hidden), plan.slot_row);
-  return advance();
+  lane.forward.provide(ConstRows(lane.expert_rows.data(), plan.num_results, hidden), plan.slot_row);
+  return advance(lane);
 }
 
-Segment RouterEngine::advance() {
+Segment RouterEngine::advance(Lane& lane) {
   Segment segment;
-  segment.status = forward_.advance();
+  segment.status = lane.forward.advance();
   if (segment.status == Forward::Status::kExchange) {
-    const Exchange exchange = forward_.exchange();
+    const Exchange exchange = lane.forward.exchange();
     const size_t hidden = config_.hidden_size;
     segment.plan = experts::plan_dispatch(exchange.layer, exchange.topk_idx,
                                           static_cast<uint32_t>(exchange.rows.rows), exchange.topk,
                                           *placement_);
     for (const experts::ShardDispatch& dispatch : segment.plan.shards) {
       transport::Frame frame{.header = prototype_};
+      frame.header.step = lane.step;
       frame.header.layer = exchange.layer;
       frame.header.num_rows = static_cast<uint32_t>(dispatch.rows.size());
       frame.header.hidden = static_cast<uint32_t>(hidden);
@@ -103,16 +107,17 @@ Segment RouterEngine::advance() {
       frame.payload = std::move(payload);
       segment.frames.push_back(std::move(frame));
     }
+    segment.has_work_meanwhile = config_.num_shared_experts > 0 || !lane.is_guided;
     return segment;
   }
-  sample(segment);
+  sample(lane, segment);
   return segment;
 }
 
-void RouterEngine::sample(Segment& segment) {
-  const ConstRows logits = forward_.logits();
+void RouterEngine::sample(const Lane& lane, Segment& segment) {
+  const ConstRows logits = lane.forward.logits();
   size_t row = 0;
-  for (const StepPart& part : parts_) {
+  for (const StepPart& part : lane.parts) {
     if (part.wants_token) segment.sampled.push_back(sample(part, {logits.row(row++), logits.cols}));
   }
   CHECK_EQ(row, logits.rows);

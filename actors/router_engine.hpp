@@ -1,8 +1,9 @@
 #pragma once
 
-// What a router computes on its executor: one step cut into segments at the exchanges with the
-// expert shards. Used by one job at a time; knows no actors.
+// What a router computes on its executor: a step cut into segments at the exchanges with the expert
+// shards, in lanes that hold one micro-batch each. Used by one job at a time; knows no actors.
 
+#include <algorithm>
 #include <memory>
 #include <span>
 #include <utility>
@@ -36,6 +37,7 @@ struct Segment {
   Forward::Status status = Forward::Status::kDone;
   experts::DispatchPlan plan;            ///< kExchange
   std::vector<transport::Frame> frames;  ///< kExchange: one per shard of the plan
+  bool has_work_meanwhile = false;       ///< kExchange: for compute_meanwhile()
   /// kDone: of parts with wants_token; an Error ends the request.
   std::vector<Result<model::SampledToken>> sampled;
 };
@@ -52,40 +54,54 @@ class RouterEngine {
                std::shared_ptr<const model::RouterWeights> weights, kernels::Ops& ops, KvShape kv,
                AttentionForm form, Result<std::shared_ptr<const model::Vocabulary>> vocabulary);
 
+  static constexpr uint32_t kLanes = 2;
+
   /// Fields of the frames that all steps of an epoch share.
   void set_epoch(std::shared_ptr<const experts::Placement> placement,
                  transport::FrameHeader prototype);
 
-  Segment begin(StepId step, std::vector<StepPart> parts);
+  /// @param step names the frames; @param lane < kLanes, with nothing out in it
+  Segment begin(uint32_t lane, StepId step, std::vector<StepPart> parts);
   /// What can be done while the shards compute: the shared expert, and, once a step, what is needed
   /// to guide answers by their grammars: microseconds as a rule; a new grammar holds the step up
   /// for 60 ms at most, a mask for 20 ms (bench/results/grammar.md).
-  void compute_meanwhile();
-  [[nodiscard]] bool has_work_meanwhile() const;
-  Segment resume(const experts::DispatchPlan& plan, const std::vector<GatheredFrame>& answers);
+  void compute_meanwhile(uint32_t lane);
+  Segment resume(uint32_t lane, const experts::DispatchPlan& plan,
+                 const std::vector<GatheredFrame>& answers);
 
   /// Copies whole KV blocks, between two segments of a step or with none out.
   void copy_blocks(const std::vector<kvcache::Copy>& copies) { kv_.copy(copies); }
 
-  [[nodiscard]] uint64_t rows_computed() const { return rows_computed_; }
+  /// Whole blocks, in and out. A table that they are in is read by no step before.
+  [[nodiscard]] size_t block_bytes() const { return kv_.whole_block({}).size_bytes(); }
+  void read_block(BlockId block, float* into) const {
+    std::ranges::copy(kv_.whole_block(block), into);
+  }
+  void write_block(BlockId block, const float* from) {
+    std::ranges::copy_n(from, std::ssize(kv_.whole_block(block)), kv_.whole_block(block).begin());
+  }
+
   [[nodiscard]] size_t kv_bytes() const { return kv_.size_bytes(); }
 
  private:
-  Segment advance();
-  void sample(Segment& segment);
+  struct Lane {
+    Forward forward;
+    StepId step;
+    std::vector<StepPart> parts;
+    std::vector<float> expert_rows;
+    bool is_guided = false;  ///< the masks of this step are there, or none is needed
+  };
+  Segment advance(Lane& lane);
+  void sample(const Lane& lane, Segment& segment);
   Result<model::SampledToken> sample(const StepPart& part, std::span<const float> logits);
 
   const model::ModelConfig& config_;
   std::shared_ptr<const model::RouterWeights> weights_;
   KvStore kv_;
-  Forward forward_;
+  std::vector<Lane> lanes_;
   std::shared_ptr<const experts::Placement> placement_;
   transport::FrameHeader prototype_;
-  std::vector<StepPart> parts_;
   model::Guides guides_;
-  bool guided_ = false;  ///< the masks of this step are there
-  std::vector<float> expert_rows_;
-  uint64_t rows_computed_ = 0;
 };
 
 }  // namespace troupe::actors

@@ -66,6 +66,7 @@ class SchedulerShell {
         log::warning("node_lost", {{"node", id}, {"reason", self_->system().render(msg.reason)}});
         on_membership(cluster::NodeLost{
             id, "connection to its process ended: " + self_->system().render(msg.reason)});
+        on_scheduler(scheduler::RouterGone{id});
         nodes_.erase(id);
         return;
       }
@@ -185,6 +186,7 @@ class SchedulerShell {
                 into.links = std::move(worker.links);
                 into.prefix_cache = worker.prefix_cache;
                 into.num_preempted = worker.num_preempted;
+                into.num_fetched_blocks = worker.num_fetched_blocks;
                 arrived();
               },
               [arrived](const caf::error&) { arrived(); });
@@ -210,8 +212,9 @@ class SchedulerShell {
   void perform(scheduler::StartOnRouter& e) {
     const auto node = nodes_.find(e.router);
     if (node == nodes_.end()) return;  // its loss is the next event
-    self_->send(node->second.worker, StartRequest{e.request, e.attempt, std::move(e.spec),
-                                                  std::move(e.emitted), e.order});
+    self_->send(node->second.worker,
+                StartRequest{e.request, e.attempt, std::move(e.spec), std::move(e.emitted), e.order,
+                             e.kv_from.value_or(NodeId{})});
   }
   void perform(scheduler::CancelOnRouter& e) {
     const auto node = nodes_.find(e.router);
@@ -279,6 +282,7 @@ class SchedulerShell {
 
   static std::vector<Peer> peers(const std::vector<cluster::NodeInfo>& infos) {
     std::vector<Peer> result;
+    result.reserve(infos.size());
     for (const cluster::NodeInfo& info : infos) {
       result.push_back({info.id, info.name, info.link_address});
     }
@@ -291,6 +295,7 @@ class SchedulerShell {
     self_->send(node->second.node, JoinRejected{reason});
     self_->demonitor(node->second.node);
     nodes_.erase(node);
+    on_scheduler(scheduler::RouterGone{id});
   }
 
   void tell_serving(bool serving) {

@@ -26,12 +26,14 @@ namespace {
 actors::SchedulerActorOptions scheduler_options(const cluster::ClusterConfig& config,
                                                 const model::Checkpoint& checkpoint,
                                                 uint32_t max_context) {
-  actors::SchedulerActorOptions options{.cluster = config.name,
-                                        .scheduler = {.max_queued = config.max_queued,
-                                                      .max_running = config.max_running,
-                                                      .max_context = max_context},
-                                        .pins = config.pins,
-                                        .model = checkpoint.config()};
+  actors::SchedulerActorOptions options{
+      .cluster = config.name,
+      .scheduler = {.max_queued = config.max_queued,
+                    .max_running = config.max_running,
+                    .kv_tokens = uint64_t{config.kv_blocks} * config.kv_block_tokens,
+                    .max_context = max_context},
+      .pins = config.pins,
+      .model = checkpoint.config()};
   options.membership.version = kVersion;
   options.membership.checkpoint_digest = checkpoint.digest();
   options.membership.assemble_timeout = config.assemble_timeout;

@@ -141,6 +141,7 @@ caf::actor spawn_worker(caf::actor_system& system, Process& process, const caf::
   return system.spawn(actors::router_actor, &process.services, std::move(engine), holder, head,
                       actors::RouterOptions{.batcher = {.max_step_tokens = config.max_step_tokens,
                                                         .max_running = config.max_running},
+                                            .micro_batches = config.micro_batches,
                                             .block_tokens = config.kv_block_tokens,
                                             .heartbeat_interval = config.heartbeat_interval,
                                             .heartbeat_timeout = config.heartbeat_timeout});

@@ -18,7 +18,7 @@ struct Id {
   friend std::ostream& operator<<(std::ostream& out, Id id) { return out << +id.value; }
 };
 
-/// One choice of one client request, unique in a cluster for its life.
+/// One choice of one client request, unique in a cluster for its life; below 2^63.
 using RequestId = Id<struct RequestTag>;
 /// One life of one process: random at its start, so a restarted node is another node.
 using NodeId = Id<struct NodeTag>;

@@ -45,7 +45,8 @@ struct ClusterConfig {
   uint32_t max_queued = 64;
   uint32_t max_running = 16;
   uint32_t max_step_tokens = 256;
-  uint32_t max_context = 0;  ///< 0: the model's max_position_embeddings
+  uint32_t micro_batches = 0;  ///< of a router's step, 1 or 2; 0: what is faster, learned
+  uint32_t max_context = 0;    ///< 0: the model's max_position_embeddings
   uint32_t kv_blocks = 1024;
   uint32_t kv_host_blocks = 0;  ///< host memory for evicted blocks of the prefix cache
   uint32_t kv_block_tokens = 16;

@@ -38,7 +38,7 @@ struct Setting {
 };
 
 // Upper bounds are far above sense; they keep products of two settings within their types.
-inline constexpr std::array<Setting, 22> kSettings = {{
+inline constexpr std::array<Setting, 23> kSettings = {{
     {"", "name", Setting::Word{&ClusterConfig::name}},
     {"", "model", Setting::Text{&ClusterConfig::model}},
     {"", "served_name", Setting::Text{&ClusterConfig::served_name}},
@@ -49,6 +49,7 @@ inline constexpr std::array<Setting, 22> kSettings = {{
     {"limits", "max_queued", &ClusterConfig::max_queued, 0, 65'536},
     {"limits", "max_running", &ClusterConfig::max_running, 1, 4'096},
     {"limits", "max_step_tokens", &ClusterConfig::max_step_tokens, 1, 65'536},
+    {"limits", "micro_batches", &ClusterConfig::micro_batches, 0, 2},
     {"limits", "max_context", &ClusterConfig::max_context, 0, 1 << 24},
     {"limits", "kv_blocks", &ClusterConfig::kv_blocks, 1, 1 << 20},
     {"limits", "kv_host_blocks", &ClusterConfig::kv_host_blocks, 0, 1 << 24},

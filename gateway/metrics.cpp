@@ -72,8 +72,12 @@ struct Metrics::Families {
       counter("vllm:prefix_cache_hits_total", "Tokens found in the prefix cache.", labels)};
   Total preemptions{counter("vllm:num_preemptions_total",
                             "Requests that gave up their KV blocks for others.", labels)};
+  Total fetched{counter("troupe_kv_blocks_fetched_total",
+                        "KV blocks that came from other routers instead of being computed.", {})};
   Total resumed{
       counter("troupe_requests_resumed_total", "Starts of requests after their first.", {})};
+  Total moved{counter("troupe_requests_moved_total",
+                      "Requests moved away from a router without enough KV blocks.", {})};
   prometheus::Counter& prompt_tokens =
       counter("vllm:prompt_tokens_total", "Prompt tokens of ended requests.", labels);
   prometheus::Counter& generated_tokens =
@@ -182,11 +186,13 @@ std::string Metrics::render(const actors::ClusterStatus& status) {
   f.waiting.Set(static_cast<double>(status.counts.queued));
   f.queued.Set(static_cast<double>(status.counts.queued));
   f.resumed.set(status.counts.resumed_total);
+  f.moved.set(status.counts.moved_total);
   uint64_t used = 0;
   uint64_t total = 0;
   uint64_t queries = 0;
   uint64_t hits = 0;
   uint64_t preemptions = 0;
+  uint64_t fetched = 0;
   uint64_t num_nodes[2][3] = {};
   for (const auto& node : status.nodes) {
     used += node.kv_blocks_used;
@@ -194,12 +200,14 @@ std::string Metrics::render(const actors::ClusterStatus& status) {
     queries += node.prefix_cache.queried_tokens;
     hits += node.prefix_cache.hit_tokens;
     preemptions += node.num_preempted;
+    fetched += node.num_fetched_blocks;
     ++num_nodes[static_cast<size_t>(node.member.info.role)][static_cast<size_t>(node.member.state)];
   }
   f.kv_usage.Set(total == 0 ? 0.0 : static_cast<double>(used) / static_cast<double>(total));
   f.prefix_queries.set(queries);
   f.prefix_hits.set(hits);
   f.preemptions.set(preemptions);
+  f.fetched.set(fetched);
   constexpr const char* kRoles[2] = {"router", "experts"};
   constexpr const char* kStates[3] = {"joined", "forming", "ready"};
   for (size_t role = 0; role < 2; ++role) {

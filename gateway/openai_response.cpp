@@ -157,7 +157,7 @@ void write_node(JsonWriter& json, const actors::NodeStatus& node) {
   json.field("kv_host_blocks_used", node.prefix_cache.host_blocks);
   json.field("prefix_cache_queries", node.prefix_cache.queried_tokens);
   json.field("prefix_cache_hits", node.prefix_cache.hit_tokens);
-  json.field("preemptions", node.num_preempted);
+  json.field("preemptions", node.num_preempted).field("fetched_blocks", node.num_fetched_blocks);
   json.field("drained", node.drained);
   json.field("rows_computed", node.rows_computed);
   json.key("links").begin_array();
@@ -272,7 +272,7 @@ std::string status_json(const actors::ClusterStatus& status) {
   json.field("admitted_total", counts.admitted_total).field("refused_total", counts.refused_total);
   json.field("finished_total", counts.finished_total).field("failed_total", counts.failed_total);
   json.field("cancelled_total", counts.cancelled_total);
-  json.field("resumed_total", counts.resumed_total);
+  json.field("resumed_total", counts.resumed_total).field("moved_total", counts.moved_total);
   json.field("prompt_tokens_total", counts.prompt_tokens_total);
   json.field("generated_tokens_total", counts.generated_tokens_total).end_object();
   json.key("nodes").begin_array();

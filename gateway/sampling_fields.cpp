@@ -7,7 +7,6 @@
 #include "model/json.hpp"
 
 namespace troupe::gateway {
-namespace json = boost::json;
 namespace {
 
 /// {"token id": bias}, by rising id.

@@ -130,6 +130,7 @@ const std::array<Service::Route, Service::Route::kCount> Service::Route::kAll = 
 
 std::vector<std::pair<std::string_view, std::string_view>> Service::routes() {
   std::vector<std::pair<std::string_view, std::string_view>> all;
+  all.reserve(std::size(Route::kAll));
   for (const Route& route : Route::kAll) all.emplace_back(route.path, route.methods());
   return all;
 }

@@ -49,9 +49,11 @@ void Holder::on(const Reserve& event, Effects& effects) {
     effects.emplace_back(Refused{event.request});
     return;
   }
-  totals_.queried_tokens_total += event.tokens.size();
-  totals_.hit_tokens_total += taken->cached_len;
-  totals_.host_hit_tokens_total += taken->host_len;
+  if (!is_guest(event.request)) {
+    totals_.queried_tokens_total += event.tokens.size();
+    totals_.hit_tokens_total += taken->cached_len;
+    totals_.host_hit_tokens_total += taken->host_len;
+  }
   running_.emplace(event.request, Running{.cache_namespace = event.cache_namespace,
                                           .tokens = event.tokens,
                                           .num_computed = taken->cached_len,

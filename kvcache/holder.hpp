@@ -39,6 +39,11 @@
 
 namespace troupe::kvcache {
 
+/// Ids from here on are guests: transfers that read or fill a table (transfers.hpp), not requests.
+/// They count in no statistics.
+inline constexpr RequestId kFirstGuest{uint64_t{1} << 63};
+constexpr bool is_guest(RequestId request) { return request >= kFirstGuest; }
+
 struct HolderOptions {
   uint32_t num_blocks = 0;  ///< >= 1, on the device
   uint32_t num_host_slots = 0;

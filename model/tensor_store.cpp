@@ -50,7 +50,7 @@ Result<void> TensorStore::open_sharded(const std::string& directory,
     return std::move(weight_map).error().with_context(index_path);
   }
   for (auto& [file_name, listed] : *weight_map) {
-    auto headers = add_file(directory + "/" + file_name);
+    auto headers = add_file(std::string(directory).append("/").append(file_name));
     if (!headers.ok()) {
       return std::move(headers).error().with_context(index_path + " lists " + quoted(file_name));
     }

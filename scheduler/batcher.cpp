@@ -48,20 +48,25 @@ void Batcher::on(const BlocksReserved& event) {
     const Waiting& waiting = waiting_.at(place);
     CHECK_LT(event.num_cached, waiting.num_known);
     CHECK_GE(event.num_tokens, waiting.num_known);
-    running_[place] = {.request = waiting.request,
-                       .num_known = waiting.num_known,
-                       .max_context = waiting.max_context,
-                       .num_computed = event.num_cached,
-                       .num_room = event.num_tokens};
+    const auto [at, is_new] =
+        running_.insert_or_assign(place, Running{.request = waiting.request,
+                                                 .num_known = waiting.num_known,
+                                                 .max_context = waiting.max_context,
+                                                 .num_computed = event.num_cached,
+                                                 .num_room = event.num_tokens});
+    CHECK(is_new);
     waiting_.erase(place);
     askable_.erase(place);
-    return;
+    return review_room(at);
   }
-  Running* running = find_running(event.request);
-  if (running == nullptr || running->ask != event.ask) return;  // of an earlier life
-  CHECK_GE(event.num_tokens, running->num_room);
-  running->num_room = event.num_tokens;
-  running->ask = 0;
+  const RunningAt at = find_running(event.request);
+  if (at == running_.end() || at->second.ask != event.ask) return;  // of an earlier life
+  CHECK_GE(event.num_tokens, at->second.num_room);
+  at->second.num_room = event.num_tokens;
+  at->second.ask = 0;
+  at->second.retry = false;
+  short_.erase(at->first);
+  review_room(at);
 }
 
 void Batcher::on(const BlocksRefused& event) {
@@ -70,10 +75,16 @@ void Batcher::on(const BlocksRefused& event) {
     ask_.reset();
     return;
   }
-  Running* running = find_running(event.request);
-  if (running == nullptr || running->ask != event.ask) return;
-  running->ask = 0;
-  running->refused = !std::exchange(running->retry, false);
+  const RunningAt at = find_running(event.request);
+  if (at == running_.end() || at->second.ask != event.ask) return;
+  Running& running = at->second;
+  running.ask = 0;
+  if (std::exchange(running.retry, false)) {
+    short_.erase(at->first);
+    return review_room(at);
+  }
+  running.refused = true;
+  ++num_refused_;
 }
 
 void Batcher::on(const BlocksPending& event) {
@@ -94,15 +105,16 @@ void Batcher::on(const BlocksWake& event) {
 
 void Batcher::on(const StepDone& event) {
   if (!step_ || step_->step != event.step) return;
-  for (const StepEntry& entry : step_->entries) {
-    Running& request = *find_running(entry.request);
-    request.num_computed += entry.count;
-    if (entry.wants_token) {
-      ++request.num_known;
-      request.decoding = true;
-    }
+  for (size_t i = 0; i < step_->entries.size(); ++i) {
+    const StepEntry& entry = step_->entries[i];
+    const RunningAt at = step_->requests[i];
+    at->second.num_computed += entry.count;
+    if (!entry.wants_token) continue;
+    ++at->second.num_known;
+    at->second.decoding = true;
+    review_room(at);
   }
-  cost_.learn(step_shape_, event.took);
+  cost_.learn(step_->shape, event.took);
   step_.reset();
   if (std::exchange(frees_at_step_end_, false)) blocks_freed();
 }
@@ -112,17 +124,16 @@ void Batcher::on(const Left& event) {
   if (found == places_.end()) return;
   const Place place = found->second;
   places_.erase(found);
-  const bool ran = running_.erase(place) != 0;
+  const RunningAt at = running_.find(place);
+  const bool ran = at != running_.end();
   const bool asked = ask_ && ask_->place == place;
-  if (!ran) {
+  if (ran) {
+    stop_running(at);
+  } else {
     waiting_.erase(place);
     askable_.erase(place);
     if (asked) ask_.reset();  // what may still be granted is released by the shell
     admission_closed_ = false;
-  }
-  if (step_) {
-    std::erase_if(step_->entries,
-                  [&](const StepEntry& entry) { return entry.request == event.request; });
   }
   if (!ran && !asked) return;
   if (step_) {
@@ -132,45 +143,72 @@ void Batcher::on(const Left& event) {
   }
 }
 
+void Batcher::stop_running(RunningAt at) {
+  if (step_) {
+    const auto in_step = std::ranges::find(step_->requests, at) - step_->requests.begin();
+    if (in_step < std::ssize(step_->requests)) {
+      step_->requests.erase(step_->requests.begin() + in_step);
+      step_->entries.erase(step_->entries.begin() + in_step);
+    }
+  }
+  num_refused_ -= at->second.refused ? 1 : 0;
+  wanting_.erase(at->first);
+  short_.erase(at->first);
+  running_.erase(at);
+}
+
+void Batcher::review_room(RunningAt at) {
+  const Running& running = at->second;
+  if (running.ask == 0 && !running.refused && running.num_room < room_wanted(running)) {
+    wanting_.insert(at->first);
+  }
+}
+
 void Batcher::blocks_freed() {
   admission_closed_ = false;
   if (ask_) ask_->retry = true;
-  for (auto& [place, running] : running_) {
-    running.refused = false;
-    running.retry = running.ask != 0;
+  for (auto place = short_.begin(); place != short_.end();) {
+    const RunningAt at = running_.find(*place);
+    at->second.retry = at->second.ask != 0;
+    if (std::exchange(at->second.refused, false)) {
+      place = short_.erase(place);
+      review_room(at);
+    } else {
+      ++place;
+    }
   }
+  num_refused_ = 0;
 }
 
 // --- effects ------------------------------------------------------------------------------------
 
 /// One request at a time, and only between steps: nothing reads its blocks then.
 void Batcher::preempt_for_the_starved(Effects& effects) {
-  if (step_) return;
-  const bool starved = std::ranges::any_of(running_, [](const auto& entry) {
-    return entry.second.refused && entry.second.num_room < entry.second.num_known &&
-           entry.second.num_known < entry.second.max_context;
+  if (step_ || num_refused_ == 0) return;
+  const bool starved = std::ranges::any_of(short_, [&](const Place& place) {
+    const Running& running = running_.at(place);
+    return running.refused && running.num_room < running.num_known &&
+           running.num_known < running.max_context;
   });
   if (!starved) return;
-  const auto victim = std::prev(running_.end());
+  const RunningAt victim = std::prev(running_.end());
   const auto& [place, running] = *victim;
   effects.emplace_back(Preempt{running.request});
   waiting_[place] = {running.request, running.num_known, running.max_context};
   askable_.insert(place);
-  running_.erase(victim);
+  stop_running(victim);
   ++num_preempted_;
   blocks_freed();
   admission_closed_ = true;  // the blocks are for those who run
 }
 
 void Batcher::ask_for_room(Effects& effects) {
-  for (auto& [place, running] : running_) {
-    // One position ahead of the next, so that the answer comes while a step runs. The last token of
-    // a full context is never computed.
-    const uint32_t wanted = std::min(running.num_known + 1, running.max_context - 1);
-    if (running.num_room >= wanted || running.ask != 0 || running.refused) continue;
+  for (const Place& place : wanting_) {
+    Running& running = running_.at(place);
     running.ask = ++last_ask_;
-    effects.emplace_back(ExtendBlocks{running.ask, running.request, wanted});
+    effects.emplace_back(ExtendBlocks{running.ask, running.request, room_wanted(running)});
   }
+  short_.merge(wanting_);
 }
 
 void Batcher::ask_for_next(Effects& effects) {
@@ -185,42 +223,48 @@ void Batcher::ask_for_next(Effects& effects) {
 
 void Batcher::run_step(Effects& effects) {
   if (step_) return;
-  RunStep next{.step = StepId{last_step_.value + 1}, .entries = {}};
+  OutStep next;
   uint32_t budget = options_.max_step_tokens;
-  const auto add = [&](const Running& request, uint32_t count) {
+  const auto add = [&](RunningAt at, uint32_t count) {
+    const Running& request = at->second;
     const uint32_t remaining = request.num_known - request.num_computed;
     count = std::min(count, remaining);
     next.entries.push_back({.request = request.request,
                             .first_position = request.num_computed,
                             .count = count,
                             .wants_token = count == remaining});
+    next.requests.push_back(at);
     budget -= count;
     return count;
   };
   // Decode before prefill, so that a long prompt delays nobody's next token by more than its share.
-  for (const auto& [place, request] : running_) {
+  std::vector<RunningAt> prefilling;
+  for (auto at = running_.begin(); at != running_.end(); ++at) {
+    const Running& request = at->second;
+    if (!request.decoding) {
+      prefilling.push_back(at);
+      continue;
+    }
     const bool full = request.num_known >= request.max_context;  // it is about to leave
-    if (request.decoding && !full && request.num_room >= request.num_known) add(request, 1);
+    if (!full && request.num_room >= request.num_known) add(at, 1);
   }
-  StepShape shape{.decodes = !next.entries.empty()};
+  next.shape.decodes = !next.entries.empty();
   uint32_t prefill = budget;
-  if (shape.decodes) {
+  if (next.shape.decodes) {
     const bool measure = num_mixed_ >= kMixedBetweenMeasures;
     prefill = measure ? 0 : std::min(budget, mixed_prefill_tokens());
   }
-  for (const auto& [place, request] : running_) {
+  for (const RunningAt at : prefilling) {
     if (prefill == 0) break;
-    if (request.decoding) continue;
-    const uint32_t count = add(request, prefill);
+    const uint32_t count = add(at, prefill);
     prefill -= count;
-    shape.prefill_tokens += count;
+    next.shape.prefill_tokens += count;
   }
   if (next.entries.empty()) return;
-  num_mixed_ = shape.decodes && shape.prefill_tokens > 0 ? num_mixed_ + 1 : 0;
-  last_step_ = next.step;
-  step_ = next;
-  step_shape_ = shape;
-  effects.emplace_back(std::move(next));
+  num_mixed_ = next.shape.decodes && next.shape.prefill_tokens > 0 ? num_mixed_ + 1 : 0;
+  next.step = last_step_ = StepId{last_step_.value + 1};
+  effects.emplace_back(RunStep{next.step, next.entries});
+  step_ = std::move(next);
 }
 
 // --- views --------------------------------------------------------------------------------------
@@ -232,11 +276,15 @@ uint32_t Batcher::mixed_prefill_tokens() const {
       std::max<uint64_t>(affordable, options_.min_prefill_tokens), options_.max_step_tokens));
 }
 
-Batcher::Running* Batcher::find_running(RequestId request) {
+Batcher::RunningAt Batcher::find_running(RequestId request) {
   const auto place = places_.find(request);
-  if (place == places_.end()) return nullptr;
-  const auto running = running_.find(place->second);
-  return running == running_.end() ? nullptr : &running->second;
+  return place == places_.end() ? running_.end() : running_.find(place->second);
+}
+
+uint32_t Batcher::room_wanted(const Running& running) {
+  // One position ahead of the next, so that the answer comes while a step runs. The last token of a
+  // full context is never computed.
+  return std::min(running.num_known + 1, running.max_context - 1);
 }
 
 std::string Batcher::check() const {
@@ -249,8 +297,17 @@ std::string Batcher::check() const {
     if (found == places_.end() || found->second != place) return who + " waits in another place";
     if (askable_.contains(place) == waiting.pending) return who + " is pending and askable";
   }
+  size_t num_refused = 0;
   for (const auto& [place, running] : running_) {
     const std::string who = "request " + std::to_string(running.request.value);
+    num_refused += running.refused ? 1 : 0;
+    if (wanting_.contains(place)) return who + " was not asked for";
+    if (short_.contains(place) != (running.ask != 0 || running.refused)) {
+      return who + " is wrongly among those short of room";
+    }
+    if (running.num_room < room_wanted(running) && !short_.contains(place)) {
+      return who + " lacks room that nobody asks for";
+    }
     const auto found = places_.find(running.request);
     if (found == places_.end() || found->second != place) return who + " runs in another place";
     if (running.num_computed >= running.num_known || running.num_known > running.max_context ||
@@ -262,16 +319,20 @@ std::string Batcher::check() const {
     can_run = can_run || (running.num_known < running.max_context &&
                           (!running.decoding || running.num_room >= running.num_known));
   }
+  if (num_refused != num_refused_) return "the refused are counted wrongly";
   if (askable_.size() > waiting_.size()) return "somebody is asked for who does not wait";
   if (can_run && !step_) return "a request could run, but no step is out";
   if (ask_ && !askable_.contains(ask_->place)) return "the request asked for does not wait";
   if (!ask_ && !askable_.empty() && running_.empty() && !step_) return "nobody is asked for";
   if (step_) {
     uint64_t num_tokens = 0;
-    for (const StepEntry& entry : step_->entries) {
+    if (step_->entries.size() != step_->requests.size()) return "the step's requests are confused";
+    for (size_t i = 0; i < step_->entries.size(); ++i) {
+      const StepEntry& entry = step_->entries[i];
       const auto place = places_.find(entry.request);
       const auto running = place == places_.end() ? running_.end() : running_.find(place->second);
       if (running == running_.end()) return "the step names a request that does not run";
+      if (running != step_->requests[i]) return "the step's entry is of another request";
       const Running& request = running->second;
       if (request.num_computed != entry.first_position) return "the step leaves a gap or repeats";
       if (entry.first_position + entry.count > request.num_room) return "the step lacks blocks";

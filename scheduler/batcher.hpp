@@ -120,7 +120,8 @@ class Batcher {
   explicit Batcher(BatcherOptions options);
 
   /// At most one step is out at a time; RunStep comes whenever none is and a request can run.
-  /// Cost: O(running + log waiting).
+  /// Cost: O(running) with a step that starts or ends, else O(log waiting + log running); measured
+  /// in bench/results/scheduler.md.
   [[nodiscard]] std::vector<BatcherEffect> handle(const BatcherEvent& event);
 
   [[nodiscard]] size_t num_waiting() const { return waiting_.size(); }
@@ -157,6 +158,14 @@ class Batcher {
     bool retry = false;         ///< blocks were freed since it asked: a refusal is out of date
   };
   using Effects = std::vector<BatcherEffect>;
+  using RunningAt = std::map<Place, Running>::iterator;
+  /// The step that is out, without the entries of those who left.
+  struct OutStep {
+    StepId step;
+    StepShape shape;  ///< as it was sent
+    std::vector<StepEntry> entries;
+    std::vector<RunningAt> requests;  ///< of the entries
+  };
 
   void on(const Arrived& event);
   void on(const BlocksReserved& event);
@@ -172,13 +181,21 @@ class Batcher {
   void ask_for_room(Effects& effects);
   void ask_for_next(Effects& effects);
   void run_step(Effects& effects);
-  Running* find_running(RequestId request);
+  /// It knows more tokens, or has got room: it may have to ask for more.
+  void review_room(RunningAt at);
+  /// Leaves running_: with it every other trace of its running.
+  void stop_running(RunningAt at);
+  RunningAt find_running(RequestId request);
+  static uint32_t room_wanted(const Running& running);
 
   BatcherOptions options_;
   std::unordered_map<RequestId, Place> places_;  ///< of all that are here; never iterated
   std::map<Place, Waiting> waiting_;
   std::set<Place> askable_;  ///< of waiting_: those that are not pending
   std::map<Place, Running> running_;
+  std::set<Place> wanting_;  ///< of running_: those to ask more room for
+  std::set<Place> short_;    ///< of running_: those asked for, or refused
+  size_t num_refused_ = 0;   ///< of short_
   struct Ask {
     AskId id = 0;
     Place place;
@@ -187,9 +204,8 @@ class Batcher {
   std::optional<Ask> ask_;          ///< the ReserveBlocks that is out; one at a time
   bool admission_closed_ = false;   ///< nobody is taken in before blocks are freed
   bool frees_at_step_end_ = false;  ///< somebody left during the step that is out
-  std::optional<RunStep> step_;     ///< the one that is out, without the entries of those who left
-  StepShape step_shape_;            ///< of the step that is out, as it was sent
-  uint32_t num_mixed_ = 0;          ///< steps in a row that both decode and prefill
+  std::optional<OutStep> step_;
+  uint32_t num_mixed_ = 0;  ///< steps in a row that both decode and prefill
   StepId last_step_;
   AskId last_ask_ = 0;
   uint64_t last_arrival_ = 0;

@@ -34,6 +34,7 @@ void FairQueue::push(const Item& item) {
       if (!other.waiting.empty()) least = std::min(least.value_or(other.served), other.served);
     }
     tenant.served = std::max(tenant.served, least.value_or(0));
+    ++num_waiting_tenants_;
   }
   tenant.waiting.insert(place);
   forget_idle_tenants();
@@ -61,7 +62,9 @@ void FairQueue::erase(RequestId request) {
   const auto found = places_.find(request);
   if (found == places_.end()) return;
   const auto& [tenant, place] = found->second;
-  tenants_.at(tenant).waiting.erase(place);
+  auto& waiting = tenants_.at(tenant).waiting;
+  waiting.erase(place);
+  if (waiting.empty()) --num_waiting_tenants_;
   places_.erase(found);
 }
 
@@ -89,8 +92,12 @@ void FairQueue::forget_idle_tenants() {
 }
 
 std::string FairQueue::check() const {
-  size_t num_waiting = 0;
-  for (const auto& [name, tenant] : tenants_) num_waiting += tenant.waiting.size();
+  size_t num_waiting = 0, num_tenants = 0;
+  for (const auto& [name, tenant] : tenants_) {
+    num_waiting += tenant.waiting.size();
+    num_tenants += tenant.waiting.empty() ? 0 : 1;
+  }
+  if (num_tenants != num_waiting_tenants_) return "the tenants that wait are counted wrongly";
   if (num_waiting != places_.size()) return "a waiting request is lost or doubled";
   for (const auto& [request, where] : places_) {
     const auto tenant = tenants_.find(where.first);

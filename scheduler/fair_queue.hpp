@@ -47,6 +47,7 @@ class FairQueue {
   [[nodiscard]] size_t size() const { return places_.size(); }
   [[nodiscard]] bool empty() const { return places_.empty(); }
   [[nodiscard]] size_t waiting(const std::string& tenant) const;
+  [[nodiscard]] size_t num_waiting_tenants() const { return num_waiting_tenants_; }
   [[nodiscard]] bool contains(RequestId request) const { return places_.contains(request); }
   [[nodiscard]] std::string check() const;
 
@@ -67,6 +68,7 @@ class FairQueue {
 
   FairQueueOptions options_;
   std::map<std::string, Tenant> tenants_;
+  size_t num_waiting_tenants_ = 0;
   std::map<RequestId, std::pair<std::string, Place>> places_;
 };
 

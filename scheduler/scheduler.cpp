@@ -16,13 +16,18 @@ Instant later(Instant now, Duration timeout) {
   return now + std::min(timeout, left);
 }
 
+std::string in_ms(Duration d) { return std::to_string(d.ns / milliseconds(1).ns) + " ms"; }
+
 std::string name(NodeId router) { return "router " + std::to_string(router.value); }
 
 }  // namespace
 
-Scheduler::Scheduler(SchedulerOptions options) : options_(options), queue_(options.fairness) {
-  CHECK_GE(options.max_running, 1U);
-  CHECK_GE(options.max_attempts, 1U);
+Scheduler::Scheduler(SchedulerOptions options)
+    : options_(options),
+      queue_(options.fairness),
+      routers_({.max_running = options.max_running,
+                .kv_tokens = options.kv_tokens,
+                .min_fetch_tokens = options.min_fetch_tokens}) {
   CHECK_GE(options.max_context, 1U);
 }
 
@@ -31,15 +36,22 @@ std::vector<SchedulerEffect> Scheduler::handle(const SchedulerEvent& event, Inst
   std::visit([&](const auto& e) { on(e, now, effects); }, event);
   end_what_is_late(now, effects);
   start_queued(now, effects);
+  relieve_overcommitted(effects);
   return effects;
+}
+
+std::vector<TokenId> Scheduler::Entry::known() const {
+  std::vector<TokenId> tokens = spec.prompt;
+  tokens.insert(tokens.end(), emitted.begin(), emitted.end());
+  return tokens;
 }
 
 void Scheduler::on(const Submitted& event, Instant now, Effects& effects) {
   if (requests_.contains(event.request)) return;
   if (auto reason = reason_to_refuse(event.spec)) {
     ++counts_.refused_total;
-    effects.emplace_back(
-        Tell{event.request, Refused{event.request, *std::move(reason), retry_after()}});
+    effects.emplace_back(Tell{
+        event.request, Refused{event.request, *std::move(reason), retry_after(event.spec.tenant)}});
     return;
   }
   const Instant deadline = later(now, event.spec.timeout);
@@ -78,7 +90,7 @@ std::optional<Error> Scheduler::reason_to_refuse(const RequestSpec& spec) const 
         Code::kUnavailable,
         "no_capacity: no router is ready to compute; `troupe status` shows what is missing"};
   }
-  if (free_router() && queue_.empty()) return std::nullopt;
+  if (queue_.empty() && routers_.any_place()) return std::nullopt;
   if (queue_.size() >= options_.max_queued) {
     return Error{Code::kResourceExhausted, "queue_full: " + std::to_string(queue_.size()) +
                                                " requests are waiting already; try again later"};
@@ -88,55 +100,61 @@ std::optional<Error> Scheduler::reason_to_refuse(const RequestSpec& spec) const 
                  "queue_full: " + std::to_string(queue_.waiting(spec.tenant)) +
                      " requests of this tenant are waiting already; try again later"};
   }
+  if (const auto wait = wait_of(spec.tenant); wait && *wait > spec.timeout) {
+    return Error{Code::kResourceExhausted, "deadline: the wait for a place is about " +
+                                               in_ms(*wait) + ", and the request's " +
+                                               in_ms(spec.timeout) +
+                                               " would be over before its first token"};
+  }
   return std::nullopt;
 }
 
-std::optional<NodeId> Scheduler::free_router() const {
-  std::optional<NodeId> best;
-  uint32_t fewest = options_.max_running;
-  for (const auto& [id, router] : routers_) {
-    if (!router.drained && router.num_running < fewest) {
-      best = id;
-      fewest = router.num_running;
-    }
-  }
-  return best;
+/// Tenants take turns: before it come those of its own that wait, and one of each other tenant
+/// for each of them.
+std::optional<Duration> Scheduler::wait_of(const std::string& tenant) const {
+  const uint64_t own = queue_.waiting(tenant);
+  const uint64_t others = queue_.num_waiting_tenants() - (own > 0 ? 1 : 0);
+  return estimate_.wait(std::min<uint64_t>(queue_.size(), own + (own + 1) * others));
 }
 
-/// One `min_retry_after` per turn of all places that the queue needs to empty.
-Duration Scheduler::retry_after() const {
+/// When a place has probably come free; as long as that is not known, one `min_retry_after` per
+/// turn of all places that the queue needs to empty.
+Duration Scheduler::retry_after(const std::string& tenant) const {
   const uint64_t places = std::max<uint64_t>(routers_.size(), 1) * options_.max_running;
   const auto turns = static_cast<int64_t>(std::min<uint64_t>(1 + queue_.size() / places, 60));
-  return std::clamp(options_.min_retry_after * turns, seconds(1), kMaxRetryAfter);
+  const Duration guess = wait_of(tenant).value_or(options_.min_retry_after * turns);
+  return std::clamp(std::max(guess, options_.min_retry_after), seconds(1), kMaxRetryAfter);
 }
 
 void Scheduler::on(const Cancelled& event, Instant, Effects& effects) {
   const auto entry = requests_.find(event.request);
   if (entry == requests_.end()) return;
-  if (entry->second.router) {
-    effects.emplace_back(
-        CancelOnRouter{*entry->second.router, event.request, entry->second.attempt});
+  if (const auto& share = entry->second.share) {
+    effects.emplace_back(CancelOnRouter{share->router, event.request, entry->second.attempt});
   }
   forget(entry);
   ++counts_.cancelled_total;
 }
 
 void Scheduler::on(const RouterUp& event, Instant now, Effects&) {
-  routers_.try_emplace(event.router);
-  heard(event.router, now);
+  routers_.up(event.router, now);
   queue_deadline_.reset();
 }
 
 void Scheduler::on(const RouterDown& event, Instant now, Effects& effects) {
-  const auto router = routers_.find(event.router);
-  if (router == routers_.end()) return;
-  move_away(event.router, event.reason, effects);
-  last_heard_ = router->second.last_heard;
-  routers_.erase(router);
+  if (!routers_.is_up(event.router)) return;
+  for (const RequestId request : running_on(event.router)) {
+    effects.emplace_back(CancelOnRouter{event.router, request, requests_[request].attempt});
+    lose(request, event.reason, effects);
+  }
+  last_heard_ = routers_.last_heard(event.router);
+  routers_.down(event.router);
   if (!routers_.empty()) return;
   last_loss_ = event.reason.message;
   queue_deadline_ = end_of_wait(event.recovering, now);
 }
+
+void Scheduler::on(const RouterGone& event, Instant, Effects&) { routers_.forget(event.router); }
 
 void Scheduler::on(const CannotServe& event, Instant now, Effects&) {
   if (!queue_deadline_) return;
@@ -152,30 +170,33 @@ Instant Scheduler::end_of_wait(bool recovering, Instant now) const {
                   later(now, options_.min_wait_without_router));
 }
 
-void Scheduler::heard(NodeId router, Instant now) {
-  const auto found = routers_.find(router);
-  if (found != routers_.end()) found->second.last_heard = now;
-}
-
 void Scheduler::on(const Drained& event, Instant, Effects& effects) {
-  const auto router = routers_.find(event.router);
-  if (router == routers_.end()) return;
-  router->second.drained = event.drained;
-  const bool another =
-      std::ranges::any_of(routers_, [](const auto& r) { return !r.second.drained; });
-  if (!event.drained || !another) return;
-  move_away(event.router, {Code::kUnavailable, "it is drained"}, effects);
+  routers_.drain(event.router, event.drained);
+  if (!event.drained || !routers_.any_undrained()) return;
+  for (const RequestId request : running_on(event.router)) {
+    effects.emplace_back(CancelOnRouter{event.router, request, requests_[request].attempt});
+    wait_again(request, {Code::kUnavailable, "its router is drained"}, effects);
+  }
 }
 
-void Scheduler::move_away(NodeId router, const Error& reason, Effects& effects) {
-  std::vector<RequestId> moving;
+std::vector<RequestId> Scheduler::running_on(NodeId router) const {
+  std::vector<RequestId> running;
   for (const auto& [request, entry] : requests_) {
-    if (entry.router == router) moving.push_back(request);
+    if (entry.runs_on(router)) running.push_back(request);
   }
-  for (const RequestId request : moving) {
-    effects.emplace_back(CancelOnRouter{router, request, requests_[request].attempt});
-    wait_again(request, reason, effects);
+  return running;
+}
+
+void Scheduler::lose(RequestId request, const Error& reason, Effects& effects) {
+  Entry& entry = requests_.at(request);
+  if (++entry.num_losses > options_.max_losses) {
+    return fail(request,
+                {Code::kUnavailable, "the request lost what computed it " +
+                                         std::to_string(entry.num_losses) +
+                                         " times; last: " + reason.message},
+                effects);
   }
+  wait_again(request, reason, effects);
 }
 
 void Scheduler::wait_again(RequestId request, const Error& reason, Effects& effects) {
@@ -195,13 +216,6 @@ void Scheduler::wait_again(RequestId request, const Error& reason, Effects& effe
     return fail(request, {Code::kUnavailable, "draining: the server stops and " + reason.message},
                 effects);
   }
-  if (entry.attempt >= options_.max_attempts) {
-    return fail(request,
-                {Code::kUnavailable,
-                 "the request was started " + std::to_string(entry.attempt) +
-                     " times and each time lost what computed it; last: " + reason.message},
-                effects);
-  }
   leave_router(entry);
   queue_.push({.request = request,
                .tenant = entry.spec.tenant,
@@ -214,12 +228,12 @@ void Scheduler::wait_again(RequestId request, const Error& reason, Effects& effe
 Scheduler::Entry* Scheduler::find_attempt(NodeId router, RequestId request, uint32_t attempt) {
   const auto entry = requests_.find(request);
   if (entry == requests_.end()) return nullptr;
-  return entry->second.router == router && entry->second.attempt == attempt ? &entry->second
-                                                                            : nullptr;
+  return entry->second.runs_on(router) && entry->second.attempt == attempt ? &entry->second
+                                                                           : nullptr;
 }
 
 void Scheduler::on(const RouterEmitted& event, Instant now, Effects& effects) {
-  heard(event.router, now);
+  routers_.heard(event.router, now);
   Entry* entry = find_attempt(event.router, event.request, event.attempt);
   if (entry == nullptr) return;
   const uint64_t due = entry->emitted.size();
@@ -236,7 +250,7 @@ void Scheduler::on(const RouterEmitted& event, Instant now, Effects& effects) {
   }
   if (end <= due) return;
   const auto first_new = event.tokens.begin() + static_cast<int64_t>(due - event.first);
-  if (due == 0) entry->num_cached = event.num_cached;
+  routers_.emitted(*entry->share, end - due, event.num_cached);
   queue_.charge(entry->spec.tenant, end - due + (due == 0 ? entry->spec.prompt.size() : 0));
   TokensEmitted told{
       event.request, static_cast<uint32_t>(due), {first_new, event.tokens.end()}, event.num_cached};
@@ -246,7 +260,8 @@ void Scheduler::on(const RouterEmitted& event, Instant now, Effects& effects) {
 }
 
 void Scheduler::on(const RouterFinished& event, Instant, Effects& effects) {
-  if (find_attempt(event.router, event.request, event.attempt) == nullptr) return;
+  const Entry* entry = find_attempt(event.router, event.request, event.attempt);
+  if (entry == nullptr) return;
   forget(requests_.find(event.request));
   ++counts_.finished_total;
   effects.emplace_back(Tell{event.request, Finished{event.request, event.reason}});
@@ -254,8 +269,7 @@ void Scheduler::on(const RouterFinished& event, Instant, Effects& effects) {
 
 void Scheduler::on(const RouterFailed& event, Instant, Effects& effects) {
   if (find_attempt(event.router, event.request, event.attempt) == nullptr) return;
-  if (event.error.code == Code::kUnavailable)
-    return wait_again(event.request, event.error, effects);
+  if (event.error.code == Code::kUnavailable) return lose(event.request, event.error, effects);
   fail(event.request, event.error, effects);
 }
 
@@ -268,32 +282,54 @@ void Scheduler::on(const Stopping&, Instant, Effects& effects) {
 }
 
 void Scheduler::start_queued(Instant now, Effects& effects) {
-  while (!queue_.empty()) {
-    const auto router = free_router();
-    if (!router) return;
+  while (!queue_.empty() && routers_.any_place()) {
     const RequestId request = *queue_.front(now);
-    queue_.erase(request);
     Entry& entry = requests_[request];
-    uint32_t& of_tenant = running_of_[entry.spec.tenant];
+    const std::vector<TokenId> known = entry.known();
+    const auto share = routers_.choose(entry.spec.cache_namespace, known);
+    if (!share) break;  // it is the first that gets room
+    queue_.erase(request);
+    if (entry.submitted < now) estimate_.place_taken(now, !queue_.empty());
     if (entry.attempt == 0) {
       entry.order = (now + options_.fairness.ageing * entry.spec.priority +
-                     options_.order_per_running * of_tenant)
+                     options_.order_per_running * running_of_[entry.spec.tenant])
                         .ns;
-    } else {
-      ++counts_.resumed_total;
     }
-    entry.router = router;
-    ++entry.attempt;
-    ++routers_[*router].num_running;
-    ++of_tenant;
-    effects.emplace_back(
-        StartOnRouter{*router, request, entry.attempt, entry.spec, entry.emitted, entry.order});
+    start(request, entry, *share, effects);
+  }
+  if (queue_.empty()) estimate_.queue_empty();
+}
+
+void Scheduler::start(RequestId request, Entry& entry, const RouterShare& share, Effects& effects) {
+  if (entry.attempt > 0) ++counts_.resumed_total;
+  ++entry.attempt;
+  entry.share = share;
+  ++running_of_[entry.spec.tenant];
+  routers_.start(share, entry.spec.cache_namespace, entry.known());
+  effects.emplace_back(StartOnRouter{share.router, request, entry.attempt, entry.spec,
+                                     entry.emitted, entry.order, share.fetch_from});
+}
+
+void Scheduler::relieve_overcommitted(Effects& effects) {
+  for (const NodeId router : routers_.overcommitted()) {
+    if (!routers_.any_place(router)) continue;
+    const std::vector<RequestId> running = running_on(router);
+    const RequestId last = *std::ranges::max_element(
+        running, {}, [&](RequestId request) { return requests_.at(request).order; });
+    Entry& entry = requests_.at(last);
+    const auto share = routers_.choose(entry.spec.cache_namespace, entry.known(), router);
+    if (!share) continue;
+    effects.emplace_back(CancelOnRouter{router, last, entry.attempt});
+    leave_router(entry);
+    ++counts_.moved_total;
+    start(last, entry, *share, effects);
   }
 }
 
 void Scheduler::leave_router(Entry& entry) {
-  --routers_.at(*entry.router).num_running;
-  entry.router.reset();
+  routers_.computed(entry.share->router, entry.spec.cache_namespace, entry.known());
+  routers_.leave(*entry.share);
+  entry.share.reset();
   const auto of_tenant = running_of_.find(entry.spec.tenant);
   if (--of_tenant->second == 0) running_of_.erase(of_tenant);
 }
@@ -302,16 +338,16 @@ void Scheduler::end_what_is_late(Instant now, Effects& effects) {
   while (!deadlines_.empty() && deadlines_.begin()->first <= now) {
     const RequestId request = deadlines_.begin()->second;
     const Entry& entry = requests_[request];
-    if (entry.router) {
-      effects.emplace_back(CancelOnRouter{*entry.router, request, entry.attempt});
+    if (entry.share) {
+      effects.emplace_back(CancelOnRouter{entry.share->router, request, entry.attempt});
     }
-    const std::string allowed = std::to_string(entry.spec.timeout.ns / milliseconds(1).ns) + " ms";
+    const std::string allowed = in_ms(entry.spec.timeout);
     fail(request,
          {Code::kDeadlineExceeded,
-          entry.router ? "the request had " + std::to_string(entry.emitted.size()) + " of up to " +
-                             std::to_string(entry.spec.max_tokens) + " tokens when its " + allowed +
-                             " were over"
-                       : "the request was still queued when its " + allowed + " were over"},
+          entry.share ? "the request had " + std::to_string(entry.emitted.size()) + " of up to " +
+                            std::to_string(entry.spec.max_tokens) + " tokens when its " + allowed +
+                            " were over"
+                      : "the request was still queued when its " + allowed + " were over"},
          effects);
   }
   if (queue_deadline_ && *queue_deadline_ <= now) {
@@ -334,7 +370,7 @@ void Scheduler::fail_queued(const Error& error, Effects& effects) {
 
 void Scheduler::forget(Entries::iterator entry) {
   auto& [request, ended] = *entry;
-  if (ended.router) {
+  if (ended.share) {
     leave_router(ended);
   } else {
     queue_.erase(request);
@@ -359,32 +395,30 @@ SchedulerCounts Scheduler::counts() const {
 }
 
 std::string Scheduler::check() const {
-  if (const std::string problem = queue_.check(); !problem.empty()) return problem;
-  std::map<NodeId, uint32_t> running;
+  if (std::string problem = queue_.check(); !problem.empty()) return problem;
+  std::vector<RouterShare> shares;
   std::map<std::string, uint32_t> running_of;
   size_t num_resuming = 0;
   for (const auto& [request, entry] : requests_) {
     const std::string who = "request " + std::to_string(request.value);
-    if (queue_.contains(request) == entry.router.has_value()) return who + " is queued wrongly";
+    if (queue_.contains(request) == entry.share.has_value()) return who + " is queued wrongly";
     if (!deadlines_.contains({entry.deadline, request})) return who + " has no deadline";
     if (entry.emitted.size() > entry.spec.max_tokens) return who + " has too many tokens";
-    if (entry.attempt > options_.max_attempts) return who + " was started too often";
-    if (!entry.router) {
+    if (entry.num_losses > options_.max_losses) return who + " was lost too often";
+    if (!entry.share) {
       num_resuming += entry.attempt > 0 ? 1 : 0;
       continue;
     }
-    if (!routers_.contains(*entry.router)) return who + " runs on a router that is down";
-    ++running[*entry.router];
+    shares.push_back(*entry.share);
     ++running_of[entry.spec.tenant];
   }
   if (running_of != running_of_) return "a tenant's count of requests is wrong";
-  for (const auto& [id, router] : routers_) {
-    if (running[id] != router.num_running) return name(id) + " counts its requests wrongly";
-    if (router.num_running > options_.max_running) return name(id) + " runs too many requests";
-  }
+  if (std::string problem = routers_.check(shares); !problem.empty()) return problem;
   if (deadlines_.size() != requests_.size()) return "a deadline outlived its request";
   if (queue_.size() > options_.max_queued + num_resuming) return "the queue exceeds its bound";
-  if (!queue_.empty() && free_router()) return "a request waits although a router is free";
+  if (!queue_.empty() && routers_.any_place() && (options_.kv_tokens == 0 || shares.empty())) {
+    return "a request waits although a router is free";
+  }
   if (!queue_.empty() && routers_.empty() && !queue_deadline_) return "the queue waits for ever";
   if (queue_deadline_ && !routers_.empty()) return "a wait for routers goes on although one is up";
   if (counts_.admitted_total !=

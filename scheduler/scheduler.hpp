@@ -18,14 +18,18 @@
 #include "base/time.hpp"
 #include "scheduler/fair_queue.hpp"
 #include "scheduler/request.hpp"
+#include "scheduler/router_pool.hpp"
+#include "scheduler/wait_estimate.hpp"
 
 namespace troupe::scheduler {
 
 struct SchedulerOptions {
   uint32_t max_queued = 64;  ///< waiting for a router; one more is refused
   uint32_t max_queued_per_tenant = 64;
-  uint32_t max_running = 16;  ///< on one router at a time
-  uint32_t max_context = 0;   ///< prompt + max_tokens of one request
+  uint32_t max_running = 16;        ///< on one router at a time
+  uint64_t kv_tokens = 0;           ///< KV positions of one router; 0: not known
+  uint32_t min_fetch_tokens = 256;  ///< KV is fetched from another router from so many tokens on
+  uint32_t max_context = 0;         ///< prompt + max_tokens of one request
   Duration min_retry_after = seconds(1);
   /// How long requests wait for a router after the last one went down, counted from when it was
   /// last heard; at least min_wait_without_router. So a client hears within two seconds.
@@ -33,8 +37,8 @@ struct SchedulerOptions {
   Duration min_wait_without_router = milliseconds(200);
   /// The same while the nodes that are left form a new epoch: what was accepted is worth a wait.
   Duration max_wait_recovering = seconds(10);
-  /// Starts of one request; a request that loses its router so often may be the reason.
-  uint32_t max_attempts = 4;
+  /// Times that one request may lose its router; one that does so often may be the reason.
+  uint32_t max_losses = 3;
   /// What a tenant's running requests cost its next one, in time of order on a router: somebody
   /// with many there stands behind somebody with few.
   Duration order_per_running = seconds(1);
@@ -60,6 +64,10 @@ struct RouterDown {
   NodeId router;
   Error reason;
   bool recovering = false;  ///< enough nodes are left to serve again
+};
+/// A router's process ended, after its RouterDown or without one: nothing is cached there any more.
+struct RouterGone {
+  NodeId router;
 };
 /// Too few nodes are left to form an epoch: whoever waits for a router waits for one to come back.
 struct CannotServe {
@@ -100,8 +108,8 @@ struct Tick {};
 struct Stopping {};
 
 using SchedulerEvent =
-    std::variant<Submitted, Cancelled, RouterUp, RouterDown, CannotServe, Drained, RouterEmitted,
-                 RouterFinished, RouterFailed, Tick, Stopping>;
+    std::variant<Submitted, Cancelled, RouterUp, RouterDown, RouterGone, CannotServe, Drained,
+                 RouterEmitted, RouterFinished, RouterFailed, Tick, Stopping>;
 
 // --- effects ----------------------------------------------------------------------------------
 /// Tell the client of this request.
@@ -116,7 +124,8 @@ struct StartOnRouter {
   uint32_t attempt = 0;
   RequestSpec spec;
   std::vector<TokenId> emitted;
-  int64_t order = 0;  ///< smaller runs earlier and is preempted later
+  int64_t order = 0;              ///< smaller runs earlier and is preempted later
+  std::optional<NodeId> kv_from;  ///< this router probably has so much of its KV that asking pays
 };
 struct CancelOnRouter {
   NodeId router;
@@ -136,6 +145,7 @@ struct SchedulerCounts {
   uint64_t failed_total = 0;
   uint64_t cancelled_total = 0;
   uint64_t resumed_total = 0;  ///< starts after the first, of any request
+  uint64_t moved_total = 0;    ///< of these, away from a router without enough KV blocks
   uint64_t prompt_tokens_total = 0;
   uint64_t generated_tokens_total = 0;
 };
@@ -161,15 +171,13 @@ class Scheduler {
     uint64_t sequence = 0;  ///< of admission
     Instant deadline;
     std::vector<TokenId> emitted;
-    uint32_t attempt = 0;          ///< starts so far
-    std::optional<NodeId> router;  ///< none while it is queued
-    int64_t order = 0;             ///< from the first start
-    uint32_t num_cached = 0;       ///< prompt tokens that the first attempt found cached
-  };
-  struct Router {
-    uint32_t num_running = 0;
-    bool drained = false;
-    Instant last_heard;
+    uint32_t attempt = 0;              ///< starts so far
+    uint32_t num_losses = 0;           ///< of its router
+    std::optional<RouterShare> share;  ///< of the router that it runs on; none while it is queued
+    int64_t order = 0;                 ///< from the first start
+
+    [[nodiscard]] bool runs_on(NodeId router) const { return share && share->router == router; }
+    [[nodiscard]] std::vector<TokenId> known() const;
   };
   using Entries = std::map<RequestId, Entry>;
   using Effects = std::vector<SchedulerEffect>;
@@ -178,6 +186,7 @@ class Scheduler {
   void on(const Cancelled& event, Instant now, Effects& effects);
   void on(const RouterUp& event, Instant now, Effects& effects);
   void on(const RouterDown& event, Instant now, Effects& effects);
+  void on(const RouterGone& event, Instant now, Effects& effects);
   void on(const CannotServe& event, Instant now, Effects& effects);
   void on(const Drained& event, Instant now, Effects& effects);
   void on(const RouterEmitted& event, Instant now, Effects& effects);
@@ -187,17 +196,21 @@ class Scheduler {
   void on(const Stopping& event, Instant now, Effects& effects);
 
   [[nodiscard]] std::optional<Error> reason_to_refuse(const RequestSpec& spec) const;
-  [[nodiscard]] std::optional<NodeId> free_router() const;
-  [[nodiscard]] Duration retry_after() const;
-  void heard(NodeId router, Instant now);
+  /// How long a new request of this tenant would probably wait in the queue.
+  [[nodiscard]] std::optional<Duration> wait_of(const std::string& tenant) const;
+  [[nodiscard]] Duration retry_after(const std::string& tenant) const;
   [[nodiscard]] Instant end_of_wait(bool recovering, Instant now) const;
   void leave_router(Entry& entry);
   Entry* find_attempt(NodeId router, RequestId request, uint32_t attempt);
   void start_queued(Instant now, Effects& effects);
-  /// The request leaves its router and waits for another start, or ends if it needs none or has had
-  /// enough of them.
+  void start(RequestId request, Entry& entry, const RouterShare& share, Effects& effects);
+  /// A router with more requests than its KV blocks hold gives the last ones to one with room.
+  void relieve_overcommitted(Effects& effects);
+  /// The request leaves its router and waits for another start, or ends if it needs none. It was
+  /// lost, not moved: it also ends if that happened too often.
+  void lose(RequestId request, const Error& reason, Effects& effects);
   void wait_again(RequestId request, const Error& reason, Effects& effects);
-  void move_away(NodeId router, const Error& reason, Effects& effects);
+  [[nodiscard]] std::vector<RequestId> running_on(NodeId router) const;
   void end_what_is_late(Instant now, Effects& effects);
   void fail(RequestId request, Error error, Effects& effects);
   void fail_queued(const Error& error, Effects& effects);
@@ -207,7 +220,8 @@ class Scheduler {
   SchedulerOptions options_;
   Entries requests_;
   FairQueue queue_;
-  std::map<NodeId, Router> routers_;                   ///< that are up
+  RouterPool routers_;
+  WaitEstimate estimate_;
   std::map<std::string, uint32_t> running_of_;         ///< by tenant; those with any
   std::set<std::pair<Instant, RequestId>> deadlines_;  ///< of every entry
   std::optional<Instant> queue_deadline_;              ///< the end of the wait for a router

@@ -47,8 +47,10 @@ Error corrupt(std::string what) {
 
 // The rules that tie a header to its payload, the same for what is sent and what is received.
 Result<void> check(const FrameHeader& header, size_t payload_bytes, Code code) {
-  const auto refuse = [&](std::string what) { return Error{code, "frame refused: " + what}; };
-  if (header.kind > FrameKind::kPong) {
+  const auto refuse = [&](const std::string& what) {
+    return Error{code, "frame refused: " + what};
+  };
+  if (header.kind > FrameKind::kKvBlock) {
     return refuse("kind " + std::to_string(static_cast<int>(header.kind)) + " is unknown");
   }
   if (header.assignments.size() > kMaxAssignments) {

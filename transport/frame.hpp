@@ -1,9 +1,9 @@
 #pragma once
 
-// What travels between routers and expert shards. A frame says where it belongs; a receiver drops
-// what is stale, and a duplicate does no harm. On the wire: a 24-byte prefix and a Cap'n Proto
-// message (wire.capnp) in front, padded together to 64 bytes, then the payload.
-// docs/wire_format.md has it byte by byte.
+// What travels between routers and expert shards, and between routers. A frame says where it
+// belongs; a receiver drops what is stale, and a duplicate does no harm. On the wire: a 24-byte
+// prefix and a Cap'n Proto message (wire.capnp) in front, padded together to 64 bytes, then the
+// payload. docs/wire_format.md has it byte by byte.
 
 #include <cstddef>
 #include <cstdint>
@@ -24,6 +24,8 @@ enum class FrameKind : uint8_t {
   kFailed,    ///< shard to router: this dispatch cannot be served (not ready, no expert, no room)
   kPing,      ///< are you there, in this epoch? A shard answers with kPong, a router with kPing
   kPong,
+  kKvWanted,  ///< router to router: send me blocks of these tokens
+  kKvBlock,   ///< the answer: one block, or no bytes if there is none
 };
 
 /// One row to be computed by one routed expert.

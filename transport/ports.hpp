@@ -5,6 +5,7 @@
 #include <memory>
 #include <string>
 
+#include "base/time.hpp"
 #include "transport/link.hpp"
 
 namespace troupe::transport {
@@ -76,5 +77,8 @@ class FaultControl {
   friend std::unique_ptr<Port> make_fault_port(std::unique_ptr<Port>, const FaultControl&);
 };
 std::unique_ptr<Port> make_fault_port(std::unique_ptr<Port> inner, const FaultControl& control);
+
+/// Wraps a port; frames it sends arrive later by `delay`, in order.
+std::unique_ptr<Port> make_delay_port(std::unique_ptr<Port> inner, Duration delay);
 
 }  // namespace troupe::transport

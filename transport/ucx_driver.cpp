@@ -276,7 +276,7 @@ Result<void> UcxDriver::say_hello(Wire& wire) {
                                              outgoing->header.data(), sizeof(outgoing->header),
                                              outgoing->text.data(), outgoing->text.size(), &params);
   if (UCS_PTR_IS_ERR(request)) return ucx_error("ucp_am_send_nbx", UCS_PTR_STATUS(request));
-  if (request != nullptr) outgoing.release();
+  if (request != nullptr) (void)outgoing.release();  // the callback deletes it
   return {};
 }
 

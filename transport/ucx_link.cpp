@@ -88,7 +88,7 @@ class UcxPort final : public Port {
  public:
   UcxPort(PortOptions options, UcxOptions ucx)
       : options_(std::move(options)),
-        ucx_(ucx),
+        ucx_(std::move(ucx)),
         commands_(std::make_shared<CommandQueue>()),
         driver_(options_, ucx_, *commands_, counters_) {}
 
@@ -151,7 +151,7 @@ class UcxPort final : public Port {
 }  // namespace
 
 Result<std::unique_ptr<Port>> open_ucx_port(PortOptions options, UcxOptions ucx) {
-  auto port = std::make_unique<UcxPort>(std::move(options), ucx);
+  auto port = std::make_unique<UcxPort>(std::move(options), std::move(ucx));
   auto opened = port->open();
   if (!opened.ok()) return std::move(opened).error().with_context("opening a UCX port");
   return std::unique_ptr<Port>(std::move(port));

@@ -18,7 +18,10 @@ TEST_P(SameTokens, WhateverTheNumberOfShardsAndTheRequestsAround) {
   const std::vector<Stream> expected = generated_alone(model, specs);
   for (const uint32_t shards : {1U, 2U, 3U, 5U}) {
     for (const size_t in_flight : {size_t{1}, size_t{4}, size_t{16}}) {
-      TestCluster cluster({.model = model, .num_shards = shards, .num_threads = shards % 2 + 1});
+      TestCluster cluster({.model = model,
+                           .num_shards = shards,
+                           .num_threads = shards % 2 + 1,
+                           .micro_batches = in_flight == 16 ? 2U : 0U});
       ASSERT_TRUE(cluster.wait_serving());
       // Requests join while others are in the middle: each second token of one starts the next.
       std::vector<std::shared_future<Stream>> streams(specs.size());
@@ -62,16 +65,30 @@ TEST_P(FaultyLinks, ChangeNoToken) {
     ASSERT_TRUE(cluster.wait_serving());
     clean = TestCluster::wait(cluster.submit(greedy(40)));
   }
-  TestCluster cluster({.model = model, .combine = {.resend_after = milliseconds(5)}},
-                      GetParam().second);
+  TestCluster cluster(
+      {.model = model, .micro_batches = 2, .combine = {.resend_after = milliseconds(5)}},
+      GetParam().second);
   ASSERT_TRUE(cluster.wait_serving());
   std::vector<std::shared_future<Stream>> streams;
   for (int i = 0; i < 3; ++i) streams.push_back(cluster.submit(greedy(40)));
   for (const auto& stream : streams) expect_same(TestCluster::wait(stream), clean);
 }
 
+TEST(DelayedLinks, ChangeNoTokenWithTwoMicroBatchesOut) {
+  const std::string model = golden_model("v3-groups");
+  const auto specs = mixed_requests(opened_model(model).config().vocab_size, 16);
+  const auto expected = generated_alone(model, specs);
+  TestCluster cluster({.model = model, .micro_batches = 2}, std::nullopt, microseconds(300));
+  ASSERT_TRUE(cluster.wait_serving());
+  std::vector<std::shared_future<Stream>> streams;
+  for (const auto& spec : specs) streams.push_back(cluster.submit(spec));
+  for (size_t i = 0; i < specs.size(); ++i) {
+    expect_same(TestCluster::wait(streams[i]), expected[i], "request " + std::to_string(i));
+  }
+}
+
 /// Blocks for a few requests only: they grow until some give theirs up, and come back.
-class Pressure : public testing::TestWithParam<uint32_t> {};
+class Pressure : public testing::TestWithParam<std::pair<uint32_t, uint32_t>> {};
 
 TEST_P(Pressure, PreemptionEvictionAndCacheHitsChangeNoToken) {
   const std::string model = golden_model("v3-groups");
@@ -84,8 +101,9 @@ TEST_P(Pressure, PreemptionEvictionAndCacheHitsChangeNoToken) {
   const auto expected = generated_alone(model, specs);
   TestCluster cluster({.model = model,
                        .batcher = {.max_step_tokens = 32, .max_running = 12},
+                       .micro_batches = GetParam().second,
                        .kv_blocks = 30,
-                       .kv_host_blocks = GetParam(),
+                       .kv_host_blocks = GetParam().first,
                        .kv_block_tokens = 8});
   ASSERT_TRUE(cluster.wait_serving());
   for (int round = 0; round < 3; ++round) {
@@ -101,11 +119,12 @@ TEST_P(Pressure, PreemptionEvictionAndCacheHitsChangeNoToken) {
   EXPECT_GT(router->num_preempted, 10U);
   EXPECT_GT(router->prefix_cache.hit_tokens, 1000U);
   EXPECT_GT(router->prefix_cache.evicted_blocks, 100U);
-  EXPECT_EQ(router->prefix_cache.host_hit_tokens > 0, GetParam() > 0);
+  EXPECT_EQ(router->prefix_cache.host_hit_tokens > 0, GetParam().first > 0);
   EXPECT_EQ(router->kv_blocks_used, 0U);
 }
 
-INSTANTIATE_TEST_SUITE_P(HostBlocks, Pressure, testing::Values(0U, 100U));
+INSTANTIATE_TEST_SUITE_P(HostBlocksAndMicroBatches, Pressure,
+                         testing::Values(std::pair{0U, 1U}, std::pair{100U, 2U}));
 
 INSTANTIATE_TEST_SUITE_P(
     Faults, FaultyLinks,
@@ -188,6 +207,42 @@ TEST(Cluster, DrainingARouterMovesItsRequestsToAnotherWithTheSameTokens) {
   EXPECT_EQ(rows_of("router-0").first, rows) << "a drained router computes nothing";
   cluster.client().drain("router-0", false);
   EXPECT_FALSE(rows_of("router-0").second);
+}
+
+/// Requests with long contexts, so that what a drain moves is worth moving.
+TEST(Cluster, ADrainedRoutersKvGoesWithItsRequests) {
+  const std::string model = golden_model("v3-groups");
+  auto specs = mixed_requests(opened_model(model).config().vocab_size, 4);
+  for (size_t i = 0; i < specs.size(); ++i) {
+    specs[i].prompt.assign(150, static_cast<TokenId>(i + 1));
+    specs[i].max_tokens = 200;
+  }
+  const auto expected = generated_alone(model, specs);
+  TestCluster cluster(
+      {.model = model,
+       .num_routers = 2,
+       .num_shards = 2,
+       .scheduler = {.max_running = 8, .min_fetch_tokens = 32, .max_context = 512}});
+  ASSERT_TRUE(cluster.wait_serving());
+  for (const std::string drained : {"router-0", "router-1", "router-0"}) {
+    std::promise<void> under_way;
+    std::vector<std::shared_future<Stream>> streams;
+    for (const auto& spec : specs) {
+      const bool last = &spec == &specs.back();
+      streams.push_back(cluster.submit(spec, [&, last](RequestId, size_t count) {
+        if (last && count == 20) under_way.set_value();
+      }));
+    }
+    ASSERT_EQ(under_way.get_future().wait_for(TestCluster::kPatience), std::future_status::ready);
+    cluster.client().drain(drained, true);
+    for (size_t i = 0; i < specs.size(); ++i) {
+      expect_same(TestCluster::wait(streams[i]), expected[i], "request " + std::to_string(i));
+    }
+    cluster.client().drain(drained, false);
+  }
+  uint64_t fetched = 0;
+  for (const NodeStatus& node : cluster.status().nodes) fetched += node.num_fetched_blocks;
+  EXPECT_GT(fetched, 20U) << "KV was computed again instead of moved";
 }
 
 TEST(Cluster, ANodeThatComesBackIsTakenInWhenNothingRuns) {

@@ -22,8 +22,11 @@ namespace troupe::actors {
 /// Nodes as threads of this process.
 class ThreadedHost final : public ClusterHost {
  public:
-  explicit ThreadedHost(std::optional<transport::FaultOptions> faults)
-      : faults_(std::move(faults)), config_(SystemOptions{.num_threads = 2}), system_(config_) {}
+  ThreadedHost(std::optional<transport::FaultOptions> faults, Duration delay)
+      : faults_(std::move(faults)),
+        delay_(delay),
+        config_(SystemOptions{.num_threads = 2}),
+        system_(config_) {}
 
   caf::actor_system& head() override { return system_; }
   Process start_process(const std::string&, const caf::actor& scheduler) override {
@@ -34,6 +37,7 @@ class ThreadedHost final : public ClusterHost {
   std::unique_ptr<Executor> make_executor() override { return make_thread_executor(); }
   std::unique_ptr<transport::Port> open_port(transport::PortOptions options) override {
     auto port = network_.open(std::move(options));
+    if (delay_.ns > 0) port = transport::make_delay_port(std::move(port), delay_);
     if (!faults_) return port;
     return transport::make_fault_port(std::move(port), transport::FaultControl(*faults_));
   }
@@ -45,6 +49,7 @@ class ThreadedHost final : public ClusterHost {
 
  private:
   std::optional<transport::FaultOptions> faults_;
+  Duration delay_;
   SystemConfig config_;
   caf::actor_system system_;
   transport::LoopbackNetwork network_;
@@ -55,8 +60,9 @@ class TestCluster {
   static constexpr std::chrono::seconds kPatience{30};
 
   explicit TestCluster(const ClusterOptions& options,
-                       std::optional<transport::FaultOptions> faults = std::nullopt)
-      : host_(std::move(faults)), nodes_(host_, options) {}
+                       std::optional<transport::FaultOptions> faults = std::nullopt,
+                       Duration delay = {})  ///< of every frame
+      : host_(std::move(faults), delay), nodes_(host_, options) {}
 
   ClusterNodes& nodes() { return nodes_; }
   ClusterClient& client() { return nodes_.client(); }

@@ -1,5 +1,6 @@
 // The batcher under random loads: a shell with a small block pool, whose messages travel in order
-// but arrive whenever the seed says, and which follows every request's positions itself.
+// but arrive whenever the seed says, and which follows every request's positions itself. Beside the
+// batcher runs its slow twin, which must do the same.
 
 #include <gtest/gtest.h>
 
@@ -9,6 +10,7 @@
 
 #include "base/random.hpp"
 #include "scheduler/batcher.hpp"
+#include "tests/scheduler/batcher_twin.hpp"
 
 namespace troupe::scheduler {
 namespace {
@@ -20,7 +22,12 @@ uint32_t blocks_for(uint32_t tokens) { return (tokens + kBlockTokens - 1) / kBlo
 class RandomShell {
  public:
   RandomShell(uint64_t seed, BatcherOptions options, uint32_t pool_blocks)
-      : seed_(seed), options_(options), batcher_(options), free_(pool_blocks), pool_(pool_blocks) {}
+      : seed_(seed),
+        options_(options),
+        batcher_(options),
+        twin_(options),
+        free_(pool_blocks),
+        pool_(pool_blocks) {}
 
   uint64_t draw(uint64_t n) { return random_bits(seed_, draws_++) % n; }
   [[nodiscard]] size_t num_live() const { return lives_.size(); }
@@ -134,6 +141,7 @@ class RandomShell {
   void tell(const BatcherEvent& event) {
     const auto effects = batcher_.handle(event);
     ASSERT_EQ(batcher_.check(), "");
+    ASSERT_EQ(to_text(effects), to_text(twin_.handle(event)));
     for (const BatcherEffect& effect : effects) {
       std::visit([this](const auto& e) { perform(e); }, effect);
       if (testing::Test::HasFatalFailure()) return;
@@ -194,6 +202,7 @@ class RandomShell {
   uint64_t seed_, draws_ = 0, num_finished_ = 0;
   BatcherOptions options_;
   Batcher batcher_;
+  BatcherTwin twin_;
   uint32_t free_, pool_;
   std::map<RequestId, Life> lives_;
   std::map<RequestId, uint32_t> held_;
@@ -207,7 +216,7 @@ class RandomShell {
 /// The number of events comes from TROUPE_RANDOM_EVENTS for long runs.
 int num_events() {
   const char* wanted = std::getenv("TROUPE_RANDOM_EVENTS");
-  return wanted != nullptr ? std::atoi(wanted) : 50'000;
+  return wanted != nullptr ? std::atoi(wanted) : 62'500;
 }
 
 class RandomBatcherTest : public ::testing::TestWithParam<BatcherOptions> {};

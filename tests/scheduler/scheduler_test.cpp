@@ -61,6 +61,7 @@ class SchedulerTest : public ::testing::Test {
     EXPECT_EQ(scheduler.check(), "");
     return lines;
   }
+  void use(const SchedulerOptions& options) { scheduler = Scheduler(options); }
   std::vector<std::string> submit(uint64_t request, uint32_t num_prompt = 3,
                                   uint32_t max_tokens = 4, Duration timeout = seconds(10)) {
     return tell(Submitted{RequestId{request},
@@ -304,9 +305,75 @@ TEST_F(SchedulerTest, GivesUpARequestThatLosesItsRouterAgainAndAgain) {
     EXPECT_THAT(up(), ElementsAre("start 1." + std::to_string(i + 1) + " on 10"));
   }
   EXPECT_THAT(down(), ElementsAre("cancel 1.4 on 10",
-                                  HasSubstr("tell 1: failed unavailable: the request was started 4 "
-                                            "times and each time lost what computed it; last: "
-                                            "shard-1 was lost")));
+                                  HasSubstr("tell 1: failed unavailable: the request lost what "
+                                            "computed it 4 times; last: shard-1 was lost")));
+}
+
+TEST_F(SchedulerTest, CountsNoDrainAsALoss) {
+  up(kR);
+  up(kS);
+  submit(1);
+  for (int i = 0; i < 10; ++i) {
+    EXPECT_EQ(tell(Drained{NodeId{i % 2 == 0 ? kR : kS}}).size(), 2U);
+    EXPECT_THAT(tell(Drained{NodeId{i % 2 == 0 ? kR : kS}, false}), IsEmpty());
+  }
+}
+
+TEST_F(SchedulerTest, StartsAConversationsNextTurnWhereItsKvIs) {
+  use({.max_running = 2, .max_context = 100});
+  up(kR);
+  up(kS);
+  const auto say = [&](uint64_t request, std::vector<TokenId> prompt) {
+    return tell(Submitted{RequestId{request},
+                          {.prompt = std::move(prompt), .max_tokens = 40, .timeout = seconds(10)}});
+  };
+  std::vector<TokenId> turn(31, 1);
+  say(1, std::vector<TokenId>(31, 3));
+  EXPECT_THAT(say(2, turn), ElementsAre("tell 2: admitted", "start 2.1 on 20"));
+  emit(2, 0, {8}, kS);
+  finish(1, kR);
+  finish(2, kS);
+  turn.insert(turn.end(), {8, 9, 9});
+  EXPECT_THAT(say(3, turn), ElementsAre("tell 3: admitted", "start 3.1 on 20"));
+  finish(3, kS);
+  tell(RouterGone{NodeId{kS}});
+  EXPECT_THAT(say(4, turn), ElementsAre("tell 4: admitted", "start 4.1 on 10"));
+}
+
+TEST_F(SchedulerTest, RefusesWhatWouldStillWaitAtItsDeadline) {
+  use({.max_running = 1, .max_context = 20});
+  up();
+  submit(1);
+  for (uint64_t r = 2; r <= 5; ++r) submit(r);
+  for (uint64_t r = 1; r <= 2; ++r) {  // a place every two seconds
+    now = now + seconds(2);
+    finish(r);
+  }
+  // 3 runs; before this one are 4 and 5.
+  EXPECT_THAT(submit(6, 3, 4, seconds(5)),
+              ElementsAre(AllOf(HasSubstr("tell 6: refused for 6 s resource_exhausted: deadline: "),
+                                HasSubstr("about 6000 ms"), HasSubstr("5000 ms"))));
+  EXPECT_THAT(submit(7, 3, 4, seconds(7)), ElementsAre("tell 7: admitted"));
+}
+
+TEST_F(SchedulerTest, MovesTheLastRequestFromARouterWithoutBlocksToOneWithRoom) {
+  use({.max_running = 4, .kv_tokens = 20, .max_context = 100});
+  const auto spec = [](TokenId token) {
+    return RequestSpec{
+        .prompt = std::vector<TokenId>(8, token), .max_tokens = 30, .timeout = seconds(10)};
+  };
+  tell(RouterUp{NodeId{kR}});
+  tell(Submitted{RequestId{1}, spec(1)});
+  now = now + milliseconds(1);
+  tell(Submitted{RequestId{2}, spec(2)});
+  EXPECT_THAT(tell(Submitted{RequestId{3}, spec(3)}), ElementsAre("tell 3: admitted"))
+      << "no blocks are left for it";
+  std::vector<model::SampledToken> tokens(5, {.token = 7});
+  EXPECT_THAT(tell(RouterEmitted{NodeId{kR}, RequestId{1}, 1, 0, tokens}),
+              ElementsAre("tell 1: tokens 0 [7 7 7 7 7]"));
+  EXPECT_THAT(tell(RouterUp{NodeId{kS}}),
+              ElementsAre("start 3.1 on 20", "cancel 2.1 on 10", "start 2.2 on 20"));
+  EXPECT_EQ(scheduler.counts().moved_total, 1U);
 }
 
 TEST_F(SchedulerTest, DrainsARouterOntoAnother) {

@@ -109,6 +109,7 @@ caf::actor ClusterNodes::spawn_router(Node& node) {
   return node.process.system->spawn(router_actor, &node.services, engine, node.kv_holder,
                                     node.process.scheduler,
                                     RouterOptions{.batcher = options_.batcher,
+                                                  .micro_batches = options_.micro_batches,
                                                   .block_tokens = options_.kv_block_tokens,
                                                   .combine = options_.combine});
 }

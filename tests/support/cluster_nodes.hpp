@@ -53,6 +53,7 @@ struct ClusterOptions {
   size_t num_threads = 1;                ///< that compute, per node
   scheduler::SchedulerOptions scheduler{.max_queued = 64, .max_running = 16, .max_context = 512};
   scheduler::BatcherOptions batcher{.max_step_tokens = 64, .max_running = 16};
+  uint32_t micro_batches = 0;  ///< as in RouterOptions
   experts::CombineOptions combine;
   uint32_t kv_blocks = 512;
   uint32_t kv_host_blocks = 0;

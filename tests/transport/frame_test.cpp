@@ -62,7 +62,8 @@ TEST(Frame, ComesBackAsItWasSent) {
 }
 
 TEST(Frame, OfEachKindComesBack) {
-  for (const FrameKind kind : {FrameKind::kFailed, FrameKind::kPing, FrameKind::kPong}) {
+  for (const FrameKind kind : {FrameKind::kFailed, FrameKind::kPing, FrameKind::kPong,
+                               FrameKind::kKvWanted, FrameKind::kKvBlock}) {
     for (const size_t size : {0, 1, 63, 64, 65, 5000}) {
       Frame sent = ping(size);
       sent.header.kind = kind;
@@ -141,7 +142,7 @@ TEST(Frame, WhatNoReceiverTakesCannotBeEncoded) {
   frame.header.kind = FrameKind::kCombine;
   EXPECT_TRUE(refused(frame)) << "combine with assignments";
   frame = dispatch(2, 16);
-  frame.header.kind = static_cast<FrameKind>(5);
+  frame.header.kind = static_cast<FrameKind>(7);
   EXPECT_TRUE(refused(frame)) << "unknown kind";
   frame = dispatch(1, 1);
   frame.header.assignments.resize(kMaxAssignments + 1);

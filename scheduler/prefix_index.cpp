@@ -1,0 +1,105 @@
+#include "scheduler/prefix_index.hpp"
+
+#include <algorithm>
+
+#include "base/check.hpp"
+
+namespace troupe::scheduler {
+namespace {
+
+/// One round of a multiply-and-fold hash: the order of the values matters, and every bit of them
+/// reaches the result.
+uint64_t mix(uint64_t hash, uint64_t value) {
+  hash = (hash + value) * 0x9E3779B97F4A7C15;  // 2^64 / golden ratio, odd
+  return hash ^ (hash >> 29);
+}
+
+}  // namespace
+
+PrefixIndex::PrefixIndex(PrefixIndexOptions options) : options_(options) {
+  CHECK_GE(options.chunk_tokens, 1U);
+  CHECK_GE(options.max_chunks, 1U);
+}
+
+std::vector<uint64_t> PrefixIndex::hashes(const std::string& cache_namespace,
+                                          std::span<const TokenId> tokens) const {
+  std::vector<uint64_t> chain;
+  chain.reserve(tokens.size() / options_.chunk_tokens);
+  uint64_t hash = std::hash<std::string>()(cache_namespace);
+  for (size_t i = 0; i < tokens.size(); ++i) {
+    hash = mix(hash, static_cast<uint32_t>(tokens[i]) + 1ULL);
+    if ((i + 1) % options_.chunk_tokens == 0) chain.push_back(hash);
+  }
+  return chain;
+}
+
+std::vector<PrefixIndex::Match> PrefixIndex::match(const std::string& cache_namespace,
+                                                   std::span<const TokenId> tokens) const {
+  std::vector<Match> matches;
+  uint32_t num_tokens = 0;
+  for (const uint64_t hash : hashes(cache_namespace, tokens)) {
+    const auto chunk = chunks_.find(hash);
+    if (chunk == chunks_.end()) break;
+    bool any = false;
+    for (const NodeId router : chunk->second.routers) {
+      const auto match = std::ranges::find(matches, router, &Match::router);
+      if (match == matches.end()) {
+        if (num_tokens > 0) continue;  // it has no start
+        matches.push_back({router, options_.chunk_tokens});
+      } else if (match->num_tokens == num_tokens) {
+        match->num_tokens += options_.chunk_tokens;
+      } else {
+        continue;  // it has a gap
+      }
+      any = true;
+    }
+    if (!any) break;
+    num_tokens += options_.chunk_tokens;
+  }
+  return matches;
+}
+
+void PrefixIndex::add(NodeId router, const std::string& cache_namespace,
+                      std::span<const TokenId> tokens) {
+  // From the end, so that of one prompt its start was used last and goes last.
+  const std::vector<uint64_t> chain = hashes(cache_namespace, tokens);
+  for (auto hash = chain.rbegin(); hash != chain.rend(); ++hash) {
+    const auto [at, is_new] = chunks_.try_emplace(*hash);
+    if (is_new) {
+      uses_.push_front(*hash);
+      at->second.use = uses_.begin();
+    } else {
+      uses_.splice(uses_.begin(), uses_, at->second.use);
+    }
+    auto& routers = at->second.routers;
+    if (std::ranges::find(routers, router) == routers.end()) routers.push_back(router);
+  }
+  while (chunks_.size() > options_.max_chunks) erase(chunks_.find(uses_.back()));
+}
+
+void PrefixIndex::forget(NodeId router) {
+  for (auto at = chunks_.begin(); at != chunks_.end();) {
+    const auto chunk = at++;
+    if (std::erase(chunk->second.routers, router) > 0 && chunk->second.routers.empty()) {
+      erase(chunk);
+    }
+  }
+}
+
+void PrefixIndex::erase(std::unordered_map<uint64_t, Chunk>::iterator chunk) {
+  uses_.erase(chunk->second.use);
+  chunks_.erase(chunk);
+}
+
+std::string PrefixIndex::check() const {
+  if (uses_.size() != chunks_.size()) return "a chunk of a prefix is used by nobody, or twice";
+  if (chunks_.size() > options_.max_chunks) return "the prefix index exceeds its bound";
+  for (auto use = uses_.begin(); use != uses_.end(); ++use) {
+    const auto chunk = chunks_.find(*use);
+    if (chunk == chunks_.end() || chunk->second.use != use) return "a use has no chunk";
+    if (chunk->second.routers.empty()) return "a chunk is on no router";
+  }
+  return "";
+}
+
+}  // namespace troupe::scheduler

@@ -1,0 +1,229 @@
+#pragma once
+
+// The batcher's rules as plainly as they can be put: one list of requests in order, looked through
+// from the start for every question. Slow, and with nothing that could fall out of step with it.
+
+#include <algorithm>
+#include <optional>
+#include <vector>
+
+#include "scheduler/batcher.hpp"
+
+namespace troupe::scheduler {
+
+class BatcherTwin {
+ public:
+  explicit BatcherTwin(BatcherOptions options) : options_(options) {}
+
+  std::vector<BatcherEffect> handle(const BatcherEvent& event) {
+    effects_.clear();
+    std::visit([this](const auto& e) { on(e); }, event);
+    preempt();
+    for (Request& r : requests_) {
+      if (!r.runs || r.ask != 0 || r.refused || r.room >= wanted_room(r)) continue;
+      r.ask = ++last_ask_;
+      effects_.emplace_back(ExtendBlocks{r.ask, r.id, wanted_room(r)});
+    }
+    reserve();
+    if (!out_) run();
+    return effects_;
+  }
+
+ private:
+  struct Request {
+    RequestId id;
+    int64_t order = 0;
+    uint32_t known = 0, max_context = 0, computed = 0, room = 0;
+    AskId ask = 0;
+    bool runs = false, pending = false, decoding = false, refused = false, retry = false;
+    std::optional<StepEntry> in_step;
+  };
+
+  static uint32_t wanted_room(const Request& r) { return std::min(r.known + 1, r.max_context - 1); }
+  Request* find(RequestId id) {
+    const auto at = std::ranges::find(requests_, id, &Request::id);
+    return at == requests_.end() ? nullptr : &*at;
+  }
+  Request* asked(RequestId id, AskId ask) {
+    Request* r = find(id);
+    return r != nullptr && r->ask == ask ? r : nullptr;
+  }
+  [[nodiscard]] auto num_running() const {
+    return std::ranges::count_if(requests_, &Request::runs);
+  }
+
+  void on(const Arrived& e) {
+    if (find(e.request) != nullptr) return;
+    const auto after = std::ranges::find_if(
+        requests_, [&](const Request& other) { return other.order > e.order; });
+    requests_.insert(
+        after,
+        {.id = e.request, .order = e.order, .known = e.num_known, .max_context = e.max_context});
+  }
+  void on(const BlocksReserved& e) {
+    Request* r = asked(e.request, e.ask);
+    if (r == nullptr) return;
+    if (!r->runs) r->computed = e.num_cached;
+    r->runs = true;
+    r->room = e.num_tokens;
+    r->ask = 0;
+    r->retry = false;
+  }
+  void on(const BlocksRefused& e) {
+    Request* r = asked(e.request, e.ask);
+    if (r == nullptr) return;
+    const bool retry = std::exchange(r->retry, false);
+    r->ask = 0;
+    if (r->runs) {
+      r->refused = !retry;
+    } else if (!retry) {
+      closed_ = true;
+    }
+  }
+  void on(const BlocksPending& e) {
+    Request* r = asked(e.request, e.ask);
+    if (r == nullptr || r->runs) return;
+    r->pending = true;
+    r->ask = 0;
+    r->retry = false;
+  }
+  void on(const BlocksWake& e) {
+    if (Request* r = find(e.request); r != nullptr) r->pending = false;
+  }
+  void on(const StepDone& e) {
+    if (!out_ || last_step_ != e.step) return;
+    for (Request& r : requests_) {
+      if (!r.in_step) continue;
+      r.computed += r.in_step->count;
+      if (r.in_step->wants_token) {
+        ++r.known;
+        r.decoding = true;
+      }
+      r.in_step.reset();
+    }
+    cost_.learn(shape_, e.took);
+    out_ = false;
+    if (std::exchange(frees_at_end_, false)) freed();
+  }
+  void on(const Left& e) {
+    const Request* r = find(e.request);
+    if (r == nullptr) return;
+    const bool may_hold = r->runs || r->ask != 0;
+    if (!r->runs) closed_ = false;
+    std::erase_if(requests_, [&](const Request& other) { return other.id == e.request; });
+    if (!may_hold) return;
+    if (out_) {
+      frees_at_end_ = true;
+    } else {
+      freed();
+    }
+  }
+
+  void freed() {
+    closed_ = false;
+    for (Request& r : requests_) {
+      r.refused = false;
+      r.retry = r.ask != 0;
+    }
+  }
+  void preempt() {
+    if (out_) return;
+    const bool starved = std::ranges::any_of(requests_, [](const Request& r) {
+      return r.runs && r.refused && r.room < r.known && r.known < r.max_context;
+    });
+    if (!starved) return;
+    const auto last = std::ranges::find_if(requests_.rbegin(), requests_.rend(), &Request::runs);
+    effects_.emplace_back(Preempt{last->id});
+    *last = {.id = last->id,
+             .order = last->order,
+             .known = last->known,
+             .max_context = last->max_context};
+    freed();
+    closed_ = true;
+  }
+  void reserve() {
+    const bool asking =
+        std::ranges::any_of(requests_, [](const Request& r) { return !r.runs && r.ask != 0; });
+    if (asking || num_running() >= int64_t{options_.max_running}) return;
+    if (closed_ && (out_ || num_running() > 0)) return;
+    const auto next =
+        std::ranges::find_if(requests_, [](const Request& r) { return !r.runs && !r.pending; });
+    if (next == requests_.end()) return;
+    next->ask = ++last_ask_;
+    effects_.emplace_back(
+        ReserveBlocks{next->ask, next->id, std::max(next->known, wanted_room(*next))});
+  }
+  void run() {
+    RunStep step{StepId{last_step_.value + 1}, {}};
+    uint32_t budget = options_.max_step_tokens;
+    const auto add = [&](Request& r, uint32_t most) {
+      const uint32_t count = std::min(most, r.known - r.computed);
+      r.in_step = StepEntry{r.id, r.computed, count, count == r.known - r.computed};
+      step.entries.push_back(*r.in_step);
+      budget -= count;
+      return count;
+    };
+    for (Request& r : requests_) {
+      if (r.runs && r.decoding && r.known < r.max_context && r.room >= r.known) add(r, 1);
+    }
+    shape_ = {.decodes = !step.entries.empty()};
+    uint32_t prefill = budget;
+    if (shape_.decodes) {
+      const uint64_t affordable =
+          cost_.prefill_tokens_within(options_.mixed_step_percent).value_or(budget);
+      prefill = num_mixed_ >= 15
+                    ? 0
+                    : static_cast<uint32_t>(std::min<uint64_t>(
+                          budget, std::max<uint64_t>(affordable, options_.min_prefill_tokens)));
+    }
+    for (Request& r : requests_) {
+      if (!r.runs || r.decoding || prefill == 0) continue;
+      const uint32_t count = add(r, prefill);
+      prefill -= count;
+      shape_.prefill_tokens += count;
+    }
+    if (step.entries.empty()) return;
+    num_mixed_ = shape_.decodes && shape_.prefill_tokens > 0 ? num_mixed_ + 1 : 0;
+    last_step_ = step.step;
+    out_ = true;
+    effects_.emplace_back(std::move(step));
+  }
+
+  BatcherOptions options_;
+  std::vector<Request> requests_;  ///< by order, equal ones by arrival
+  std::vector<BatcherEffect> effects_;
+  bool out_ = false, closed_ = false, frees_at_end_ = false;
+  StepShape shape_;
+  StepCost cost_;
+  StepId last_step_;
+  AskId last_ask_ = 0;
+  uint32_t num_mixed_ = 0;
+};
+
+/// For comparing and for messages: "preempt 3; extend #7 3 to 12; step 4: 3@8+1! 5@0+6".
+inline std::string to_text(const std::vector<BatcherEffect>& effects) {
+  const auto n = [](auto value) { return std::to_string(value); };
+  struct Text {
+    decltype(n) num;
+    std::string operator()(const Preempt& e) const { return "preempt " + num(e.request.value); }
+    std::string operator()(const ReserveBlocks& e) const {
+      return "reserve #" + num(e.ask) + " " + num(e.request.value) + " to " + num(e.num_tokens);
+    }
+    std::string operator()(const ExtendBlocks& e) const {
+      return "extend #" + num(e.ask) + " " + num(e.request.value) + " to " + num(e.num_tokens);
+    }
+    std::string operator()(const RunStep& e) const {
+      std::string text = "step " + num(e.step.value) + ":";
+      for (const StepEntry& entry : e.entries) {
+        text += " " + num(entry.request.value) + "@" + num(entry.first_position) + "+" +
+                num(entry.count) + (entry.wants_token ? "!" : "");
+      }
+      return text;
+    }
+  };
+  std::string text;
+  for (const BatcherEffect& effect : effects) text += std::visit(Text{n}, effect) + "; ";
+  return text;
+}
+
+}  // namespace troupe::scheduler

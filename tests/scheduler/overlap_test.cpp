@@ -1,0 +1,55 @@
+#include "scheduler/overlap.hpp"
+
+#include <gtest/gtest.h>
+
+namespace troupe::scheduler {
+namespace {
+
+/// Steps of 64 rows of decode; returns how many of the last 1,000 were cut.
+int cut_of_last_1000(Overlap& overlap, Duration one, Duration two) {
+  int cut = 0;
+  for (int i = 0; i < 2000; ++i) {
+    const uint32_t chosen = overlap.choose(64, false);
+    overlap.learn(64, false, chosen, chosen == 2 ? two : one);
+    if (i >= 1000) cut += chosen == 2 ? 1 : 0;
+  }
+  return cut;
+}
+
+TEST(Overlap, LearnsWhetherTwoMicroBatchesAreFaster) {
+  Overlap overlap(0);
+  EXPECT_GT(cut_of_last_1000(overlap, milliseconds(3), milliseconds(2)), 990);
+  EXPECT_LT(cut_of_last_1000(overlap, milliseconds(2), milliseconds(3)), 30) << "it changed";
+  EXPECT_GT(cut_of_last_1000(overlap, milliseconds(3), milliseconds(2)), 950) << "and back";
+}
+
+TEST(Overlap, KeepsOneWhereBothAreTheSame) {
+  Overlap overlap(0);
+  EXPECT_LT(cut_of_last_1000(overlap, milliseconds(2), milliseconds(2)), 10);
+}
+
+TEST(Overlap, LearnsByTheNumberAndTheKindOfRows) {
+  Overlap overlap(0);
+  const auto fast_if = [&](uint32_t rows, bool prefills, uint32_t faster) {
+    const uint32_t chosen = overlap.choose(rows, prefills);
+    overlap.learn(rows, prefills, chosen, chosen == faster ? milliseconds(1) : milliseconds(2));
+    return chosen;
+  };
+  for (int i = 0; i < 40; ++i) {
+    fast_if(8, false, 1);
+    fast_if(200, false, 2);
+    fast_if(8, true, 2);
+  }
+  EXPECT_EQ(fast_if(9, false, 1) + fast_if(10, false, 1) + fast_if(11, false, 1), 3U);
+  EXPECT_EQ(fast_if(130, false, 2) + fast_if(255, false, 2), 4U);
+  EXPECT_EQ(fast_if(15, true, 2) + fast_if(9, true, 2), 4U);
+}
+
+TEST(Overlap, NeverCutsASingleRowAndObeysTheSetting) {
+  EXPECT_EQ(Overlap(2).choose(1, false), 1U);
+  EXPECT_EQ(Overlap(2).choose(2, false), 2U);
+  EXPECT_EQ(Overlap(1).choose(1000, true), 1U);
+}
+
+}  // namespace
+}  // namespace troupe::scheduler
