@@ -431,7 +431,7 @@ class RouterShell {
     batch.combine = experts::Combine(batch.plan, frame_bytes, options_.combine);
     send_due(batch);
     const uint32_t lane = lane_of(batch);
-    batch.shared_done = !engine_->has_work_meanwhile(lane);
+    batch.shared_done = !segment.has_work_meanwhile;
     if (batch.shared_done) return;
     submit(
         lane, [engine = engine_, lane] { engine->compute_meanwhile(lane); },

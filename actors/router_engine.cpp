@@ -37,7 +37,7 @@ Segment RouterEngine::begin(uint32_t lane_index, StepId step, std::vector<StepPa
   Lane& lane = lanes_[lane_index];
   lane.step = step;
   lane.parts = std::move(parts);
-  lane.guided = std::none_of(lane.parts.begin(), lane.parts.end(), is_guided);
+  lane.is_guided = std::none_of(lane.parts.begin(), lane.parts.end(), is_guided);
   std::vector<StepSequence> sequences;
   sequences.reserve(lane.parts.size());
   for (const StepPart& part : lane.parts) {
@@ -50,15 +50,12 @@ Segment RouterEngine::begin(uint32_t lane_index, StepId step, std::vector<StepPa
   return advance(lane);
 }
 
-bool RouterEngine::has_work_meanwhile(uint32_t lane) const {
-  return config_.num_shared_experts > 0 || !lanes_[lane].guided;
-}
-
 void RouterEngine::compute_meanwhile(uint32_t lane_index) {
   Lane& lane = lanes_[lane_index];
   if (config_.num_shared_experts > 0) lane.forward.compute_shared();
+  if (lane.is_guided) return;
   for (const StepPart& part : lane.parts) {
-    if (lane.guided || !is_guided(part)) continue;
+    if (!is_guided(part)) continue;
     // An Error shows when the part is sampled: it comes again.
     if (part.wants_token) {
       (void)guides_.mask(*part.sampling.grammar, emitted_of(part), *part.guide);
@@ -66,7 +63,7 @@ void RouterEngine::compute_meanwhile(uint32_t lane_index) {
       (void)guides_.prepare(*part.sampling.grammar, *part.guide);
     }
   }
-  lane.guided = true;
+  lane.is_guided = true;
 }
 
 Segment RouterEngine::resume(uint32_t lane_index, const experts::DispatchPlan& plan,
@@ -110,13 +107,14 @@ Segment RouterEngine::advance(Lane& lane) {
       frame.payload = std::move(payload);
       segment.frames.push_back(std::move(frame));
     }
+    segment.has_work_meanwhile = config_.num_shared_experts > 0 || !lane.is_guided;
     return segment;
   }
   sample(lane, segment);
   return segment;
 }
 
-void RouterEngine::sample(Lane& lane, Segment& segment) {
+void RouterEngine::sample(const Lane& lane, Segment& segment) {
   const ConstRows logits = lane.forward.logits();
   size_t row = 0;
   for (const StepPart& part : lane.parts) {

@@ -37,6 +37,7 @@ struct Segment {
   Forward::Status status = Forward::Status::kDone;
   experts::DispatchPlan plan;            ///< kExchange
   std::vector<transport::Frame> frames;  ///< kExchange: one per shard of the plan
+  bool has_work_meanwhile = false;       ///< kExchange: for compute_meanwhile()
   /// kDone: of parts with wants_token; an Error ends the request.
   std::vector<Result<model::SampledToken>> sampled;
 };
@@ -65,7 +66,6 @@ class RouterEngine {
   /// to guide answers by their grammars: microseconds as a rule; a new grammar holds the step up
   /// for 60 ms at most, a mask for 20 ms (bench/results/grammar.md).
   void compute_meanwhile(uint32_t lane);
-  [[nodiscard]] bool has_work_meanwhile(uint32_t lane) const;
   Segment resume(uint32_t lane, const experts::DispatchPlan& plan,
                  const std::vector<GatheredFrame>& answers);
 
@@ -88,11 +88,11 @@ class RouterEngine {
     Forward forward;
     StepId step;
     std::vector<StepPart> parts;
-    bool guided = false;  ///< the masks of this step are there
     std::vector<float> expert_rows;
+    bool is_guided = false;  ///< the masks of this step are there, or none is needed
   };
   Segment advance(Lane& lane);
-  void sample(Lane& lane, Segment& segment);
+  void sample(const Lane& lane, Segment& segment);
   Result<model::SampledToken> sample(const StepPart& part, std::span<const float> logits);
 
   const model::ModelConfig& config_;

@@ -69,6 +69,7 @@ class SchemaParser {
     if (node.find("enum") || node.find("const")) return constants(node, types);
     if (types.empty()) return json_.any_value();
     std::vector<Expr> out;
+    out.reserve(types.size());
     for (const Type type : types) out.push_back(TRY(of_type(node, type)));
     return b_->either(out);
   }
