@@ -39,10 +39,13 @@ struct NodeStatus {
   PrefixCacheCounts prefix_cache;   ///< routers
   uint64_t num_preempted = 0;       ///< routers: requests that gave up their blocks for others
   uint64_t num_fetched_blocks = 0;  ///< routers: KV blocks that came from other routers
-  bool drained = false;             ///< routers: takes no requests until that is ended
+  std::string problem;   ///< routers, if asked for: what is wrong with its KV or batcher, or ""
+  bool drained = false;  ///< routers: takes no requests until that is ended
 };
 
 struct ClusterStatus {
+  bool checked = false;  ///< `problem` here and of the nodes was asked for
+  std::string problem;   ///< of the scheduler
   bool serving = false;
   std::string condition;  ///< why not, or "serving"
   Epoch epoch;
@@ -94,8 +97,10 @@ class ClusterClient {
 
   /// Ready to serve? Cheap; for /health.
   [[nodiscard]] virtual bool serving() const = 0;
-  /// Calls back with the cluster's state, or with what is known after a bounded wait (2 s).
-  virtual void status(std::function<void(ClusterStatus)> on_status) = 0;
+  /// Calls back with the cluster's state, or with what is known after a bounded wait (2 s). With
+  /// `check`, the scheduler and the routers look at their own integrity first, which takes time in
+  /// proportion to their requests and cached blocks.
+  virtual void status(bool check, std::function<void(ClusterStatus)> on_status) = 0;
   /// Calls back as status() does. With `rebalance`, a change to the placement that fits the recent
   /// load best is begun first, unless one is under way or none is better.
   virtual void experts(bool rebalance, std::function<void(ExpertsStatus)> on_status) = 0;

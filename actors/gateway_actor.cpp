@@ -79,7 +79,7 @@ caf::behavior gateway_actor(caf::stateful_actor<GatewayState>* self, caf::actor 
       },
       [=](const LocalStatusQuery& msg) {
         const auto on_status = msg.on_status;
-        self->request(scheduler, kStatusTimeout, ClusterStatusQuery{})
+        self->request(scheduler, kStatusTimeout, ClusterStatusQuery{msg.check})
             .then([=](const ClusterStatus& status) { on_status(status); },
                   [=](const caf::error&) {
                     ClusterStatus unknown;
@@ -108,8 +108,8 @@ class ActorClusterClient : public ClusterClient {
     caf::anon_send(gateway_, DrainNode{node, drained});
   }
   [[nodiscard]] bool serving() const override { return serving_->load(); }
-  void status(std::function<void(ClusterStatus)> on_status) override {
-    caf::anon_send(gateway_, LocalStatusQuery{std::move(on_status)});
+  void status(bool check, std::function<void(ClusterStatus)> on_status) override {
+    caf::anon_send(gateway_, LocalStatusQuery{check, std::move(on_status)});
   }
   void experts(bool rebalance, std::function<void(ExpertsStatus)> on_status) override {
     caf::anon_send(gateway_, LocalExpertsQuery{rebalance, std::move(on_status)});

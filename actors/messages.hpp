@@ -218,6 +218,7 @@ struct CancelAttempt {
 /// To workers; answered with a WorkerStatus.
 struct WorkerStatusQuery {
   Epoch epoch;
+  bool check = false;
 };
 struct WorkerStatus {
   NodeId node;
@@ -230,6 +231,7 @@ struct WorkerStatus {
   PrefixCacheCounts prefix_cache;
   uint64_t num_preempted = 0;
   uint64_t num_fetched_blocks = 0;
+  std::string problem;
 };
 
 #define TROUPE_INSPECT(Type, ...)                       \
@@ -257,12 +259,12 @@ TROUPE_INSPECT(SwitchEpochRequest, x.placement)
 TROUPE_INSPECT(KeepEpochRequest, x.epoch)
 TROUPE_INSPECT(StartRequest, x.request, x.attempt, x.spec, x.emitted, x.order, x.kv_from)
 TROUPE_INSPECT(CancelAttempt, x.request, x.attempt)
-TROUPE_INSPECT(WorkerStatusQuery, x.epoch)
+TROUPE_INSPECT(WorkerStatusQuery, x.epoch, x.check)
 TROUPE_INSPECT(PrefixCacheCounts, x.cached_blocks, x.host_blocks, x.queried_tokens, x.hit_tokens,
                x.host_hit_tokens, x.evicted_blocks)
 TROUPE_INSPECT(WorkerStatus, x.node, x.num_experts_held, x.experts, x.kv_blocks_used,
                x.kv_blocks_total, x.rows_computed, x.links, x.prefix_cache, x.num_preempted,
-               x.num_fetched_blocks)
+               x.num_fetched_blocks, x.problem)
 #undef TROUPE_INSPECT
 
 // ---- within one process only ------------------------------------------------------------------
@@ -313,6 +315,7 @@ struct DrainNode {
   bool drained = true;
 };
 struct LocalStatusQuery {
+  bool check = false;
   std::function<void(ClusterStatus)> on_status;
 };
 struct LocalExpertsQuery {
@@ -339,7 +342,9 @@ struct Beat {
   Epoch epoch;
 };
 /// To the scheduler actor; answered with a ClusterStatus within two seconds.
-struct ClusterStatusQuery {};
+struct ClusterStatusQuery {
+  bool check = false;
+};
 /// To the scheduler actor; answered with an ExpertsStatus.
 struct ExpertsQuery {
   bool rebalance = false;  ///< begin a change of placement first

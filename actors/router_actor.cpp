@@ -213,17 +213,19 @@ class RouterShell {
     for (MicroBatch& batch : active_->batches) send_due(batch);
   }
 
-  caf::response_promise status() {
+  caf::response_promise status(bool check) {
     auto promise = self_->make_response_promise();
     WorkerStatus status{.node = services_->self};
     status.rows_computed = rows_computed_;
     for (const auto& [shard, link] : links_) status.links.push_back(link->stats());
     status.num_preempted = num_preempted_ + batcher_.num_preempted();
     status.num_fetched_blocks = exchange_.fetched_blocks();
-    self_->request(kv_holder_, kKvTimeout, KvStatsQuery{})
+    if (check) status.problem = batcher_.check();
+    self_->request(kv_holder_, kKvTimeout, KvStatsQuery{check})
         .then(
             [promise, status](const KvStats& kv) mutable {
               const kvcache::PrefixCacheStats& cache = kv.stats.cache;
+              if (status.problem.empty()) status.problem = kv.problem;
               status.kv_blocks_used = cache.used_blocks;
               status.kv_blocks_total = cache.free_blocks + cache.used_blocks + cache.idle_blocks;
               status.prefix_cache = {.cached_blocks = cache.idle_blocks,
@@ -673,7 +675,9 @@ caf::behavior router_actor(caf::stateful_actor<RouterState>* self, const WorkerS
       [=](const Wake&) { shell->watchdog(); },
       [=](const Beat& msg) { shell->beat(msg); },
       [=](const KvPatience&) { shell->patience_tick(); },
-      [=](const WorkerStatusQuery&) -> caf::result<WorkerStatus> { return shell->status(); },
+      [=](const WorkerStatusQuery& msg) -> caf::result<WorkerStatus> {
+        return shell->status(msg.check);
+      },
   };
 }
 

@@ -148,7 +148,7 @@ class SchedulerShell {
   }
 
   /// Asks every worker for its part and answers when all have, or have taken too long.
-  void status(caf::response_promise promise) {
+  void status(bool check, caf::response_promise promise) {
     struct Pending {
       ClusterStatus status;
       size_t missing = 0;
@@ -156,6 +156,8 @@ class SchedulerShell {
     };
     auto pending = std::make_shared<Pending>();
     pending->promise = std::move(promise);
+    pending->status.checked = check;
+    if (check) pending->status.problem = scheduler_.check();
     pending->status.serving = membership_.serving();
     pending->status.condition = membership_.condition();
     pending->status.epoch = membership_.epoch();
@@ -176,7 +178,9 @@ class SchedulerShell {
         arrived();
         continue;
       }
-      self_->request(node->second.worker, kStatusTimeout, WorkerStatusQuery{membership_.epoch()})
+      self_
+          ->request(node->second.worker, kStatusTimeout,
+                    WorkerStatusQuery{membership_.epoch(), check})
           .then(
               [pending, arrived, i](WorkerStatus& worker) {
                 NodeStatus& into = pending->status.nodes[i];
@@ -189,6 +193,7 @@ class SchedulerShell {
                 into.prefix_cache = worker.prefix_cache;
                 into.num_preempted = worker.num_preempted;
                 into.num_fetched_blocks = worker.num_fetched_blocks;
+                into.problem = std::move(worker.problem);
                 arrived();
               },
               [arrived](const caf::error&) { arrived(); });
@@ -402,9 +407,9 @@ caf::behavior scheduler_actor(caf::stateful_actor<SchedulerActorState>* self,
       },
       [=](const DrainNode& msg) { shell->drain(msg); },
       [=](const Wake& msg) { shell->wake(msg); },
-      [=](const ClusterStatusQuery&) -> caf::result<ClusterStatus> {
+      [=](const ClusterStatusQuery& msg) -> caf::result<ClusterStatus> {
         auto promise = self->make_response_promise();
-        shell->status(promise);
+        shell->status(msg.check, promise);
         return promise;
       },
       [=](const StopCluster&) { shell->on_scheduler(scheduler::Stopping{}); },

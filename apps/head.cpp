@@ -29,6 +29,7 @@ actors::SchedulerActorOptions scheduler_options(const cluster::ClusterConfig& co
   actors::SchedulerActorOptions options{
       .cluster = config.name,
       .scheduler = {.max_queued = config.max_queued,
+                    .max_queued_per_tenant = config.max_queued_per_tenant,
                     .max_running = config.max_running,
                     .kv_tokens = uint64_t{config.kv_blocks} * config.kv_block_tokens,
                     .max_context = max_context},

@@ -65,10 +65,34 @@ void print_table(const json::value& status) {
   }
 }
 
+/// What the scheduler and the routers found when they looked at their own integrity.
+Result<int> report_problems(const json::value& status) {
+  if (text(status, "checked") != "true") {
+    return Error{Code::kUnavailable, "the server did not check itself; is it of an older version?"};
+  }
+  std::string problems;
+  const auto note = [&](const std::string& who, const json::value& of) {
+    const std::string problem = text(of, "problem");
+    if (!problem.empty()) problems.append("\n  ").append(who).append(": ").append(problem);
+  };
+  note("scheduler", status);
+  for (const json::value& node : list(status, "nodes")) note(text(node, "name"), node);
+  if (!problems.empty()) {
+    return Error{Code::kInternal,
+                 "the integrity check found what must not be; restart the node and "
+                 "report it:" +
+                     problems};
+  }
+  std::printf(
+      "\nintegrity: nothing wrong with the scheduler's requests, the batchers and KV blocks\n");
+  return kSuccess;
+}
+
 Result<int> show_status(const Values& values) {
   const auto client = TRY(gateway::HttpClient::create(values["url"].as<std::string>(),
                                                       {.silence_timeout = seconds(10)}));
-  const auto response = TRY(client.get("/v1/troupe/status"));
+  const bool check = values.count("check") != 0;
+  const auto response = TRY(client.get(check ? "/v1/troupe/status?check=1" : "/v1/troupe/status"));
   if (response.status != 200) {
     return Error{Code::kUnavailable, "the server answered " + std::to_string(response.status) +
                                          " to /v1/troupe/status; is it a Troupe gateway?"};
@@ -83,19 +107,22 @@ Result<int> show_status(const Values& values) {
     return Error{Code::kCorrupt, "the server's status is no JSON object"};
   }
   print_table(status);
-  return kSuccess;
+  return check ? report_problems(status) : kSuccess;
 }
 
 }  // namespace
 
 int run_status(const Arguments& arguments) {
-  CommandLine line{.usage = "troupe status [--url URL]",
+  CommandLine line{.usage = "troupe status [--url URL] [--check]",
                    .text =
                        "Shows a running cluster: nodes and their roles, experts held, links and "
                        "their transports, requests."};
   line.options.add_options()("url",
                              po::value<std::string>()->default_value("http://127.0.0.1:8000"),
-                             "of the gateway")("json", "print the server's JSON");
+                             "of the gateway")("json", "print the server's JSON")(
+      "check",
+      "let the scheduler and the routers look at their own integrity; fails if they find "
+      "something wrong");
   Values values;
   if (const auto code = line.parse(arguments, values)) return *code;
   const auto done = show_status(values);

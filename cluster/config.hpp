@@ -43,6 +43,7 @@ struct ClusterConfig {
   std::vector<PinConfig> pins;
   // limits
   uint32_t max_queued = 64;
+  uint32_t max_queued_per_tenant = 64;  ///< of one API key
   uint32_t max_running = 16;
   uint32_t max_step_tokens = 256;
   Duration step_target =

@@ -38,7 +38,7 @@ struct Setting {
 };
 
 // Upper bounds are far above sense; they keep products of two settings within their types.
-inline constexpr std::array<Setting, 29> kSettings = {{
+inline constexpr std::array<Setting, 30> kSettings = {{
     {"", "name", Setting::Word{&ClusterConfig::name}},
     {"", "model", Setting::Text{&ClusterConfig::model}},
     {"", "served_name", Setting::Text{&ClusterConfig::served_name}},
@@ -47,6 +47,7 @@ inline constexpr std::array<Setting, 29> kSettings = {{
     {"http", "host", Setting::Word{&ClusterConfig::http_host}},
     {"http", "port", &ClusterConfig::http_port, 0, 65'535},
     {"limits", "max_queued", &ClusterConfig::max_queued, 0, 65'536},
+    {"limits", "max_queued_per_tenant", &ClusterConfig::max_queued_per_tenant, 0, 65'536},
     {"limits", "max_running", &ClusterConfig::max_running, 1, 4'096},
     {"limits", "max_step_tokens", &ClusterConfig::max_step_tokens, 1, 65'536},
     {"limits", "step_target", &ClusterConfig::step_target, 0, seconds(60).ns},

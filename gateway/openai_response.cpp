@@ -158,7 +158,7 @@ void write_node(JsonWriter& json, const actors::NodeStatus& node) {
   json.field("prefix_cache_queries", node.prefix_cache.queried_tokens);
   json.field("prefix_cache_hits", node.prefix_cache.hit_tokens);
   json.field("preemptions", node.num_preempted).field("fetched_blocks", node.num_fetched_blocks);
-  json.field("drained", node.drained);
+  json.field("drained", node.drained).field("problem", node.problem);
   json.field("rows_computed", node.rows_computed);
   json.key("links").begin_array();
   for (const auto& link : node.links) {
@@ -266,7 +266,8 @@ std::string model_card(std::string_view id, int64_t created, uint32_t max_contex
 std::string status_json(const actors::ClusterStatus& status) {
   const auto& counts = status.counts;
   JsonWriter json;
-  json.begin_object().field("serving", status.serving).field("condition", status.condition);
+  json.begin_object().field("checked", status.checked).field("problem", status.problem);
+  json.field("serving", status.serving).field("condition", status.condition);
   json.field("epoch", status.epoch.value).key("requests").begin_object();
   json.field("queued", counts.queued).field("running", counts.running);
   json.field("admitted_total", counts.admitted_total).field("refused_total", counts.refused_total);

@@ -250,7 +250,7 @@ Answer Service::health(const HttpRequest&) {
 }
 
 Answer Service::metrics(const HttpRequest&) {
-  return make_status_exchange(client_, [this](const actors::ClusterStatus& status) {
+  return make_status_exchange(client_, false, [this](const actors::ClusterStatus& status) {
     HttpResponse response;
     response.content_type = "text/plain; version=0.0.4; charset=utf-8";
     response.body = metrics_.render(status);
@@ -324,18 +324,20 @@ Answer Service::drain(const HttpRequest& request) {
   if (const auto* error = std::get_if<ApiError>(&parsed)) return error_response(*error);
   const auto drain = std::get<DrainRequest>(std::move(parsed));
   client_.drain(drain.node, drain.drained);
-  return make_status_exchange(client_, [node = drain.node](const actors::ClusterStatus& status) {
-    const auto routers = std::ranges::count_if(status.nodes, [&](const auto& member) {
-      return member.member.info.name == node && member.member.info.role == cluster::Role::kRouter;
-    });
-    if (routers == 0) {
-      return error_response({.status = 404,
-                             .type = "not_found_error",
-                             .message = "No router `" + node + "` is in the cluster.",
-                             .param = "node"});
-    }
-    return json_response(status_json(status));
-  });
+  return make_status_exchange(
+      client_, false, [node = drain.node](const actors::ClusterStatus& status) {
+        const auto routers = std::ranges::count_if(status.nodes, [&](const auto& member) {
+          return member.member.info.name == node &&
+                 member.member.info.role == cluster::Role::kRouter;
+        });
+        if (routers == 0) {
+          return error_response({.status = 404,
+                                 .type = "not_found_error",
+                                 .message = "No router `" + node + "` is in the cluster.",
+                                 .param = "node"});
+        }
+        return json_response(status_json(status));
+      });
 }
 
 Answer Service::experts(const HttpRequest&) {
@@ -350,8 +352,9 @@ Answer Service::rebalance(const HttpRequest&) {
   });
 }
 
-Answer Service::status(const HttpRequest&) {
-  return make_status_exchange(client_, [](const actors::ClusterStatus& status) {
+Answer Service::status(const HttpRequest& request) {
+  const bool check = request.target.ends_with("?check=1");
+  return make_status_exchange(client_, check, [](const actors::ClusterStatus& status) {
     return json_response(status_json(status));
   });
 }

@@ -74,10 +74,11 @@ class StatusExchange final : public Exchange {
 }  // namespace
 
 std::unique_ptr<Exchange> make_status_exchange(
-    actors::ClusterClient& client,
+    actors::ClusterClient& client, bool check,
     std::function<HttpResponse(const actors::ClusterStatus&)> render) {
   return std::make_unique<StatusExchange<actors::ClusterStatus>>(
-      [&client](auto on_status) { client.status(std::move(on_status)); }, std::move(render));
+      [&client, check](auto on_status) { client.status(check, std::move(on_status)); },
+      std::move(render));
 }
 
 std::unique_ptr<Exchange> make_experts_exchange(

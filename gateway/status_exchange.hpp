@@ -11,9 +11,9 @@
 namespace troupe::gateway {
 
 /// Asks for the status, at most 5 s, and answers what `render` makes of it. `client` and what
-/// `render` refers to must outlive the exchange.
+/// `render` refers to must outlive the exchange. With `check`, integrity is looked at first.
 std::unique_ptr<Exchange> make_status_exchange(
-    actors::ClusterClient& client,
+    actors::ClusterClient& client, bool check,
     std::function<HttpResponse(const actors::ClusterStatus&)> render);
 
 /// The same of the experts; with `rebalance` a change of placement is begun first.

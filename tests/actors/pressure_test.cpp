@@ -66,9 +66,12 @@ TEST(SchedulingPressure, ChangesNoTokenOfTwoHundredRequests) {
   for (size_t i = 0; i < specs.size(); ++i) {
     expect_same(TestCluster::wait(streams[i]), expected[i], "request " + std::to_string(i));
   }
-  const ClusterStatus status = cluster.status();
+  const ClusterStatus status = cluster.status(true);
+  EXPECT_TRUE(status.checked);
+  EXPECT_EQ(status.problem, "");
   uint64_t preempted = 0, hits = 0, host_hits = 0, fetched = 0;
   for (const NodeStatus& node : status.nodes) {
+    EXPECT_EQ(node.problem, "") << node.member.info.name;
     preempted += node.num_preempted;
     hits += node.prefix_cache.hit_tokens;
     host_hits += node.prefix_cache.host_hit_tokens;

@@ -79,10 +79,11 @@ class TestCluster {
     return wait_until([this] { return client().serving(); });
   }
 
-  ClusterStatus status() {
+  ClusterStatus status(bool check = false) {
     auto promise = std::make_shared<std::promise<ClusterStatus>>();
     auto future = promise->get_future();
-    client().status([promise](ClusterStatus status) { promise->set_value(std::move(status)); });
+    client().status(check,
+                    [promise](ClusterStatus status) { promise->set_value(std::move(status)); });
     CHECK(future.wait_for(kPatience) == std::future_status::ready);
     return future.get();
   }

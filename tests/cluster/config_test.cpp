@@ -28,6 +28,7 @@ placement:            # optional pins
   - {node: shard-1, layers: 4}
 limits:
   max_queued: 65
+  max_queued_per_tenant: 33
   max_running: 17
   max_step_tokens: 257
   step_target: 11ms
@@ -77,6 +78,7 @@ TEST(ClusterConfig, ReadsEveryKey) {
   EXPECT_EQ(config->pins[1].last_layer, 4U);
   EXPECT_EQ(config->pins[1].last_expert, UINT32_MAX) << "all experts";
   EXPECT_EQ(config->max_queued, 65U);
+  EXPECT_EQ(config->max_queued_per_tenant, 33U);
   EXPECT_EQ(config->max_running, 17U);
   EXPECT_EQ(config->max_step_tokens, 257U);
   EXPECT_EQ(config->step_target, milliseconds(11));

@@ -50,7 +50,9 @@ class EchoClient final : public actors::ClusterClient {
   void drain(const std::string&, bool) override {}
   void experts(bool, std::function<void(actors::ExpertsStatus)>) override {}
   [[nodiscard]] bool serving() const override { return true; }
-  void status(std::function<void(actors::ClusterStatus)> on_status) override { on_status({}); }
+  void status(bool, std::function<void(actors::ClusterStatus)> on_status) override {
+    on_status({});
+  }
 
  private:
   uint64_t next_id_ = 0;

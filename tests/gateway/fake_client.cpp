@@ -48,10 +48,11 @@ bool FakeClient::serving() const {
   return serving_;
 }
 
-void FakeClient::status(std::function<void(actors::ClusterStatus)> on_status) {
+void FakeClient::status(bool check, std::function<void(actors::ClusterStatus)> on_status) {
   const std::lock_guard lock(mutex_);
-  calls_.push_back([this, on_status = std::move(on_status)] {
+  calls_.push_back([this, check, on_status = std::move(on_status)] {
     actors::ClusterStatus status;
+    status.checked = check;
     status.serving = serving_;
     status.condition = serving_ ? "serving" : "waiting for router-0";
     status.epoch = Epoch{3};

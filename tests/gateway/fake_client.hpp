@@ -39,7 +39,7 @@ class FakeClient final : public actors::ClusterClient {
   void cancel(RequestId request) override;
   void drain(const std::string& node, bool drained) override;
   [[nodiscard]] bool serving() const override;
-  void status(std::function<void(actors::ClusterStatus)> on_status) override;
+  void status(bool check, std::function<void(actors::ClusterStatus)> on_status) override;
   void experts(bool rebalance, std::function<void(actors::ExpertsStatus)> on_status) override;
 
   void set_serving(bool serving);

@@ -28,7 +28,7 @@ class HandClient final : public actors::ClusterClient {
   void drain(const std::string&, bool) override {}
   void experts(bool, std::function<void(actors::ExpertsStatus)>) override {}
   [[nodiscard]] bool serving() const override { return true; }
-  void status(std::function<void(actors::ClusterStatus)>) override {}
+  void status(bool, std::function<void(actors::ClusterStatus)>) override {}
 
   std::vector<RequestSpec> specs;
   std::vector<EventHandler> handlers;

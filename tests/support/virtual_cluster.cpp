@@ -71,7 +71,7 @@ void VirtualCluster::run_for(Duration span, uint64_t max_steps) {
 
 ClusterStatus VirtualCluster::status() {
   std::optional<ClusterStatus> answer;
-  nodes_.client().status([&](ClusterStatus status) { answer = std::move(status); });
+  nodes_.client().status(true, [&](ClusterStatus status) { answer = std::move(status); });
   CHECK(world_.run_until([&] { return answer.has_value(); }, seconds(2)));
   return *answer;
 }
