@@ -28,12 +28,16 @@ void FairQueue::push(const Item& item) {
   const auto found = tenants_.try_emplace(item.tenant).first;
   Tenant& tenant = found->second;
   if (tenant.waiting.empty()) {
-    // Time without work earns nothing: a tenant comes back at the level of those who wait.
-    std::optional<uint64_t> least;
+    // Time without work earns nothing: a tenant comes back at the level of those who wait, or, if
+    // nobody does, of the one who waited last.
+    std::optional<uint64_t> level;
     for (const auto& [name, other] : tenants_) {
-      if (!other.waiting.empty()) least = std::min(least.value_or(other.served), other.served);
+      if (!other.waiting.empty()) level = std::min(level.value_or(other.served), other.served);
     }
-    tenant.served = std::max(tenant.served, least.value_or(0));
+    if (const auto last = tenants_.find(last_left_); !level && last != tenants_.end()) {
+      level = last->second.served;
+    }
+    tenant.served = std::max(tenant.served, level.value_or(0));
     ++num_waiting_tenants_;
   }
   tenant.waiting.insert(place);
@@ -64,7 +68,7 @@ void FairQueue::erase(RequestId request) {
   const auto& [tenant, place] = found->second;
   auto& waiting = tenants_.at(tenant).waiting;
   waiting.erase(place);
-  if (waiting.empty()) --num_waiting_tenants_;
+  if (waiting.empty() && --num_waiting_tenants_ == 0) last_left_ = tenant;
   places_.erase(found);
 }
 

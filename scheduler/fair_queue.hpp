@@ -69,6 +69,7 @@ class FairQueue {
   FairQueueOptions options_;
   std::map<std::string, Tenant> tenants_;
   size_t num_waiting_tenants_ = 0;
+  std::string last_left_;  ///< the tenant whose request was the last to wait
   std::map<RequestId, std::pair<std::string, Place>> places_;
 };
 

@@ -74,6 +74,19 @@ TEST(FairQueue, TimeWithoutWorkEarnsNothing) {
   EXPECT_EQ(queue.front(kStart), RequestId{1});
 }
 
+TEST(FairQueue, ANewTenantBeginsAtTheLevelOfTheOneWhoWaitedLast) {
+  FairQueue queue(kOptions);
+  queue.push({RequestId{1}, "light", 0, kStart});
+  queue.erase(RequestId{1});  // it runs, and nobody waits
+  queue.charge("light", 30'000);
+  queue.push({RequestId{2}, "heavy", 0, kStart});
+  queue.push({RequestId{3}, "heavy", 0, kStart});
+  queue.push({RequestId{4}, "light", 0, kStart});
+  queue.erase(RequestId{2});
+  queue.charge("heavy", 100);
+  EXPECT_EQ(queue.front(kStart), RequestId{4}) << "else it pays for what it had while alone";
+}
+
 TEST(FairQueue, RemembersABoundedNumberOfIdleTenants) {
   FairQueue queue(kOptions);
   for (uint64_t t = 0; t < 1000; ++t) queue.charge("tenant " + std::to_string(t), t);
