@@ -33,6 +33,7 @@ Scheduler::Scheduler(SchedulerOptions options)
 
 std::vector<SchedulerEffect> Scheduler::handle(const SchedulerEvent& event, Instant now) {
   Effects effects;
+  if (!std::holds_alternative<RouterEmitted>(event)) blocked_ = false;
   std::visit([&](const auto& e) { on(e, now, effects); }, event);
   end_what_is_late(now, effects);
   start_queued(now, effects);
@@ -282,11 +283,12 @@ void Scheduler::on(const Stopping&, Instant, Effects& effects) {
 }
 
 void Scheduler::start_queued(Instant now, Effects& effects) {
-  while (!queue_.empty() && routers_.any_place()) {
+  while (!blocked_ && !queue_.empty() && routers_.any_place()) {
     const RequestId request = *queue_.front(now);
     Entry& entry = requests_[request];
     const std::vector<TokenId> known = entry.known();
     const auto share = routers_.choose(entry.spec.cache_namespace, known);
+    blocked_ = !share;
     if (!share) break;  // it is the first that gets room
     queue_.erase(request);
     if (entry.submitted < now) estimate_.place_taken(now, !queue_.empty());
@@ -330,6 +332,7 @@ void Scheduler::leave_router(Entry& entry) {
   routers_.computed(entry.share->router, entry.spec.cache_namespace, entry.known());
   routers_.leave(*entry.share);
   entry.share.reset();
+  blocked_ = false;
   const auto of_tenant = running_of_.find(entry.spec.tenant);
   if (--of_tenant->second == 0) running_of_.erase(of_tenant);
 }
@@ -374,6 +377,7 @@ void Scheduler::forget(Entries::iterator entry) {
     leave_router(ended);
   } else {
     queue_.erase(request);
+    blocked_ = false;
   }
   deadlines_.erase({ended.deadline, request});
   requests_.erase(entry);

@@ -228,6 +228,7 @@ class Scheduler {
   Instant last_heard_;                                 ///< of the last router that went down
   std::string last_loss_;                              ///< why nothing serves
   bool stopping_ = false;
+  bool blocked_ = false;    ///< whose turn it is found no room; more tokens of others make none
   SchedulerCounts counts_;  ///< but for queued and running, which counts() fills in
 };
 
