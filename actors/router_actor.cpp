@@ -1,7 +1,6 @@
 #include "actors/router_actor.hpp"
 
 #include <algorithm>
-#include <iterator>
 #include <map>
 #include <optional>
 #include <utility>
@@ -9,11 +8,9 @@
 #include "actors/instant.hpp"
 #include "actors/kv_exchange.hpp"
 #include "actors/messages.hpp"
-#include "actors/micro_batch.hpp"
-#include "base/check.hpp"
+#include "actors/shard_links.hpp"
+#include "actors/step_run.hpp"
 #include "base/log.hpp"
-#include "cluster/failure_detector.hpp"
-#include "experts/combine.hpp"
 #include "scheduler/overlap.hpp"
 
 namespace troupe::actors {
@@ -44,7 +41,12 @@ class RouterShell {
         overlap_(options.micro_batches),
         exchange_(self, services, engine_, kv_holder_, transfer_options(options),
                   [this](RequestId request, uint32_t attempt) { fetch_ended(request, attempt); }),
-        detector_(options.heartbeat_timeout) {}
+        links_(self, services, options.links,
+               [this](NodeId shard, Error reason) { peer_failed(shard, std::move(reason)); }),
+        run_(
+            self, services, engine_, links_, options.combine,
+            [this](StepRun::Sampled sampled) { step_done(std::move(sampled)); },
+            [this] { idle(); }) {}
 
   // --- epochs ----------------------------------------------------------------------------------
 
@@ -52,7 +54,8 @@ class RouterShell {
     if (epoch < epoch_) return;
     serving_ = false;
     switching_.reset();
-    active_.reset();
+    step_.reset();
+    run_.drop();
     num_preempted_ += batcher_.num_preempted();
     batcher_ = scheduler::Batcher(options_.batcher);
     for (auto& [id, request] : requests_) {
@@ -62,32 +65,27 @@ class RouterShell {
     }
     requests_.clear();
     deferred_.clear();
-    for (auto& [shard, link] : links_) {
-      link->close();
-      credits_.forget(shard);
-    }
-    links_.clear();
+    links_.close();
     exchange_.end_epoch();
-    detector_.clear();
-    if (num_jobs_ == 0) idle();
+    if (!run_.busy()) idle();
   }
 
   void form(const FormEpochRequest& msg) {
     end_epoch(epoch_);
     epoch_ = msg.placement.epoch;
     forming_ = msg;
-    if (num_jobs_ == 0) idle();
+    if (!run_.busy()) idle();
   }
 
   /// Every shard serves the new epoch, too. The step that is out ends in the old one.
   void switch_epoch(const SwitchEpochRequest& msg) {
     if (!serving_ || msg.placement.epoch <= epoch_) return;
     switching_ = msg.placement;
-    if (!active_ && num_jobs_ == 0) idle();
+    if (!run_.out() && !run_.busy()) idle();
   }
 
   void link_down(const LinkDown& msg) {
-    if (links_.count(msg.peer) != 0) {
+    if (links_.contains(msg.peer)) {
       return peer_failed(msg.peer, Error{msg.reason}.with_context("link lost"));
     }
     exchange_.link_down(msg.peer);
@@ -161,63 +159,21 @@ class RouterShell {
 
   void frame(const transport::Frame& frame) {
     const transport::FrameHeader& header = frame.header;
-    if (header.epoch == epoch_) heard(header);
+    if (header.epoch == epoch_ && links_.heard(header)) {
+      self_->send(scheduler_, NodeReadyReport{services_->self, epoch_});
+    }
     if (exchange_.frame(frame)) return;
-    // Whatever does not belong to an exchange at hand is stale or a duplicate, and harmless.
-    if (!active_ || header.epoch != epoch_) return;
-    const auto batch = std::ranges::find(active_->batches, header.step, &MicroBatch::wire_step);
-    if (batch == active_->batches.end() || !batch->exchanging ||
-        header.layer != batch->plan.layer) {
-      return;
-    }
-    if (header.kind == transport::FrameKind::kFailed) {
-      return peer_failed(header.source, {Code::kUnavailable, "the shard refused a dispatch"});
-    }
-    if (header.kind != transport::FrameKind::kCombine) return;
-    if (header.hidden != config().hidden_size) {
-      return peer_failed(header.source, {Code::kCorrupt, "an answer's rows have the wrong width"});
-    }
-    using Verdict = experts::Combine::Verdict;
-    const auto answer = batch->combine.answered(header.source, header.num_rows, credits_);
-    switch (answer.verdict) {
-      case Verdict::kDuplicate:
-      case Verdict::kUnknownShard: return;
-      case Verdict::kWrongSize:
-        return peer_failed(header.source,
-                           {Code::kCorrupt, "an answer has the wrong number of rows"});
-      case Verdict::kTake: break;
-    }
-    batch->answers.push_back({answer.first_result, frame});
-    for (MicroBatch& other : active_->batches) send_due(other);  // there is credit again
-    resume_when_complete(*batch);
+    if (header.epoch == epoch_) run_.answer(frame);
   }
 
-  /// Asks the shards for signs of life and reports those that gave none. Nobody else notices a cut
-  /// between a router and a shard that both still hear the head.
-  void beat(const Beat& msg) {
-    if (msg.epoch != epoch_ || links_.empty()) return;
-    for (const NodeId shard : detector_.take_silent(now(self_))) {
-      const int64_t silence_ms = options_.heartbeat_timeout.ns / milliseconds(1).ns;
-      peer_failed(shard, {Code::kUnavailable,
-                          "no sign of life on its link for " + std::to_string(silence_ms) +
-                              " ms: it is stopped or cut off, or its UCX port is closed to us"});
-    }
-    for (const auto& [shard, link] : links_) ping(*link);
-    self_->delayed_send(self_, std::chrono::nanoseconds(options_.heartbeat_interval.ns), msg);
-  }
-
-  void watchdog() {
-    watching_ = false;
-    if (!active_) return;
-    watch();
-    for (MicroBatch& batch : active_->batches) send_due(batch);
-  }
+  void beat(const Beat& msg) { links_.beat(msg); }
+  void wake() { run_.wake(); }
 
   caf::response_promise status(bool check) {
     auto promise = self_->make_response_promise();
     WorkerStatus status{.node = services_->self};
     status.rows_computed = rows_computed_;
-    for (const auto& [shard, link] : links_) status.links.push_back(link->stats());
+    status.links = links_.stats();
     status.num_preempted = num_preempted_ + batcher_.num_preempted();
     status.num_fetched_blocks = exchange_.fetched_blocks();
     if (check) status.problem = batcher_.check();
@@ -258,14 +214,14 @@ class RouterShell {
     std::optional<uint32_t> num_cached;  ///< tokens that the first table had computed already
   };
 
-  /// The step that is out.
-  struct ActiveStep {
+  /// The step that is out, as the batcher and the learning of micro-batches know it.
+  struct OutStep {
     StepId step;
     std::vector<scheduler::StepEntry> entries;
     Instant began;
     uint32_t num_rows = 0;
     bool prefills = false;
-    std::vector<MicroBatch> batches;
+    uint32_t num_batches = 0;
   };
 
   [[nodiscard]] const model::ModelConfig& config() const { return services_->checkpoint->config(); }
@@ -345,15 +301,13 @@ class RouterShell {
   }
 
   void perform(scheduler::RunStep& e) {
-    CHECK(!active_);
-    CHECK_EQ(num_jobs_, 0U);
-    active_ = ActiveStep{.step = e.step, .entries = std::move(e.entries), .began = now(self_)};
+    step_ = OutStep{.step = e.step, .entries = std::move(e.entries), .began = now(self_)};
     std::vector<StepPart> parts;
-    for (const scheduler::StepEntry& entry : active_->entries) {
+    for (const scheduler::StepEntry& entry : step_->entries) {
       const Request& request = requests_.at(entry.request);
       const auto first = request.known.begin() + entry.first_position;
-      active_->num_rows += entry.count;
-      active_->prefills = active_->prefills || entry.count > 1;
+      step_->num_rows += entry.count;
+      step_->prefills = step_->prefills || entry.count > 1;
       parts.push_back({.tokens = {first, first + entry.count},
                        .first_position = entry.first_position,
                        .block_table = request.block_table,
@@ -366,126 +320,19 @@ class RouterShell {
         parts.back().stop_token_ids = request.stop_token_ids;
       }
     }
-    rows_computed_ += active_->num_rows;
-    const uint32_t count = overlap_.choose(active_->num_rows, active_->prefills);
-    active_->batches.resize(count);
-    auto cut = cut_rows(std::move(parts), count);
-    for (uint32_t lane = 0; lane < count; ++lane) {
-      MicroBatch& batch = active_->batches[lane];
-      batch.wire_step = StepId{e.step.value * kMaxMicroBatches + lane};
-      run(batch,
-          [engine = engine_, lane, step = batch.wire_step, parts = std::move(cut[lane])]() mutable {
-            return engine->begin(lane, step, std::move(parts));
-          });
-    }
-    watch();
+    rows_computed_ += step_->num_rows;
+    step_->num_batches = overlap_.choose(step_->num_rows, step_->prefills);
+    run_.begin(step_->step, std::move(parts), step_->num_batches);
   }
 
-  [[nodiscard]] uint32_t lane_of(const MicroBatch& batch) const {
-    return static_cast<uint32_t>(&batch - active_->batches.data());
-  }
-
-  /// Has a segment computed; its end comes back as a message.
-  template <class Job>
-  void run(MicroBatch& batch, Job job) {
-    ++batch.num_begun;
-    auto segment = std::make_shared<Segment>();
-    submit(
-        lane_of(batch), [segment, job = std::move(job)]() mutable { *segment = job(); },
-        [this, segment](MicroBatch& computed) { segment_done(computed, *segment); });
-  }
-
-  /// Runs a job of the step that is out; `then` follows unless the step's epoch ends meanwhile.
-  template <class Job, class Then>
-  void submit(uint32_t lane, Job job, Then then) {
-    ++num_jobs_;
-    services_->executor->submit([this, lane, job = std::move(job), then = std::move(then),
-                                 me = caf::actor_cast<caf::actor>(self_), step = active_->step,
-                                 epoch = epoch_]() mutable {
-      job();
-      caf::anon_send(me, JobDone{[this, lane, then, step, epoch] {
-                       --num_jobs_;
-                       if (active_ && active_->step == step && epoch_ == epoch) {
-                         then(active_->batches[lane]);
-                       } else if (num_jobs_ == 0) {
-                         idle();
-                       }
-                     }});
-    });
-  }
-
-  void segment_done(MicroBatch& batch, Segment& segment) {
-    if (segment.status == Forward::Status::kDone) {
-      batch.done = true;
-      batch.sampled = std::move(segment.sampled);
-      if (std::ranges::all_of(active_->batches, &MicroBatch::done)) step_done();
-      return;
-    }
-    batch.exchanging = true;
-    batch.plan = std::move(segment.plan);
-    batch.frames = std::move(segment.frames);
-    batch.answers.clear();
-    std::vector<uint64_t> frame_bytes;
-    for (const transport::Frame& frame : batch.frames) {
-      frame_bytes.push_back(frame.payload->size() +
-                            frame.header.assignments.size() * sizeof(transport::Assignment));
-    }
-    batch.combine = experts::Combine(batch.plan, frame_bytes, options_.combine);
-    send_due(batch);
-    const uint32_t lane = lane_of(batch);
-    batch.shared_done = !segment.has_work_meanwhile;
-    if (batch.shared_done) return;
-    submit(
-        lane, [engine = engine_, lane] { engine->compute_meanwhile(lane); },
-        [this](MicroBatch& computed) {
-          computed.shared_done = true;
-          resume_when_complete(computed);
-        });
-  }
-
-  /// Sends the frames whose turn it is, first copies and repeats alike.
-  void send_due(MicroBatch& batch) {
-    if (!batch.exchanging) return;
-    const experts::CombineEffects due = batch.combine.due(credits_, now(self_));
-    for (const uint32_t part : due.send) {
-      const NodeId shard = batch.plan.shards[part].shard;
-      const auto link = links_.find(shard);
-      CHECK(link != links_.end());
-      if (const auto sent = link->second->send(batch.frames[part]); !sent.ok()) {
-        return peer_failed(shard, Error{sent.error()}.with_context("sending a dispatch"));
-      }
-    }
-    if (due.silent) {
-      peer_failed(*due.silent, {Code::kDeadlineExceeded, "no answer to a dispatch in time"});
-    }
-  }
-
-  /// In segments, no micro-batch overtakes the one before it (micro_batch.hpp).
-  void resume_when_complete(MicroBatch& batch) {
-    if (!batch.exchanging || !batch.shared_done || !batch.combine.complete()) return;
-    const uint32_t lane = lane_of(batch);
-    if (lane > 0 && active_->batches[lane - 1].num_begun <= batch.num_begun) return;
-    batch.exchanging = false;
-    batch.frames.clear();
-    run(batch,
-        [engine = engine_, lane, plan = std::move(batch.plan), answers = std::move(batch.answers)] {
-          return engine->resume(lane, plan, answers);
-        });
-    if (lane + 1 < active_->batches.size()) resume_when_complete(active_->batches[lane + 1]);
-  }
-
-  void step_done() {
-    std::vector<Result<model::SampledToken>> sampled_tokens;
-    for (MicroBatch& batch : active_->batches) {
-      std::ranges::move(batch.sampled, std::back_inserter(sampled_tokens));
-    }
+  void step_done(StepRun::Sampled tokens) {
     StepTokens message{.router = services_->self};
     std::vector<RequestId> ended;
     size_t sampled = 0;
-    for (const scheduler::StepEntry& entry : active_->entries) {
+    for (const scheduler::StepEntry& entry : step_->entries) {
       computed(entry);
       if (!entry.wants_token) continue;
-      const Result<model::SampledToken>& token = sampled_tokens[sampled++];
+      const Result<model::SampledToken>& token = tokens[sampled++];
       const auto found = requests_.find(entry.request);
       if (found == requests_.end()) continue;  // cancelled during the step
       Request& request = found->second;
@@ -510,15 +357,13 @@ class RouterShell {
       if (emission.finished) ended.push_back(entry.request);
       message.emissions.push_back(std::move(emission));
     }
-    const StepId step = active_->step;
-    const Duration took = now(self_) - active_->began;
-    overlap_.learn(active_->num_rows, active_->prefills,
-                   static_cast<uint32_t>(active_->batches.size()), took);
-    active_.reset();
+    const OutStep ended_step = *std::exchange(step_, std::nullopt);
+    const Duration took = now(self_) - ended_step.began;
+    overlap_.learn(ended_step.num_rows, ended_step.prefills, ended_step.num_batches, took);
     if (!message.emissions.empty()) self_->send(scheduler_, std::move(message));
     for (const RequestId request : ended) leave(request);
     idle();
-    batch(scheduler::StepDone{step, took});
+    batch(scheduler::StepDone{ended_step.step, took});
   }
 
   /// A request's part of the step that ended. Others may share a prompt at once, and what is
@@ -541,7 +386,8 @@ class RouterShell {
     tell_computed(request, found->second);
     requests_.erase(found);
     released_.push_back(request);
-    if (!active_ && num_jobs_ == 0) idle();  // the blocks are free before the batcher asks for more
+    if (!run_.out() && !run_.busy())
+      idle();  // the blocks are free before the batcher asks for more
     batch(scheduler::Left{request});
   }
 
@@ -570,16 +416,9 @@ class RouterShell {
   void join_epoch() {
     const FormEpochRequest msg = std::move(*forming_);
     forming_.reset();
-    for (const Peer& shard : msg.shards) {
-      auto link = services_->port->connect(shard.id, shard.link_address);
-      if (!link.ok()) {
-        return peer_failed(shard.id, Error{link.error()}.with_context("linking " + shard.name));
-      }
-      links_[shard.id] = std::move(*link);
-      credits_.grant(shard.id, {.bytes = kDispatchesPerShard * largest_dispatch(),
-                                .frames = kDispatchesPerShard});
-      detector_.watch(shard.id, now(self_));
-    }
+    const bool linked = links_.open(msg.shards, {.bytes = kDispatchesPerShard * largest_dispatch(),
+                                                 .frames = kDispatchesPerShard});
+    if (!linked) return;
     exchange_.join_epoch(epoch_, msg.routers);
     serving_ = true;
     use(msg.placement);
@@ -594,24 +433,7 @@ class RouterShell {
                         .cluster = services_->cluster,
                         .epoch = epoch_,
                         .source = services_->self});
-    beat({epoch_});
-  }
-
-  /// Something of this epoch came from a shard. The router is ready when it has heard all of them:
-  /// no epoch serves over links that do not carry both ways.
-  void heard(const transport::FrameHeader& header) {
-    const auto link = links_.find(header.source);
-    if (link == links_.end()) return;
-    if (header.kind == transport::FrameKind::kPing) return ping(*link->second);
-    const bool ready = detector_.all_heard();
-    detector_.heard(header.source, now(self_));
-    if (ready || !detector_.all_heard()) return;
-    self_->send(scheduler_, NodeReadyReport{services_->self, epoch_});
-  }
-
-  void ping(transport::Link& link) {
-    // Where it cannot be sent, silence will tell.
-    (void)link.send({.header = {.kind = transport::FrameKind::kPing, .epoch = epoch_}});
+    links_.use(epoch_);
   }
 
   /// Bytes of a dispatch that sends every row of a full step to one shard.
@@ -619,14 +441,6 @@ class RouterShell {
     const uint64_t row = config().hidden_size * sizeof(float) +
                          config().num_experts_per_tok * sizeof(transport::Assignment);
     return options_.batcher.max_step_tokens * row;
-  }
-
-  /// Looks after the step that is out, from time to time; nothing is scheduled without one.
-  void watch() {
-    if (watching_) return;
-    watching_ = true;
-    const int64_t period_ns = options_.combine.resend_after.ns / 2;
-    self_->delayed_send(self_, std::chrono::nanoseconds(period_ns), Wake{});
   }
 
   caf::stateful_actor<RouterState>* self_;
@@ -641,16 +455,13 @@ class RouterShell {
   std::map<RequestId, Request> requests_;
   std::vector<RequestId> released_;     ///< gone, blocks not yet given back
   std::vector<StartRequest> deferred_;  ///< wait for an earlier attempt's blocks to be given back
-  std::map<NodeId, std::shared_ptr<transport::Link>> links_;
-  cluster::FailureDetector detector_;  ///< watches the shards linked
-  transport::CreditLedger credits_;    ///< dispatches under way to each shard
-  std::optional<ActiveStep> active_;
+  ShardLinks links_;
+  StepRun run_;
+  std::optional<OutStep> step_;
   std::optional<FormEpochRequest> forming_;
   std::optional<experts::Placement> switching_;  ///< to be used when the step that is out has ended
   Epoch epoch_;
   bool serving_ = false;
-  uint32_t num_jobs_ = 0;  ///< of steps, on the executor
-  bool watching_ = false;
   uint64_t rows_computed_ = 0;
   uint64_t num_preempted_ = 0;  ///< in earlier epochs
 };
@@ -672,7 +483,7 @@ caf::behavior router_actor(caf::stateful_actor<RouterState>* self, const WorkerS
       [=](const FrameArrived& msg) { shell->frame(msg.frame); },
       [=](const LinkDown& msg) { shell->link_down(msg); },
       [=](const JobDone& msg) { msg.then(); },
-      [=](const Wake&) { shell->watchdog(); },
+      [=](const Wake&) { shell->wake(); },
       [=](const Beat& msg) { shell->beat(msg); },
       [=](const KvPatience&) { shell->patience_tick(); },
       [=](const WorkerStatusQuery& msg) -> caf::result<WorkerStatus> {

@@ -9,6 +9,7 @@
 
 #include "actors/router_engine.hpp"
 #include "actors/services.hpp"
+#include "actors/shard_links.hpp"
 #include "base/time.hpp"
 #include "experts/combine.hpp"
 #include "kvcache/transfers.hpp"
@@ -23,14 +24,12 @@ struct RouterOptions {
   kvcache::TransferOptions transfers;
   /// A shard that stays silent is reported as failed.
   experts::CombineOptions combine;
-  /// Shards are asked for a sign of life so often, and one that gives none for so long is reported.
-  Duration heartbeat_interval = milliseconds(200);
-  Duration heartbeat_timeout = milliseconds(1500);
+  ShardLinkOptions links;
 };
 
-/// Dispatches of a router that may lie at one shard: one of each micro-batch. A
-/// shard takes in so many full steps of every router (experts::ShardOptions::max_queued_rows).
-inline constexpr uint32_t kDispatchesPerShard = 2;
+/// Dispatches of a router that may lie at one shard: one of each micro-batch. A shard takes in so
+/// many full steps of every router (experts::ShardOptions::max_queued_rows).
+inline constexpr uint32_t kDispatchesPerShard = RouterEngine::kLanes;
 
 class RouterShell;
 struct RouterState {

@@ -139,14 +139,15 @@ caf::actor spawn_worker(caf::actor_system& system, Process& process, const caf::
                       .num_host_slots = config.kv_host_blocks},
       actors::AttentionForm::kAbsorbed, process.vocabulary);
   log::info("kv_cache", {{"blocks", config.kv_blocks}, {"bytes", engine->kv_bytes()}});
-  return system.spawn(actors::router_actor, &process.services, std::move(engine), holder, head,
-                      actors::RouterOptions{.batcher = {.max_step_tokens = config.max_step_tokens,
-                                                        .max_running = config.max_running,
-                                                        .step_target = config.step_target},
-                                            .micro_batches = config.micro_batches,
-                                            .block_tokens = config.kv_block_tokens,
-                                            .heartbeat_interval = config.heartbeat_interval,
-                                            .heartbeat_timeout = config.heartbeat_timeout});
+  return system.spawn(
+      actors::router_actor, &process.services, std::move(engine), holder, head,
+      actors::RouterOptions{.batcher = {.max_step_tokens = config.max_step_tokens,
+                                        .max_running = config.max_running,
+                                        .step_target = config.step_target},
+                            .micro_batches = config.micro_batches,
+                            .block_tokens = config.kv_block_tokens,
+                            .links = {.heartbeat_interval = config.heartbeat_interval,
+                                      .heartbeat_timeout = config.heartbeat_timeout}});
 }
 
 Result<int> run(const std::string& config_path, const std::string& name) {

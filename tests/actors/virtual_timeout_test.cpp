@@ -83,7 +83,7 @@ TEST(VirtualTime, ANodeThatIsNotReadyInTimeIsLeftOut) {
 
 /// From the silence of a shard until its router tells.
 const Duration kMostUntilSilenceIsTold =
-    RouterOptions{}.heartbeat_timeout + RouterOptions{}.heartbeat_interval;
+    ShardLinkOptions{}.heartbeat_timeout + ShardLinkOptions{}.heartbeat_interval;
 
 TEST(VirtualTime, AShardWithoutASignOfLifeIsLeftOutAfterThreeTries) {
   for_each_seed(kNumSeeds, [](uint64_t seed) {
@@ -121,7 +121,7 @@ TEST(VirtualTime, ACutBetweenRouterAndShardChangesNoToken) {
     cluster.world().network().cut(cluster.nodes().at("shard-1").services.self);
     ASSERT_TRUE(cluster.run_until([&] { return !cluster.nodes().client().serving(); }));
     const Duration waited = cluster.world().now() - cut;
-    EXPECT_GE(waited + RouterOptions{}.heartbeat_interval, RouterOptions{}.heartbeat_timeout);
+    EXPECT_GE(waited + ShardLinkOptions{}.heartbeat_interval, ShardLinkOptions{}.heartbeat_timeout);
     EXPECT_LE(waited, kMostUntilSilenceIsTold);
     ASSERT_TRUE(cluster.run_until_ended({stream}));
     expect_same(*stream, alone[0]);

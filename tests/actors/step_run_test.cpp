@@ -1,4 +1,4 @@
-#include "actors/micro_batch.hpp"
+#include "actors/step_run.hpp"
 
 #include <gtest/gtest.h>
 
