@@ -133,9 +133,14 @@ void Membership::on(const NodeLost& event, Instant, Effects& effects) {
          false, effects);
 }
 
-void Membership::on(const NodeReady& event, Instant, Effects&) {
+void Membership::on(const NodeReady& event, Instant now, Effects& effects) {
+  if (change_ && event.epoch == change_->epoch) {
+    change_->awaited.erase(event.node);
+    // At once, before deadlines are looked at: a report that comes with one is in time.
+    if (change_->awaited.empty()) advance_change(now, effects);
+    return;
+  }
   const auto member = members_.find(event.node);
-  if (change_ && event.epoch == change_->epoch) change_->awaited.erase(event.node);
   if (member == members_.end() || event.epoch != epoch_) return;
   if (member->second.state == NodeState::kForming) member->second.state = NodeState::kReady;
 }
@@ -179,7 +184,6 @@ void Membership::abandon_change(const Error& reason, Effects& effects) {
 }
 
 void Membership::advance_change(Instant now, Effects& effects) {
-  if (!change_ || !change_->awaited.empty()) return;
   if (change_->switching) {
     epoch_ = change_->epoch;
     change_.reset();
@@ -274,7 +278,6 @@ void Membership::advance(Instant now, Effects& effects) {
               effects);
     form(now, effects);
   }
-  advance_change(now, effects);
 }
 
 void Membership::form(Instant now, Effects& effects) {

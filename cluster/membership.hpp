@@ -191,8 +191,9 @@ class Membership {
   /// A change of placement under way.
   struct Change {
     Epoch epoch;
-    bool switching = false;    ///< the shards are prepared, the routers are told
-    std::set<NodeId> awaited;  ///< shards that prepare, then routers that switch
+    bool switching = false;  ///< the shards are prepared, the routers are told
+    /// Shards that prepare, then routers that switch; not empty between events.
+    std::set<NodeId> awaited;
     Instant deadline;
   };
   using Members = std::map<NodeId, Member>;
@@ -225,7 +226,7 @@ class Membership {
   /// Ends the epoch in force or being formed; stops serving if it was in force.
   void end_epoch(Phase next, const Error& reason, Effects& effects);
   void abandon_change(const Error& reason, Effects& effects);
-  /// Takes the next step of a change when all have taken the last.
+  /// Takes the next step of a change. REQUIRES: all have taken the last.
   void advance_change(Instant now, Effects& effects);
   void follow_deadlines(Instant now, Effects& effects);
   /// Forms an epoch or starts serving, if it is time for that.

@@ -465,6 +465,17 @@ TEST_F(ChangeTest, DoesNotWaitForARouterForever) {
   EXPECT_THAT(wait(seconds(1)), ElementsAre("form 3: router-0 | shard-0 shard-1"));
 }
 
+TEST_F(ChangeTest, TakesTheLastReportOfAStageAsInTimeWhenItComesWithTheDeadline) {
+  serve();
+  change();
+  ready(2, 2);
+  now = now + seconds(300);
+  EXPECT_THAT(ready(3, 2), ElementsAre("switch 2: router-0"));
+  now = now + seconds(30);
+  EXPECT_THAT(ready(1, 2), ElementsAre("keep 2: shard-0 shard-1"));
+  EXPECT_TRUE(membership.serving());
+}
+
 TEST_F(ChangeTest, LeavesANewcomerOutAndEndsWhenItIsTakenIn) {
   serve();
   lose(3);
@@ -498,6 +509,9 @@ class RandomCluster {
 
   void act() {
     now_ = now_ + milliseconds(static_cast<int64_t>(draw(1'000)));
+    if (const auto due = membership_.next_deadline(); due && draw(20) == 0) {
+      now_ = std::max(now_, *due);  // whatever happens, happens with a deadline
+    }
     const auto any = [&]() -> NodeId {
       if (live_.empty() || draw(30) == 0) return NodeId{draw(last_ + 5)};
       return std::next(live_.begin(), static_cast<int64_t>(draw(live_.size())))->first;
