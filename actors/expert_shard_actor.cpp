@@ -9,7 +9,6 @@
 #include <vector>
 
 #include "actors/expert_compute.hpp"
-#include "actors/instant.hpp"
 #include "actors/messages.hpp"
 #include "base/check.hpp"
 #include "base/log.hpp"
@@ -220,11 +219,6 @@ class ExpertShardShell {
     self_->send(scheduler_, ExpertLoadReport{services_->self, load_.take()});
   }
 
-  void batch_due() {
-    batch_due_ = false;
-    act(experts::BatchWaited{});
-  }
-
   [[nodiscard]] WorkerStatus status() const {
     WorkerStatus status{.node = services_->self};
     status.num_experts_held = held_.size();
@@ -268,13 +262,12 @@ class ExpertShardShell {
       return report_failure(services_->self, Error{loaded.error()}.with_context("loading experts"));
     }
     log::info("experts_loaded", {{"epoch", epoch}, {"experts", describe(held_)}});
-    act(experts::ExpertsLoaded{
-        .epoch = epoch, .held = held_, .num_routers = static_cast<uint32_t>(links_.size())});
+    act(experts::ExpertsLoaded{.epoch = epoch, .held = held_});
     self_->send(scheduler_, NodeReadyReport{services_->self, epoch});
   }
 
   void act(const experts::ShardEvent& event) {
-    for (experts::ShardEffect& effect : core_.handle(event, now(self_))) {
+    for (experts::ShardEffect& effect : core_.handle(event)) {
       std::visit([this](auto& e) { perform(e); }, effect);
     }
     if (const auto* gone = std::get_if<experts::RouterGone>(&event)) {
@@ -282,10 +275,6 @@ class ExpertShardShell {
         at = at->first.router == gone->router ? waiting_.erase(at) : std::next(at);
       }
     }
-    const auto due = core_.next_deadline();
-    if (!due || batch_due_) return;
-    batch_due_ = true;
-    self_->delayed_send(self_, std::chrono::nanoseconds((*due - now(self_)).ns), BatchDue{});
   }
 
   void perform(const experts::RejectRows& e) {
@@ -374,8 +363,8 @@ class ExpertShardShell {
   std::map<experts::DispatchKey, PendingDispatch> waiting_;
   bool arrived_anew_ = false;  ///< the dispatch at hand was not waiting already
   uint64_t rows_computed_ = 0;
-  experts::LoadCount load_;                    ///< not yet reported
-  bool load_due_ = false, batch_due_ = false;  ///< a timer runs
+  experts::LoadCount load_;  ///< not yet reported
+  bool load_due_ = false;    ///< a timer runs
 };
 
 caf::behavior expert_shard_actor(caf::stateful_actor<ExpertShardState>* self,
@@ -393,7 +382,6 @@ caf::behavior expert_shard_actor(caf::stateful_actor<ExpertShardState>* self,
       [=](const LinkDown& msg) { shell->link_down(msg); },
       [=](const JobDone& msg) { msg.then(); },
       [=](const LoadDue&) { shell->report_load(); },
-      [=](const BatchDue&) { shell->batch_due(); },
       [=](const WorkerStatusQuery&) { return shell->status(); },
   };
 }

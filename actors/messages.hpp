@@ -353,8 +353,6 @@ struct ExpertsQuery {
 struct BalanceDue {};
 /// To an expert shard, from itself: report the load.
 struct LoadDue {};
-/// To an expert shard, from itself: a batch has waited long enough.
-struct BatchDue {};
 /// To the scheduler actor: refuse what is new, end what waits.
 struct StopCluster {};
 
@@ -377,7 +375,6 @@ CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::ExpertsQuery)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::ExpertsStatus)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::BalanceDue)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::LoadDue)
-CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::BatchDue)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::WatchServing)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::ServingChanged)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::ClientEventArrived)

@@ -122,9 +122,8 @@ caf::actor spawn_worker(caf::actor_system& system, Process& process, const caf::
     const auto routers = static_cast<uint32_t>(
         std::ranges::count(config.nodes, cluster::Role::kRouter, &cluster::NodeConfig::role));
     const uint32_t max_queued_rows = routers * actors::kDispatchesPerShard * config.max_step_tokens;
-    return system.spawn(
-        actors::expert_shard_actor, &process.services, head,
-        experts::ShardOptions{.max_queued_rows = max_queued_rows, .batch_wait = config.batch_wait});
+    return system.spawn(actors::expert_shard_actor, &process.services, head,
+                        experts::ShardOptions{.max_queued_rows = max_queued_rows});
   }
   const model::ModelConfig& model = process.checkpoint.config();
   const auto holder = system.spawn(

@@ -65,9 +65,9 @@ struct ClusterConfig {
   // experts
   uint32_t redundant_experts = 0;             ///< replicas in each layer beyond one of each expert
   Duration rebalance_interval = seconds(60);  ///< at least so long between changes; 0: on request
-  uint32_t rebalance_min_gain = 10;           ///< percent by which the busiest shards' load falls
-  Duration load_half_life = seconds(60);      ///< of a row's weight in the loads
-  Duration batch_wait;                        ///< an idle shard waits for other routers' rows
+  /// Percent by which the busiest shards' loads, summed over layers, must fall.
+  uint32_t rebalance_min_gain = 10;
+  Duration load_half_life = seconds(60);  ///< of a row's weight in the loads
 };
 
 /// @param origin the file's name, for messages ("cluster.yaml:12: unknown key 'prot'; did you mean

@@ -72,7 +72,6 @@ inline constexpr std::array<Setting, 30> kSettings = {{
     {"experts", "rebalance_interval", &ClusterConfig::rebalance_interval, 0, seconds(86'400).ns},
     {"experts", "min_gain", &ClusterConfig::rebalance_min_gain, 0, 90},
     {"experts", "half_life", &ClusterConfig::load_half_life, seconds(1).ns, seconds(86'400).ns},
-    {"experts", "batch_wait", &ClusterConfig::batch_wait, 0, milliseconds(100).ns},
 }};
 
 /// Puts the value of `node` into the configuration. @errors kInvalidArgument without the place.

@@ -1,7 +1,6 @@
 #include "experts/shard.hpp"
 
 #include <algorithm>
-#include <set>
 
 namespace troupe::experts {
 namespace {
@@ -20,7 +19,7 @@ std::map<LayerIdx, std::vector<bool>> by_layer(const std::vector<ExpertKey>& hel
 
 Shard::Shard(ShardOptions options) : options_(options) {}
 
-std::vector<ShardEffect> Shard::handle(const ShardEvent& event, Instant now) {
+std::vector<ShardEffect> Shard::handle(const ShardEvent& event) {
   std::vector<ShardEffect> effects;
   if (const auto* loading = std::get_if<ExpertsLoaded>(&event)) {
     loaded(*loading, effects);
@@ -34,7 +33,7 @@ std::vector<ShardEffect> Shard::handle(const ShardEvent& event, Instant now) {
       reject_stale(effects);
     }
   } else if (const auto* rows = std::get_if<RowsArrived>(&event)) {
-    arrived(*rows, now, effects);
+    arrived(*rows, effects);
   } else if (const auto* gone = std::get_if<RouterGone>(&event)) {
     std::erase_if(queue_, [&](const Queued& waiting) {
       if (waiting.key.router != gone->router) return false;
@@ -44,7 +43,7 @@ std::vector<ShardEffect> Shard::handle(const ShardEvent& event, Instant now) {
   } else if (std::holds_alternative<BatchComputed>(event)) {
     running_.clear();
   }
-  if (auto batch = next_batch(now)) effects.emplace_back(*std::move(batch));
+  if (auto batch = next_batch()) effects.emplace_back(*std::move(batch));
   return effects;
 }
 
@@ -52,7 +51,6 @@ void Shard::loaded(const ExpertsLoaded& event, std::vector<ShardEffect>& effects
   if (!held_.empty() && event.epoch <= held_.rbegin()->first) return;
   held_.clear();
   held_[event.epoch] = by_layer(event.held);
-  num_routers_ = event.num_routers;
   reject_stale(effects);
 }
 
@@ -65,13 +63,13 @@ void Shard::reject_stale(std::vector<ShardEffect>& effects) {
   });
 }
 
-void Shard::arrived(const RowsArrived& event, Instant now, std::vector<ShardEffect>& effects) {
+void Shard::arrived(const RowsArrived& event, std::vector<ShardEffect>& effects) {
   if (const auto reason = reason_to_reject(event)) {
     effects.emplace_back(RejectRows{event.key, *reason});
     return;
   }
   const uint32_t num_rows = std::max(event.num_rows, 1U);
-  queue_.push_back({event.key, num_rows, now});
+  queue_.push_back({event.key, num_rows});
   queued_rows_ += num_rows;
 }
 
@@ -94,26 +92,8 @@ std::optional<RejectReason> Shard::reason_to_reject(const RowsArrived& event) co
   return std::nullopt;
 }
 
-bool Shard::worth_waiting(Instant now) const {
-  const Queued& oldest = queue_.front();
-  if (now - oldest.arrived >= options_.batch_wait) return false;
-  uint64_t num_rows = 0;
-  std::set<NodeId> routers;
-  for (const Queued& waiting : queue_) {
-    if (waiting.key.layer != oldest.key.layer) continue;
-    num_rows += waiting.num_rows;
-    routers.insert(waiting.key.router);
-  }
-  return num_rows < options_.max_batch_rows && routers.size() < num_routers_;
-}
-
-std::optional<Instant> Shard::next_deadline() const {
+std::optional<RunBatch> Shard::next_batch() {
   if (!running_.empty() || queue_.empty()) return std::nullopt;
-  return queue_.front().arrived + options_.batch_wait;
-}
-
-std::optional<RunBatch> Shard::next_batch(Instant now) {
-  if (!running_.empty() || queue_.empty() || worth_waiting(now)) return std::nullopt;
   RunBatch batch{.layer = queue_.front().key.layer, .dispatches = {}};
   std::deque<Queued> staying;
   uint64_t num_rows = 0;
@@ -148,10 +128,7 @@ std::string Shard::check() const {
   if (queued_rows_ > options_.max_queued_rows) return "more rows wait than the bound allows";
   std::ranges::sort(keys);
   if (std::ranges::adjacent_find(keys) != keys.end()) return "a dispatch is here twice";
-  if (running_.empty() && !queue_.empty() && options_.batch_wait == Duration{}) {
-    return "work waits while nothing runs";
-  }
-  return "";
+  return running_.empty() && !queue_.empty() ? "work waits while nothing runs" : "";
 }
 
 }  // namespace troupe::experts

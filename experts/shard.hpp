@@ -3,9 +3,10 @@
 // An expert shard's queue: dispatches from any router wait here, and micro-batches are formed from
 // those of one layer. Knows rows and experts, nothing of requests. Pure.
 //
-// A batch is of the layer of the oldest dispatch that waits, so nothing that comes later delays a
-// dispatch, whichever router it is from. An idle shard begins at once; with batch_wait it waits for
-// the other routers' rows, but no longer than that.
+// A shard that is free begins at once with what is there: it never waits for rows to come, so those
+// of several routers meet in a batch only when they came while another one was computed. A batch is
+// of the layer of the oldest dispatch that waits, so nothing that comes later delays a dispatch,
+// whichever router it is from.
 
 #include <cstdint>
 #include <deque>
@@ -16,7 +17,6 @@
 #include <vector>
 
 #include "base/ids.hpp"
-#include "base/time.hpp"
 #include "experts/placement.hpp"
 
 namespace troupe::experts {
@@ -34,9 +34,6 @@ struct DispatchKey {
 struct ShardOptions {
   uint32_t max_queued_rows = 65536;  ///< token rows waiting; above it a dispatch is refused
   uint32_t max_batch_rows = 8192;
-  /// An idle shard lets the oldest dispatch wait so long for others of its layer, unless one from
-  /// every router or a full batch is there.
-  Duration batch_wait;
 };
 
 // --- events -----------------------------------------------------------------------------------
@@ -45,7 +42,6 @@ struct ShardOptions {
 struct ExpertsLoaded {
   Epoch epoch;
   std::vector<ExpertKey> held;
-  uint32_t num_routers = 1;  ///< that may send dispatches
 };
 /// The shard holds these experts for a newer epoch, beside those of the one in force: until
 /// EpochKept, dispatches of both are computed. An epoch that is not newer changes nothing.
@@ -68,10 +64,8 @@ struct BatchComputed {};
 struct RouterGone {
   NodeId router;
 };
-/// Time has passed: to be told at next_deadline().
-struct BatchWaited {};
-using ShardEvent = std::variant<ExpertsLoaded, ExpertsPrepared, EpochKept, RowsArrived,
-                                BatchComputed, RouterGone, BatchWaited>;
+using ShardEvent =
+    std::variant<ExpertsLoaded, ExpertsPrepared, EpochKept, RowsArrived, BatchComputed, RouterGone>;
 
 // --- effects ----------------------------------------------------------------------------------
 /// kDuplicate: exactly this key is queued or running and will be answered. A repeat of one that was
@@ -92,34 +86,28 @@ using ShardEffect = std::variant<RejectRows, RunBatch>;
 class Shard {
  public:
   explicit Shard(ShardOptions options);
-  [[nodiscard]] std::vector<ShardEffect> handle(const ShardEvent& event, Instant now);
+  [[nodiscard]] std::vector<ShardEffect> handle(const ShardEvent& event);
   [[nodiscard]] uint32_t queued_rows() const;
-  /// When a batch must begin that waits for more rows; none if none does.
-  [[nodiscard]] std::optional<Instant> next_deadline() const;
   [[nodiscard]] std::string check() const;
 
  private:
   struct Queued {
     DispatchKey key;
     uint32_t num_rows = 0;  ///< >= 1: an empty dispatch takes its place, too
-    Instant arrived;
   };
   /// [expert], as long as the highest one held
   using Held = std::map<LayerIdx, std::vector<bool>>;
 
   void loaded(const ExpertsLoaded& event, std::vector<ShardEffect>& effects);
-  void arrived(const RowsArrived& event, Instant now, std::vector<ShardEffect>& effects);
+  void arrived(const RowsArrived& event, std::vector<ShardEffect>& effects);
   /// Rejects what waits from epochs that are not held any more.
   void reject_stale(std::vector<ShardEffect>& effects);
   [[nodiscard]] std::optional<RejectReason> reason_to_reject(const RowsArrived& event) const;
-  std::optional<RunBatch> next_batch(Instant now);
-  /// More rows for the oldest dispatch's batch may come, and it has not waited long enough.
-  [[nodiscard]] bool worth_waiting(Instant now) const;
+  std::optional<RunBatch> next_batch();
 
   ShardOptions options_;
   std::map<Epoch, Held> held_;  ///< none before the first ExpertsLoaded, two while one is prepared
-  uint32_t num_routers_ = 1;
-  std::deque<Queued> queue_;  ///< by arrival
+  std::deque<Queued> queue_;    ///< by arrival
   uint32_t queued_rows_ = 0;
   std::vector<DispatchKey> running_;  ///< the batch that is out
 };

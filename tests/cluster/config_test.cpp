@@ -43,7 +43,7 @@ heartbeat: {interval: 201ms, timeout: 2s}
 assemble_timeout: 31s
 restart_budget: 4
 transport: {wires: shm}
-experts: {redundant: 3, rebalance_interval: 61s, min_gain: 11, half_life: 62s, batch_wait: 1ms}
+experts: {redundant: 3, rebalance_interval: 61s, min_gain: 11, half_life: 62s}
 )";
 
 const std::string kSmall = R"(model: m
@@ -98,7 +98,6 @@ TEST(ClusterConfig, ReadsEveryKey) {
   EXPECT_EQ(config->rebalance_interval, seconds(61));
   EXPECT_EQ(config->rebalance_min_gain, 11U);
   EXPECT_EQ(config->load_half_life, seconds(62));
-  EXPECT_EQ(config->batch_wait, milliseconds(1));
 }
 
 TEST(ClusterConfig, FillsInDefaults) {
