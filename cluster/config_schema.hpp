@@ -38,7 +38,7 @@ struct Setting {
 };
 
 // Upper bounds are far above sense; they keep products of two settings within their types.
-inline constexpr std::array<Setting, 30> kSettings = {{
+inline constexpr auto kSettings = std::to_array<Setting>({
     {"", "name", Setting::Word{&ClusterConfig::name}},
     {"", "model", Setting::Text{&ClusterConfig::model}},
     {"", "served_name", Setting::Text{&ClusterConfig::served_name}},
@@ -72,7 +72,7 @@ inline constexpr std::array<Setting, 30> kSettings = {{
     {"experts", "rebalance_interval", &ClusterConfig::rebalance_interval, 0, seconds(86'400).ns},
     {"experts", "min_gain", &ClusterConfig::rebalance_min_gain, 0, 90},
     {"experts", "half_life", &ClusterConfig::load_half_life, seconds(1).ns, seconds(86'400).ns},
-}};
+});
 
 /// Puts the value of `node` into the configuration. @errors kInvalidArgument without the place.
 Result<void> read_setting(const Setting& setting, const YamlNode& node, ClusterConfig& config);
