@@ -98,48 +98,6 @@ Holders pack(const Layer& layer, const std::vector<uint32_t>& num_replicas) {
   return holders;
 }
 
-/// Gives each part of the layer to the shard that holds most of it now; shards with pins keep
-/// theirs.
-void relabel(const Layer& layer, const Holders& current, Holders& holders) {
-  const size_t num_shards = layer.slots.size();
-  std::vector<bool> fixed(num_shards, false);
-  for (const auto& pin : layer.pins) {
-    if (pin) fixed[*pin] = true;
-  }
-  std::vector<uint32_t> overlap(num_shards * num_shards, 0);  // [part, shard]
-  for (size_t e = 0; e < holders.size(); ++e) {
-    for (const uint32_t part : holders[e]) {
-      for (const uint32_t shard : current[e]) ++overlap[part * num_shards + shard];
-    }
-  }
-  std::vector<uint32_t> pairs;
-  for (uint32_t i = 0; i < overlap.size(); ++i) {
-    if (overlap[i] != 0 && !fixed[i / num_shards] && !fixed[i % num_shards]) pairs.push_back(i);
-  }
-  std::ranges::stable_sort(pairs, std::ranges::greater{}, [&](uint32_t i) { return overlap[i]; });
-  std::vector<std::optional<uint32_t>> shard_of(num_shards);
-  std::vector<bool> taken = fixed;
-  for (uint32_t s = 0; s < num_shards; ++s) {
-    if (fixed[s]) shard_of[s] = s;
-  }
-  for (const uint32_t i : pairs) {
-    const auto part = static_cast<uint32_t>(i / num_shards);
-    const auto shard = static_cast<uint32_t>(i % num_shards);
-    if (shard_of[part] || taken[shard]) continue;
-    shard_of[part] = shard;
-    taken[shard] = true;
-  }
-  for (auto& shard : shard_of) {
-    if (shard) continue;
-    const auto next = std::ranges::find(taken, false) - taken.begin();
-    shard = static_cast<uint32_t>(next);
-    taken[*shard] = true;
-  }
-  for (auto& of : holders) {
-    for (uint32_t& part : of) part = *shard_of[part];
-  }
-}
-
 /// The layer as it is held, with these numbers of replicas and then, one replica moved or two
 /// exchanged at a time, with less on the busiest shard, until that has at most `target`. Nothing if
 /// it gets stuck above.
@@ -307,8 +265,6 @@ Result<std::optional<Placement>> rebalance(const PlacementRequest& request,
     if (auto refined = refine(layer, held, num_replicas, enough)) {
       packed = *std::move(refined);
       then = std::ranges::max(loads_of_shards(packed, layer.load, num_shards));
-    } else {
-      relabel(layer, held, packed);
     }
     after += then;
     for (ExpertIdx e = 0; e < request.num_experts; ++e) {

@@ -32,8 +32,8 @@ uint64_t num_new_replicas(const Placement& from, const Placement& to);
 /// are pinned to it, and never two of one expert; a redundant replica that finds no such place is
 /// left out. A layer keeps its place unless its busiest shard's load falls by more than the part
 /// min_gain. Where a layer changes, replicas are moved and exchanged one by one until it is as even
-/// as when packed anew, but for 3 %; if that does not lead there, it is packed anew, and its parts
-/// are given to the shards that hold the most of them.
+/// as when packed anew, but for 3 %; if that does not lead there, it is packed anew, which moves
+/// most of its replicas.
 /// Ties go to the lower expert, then to the shard earlier in the configuration.
 /// @param current a placement over the same shards
 /// @param load [num_layers * num_experts] rows in a recent time, >= 0

@@ -98,7 +98,7 @@ TEST(Rebalance, MovesFewReplicasWhenLoadsChangeALittle) {
                                           << " packed anew, most of 72 would move each time";
 }
 
-TEST(Rebalance, GivesEachPartToTheShardThatHoldsMostOfIt) {
+TEST(Rebalance, ExchangesTheFewReplicasThatHaveToMove) {
   const auto request = one_layer(6, {kA, kB, kC}, 0);
   Placement current = *place_experts(request);
   // Only 1 and 2 have to change places; packed anew, {5, 2}, {4, 3} and {0, 1} would move about.
