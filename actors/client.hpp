@@ -66,10 +66,13 @@ struct ExpertsStatus {
   Epoch epoch;
   uint32_t num_layers = 0;   ///< of the model, dense ones included
   uint32_t num_experts = 0;  ///< per MoE layer
-  double balancedness = 1;   ///< mean over shards / busiest shard of the rows, summed over layers
-  bool changing = false;     ///< to another placement
-  uint64_t num_changes = 0;  ///< of placement without a stop, since the head's start
-  std::string last_change;   ///< what became of the last one, or goes on; for people
+  /// Of the rows that the shards computed lately: the sum over layers of the mean over shards,
+  /// divided by the sum over layers of the busiest shard's.
+  double balancedness = 1;
+  std::vector<double> layer_balancedness;  ///< [num_layers]: mean over busiest in this layer
+  bool changing = false;                   ///< to another placement
+  uint64_t num_changes = 0;                ///< of placement without a stop, since the head's start
+  std::string last_change;                 ///< what became of the last one, or goes on; for people
   std::vector<Shard> shards;
   std::vector<double> rows;                    ///< [num_layers * num_experts]
   std::vector<std::vector<uint32_t>> holders;  ///< as rows: indices into shards; empty if dense

@@ -10,7 +10,7 @@
 namespace troupe::actors {
 namespace {
 
-/// Rows per expert of each layer below which loads are mostly chance.
+/// Recent rows per expert and layer, on average, below which loads are mostly chance.
 constexpr double kRowsToTrust = 100;
 
 std::string percent(double part) {
@@ -50,6 +50,11 @@ experts::PlacementRequest ExpertBalance::request(
     }
   }
   return request;
+}
+
+Result<experts::Placement> ExpertBalance::place(
+    Epoch epoch, const std::vector<cluster::NodeInfo>& shards) const {
+  return experts::place_experts(request(epoch, shards));
 }
 
 void ExpertBalance::formed(experts::Placement placement, std::vector<cluster::NodeInfo> shards) {
@@ -121,6 +126,9 @@ ExpertsStatus ExpertBalance::status() const {
                        .num_changes = num_changes_,
                        .last_change = last_change_,
                        .rows = load_.by_expert()};
+  for (LayerIdx l = 0; l < model_.num_layers; ++l) {
+    status.layer_balancedness.push_back(load_.balancedness(shard_ids_, l));
+  }
   if (!placement_) return status;
   status.epoch = placement_->epoch;
   for (const cluster::NodeInfo& shard : shards_) {

@@ -18,9 +18,10 @@
 namespace troupe::actors {
 
 struct ExpertBalanceOptions {
-  uint32_t redundant = 0;            ///< replicas in each layer beyond one of each expert
-  Duration interval;                 ///< between automatic changes; 0: only when asked
-  double min_gain = 0.1;             ///< by which the busiest shards' load must fall
+  uint32_t redundant = 0;  ///< replicas in each layer beyond one of each expert
+  Duration interval;       ///< between automatic changes; 0: only when asked
+  /// The part by which the busiest shards' loads, summed over layers, must fall.
+  double min_gain = 0.1;
   Duration half_life = seconds(60);  ///< of a row's weight in the loads
 };
 
@@ -29,17 +30,20 @@ class ExpertBalance {
   ExpertBalance(const model::ModelConfig& model, std::vector<cluster::PinConfig> pins,
                 const ExpertBalanceOptions& options);
 
-  /// What to place on these shards, the configuration's pins among them.
-  [[nodiscard]] experts::PlacementRequest request(
+  /// The placement of an epoch that is formed with these shards: by counts and the configuration's
+  /// pins, not by load. Pins of absent nodes do not count, so what holds for all nodes of a
+  /// configuration holds for any of them.
+  /// @errors those of experts::place_experts
+  [[nodiscard]] Result<experts::Placement> place(
       Epoch epoch, const std::vector<cluster::NodeInfo>& shards) const;
-
   /// An epoch is formed with this placement; a change under way is over.
   void formed(experts::Placement placement, std::vector<cluster::NodeInfo> shards);
   void report(NodeId shard, const std::vector<experts::ExpertRows>& rows, Instant now);
 
-  /// Looks for a placement better by `min_gain`, or by anything if asked for by a person. If there
-  /// is one, it is proposed() until accepted(), abandoned() or formed().
-  /// REQUIRES: an epoch was formed.
+  /// Looks for a placement better by `min_gain`, once there are 100 recent rows per expert and
+  /// layer on average; if a person asked, for one better by anything, whatever rows there are. If
+  /// there is one, it is proposed() until accepted(), abandoned() or formed().
+  /// REQUIRES: an epoch was formed; nothing is proposed.
   [[nodiscard]] bool propose(bool asked);
   /// REQUIRES: there is one.
   [[nodiscard]] const experts::Placement& proposed(Epoch epoch);
@@ -52,6 +56,9 @@ class ExpertBalance {
   [[nodiscard]] ExpertsStatus status() const;
 
  private:
+  [[nodiscard]] experts::PlacementRequest request(
+      Epoch epoch, const std::vector<cluster::NodeInfo>& shards) const;
+
   const model::ModelConfig model_;
   const std::vector<cluster::PinConfig> pins_;
   const ExpertBalanceOptions options_;

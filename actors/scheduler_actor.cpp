@@ -16,12 +16,6 @@ constexpr std::chrono::milliseconds kStatusTimeout{1000};
 
 }  // namespace
 
-Result<experts::Placement> place_on(const SchedulerActorOptions& options, Epoch epoch,
-                                    const std::vector<cluster::NodeInfo>& shards) {
-  const ExpertBalance balance(options.model, options.pins, options.balance);
-  return experts::place_experts(balance.request(epoch, shards));
-}
-
 class SchedulerShell {
  public:
   SchedulerShell(caf::stateful_actor<SchedulerActorState>* self, SchedulerActorOptions options)
@@ -244,7 +238,7 @@ class SchedulerShell {
     dismiss(e.node, e.reason);
   }
   void perform(const cluster::FormEpoch& e) {
-    const auto placed = place_on(options_, e.epoch, e.shards);
+    const auto placed = balance_.place(e.epoch, e.shards);
     if (!placed.ok()) {
       log::error("placement_failed", {{"epoch", e.epoch}, {"reason", placed.error().message}});
       return;

@@ -26,12 +26,6 @@ struct SchedulerActorOptions {
   model::ModelConfig model;
 };
 
-/// The placement of an epoch over these shards, the configuration's pins respected. Pins of absent
-/// nodes do not count, so what holds for all nodes of a configuration holds for any of them.
-/// @errors those of experts::place_experts
-Result<experts::Placement> place_on(const SchedulerActorOptions& options, Epoch epoch,
-                                    const std::vector<cluster::NodeInfo>& shards);
-
 class SchedulerShell;
 struct SchedulerActorState {
   static inline const char* name = "scheduler";

@@ -59,8 +59,10 @@ std::string holders(const json::value& expert) {
 }
 
 void print_table(const json::value& status, size_t most) {
-  std::printf("epoch %s; balancedness %.1f%% (mean of the shards' recent rows / busiest shard's)\n",
-              text(member(status, "epoch")).c_str(), number(member(status, "balancedness")) * 100);
+  std::printf(
+      "epoch %s; balancedness %.1f%% (recent rows: mean of the shards / busiest in each layer,"
+      " both summed)\n",
+      text(member(status, "epoch")).c_str(), number(member(status, "balancedness")) * 100);
   if (const std::string change = text(member(status, "last_change")); !change.empty()) {
     std::printf("%s\n", change.c_str());
   }

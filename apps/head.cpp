@@ -56,7 +56,8 @@ Result<void> check_pins(const cluster::ClusterConfig& config,
     if (node.role != cluster::Role::kExperts) continue;
     shards.push_back({.id = NodeId{shards.size() + 1}, .name = node.name});
   }
-  const auto placed = actors::place_on(options, Epoch{1}, shards);
+  const auto placed =
+      actors::ExpertBalance(options.model, options.pins, options.balance).place(Epoch{1}, shards);
   if (placed.ok()) return {};
   return Error{placed.error()}.with_context("the configuration's placement");
 }

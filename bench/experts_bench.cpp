@@ -4,9 +4,9 @@
 //   experts_bench --benchmark_repetitions=5
 //
 // Loads are Zipf's: the expert of rank r gets 1 / r^s of the rows, ranks drawn anew in each layer.
-// `even` is the balancedness (mean over shards / busiest shard, summed over layers) by the loads
-// that the placement was made for; `dispatched` is that of the plans of fresh steps of 4,096 rows
-// (prefill) or 256 rows (decode), drawn from the same loads.
+// `even` is the balancedness (mean over shards / busiest shard, both summed over layers) by the
+// loads that the placement was made for; `dispatched` is that of the plans of fresh steps of 4,096
+// rows (prefill) or 256 rows (decode), drawn from the same loads.
 
 #include <benchmark/benchmark.h>
 

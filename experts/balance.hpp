@@ -26,7 +26,8 @@ double balancedness(const Placement& placement, std::span<const double> load,
 /// Replicas that are in `to` and not in `from`.
 uint64_t num_new_replicas(const Placement& from, const Placement& to);
 
-/// A placement that fits the loads better than `current`, or nothing if none does by `min_gain`.
+/// A placement that fits the loads better than `current`: the loads of the layers' busiest shards,
+/// summed, fall by more than the part min_gain. Nothing if none was found that does.
 ///
 /// Each shard gets at most ceil((experts + redundant) / shards) replicas of a layer, or as many as
 /// are pinned to it, and never two of one expert; a redundant replica that finds no such place is

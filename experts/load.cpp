@@ -56,20 +56,30 @@ double RecentLoad::of_shard(NodeId shard) const {
   return std::accumulate(found->second.begin(), found->second.end(), 0.0);
 }
 
+RecentLoad::Spread RecentLoad::spread(const std::vector<NodeId>& shards, LayerIdx layer) const {
+  double sum = 0, most = 0;
+  for (const NodeId shard : shards) {
+    const auto found = by_shard_.find(shard);
+    const double rows = found == by_shard_.end() ? 0 : found->second[layer];
+    sum += rows;
+    most = std::max(most, rows);
+  }
+  return {.mean = shards.empty() ? 0 : sum / static_cast<double>(shards.size()), .most = most};
+}
+
 double RecentLoad::balancedness(const std::vector<NodeId>& shards) const {
   double means = 0, maxima = 0;
-  for (LayerIdx layer = 0; layer < num_layers_ && !shards.empty(); ++layer) {
-    double sum = 0, most = 0;
-    for (const NodeId shard : shards) {
-      const auto found = by_shard_.find(shard);
-      const double rows = found == by_shard_.end() ? 0 : found->second[layer];
-      sum += rows;
-      most = std::max(most, rows);
-    }
-    means += sum / static_cast<double>(shards.size());
+  for (LayerIdx layer = 0; layer < num_layers_; ++layer) {
+    const auto [mean, most] = spread(shards, layer);
+    means += mean;
     maxima += most;
   }
   return maxima > 0 ? means / maxima : 1;
+}
+
+double RecentLoad::balancedness(const std::vector<NodeId>& shards, LayerIdx layer) const {
+  const auto [mean, most] = spread(shards, layer);
+  return most > 0 ? mean / most : 1;
 }
 
 }  // namespace troupe::experts

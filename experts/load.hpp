@@ -54,10 +54,16 @@ class RecentLoad {
   [[nodiscard]] const std::vector<double>& by_expert() const { return by_expert_; }
   [[nodiscard]] double total() const;
   [[nodiscard]] double of_shard(NodeId shard) const;
-  /// As experts::balancedness, of what these shards really computed.
+  /// As experts::balancedness, of what these shards really computed; also of one layer alone.
   [[nodiscard]] double balancedness(const std::vector<NodeId>& shards) const;
+  [[nodiscard]] double balancedness(const std::vector<NodeId>& shards, LayerIdx layer) const;
 
  private:
+  /// Of a layer's rows, over shards.
+  struct Spread {
+    double mean = 0, most = 0;
+  };
+  [[nodiscard]] Spread spread(const std::vector<NodeId>& shards, LayerIdx layer) const;
   void decay(Instant now);
 
   uint32_t num_layers_, num_experts_;

@@ -1,6 +1,5 @@
 #include "gateway/experts_response.hpp"
 
-#include <algorithm>
 #include <cmath>
 #include <vector>
 
@@ -15,26 +14,17 @@ double rounded(double number) { return std::round(number * 1e3) / 1e3; }
 /// @param first index of the layer's first expert
 void write_layer(JsonWriter& json, const actors::ExpertsStatus& status, uint32_t layer,
                  size_t first) {
-  std::vector<double> loads(status.shards.size(), 0);
   json.begin_object().field("layer", layer);
   json.key("experts").begin_array();
   for (uint32_t expert = 0; expert < status.num_experts; ++expert) {
     const std::vector<uint32_t>& holders = status.holders[first + expert];
-    const double rows = status.rows[first + expert];
-    json.begin_object().field("expert", expert).field("rows", rounded(rows));
+    json.begin_object().field("expert", expert);
+    json.field("rows", rounded(status.rows[first + expert]));
     json.key("holders").begin_array();
-    for (const uint32_t shard : holders) {
-      json.value(status.shards[shard].name);
-      loads[shard] += rows / static_cast<double>(holders.size());
-    }
+    for (const uint32_t shard : holders) json.value(status.shards[shard].name);
     json.end_array().end_object();
   }
-  json.end_array();
-  double sum = 0;
-  for (const double load : loads) sum += load;
-  const double most = *std::ranges::max_element(loads);
-  const double mean = sum / static_cast<double>(loads.size());
-  json.field("balancedness", most > 0 ? rounded(mean / most) : 1.0);
+  json.end_array().field("balancedness", rounded(status.layer_balancedness[layer]));
   json.end_object();
 }
 

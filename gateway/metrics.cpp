@@ -120,7 +120,9 @@ struct Metrics::Families {
                                                      .Register(registry);
   prometheus::Gauge& balancedness =
       gauge("troupe_expert_balancedness",
-            "Mean over busiest expert shard of the recent rows, 0 to 1.", {});
+            "Of the recent rows: the mean over expert shards / the busiest shard's in each layer, "
+            "both summed over layers; 0 to 1.",
+            {});
   Total placement_changes{counter("troupe_placement_changes_total",
                                   "Changes of the experts' placement without a stop.", {})};
   prometheus::Family<prometheus::Counter>& shard_rows =

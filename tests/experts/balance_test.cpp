@@ -275,6 +275,9 @@ TEST(RecentLoad, HalvesAfterAHalfLifeAndIgnoresWhatIsOutsideTheModel) {
   EXPECT_EQ(load.of_shard(kA), 60);
   EXPECT_EQ(load.of_shard(kB), 20);
   EXPECT_EQ(load.balancedness({kA, kB}), (30.0 + 10.0) / (40.0 + 20.0));
+  EXPECT_EQ(load.balancedness({kA, kB}, 0), 30.0 / 40);
+  EXPECT_EQ(load.balancedness({kA, kB}, 1), 10.0 / 20);
+  EXPECT_EQ(load.balancedness({kB}, 1), 1) << "without rows";
   load.add(kB, {}, start + seconds(5));
   EXPECT_EQ(load.total(), 80) << "time does not run backwards";
   load.forget(kA);

@@ -84,6 +84,7 @@ void FakeClient::experts(bool rebalance, std::function<void(actors::ExpertsStatu
                .num_layers = 2,
                .num_experts = 2,
                .balancedness = 0.75,
+               .layer_balancedness = {1, 0.625},
                .changing = rebalance,
                .last_change = rebalance ? "loading 1 replica" : "",
                .shards = {{"shard-0", 2, 20}, {"shard-1", 1, 40}},
