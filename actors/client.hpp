@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "base/ids.hpp"
+#include "base/result.hpp"
 #include "cluster/membership.hpp"
 #include "scheduler/request.hpp"
 #include "scheduler/scheduler.hpp"
@@ -104,9 +105,11 @@ class ClusterClient {
   /// `check`, the scheduler and the routers look at their own integrity first, which takes time in
   /// proportion to their requests and cached blocks.
   virtual void status(bool check, std::function<void(ClusterStatus)> on_status) = 0;
-  /// Calls back as status() does. With `rebalance`, a change to the placement that fits the recent
-  /// load best is begun first, unless one is under way or none is better.
-  virtual void experts(bool rebalance, std::function<void(ExpertsStatus)> on_status) = 0;
+  /// Calls back within two seconds. With `rebalance`, a change to the placement that fits the
+  /// recent load best is begun first, unless none is better.
+  /// @errors kUnavailable if the scheduler does not answer, or if a change cannot begin now:
+  /// nothing is served, or another change is under way.
+  virtual void experts(bool rebalance, std::function<void(Result<ExpertsStatus>)> on_status) = 0;
 };
 
 }  // namespace troupe::actors

@@ -58,7 +58,7 @@ Result<experts::Placement> ExpertBalance::place(
 }
 
 void ExpertBalance::formed(experts::Placement placement, std::vector<cluster::NodeInfo> shards) {
-  if (proposed_) abandoned("a new epoch was formed");
+  CHECK(!proposed_.has_value());
   for (const NodeId shard : shard_ids_) {
     if (std::ranges::count(shards, shard, &cluster::NodeInfo::id) == 0) load_.forget(shard);
   }
@@ -114,6 +114,7 @@ void ExpertBalance::accepted() {
 }
 
 void ExpertBalance::abandoned(const std::string& reason) {
+  if (!proposed_) return;
   proposed_.reset();
   last_change_ = "a change was abandoned: " + reason;
 }

@@ -36,18 +36,19 @@ class ExpertBalance {
   /// @errors those of experts::place_experts
   [[nodiscard]] Result<experts::Placement> place(
       Epoch epoch, const std::vector<cluster::NodeInfo>& shards) const;
-  /// An epoch is formed with this placement; a change under way is over.
+  /// An epoch is formed with this placement. REQUIRES: no change is proposed.
   void formed(experts::Placement placement, std::vector<cluster::NodeInfo> shards);
   void report(NodeId shard, const std::vector<experts::ExpertRows>& rows, Instant now);
 
   /// Looks for a placement better by `min_gain`, once there are 100 recent rows per expert and
   /// layer on average; if a person asked, for one better by anything, whatever rows there are. If
-  /// there is one, it is proposed() until accepted(), abandoned() or formed().
+  /// there is one, it is proposed() until accepted() or abandoned().
   /// REQUIRES: an epoch was formed; nothing is proposed.
   [[nodiscard]] bool propose(bool asked);
   /// REQUIRES: there is one.
   [[nodiscard]] const experts::Placement& proposed(Epoch epoch);
   void accepted();
+  /// The change that is proposed, if one is, will not be made.
   void abandoned(const std::string& reason);
 
   [[nodiscard]] double balancedness() const { return load_.balancedness(shard_ids_); }

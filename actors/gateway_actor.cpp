@@ -70,11 +70,10 @@ caf::behavior gateway_actor(caf::stateful_actor<GatewayState>* self, caf::actor 
       [=](const LocalExpertsQuery& msg) {
         const auto on_status = msg.on_status;
         self->request(scheduler, kStatusTimeout, ExpertsQuery{msg.rebalance})
-            .then([=](const ExpertsStatus& status) { on_status(status); },
+            .then([=](const ExpertsAnswer& answer) { on_status(answer.status); },
                   [=](const caf::error&) {
-                    ExpertsStatus unknown;
-                    unknown.last_change = "the scheduler did not answer within two seconds";
-                    on_status(unknown);
+                    on_status(Error{Code::kUnavailable,
+                                    "the scheduler did not answer within two seconds"});
                   });
       },
       [=](const LocalStatusQuery& msg) {
@@ -111,7 +110,7 @@ class ActorClusterClient : public ClusterClient {
   void status(bool check, std::function<void(ClusterStatus)> on_status) override {
     caf::anon_send(gateway_, LocalStatusQuery{check, std::move(on_status)});
   }
-  void experts(bool rebalance, std::function<void(ExpertsStatus)> on_status) override {
+  void experts(bool rebalance, std::function<void(Result<ExpertsStatus>)> on_status) override {
     caf::anon_send(gateway_, LocalExpertsQuery{rebalance, std::move(on_status)});
   }
 

@@ -320,7 +320,7 @@ struct LocalStatusQuery {
 };
 struct LocalExpertsQuery {
   bool rebalance = false;
-  std::function<void(ExpertsStatus)> on_status;
+  std::function<void(Result<ExpertsStatus>)> on_status;
 };
 /// To the scheduler actor, from the gateway actor: tell me whether the cluster serves.
 struct WatchServing {};
@@ -345,9 +345,12 @@ struct Beat {
 struct ClusterStatusQuery {
   bool check = false;
 };
-/// To the scheduler actor; answered with an ExpertsStatus.
+/// To the scheduler actor; answered with an ExpertsAnswer.
 struct ExpertsQuery {
   bool rebalance = false;  ///< begin a change of placement first
+};
+struct ExpertsAnswer {
+  Result<ExpertsStatus> status = ExpertsStatus{};
 };
 /// To the scheduler actor, from itself: is there a better placement?
 struct BalanceDue {};
@@ -372,7 +375,7 @@ CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::DrainNode)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::LocalStatusQuery)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::LocalExpertsQuery)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::ExpertsQuery)
-CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::ExpertsStatus)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::ExpertsAnswer)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::BalanceDue)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::LoadDue)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::WatchServing)

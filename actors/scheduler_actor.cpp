@@ -132,12 +132,18 @@ class SchedulerShell {
 
   /// Time for a change of placement, if the loads call for one.
   void balance_due() {
-    rebalance(false);
+    if (membership_.can_change()) rebalance(false);
     schedule_balance();
   }
 
-  ExpertsStatus experts(const ExpertsQuery& msg) {
-    if (msg.rebalance) rebalance(true);
+  Result<ExpertsStatus> experts(const ExpertsQuery& msg) {
+    if (msg.rebalance) {
+      if (!membership_.can_change()) {
+        return Error{Code::kUnavailable,
+                     "the placement cannot be changed now: " + membership_.condition()};
+      }
+      rebalance(true);
+    }
     return balance_.status();
   }
 
@@ -281,6 +287,7 @@ class SchedulerShell {
   }
   void perform(const cluster::StopServing& e) {
     log::warning("serving_stopped", {{"epoch", e.epoch}, {"reason", e.reason.message}});
+    balance_.abandoned(e.reason.message);
     tell_serving(false);  // before any client hears of it: /health must not lag behind
     for (const auto& [id, node] : nodes_) self_->send(node.worker, EpochEnded{e.epoch});
     const bool recovering = membership_.can_serve();
@@ -303,10 +310,9 @@ class SchedulerShell {
     for (const cluster::NodeInfo& info : nodes) self_->send(nodes_.at(info.id).worker, message);
   }
 
+  /// REQUIRES: membership_.can_change().
   void rebalance(bool asked) {
-    if (membership_.can_change() && balance_.propose(asked)) {
-      on_membership(cluster::ChangePlacement{});
-    }
+    if (balance_.propose(asked)) on_membership(cluster::ChangePlacement{});
   }
 
   static std::vector<Peer> peers(const std::vector<cluster::NodeInfo>& infos) {
@@ -386,7 +392,7 @@ caf::behavior scheduler_actor(caf::stateful_actor<SchedulerActorState>* self,
       },
       [=](const ExpertLoadReport& msg) { shell->load_reported(msg); },
       [=](const BalanceDue&) { shell->balance_due(); },
-      [=](const ExpertsQuery& msg) { return shell->experts(msg); },
+      [=](const ExpertsQuery& msg) { return ExpertsAnswer{shell->experts(msg)}; },
       [=](const StepTokens& msg) { shell->emitted(msg); },
       [=](const RequestFailed& msg) {
         shell->on_scheduler(

@@ -4,25 +4,11 @@
 #include <chrono>
 #include <cstdio>
 
+#include "apps/server_error.hpp"
+
 namespace troupe::apps {
 namespace json = boost::json;
 namespace {
-
-/// The server's own words for what went wrong.
-Error server_error(int status, const std::string& body) {
-  boost::system::error_code failed;
-  const json::value value = json::parse(body, failed);
-  std::string message = "HTTP status " + std::to_string(status);
-  if (!failed && value.is_object()) {
-    const auto* error = value.get_object().if_contains("error");
-    const auto* text = error != nullptr && error->is_object()
-                           ? error->get_object().if_contains("message")
-                           : nullptr;
-    if (text != nullptr && text->is_string()) message = text->get_string().c_str();
-  }
-  const bool clients_fault = status >= 400 && status < 500 && status != 429;
-  return {clients_fault ? Code::kInvalidArgument : Code::kUnavailable, message};
-}
 
 const json::value* member(const json::value& value, const char* key) {
   return value.is_object() ? value.get_object().if_contains(key) : nullptr;
@@ -56,7 +42,7 @@ Result<Answer> ask(const gateway::HttpClient& client, const std::vector<Turn>& t
       return false;
     }
     if (event.get_object().contains("error")) {
-      broken = server_error(503, std::string(data));
+      broken = server_error(503, data);
       return false;
     }
     const json::value* choices = member(event, "choices");

@@ -4,6 +4,7 @@
 #include <cstdio>
 
 #include "apps/command.hpp"
+#include "apps/server_error.hpp"
 #include "gateway/http_client.hpp"
 
 namespace troupe::apps {
@@ -17,19 +18,10 @@ Result<int> ask(const Values& values, bool drained) {
   const auto node = values["node"].as<std::string>();
   const json::object body{{"node", node}, {"drained", drained}};
   const auto response = TRY(client.post("/v1/troupe/drain", json::serialize(body)));
-  if (response.status == 200) {
-    std::printf("%s %s\n", node.c_str(),
-                drained ? "is drained: it takes no requests" : "takes requests again");
-    return kSuccess;
-  }
-  boost::system::error_code failed;
-  const json::value answer = json::parse(response.body, failed);
-  const json::value* message = failed ? nullptr : answer.find_pointer("/error/message", failed);
-  const Code code = response.status == 404 ? Code::kNotFound : Code::kUnavailable;
-  return Error{code, message != nullptr && message->is_string()
-                         ? std::string(message->get_string())
-                         : "the server answered " + std::to_string(response.status) +
-                               "; is it a Troupe gateway?"};
+  if (response.status != 200) return server_error(response.status, response.body);
+  std::printf("%s %s\n", node.c_str(),
+              drained ? "is drained: it takes no requests" : "takes requests again");
+  return kSuccess;
 }
 
 int run(const Arguments& arguments, CommandLine line, bool drained) {

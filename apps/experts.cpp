@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "apps/command.hpp"
+#include "apps/server_error.hpp"
 #include "gateway/http_client.hpp"
 
 namespace troupe::apps {
@@ -41,11 +42,11 @@ double number(const json::value& value) {
 }
 
 Result<json::value> parsed(const gateway::ClientResponse& response) {
+  if (response.status != 200) return server_error(response.status, response.body);
   boost::system::error_code failed;
   json::value answer = json::parse(response.body, failed);
-  if (response.status != 200 || failed || !answer.is_object()) {
-    return Error{Code::kUnavailable, "the server answered " + std::to_string(response.status) +
-                                         " to /v1/troupe/experts; is it a Troupe gateway?"};
+  if (failed || !answer.is_object()) {
+    return Error{Code::kCorrupt, "the server's answer is no JSON object"};
   }
   return answer;
 }
@@ -124,12 +125,15 @@ Result<int> rebalance(const gateway::HttpClient& client, const Values& values) {
     response = TRY(client.get("/v1/troupe/experts"));
     status = TRY(parsed(response));
   }
+  if (begun && number(member(status, "changes_total")) == changes) {
+    return Error{Code::kUnavailable, text(member(status, "last_change"))};
+  }
   if (values.count("json") != 0) {
     std::printf("%s\n", response.body.c_str());
   } else {
     std::printf("%s\n", text(member(status, "last_change")).c_str());
   }
-  return begun && number(member(status, "changes_total")) == changes ? kFailure : kSuccess;
+  return kSuccess;
 }
 
 Result<int> run(const Values& values) {
@@ -151,8 +155,9 @@ int run_experts(const Arguments& arguments) {
           "Shows who holds the routed experts of a running cluster and how many rows each got\n"
           "lately (older rows weigh less, experts.half_life). 'rebalance' changes to the "
           "placement\n"
-          "that fits this load best, while requests go on, and waits for the end; it is an error\n"
-          "if the change was abandoned, and none if no placement is better.\n\n"
+          "that fits this load best, while requests go on, and waits for the end. It is an error\n"
+          "if the change cannot begin (nothing is served, another one is under way) or was\n"
+          "abandoned, and none if no placement is better.\n\n"
           "  troupe experts --all\n  troupe experts rebalance",
       .positional = {"what"}};
   line.options.add_options()("what", po::value<std::string>()->default_value("show"),

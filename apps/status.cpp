@@ -6,6 +6,7 @@
 #include <string>
 
 #include "apps/command.hpp"
+#include "apps/server_error.hpp"
 #include "gateway/http_client.hpp"
 
 namespace troupe::apps {
@@ -93,10 +94,7 @@ Result<int> show_status(const Values& values) {
                                                       {.silence_timeout = seconds(10)}));
   const bool check = values.count("check") != 0;
   const auto response = TRY(client.get(check ? "/v1/troupe/status?check=1" : "/v1/troupe/status"));
-  if (response.status != 200) {
-    return Error{Code::kUnavailable, "the server answered " + std::to_string(response.status) +
-                                         " to /v1/troupe/status; is it a Troupe gateway?"};
-  }
+  if (response.status != 200) return server_error(response.status, response.body);
   if (values.count("json") != 0) {
     std::printf("%s\n", response.body.c_str());
     return kSuccess;

@@ -84,9 +84,12 @@ std::unique_ptr<Exchange> make_status_exchange(
 std::unique_ptr<Exchange> make_experts_exchange(
     actors::ClusterClient& client, bool rebalance,
     std::function<HttpResponse(const actors::ExpertsStatus&)> render) {
-  return std::make_unique<StatusExchange<actors::ExpertsStatus>>(
+  using Answer = Result<actors::ExpertsStatus>;
+  return std::make_unique<StatusExchange<Answer>>(
       [&client, rebalance](auto on_status) { client.experts(rebalance, std::move(on_status)); },
-      std::move(render));
+      [render = std::move(render)](const Answer& answer) {
+        return answer.ok() ? render(*answer) : error_response(from_error(answer.error()));
+      });
 }
 
 }  // namespace troupe::gateway

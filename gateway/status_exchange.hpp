@@ -16,7 +16,8 @@ std::unique_ptr<Exchange> make_status_exchange(
     actors::ClusterClient& client, bool check,
     std::function<HttpResponse(const actors::ClusterStatus&)> render);
 
-/// The same of the experts; with `rebalance` a change of placement is begun first.
+/// The same of the experts; with `rebalance` a change of placement is begun first. Answers an error
+/// where the cluster has one instead.
 std::unique_ptr<Exchange> make_experts_exchange(
     actors::ClusterClient& client, bool rebalance,
     std::function<HttpResponse(const actors::ExpertsStatus&)> render);

@@ -99,6 +99,8 @@ TEST_F(ExpertBalanceTest, KeepsItsPlacementWhenAChangeIsAbandonedAndKnowsWhy) {
   EXPECT_EQ(balance.status().epoch, Epoch{1});
   EXPECT_EQ(balance.num_changes(), 0U);
   EXPECT_THAT(balance.last_change(), HasSubstr("abandoned: node shard-1 was lost"));
+  balance.abandoned("an epoch ended");
+  EXPECT_THAT(balance.last_change(), HasSubstr("shard-1")) << "there was nothing to abandon";
   form(2);
   EXPECT_TRUE(balance.propose(false)) << "the loads have not changed";
 }

@@ -1,6 +1,7 @@
 // Changes of placement while requests run: whatever the order of events and whoever dies on the
 // way, every stream shows the tokens of one process, and without a death nothing stops.
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -13,6 +14,8 @@
 
 namespace troupe::actors {
 namespace {
+
+using ::testing::HasSubstr;
 
 /// Has a shard tell the head that some experts are very busy, others in each `round`: then there is
 /// a better placement.
@@ -29,17 +32,26 @@ void skew(VirtualCluster& cluster, uint64_t round) {
   caf::anon_send(cluster.nodes().scheduler(), std::move(report));
 }
 
-std::shared_ptr<std::optional<ExpertsStatus>> ask(VirtualCluster& cluster, bool rebalance) {
-  auto answer = std::make_shared<std::optional<ExpertsStatus>>();
-  cluster.nodes().client().experts(rebalance,
-                                   [answer](ExpertsStatus status) { *answer = std::move(status); });
+using Answer = std::optional<Result<ExpertsStatus>>;
+
+std::shared_ptr<Answer> ask(VirtualCluster& cluster, bool rebalance) {
+  auto answer = std::make_shared<Answer>();
+  cluster.nodes().client().experts(
+      rebalance, [answer](Result<ExpertsStatus> status) { *answer = std::move(status); });
   return answer;
+}
+
+/// The answer to an order to change the placement.
+Result<ExpertsStatus> order(VirtualCluster& cluster) {
+  const auto answer = ask(cluster, true);
+  CHECK(cluster.run_until([&] { return answer->has_value(); }));
+  return **answer;
 }
 
 ExpertsStatus experts(VirtualCluster& cluster) {
   const auto answer = ask(cluster, false);
   CHECK(cluster.run_until([&] { return answer->has_value(); }));
-  return **answer;
+  return (**answer).value();
 }
 
 std::vector<scheduler::RequestSpec> longer_requests() {
@@ -116,16 +128,62 @@ TEST(PlacementChange, ComesByItselfWhenLoadsCallForItAndNotOftenerThanItsInterva
   EXPECT_LE(after.num_changes, 3U);
 }
 
-/// Two requests run, a change of placement is ordered, and some steps later a disaster strikes.
+TEST(PlacementChange, IsOverWhenItsEpochEndsAndTooFewNodesAreLeftForAnother) {
+  VirtualCluster cluster({.model = kModel, .num_shards = 2}, {.seed = 4});
+  ASSERT_TRUE(cluster.run_until_serving());
+  skew(cluster, 1);
+  const auto begun = order(cluster);
+  ASSERT_TRUE(begun.ok() && begun->changing);
+  cluster.nodes().kill("router-0");
+  cluster.run_for(seconds(3));
+  const ExpertsStatus after = experts(cluster);
+  EXPECT_FALSE(after.changing);
+  EXPECT_EQ(after.num_changes, 0U);
+  EXPECT_THAT(after.last_change, HasSubstr("a change was abandoned: node router-0 was lost"));
+}
+
+TEST(PlacementChange, ThatCannotBeginIsAnErrorWithItsCause) {
+  VirtualCluster cluster({.model = kModel, .num_shards = 2}, {.seed = 4});
+  const auto early = order(cluster);
+  ASSERT_FALSE(early.ok());
+  EXPECT_EQ(early.error().code, Code::kUnavailable);
+  EXPECT_THAT(early.error().message, HasSubstr("cannot be changed now: waiting for"));
+  ASSERT_TRUE(cluster.run_until_serving());
+  skew(cluster, 1);
+  ASSERT_TRUE(order(cluster).ok());
+  const auto second = order(cluster);
+  ASSERT_FALSE(second.ok()) << "one at a time";
+  EXPECT_THAT(second.error().message, HasSubstr("changing to epoch 2"));
+  for (int i = 0;; ++i) {
+    cluster.run_for(seconds(1));
+    const auto next = order(cluster);
+    ASSERT_TRUE(next.ok()) << next.error().message;
+    ASSERT_GE(next->num_changes, 1U);
+    if (!next->changing) break;  // no placement is better now, which is no error
+    ASSERT_LT(i, 10) << "the same loads call for ever other placements";
+  }
+  caf::anon_send_exit(cluster.nodes().scheduler(), caf::exit_reason::kill);
+  const auto unheard = order(cluster);
+  ASSERT_FALSE(unheard.ok());
+  EXPECT_THAT(unheard.error().message, HasSubstr("the scheduler did not answer"));
+}
+
+/// Two requests run, a change of placement is ordered, and some steps later a disaster strikes:
+/// before it begins, while it goes on, and when it is made.
 void strike_a_change(const ClusterOptions& options,
                      const std::function<void(StruckRun&)>& disaster) {
+  uint64_t num_stopped = 0, num_made = 0;
   strike_after_every_step([&](uint64_t seed, uint64_t num_steps) {
     StruckRun run(options, seed);
     if (!run.run_until_serving()) return false;
     skew(run.cluster(), seed);
     run.submit();
     const auto answer = ask(run.cluster(), true);
-    run.strike_after(num_steps, [&] { disaster(run); });
+    bool begun_before = false;
+    run.strike_after(num_steps, [&] {
+      begun_before = answer->has_value();
+      disaster(run);
+    });
     if (!run.run_until_ended()) return false;
     for (size_t i = 0; i < run.streams().size(); ++i) {
       expect_same(*run.streams()[i], expected()[i]);
@@ -133,9 +191,17 @@ void strike_a_change(const ClusterOptions& options,
     const bool struck = run.struck();
     run.cluster().run_for(seconds(3));  // until the head has heard of it
     expect_good_service(run.cluster());
-    EXPECT_FALSE(experts(run.cluster()).changing) << "it is over, one way or the other";
+    if (!struck || begun_before) {
+      CHECK(answer->has_value());
+      EXPECT_TRUE((*answer)->ok() && (**answer)->changing) << "the loads call for a change";
+    }
+    const ExpertsStatus after = experts(run.cluster());
+    EXPECT_FALSE(after.changing) << "it is over, one way or the other";
+    (after.num_changes > 0 ? num_made : num_stopped) += begun_before ? 1 : 0;
     return struck;
   });
+  EXPECT_GT(num_stopped, 20U) << "by disasters that struck while it went on";
+  EXPECT_GT(num_made, 20U);
 }
 
 TEST(PlacementChange, AShardMayDieAfterAnyStepOfIt) {

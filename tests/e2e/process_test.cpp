@@ -352,6 +352,16 @@ TEST_F(ClusterProcesses, ThePlacementChangesWhileAStreamGoesOnAsIfNothingHappene
   EXPECT_EQ(troupe({"experts", "shuffle", "--url", url()}).code, 2);
 }
 
+TEST_F(ClusterProcesses, AChangeOfPlacementThatCannotBeginIsAnErrorWithItsCause) {
+  Process head({kTroupe, "head", "--config", config_.string()}, scratch_ / "head");
+  ASSERT_TRUE(wait_until([&] { return head.ended() || view().client().get("/ping").ok(); }));
+  ASSERT_FALSE(head.ended()) << head.output();
+  const Finished change = troupe({"experts", "rebalance", "--url", url()});
+  EXPECT_EQ(change.code, 3) << change.output;
+  EXPECT_NE(change.output.find("waiting for router-0"), std::string::npos) << change.output;
+  EXPECT_EQ(troupe({"experts", "--url", url()}).code, 0) << "who asks only is told";
+}
+
 TEST_F(ClusterProcesses, ANodeWithAnotherCheckpointIsRefused) {
   start();
   std::string other = read_file(config_);

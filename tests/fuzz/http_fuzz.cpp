@@ -48,7 +48,7 @@ class EchoClient final : public actors::ClusterClient {
   }
   void cancel(RequestId) override {}
   void drain(const std::string&, bool) override {}
-  void experts(bool, std::function<void(actors::ExpertsStatus)>) override {}
+  void experts(bool, std::function<void(Result<actors::ExpertsStatus>)>) override {}
   [[nodiscard]] bool serving() const override { return true; }
   void status(bool, std::function<void(actors::ClusterStatus)> on_status) override {
     on_status({});

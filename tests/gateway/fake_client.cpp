@@ -77,19 +77,23 @@ void FakeClient::status(bool check, std::function<void(actors::ClusterStatus)> o
   changed_.notify_all();
 }
 
-void FakeClient::experts(bool rebalance, std::function<void(actors::ExpertsStatus)> on_status) {
+void FakeClient::experts(bool rebalance,
+                         std::function<void(Result<actors::ExpertsStatus>)> on_status) {
   const std::lock_guard lock(mutex_);
-  calls_.push_back([rebalance, on_status = std::move(on_status)] {
-    on_status({.epoch = Epoch{3},
-               .num_layers = 2,
-               .num_experts = 2,
-               .balancedness = 0.75,
-               .layer_balancedness = {1, 0.625},
-               .changing = rebalance,
-               .last_change = rebalance ? "loading 1 replica" : "",
-               .shards = {{"shard-0", 2, 20}, {"shard-1", 1, 40}},
-               .rows = {0, 0, 20, 40},
-               .holders = {{}, {}, {0}, {0, 1}}});
+  calls_.push_back([this, rebalance, on_status = std::move(on_status)] {
+    if (rebalance && !serving_) {
+      return on_status(Error{Code::kUnavailable, "waiting for router-0"});
+    }
+    on_status(actors::ExpertsStatus{.epoch = Epoch{3},
+                                    .num_layers = 2,
+                                    .num_experts = 2,
+                                    .balancedness = 0.75,
+                                    .layer_balancedness = {1, 0.625},
+                                    .changing = rebalance,
+                                    .last_change = rebalance ? "loading 1 replica" : "",
+                                    .shards = {{"shard-0", 2, 20}, {"shard-1", 1, 40}},
+                                    .rows = {0, 0, 20, 40},
+                                    .holders = {{}, {}, {0}, {0, 1}}});
   });
   changed_.notify_all();
 }

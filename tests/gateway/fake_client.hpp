@@ -40,7 +40,9 @@ class FakeClient final : public actors::ClusterClient {
   void drain(const std::string& node, bool drained) override;
   [[nodiscard]] bool serving() const override;
   void status(bool check, std::function<void(actors::ClusterStatus)> on_status) override;
-  void experts(bool rebalance, std::function<void(actors::ExpertsStatus)> on_status) override;
+  /// While it does not serve, `rebalance` is an error.
+  void experts(bool rebalance,
+               std::function<void(Result<actors::ExpertsStatus>)> on_status) override;
 
   void set_serving(bool serving);
   /// While paused no event is sent.

@@ -26,7 +26,7 @@ class HandClient final : public actors::ClusterClient {
   }
   void cancel(RequestId request) override { cancelled.push_back(request.value); }
   void drain(const std::string&, bool) override {}
-  void experts(bool, std::function<void(actors::ExpertsStatus)>) override {}
+  void experts(bool, std::function<void(Result<actors::ExpertsStatus>)>) override {}
   [[nodiscard]] bool serving() const override { return true; }
   void status(bool, std::function<void(actors::ClusterStatus)>) override {}
 

@@ -570,6 +570,12 @@ TEST_F(ServerTest, ShowsAndRebalancesTheExperts) {
   const auto ordered = http().post("/v1/troupe/experts/rebalance", "").value();
   EXPECT_EQ(ordered.status, 200);
   EXPECT_TRUE(json::parse(ordered.body).at("changing").as_bool());
+  client_->set_serving(false);
+  const auto refused = http().post("/v1/troupe/experts/rebalance", "").value();
+  EXPECT_EQ(refused.status, 503);
+  EXPECT_EQ(json::parse(refused.body).at_pointer("/error/message").as_string(),
+            "waiting for router-0");
+  EXPECT_EQ(http().get("/v1/troupe/experts").value().status, 200) << "who asks only is told";
 }
 
 TEST_F(ServerTest, ShowsTheClustersState) {

@@ -1,0 +1,16 @@
+#pragma once
+
+// What a gateway's error means to a command.
+
+#include <string_view>
+
+#include "base/result.hpp"
+
+namespace troupe::apps {
+
+/// The server's own words for what went wrong, or its status if it has none: kInvalidArgument if
+/// the request is at fault, else kUnavailable.
+/// @param body of the answer, or the data of a stream's error event
+Error server_error(int status, std::string_view body);
+
+}  // namespace troupe::apps
