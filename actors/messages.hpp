@@ -143,7 +143,7 @@ struct Emission {
   std::vector<model::SampledToken> tokens;
   bool finished = false;
   scheduler::FinishReason reason = scheduler::FinishReason::kStop;
-  uint32_t num_cached = 0;  ///< prompt tokens that this attempt found in the prefix cache
+  uint32_t num_cached = 0;  ///< of the tokens that this attempt began with
 };
 /// From a router: what one step produced.
 struct StepTokens {

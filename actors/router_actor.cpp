@@ -121,17 +121,14 @@ class RouterShell {
                      "token id " + std::to_string(token) + " is outside the vocabulary"});
       }
     }
-    const auto num_known = static_cast<uint32_t>(request.known.size());
-    const uint32_t max_context = request.num_prompt + request.max_tokens;
     request.order = msg.order;
     request.fetching = exchange_.knows(msg.kv_from);
     const Request& here = requests_.emplace(msg.request, std::move(request)).first->second;
-    if (!here.fetching)
-      return batch(scheduler::Arrived{msg.request, num_known, max_context, msg.order});
+    if (!here.fetching) return fetch_ended(msg.request, msg.attempt);
     exchange_.fetch(msg.request, msg.attempt, msg.kv_from, here.cache_namespace, here.known);
   }
 
-  /// What could be had of its KV is here.
+  /// What could be had of its KV from elsewhere is here: the request may be batched.
   void fetch_ended(RequestId id, uint32_t attempt) {
     const auto found = requests_.find(id);
     if (found == requests_.end() || found->second.attempt != attempt) return;
@@ -192,7 +189,10 @@ class RouterShell {
                                      .evicted_blocks = cache.evicted_total};
               promise.deliver(status);
             },
-            [promise, status](const caf::error&) mutable { promise.deliver(status); });
+            [promise, status, check](const caf::error&) mutable {
+              if (check) status.problem = "its KV-cache holder did not answer";
+              promise.deliver(status);
+            });
     return promise;
   }
 
@@ -345,7 +345,7 @@ class RouterShell {
                         .attempt = request.attempt,
                         .first = static_cast<uint32_t>(request.known.size()) - request.num_prompt,
                         .tokens = {*token},
-                        .num_cached = std::min(request.num_cached.value_or(0), request.num_prompt)};
+                        .num_cached = request.num_cached.value_or(0)};
       request.known.push_back(token->token);
       const auto& stops = request.stop_token_ids;
       if (std::find(stops.begin(), stops.end(), token->token) != stops.end()) {

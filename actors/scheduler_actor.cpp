@@ -196,7 +196,11 @@ class SchedulerShell {
                 into.problem = std::move(worker.problem);
                 arrived();
               },
-              [arrived](const caf::error&) { arrived(); });
+              [pending, arrived, i](const caf::error&) {
+                NodeStatus& silent = pending->status.nodes[i];
+                if (pending->status.checked) silent.problem = "it did not answer";
+                arrived();
+              });
     }
     arrived();
   }

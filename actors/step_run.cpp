@@ -125,8 +125,7 @@ void StepRun::answer(const transport::Frame& frame) {
     case Verdict::kDuplicate:
     case Verdict::kUnknownShard: return;
     case Verdict::kWrongSize:
-      return links_.fail(header.source,
-                         {Code::kCorrupt, "an answer has the wrong number of rows"});
+      return links_.fail(header.source, {Code::kCorrupt, "an answer has the wrong number of rows"});
     case Verdict::kTake: break;
   }
   batch->answers.push_back({answer.first_result, frame});
@@ -153,10 +152,8 @@ void StepRun::resume_when_complete(MicroBatch& batch) {
   if (lane > 0 && batches_[lane - 1].num_begun <= batch.num_begun) return;
   batch.exchanging = false;
   batch.frames.clear();
-  run(batch,
-      [engine = engine_, lane, plan = std::move(batch.plan), answers = std::move(batch.answers)] {
-        return engine->resume(lane, plan, answers);
-      });
+  run(batch, [engine = engine_, lane, plan = std::move(batch.plan),
+              answers = std::move(batch.answers)] { return engine->resume(lane, plan, answers); });
   if (lane + 1 < batches_.size()) resume_when_complete(batches_[lane + 1]);
 }
 

@@ -33,7 +33,7 @@ Scheduler::Scheduler(SchedulerOptions options)
 
 std::vector<SchedulerEffect> Scheduler::handle(const SchedulerEvent& event, Instant now) {
   Effects effects;
-  if (!std::holds_alternative<RouterEmitted>(event)) blocked_ = false;
+  if (!std::holds_alternative<RouterEmitted>(event)) room_made();
   std::visit([&](const auto& e) { on(e, now, effects); }, event);
   end_what_is_late(now, effects);
   start_queued(now, effects);
@@ -253,8 +253,11 @@ void Scheduler::on(const RouterEmitted& event, Instant now, Effects& effects) {
   const auto first_new = event.tokens.begin() + static_cast<int64_t>(due - event.first);
   routers_.emitted(*entry->share, end - due, event.num_cached);
   queue_.charge(entry->spec.tenant, end - due + (due == 0 ? entry->spec.prompt.size() : 0));
-  TokensEmitted told{
-      event.request, static_cast<uint32_t>(due), {first_new, event.tokens.end()}, event.num_cached};
+  const auto num_prompt = static_cast<uint32_t>(entry->spec.prompt.size());
+  TokensEmitted told{event.request,
+                     static_cast<uint32_t>(due),
+                     {first_new, event.tokens.end()},
+                     std::min(event.num_cached, num_prompt)};
   for (const model::SampledToken& token : told.tokens) entry->emitted.push_back(token.token);
   counts_.generated_tokens_total += told.tokens.size();
   effects.emplace_back(Tell{event.request, std::move(told)});
@@ -283,12 +286,12 @@ void Scheduler::on(const Stopping&, Instant, Effects& effects) {
 }
 
 void Scheduler::start_queued(Instant now, Effects& effects) {
-  while (!blocked_ && !queue_.empty() && routers_.any_place()) {
+  while (!start_blocked_ && !queue_.empty() && routers_.any_place()) {
     const RequestId request = *queue_.front(now);
     Entry& entry = requests_[request];
     const std::vector<TokenId> known = entry.known();
     const auto share = routers_.choose(entry.spec.cache_namespace, known);
-    blocked_ = !share;
+    start_blocked_ = !share;
     if (!share) break;  // it is the first that gets room
     queue_.erase(request);
     if (entry.submitted < now) estimate_.place_taken(now, !queue_.empty());
@@ -313,7 +316,10 @@ void Scheduler::start(RequestId request, Entry& entry, const RouterShare& share,
 }
 
 void Scheduler::relieve_overcommitted(Effects& effects) {
+  if (relief_blocked_) return;
+  bool blocked = false;
   for (const NodeId router : routers_.overcommitted()) {
+    blocked = true;  // unless it is moved
     if (!routers_.any_place(router)) continue;
     const std::vector<RequestId> running = running_on(router);
     const RequestId last = *std::ranges::max_element(
@@ -325,14 +331,16 @@ void Scheduler::relieve_overcommitted(Effects& effects) {
     leave_router(entry);
     ++counts_.moved_total;
     start(last, entry, *share, effects);
+    blocked = false;
   }
+  relief_blocked_ = blocked;
 }
 
 void Scheduler::leave_router(Entry& entry) {
   routers_.computed(entry.share->router, entry.spec.cache_namespace, entry.known());
   routers_.leave(*entry.share);
   entry.share.reset();
-  blocked_ = false;
+  room_made();
   const auto of_tenant = running_of_.find(entry.spec.tenant);
   if (--of_tenant->second == 0) running_of_.erase(of_tenant);
 }
@@ -377,7 +385,7 @@ void Scheduler::forget(Entries::iterator entry) {
     leave_router(ended);
   } else {
     queue_.erase(request);
-    blocked_ = false;
+    room_made();
   }
   deadlines_.erase({ended.deadline, request});
   requests_.erase(entry);

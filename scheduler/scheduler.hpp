@@ -87,7 +87,7 @@ struct RouterEmitted {
   uint32_t attempt = 0;
   uint32_t first = 0;
   std::vector<model::SampledToken> tokens;
-  uint32_t num_cached = 0;  ///< prompt tokens that this attempt found in the prefix cache
+  uint32_t num_cached = 0;  ///< of the tokens that this attempt began with
 };
 struct RouterFinished {
   NodeId router;
@@ -211,6 +211,8 @@ class Scheduler {
   void lose(RequestId request, const Error& reason, Effects& effects);
   void wait_again(RequestId request, const Error& reason, Effects& effects);
   [[nodiscard]] std::vector<RequestId> running_on(NodeId router) const;
+  /// Somebody left, or something else happened that may have made room.
+  void room_made() { start_blocked_ = relief_blocked_ = false; }
   void end_what_is_late(Instant now, Effects& effects);
   void fail(RequestId request, Error error, Effects& effects);
   void fail_queued(const Error& error, Effects& effects);
@@ -228,8 +230,10 @@ class Scheduler {
   Instant last_heard_;                                 ///< of the last router that went down
   std::string last_loss_;                              ///< why nothing serves
   bool stopping_ = false;
-  bool blocked_ = false;    ///< whose turn it is found no room; more tokens of others make none
-  SchedulerCounts counts_;  ///< but for queued and running, which counts() fills in
+  // What found no room: more tokens of others make none, and looking costs a hash of the prompt.
+  bool start_blocked_ = false;   ///< the request whose turn it is
+  bool relief_blocked_ = false;  ///< the last request of an overcommitted router
+  SchedulerCounts counts_;       ///< but for queued and running, which counts() fills in
 };
 
 }  // namespace troupe::scheduler
