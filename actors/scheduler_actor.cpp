@@ -86,8 +86,8 @@ class SchedulerShell {
     for (const Emission& emission : msg.emissions) {
       if (!emission.tokens.empty()) {
         on_scheduler(scheduler::RouterEmitted{msg.router, emission.request, emission.attempt,
-                                              emission.first, emission.tokens,
-                                              emission.num_cached});
+                                              emission.first, emission.tokens, emission.num_cached,
+                                              emission.prompt_logprobs});
       }
       if (emission.finished) {
         on_scheduler(scheduler::RouterFinished{msg.router, emission.request, emission.attempt,

@@ -266,7 +266,8 @@ void Scheduler::on(const RouterEmitted& event, Instant now, Effects& effects) {
   TokensEmitted told{event.request,
                      static_cast<uint32_t>(due),
                      {first_new, event.tokens.end()},
-                     std::min(event.num_cached, num_prompt)};
+                     std::min(event.num_cached, num_prompt),
+                     due == 0 ? event.prompt_logprobs : std::vector<model::SampledToken>()};
   for (const model::SampledToken& token : told.tokens) entry->emitted.push_back(token.token);
   counts_.generated_tokens_total += told.tokens.size();
   effects.emplace_back(Tell{event.request, std::move(told)});

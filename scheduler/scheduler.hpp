@@ -88,7 +88,8 @@ struct RouterEmitted {
   uint32_t attempt = 0;
   uint32_t first = 0;
   std::vector<model::SampledToken> tokens;
-  uint32_t num_cached = 0;  ///< of the tokens that this attempt began with
+  uint32_t num_cached = 0;                           ///< of the tokens that this attempt began with
+  std::vector<model::SampledToken> prompt_logprobs;  ///< with the first token, if wanted
 };
 struct RouterFinished {
   NodeId router;
