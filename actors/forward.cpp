@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <numeric>
 
 #include "base/check.hpp"
 
@@ -114,7 +115,7 @@ Forward::Status Forward::advance() {
     ops_.grouped_ffn({&ffn, 1});
     ops_.add({.x = rows(hidden_, hidden), .y = rows(update_, hidden)});
   }
-  head();
+  head(logit_rows_, logits_);
   return Status::kDone;
 }
 
@@ -315,19 +316,27 @@ void Forward::combine() {
   slot_row_ = {};
 }
 
-void Forward::head() {
-  const size_t hidden = config_.hidden_size, wanted = logit_rows_.size();
+void Forward::head(std::span<const uint32_t> of, std::vector<float>& logits) {
+  const size_t hidden = config_.hidden_size, wanted = of.size();
   if (wanted == 0) return;
   head_in_.resize(std::max(head_in_.size(), wanted * hidden));
-  logits_.resize(std::max(logits_.size(), wanted * config_.vocab_size));
+  logits.resize(std::max(logits.size(), wanted * config_.vocab_size));
   for (size_t i = 0; i < wanted; ++i) {
-    std::memcpy(head_in_.data() + i * hidden, hidden_.data() + logit_rows_[i] * hidden,
+    std::memcpy(head_in_.data() + i * hidden, hidden_.data() + of[i] * hidden,
                 hidden * sizeof(float));
   }
   const Rows in(head_in_.data(), wanted, hidden);
   ops_.rms_norm(
       {.x = in, .weight = weights_.final_norm.data(), .eps = config_.rms_norm_eps, .out = in});
-  ops_.gemm({.x = in, .w = weights_.head, .y = Rows(logits_.data(), wanted, config_.vocab_size)});
+  ops_.gemm({.x = in, .w = weights_.head, .y = Rows(logits.data(), wanted, config_.vocab_size)});
+}
+
+ConstRows Forward::logits_of(uint32_t first_row, uint32_t count) {
+  CHECK_LE(first_row + count, num_rows_);
+  std::vector<uint32_t> of(count);
+  std::iota(of.begin(), of.end(), first_row);
+  head(of, other_logits_);
+  return ConstRows(other_logits_.data(), count, config_.vocab_size);
 }
 
 ConstRows Forward::logits() const {

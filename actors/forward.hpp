@@ -67,6 +67,9 @@ class Forward {
   /// [sum of num_logits, vocab], in the order of the sequences and their tokens.
   /// REQUIRES: advance() returned kDone.
   [[nodiscard]] ConstRows logits() const;
+  /// [count, vocab]: of any rows of the step, which are all its tokens in order. Valid until it is
+  /// called again. REQUIRES: advance() returned kDone.
+  ConstRows logits_of(uint32_t first_row, uint32_t count);
 
   [[nodiscard]] uint32_t num_rows() const { return num_rows_; }
 
@@ -85,7 +88,7 @@ class Forward {
   void write_kv();
   void gate(const model::LayerWeights& weights);
   void combine();
-  void head();
+  void head(std::span<const uint32_t> rows, std::vector<float>& logits);
 
   const model::ModelConfig& config_;
   const model::RouterWeights& weights_;
@@ -106,7 +109,7 @@ class Forward {
   std::vector<RowRun> runs_;
   std::vector<uint32_t> logit_rows_;
   std::vector<float> hidden_, normed_, q_a_, q_, kv_rows_, q_latent_, q_rope_, o_latent_, heads_,
-      update_, gate_logits_, topk_weight_, shared_, head_in_, logits_;
+      update_, gate_logits_, topk_weight_, shared_, head_in_, logits_, other_logits_;
   std::vector<ExpertIdx> topk_idx_;
   std::vector<kernels::AttentionRow> attention_rows_;
   std::vector<const float*> block_pointers_;

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "actors/instant.hpp"
+#include "base/bytes.hpp"
 #include "base/log.hpp"
 
 namespace troupe::actors {
@@ -189,19 +190,17 @@ std::shared_ptr<const transport::Buffer> encode_prefix(const std::string& cache_
 }
 
 Result<DecodedPrefix> decode_prefix(const std::shared_ptr<const transport::Buffer>& payload) {
-  const Error corrupt{Code::kCorrupt, "a question for KV blocks is damaged"};
-  uint32_t num_tokens = 0;
-  if (!payload || payload->size() < sizeof(num_tokens)) return corrupt;
-  std::memcpy(&num_tokens, payload->data(), sizeof(num_tokens));
-  const size_t rest = payload->size() - sizeof(num_tokens);
-  if (num_tokens == 0 || num_tokens > rest / sizeof(TokenId)) return corrupt;
+  ByteReader reader(payload ? Bytes(payload->data(), payload->size()) : Bytes());
+  const auto num_tokens = TRY(reader.read<uint32_t>());
+  if (num_tokens == 0 || num_tokens > reader.remaining() / sizeof(TokenId)) {
+    return Error{Code::kCorrupt, "a question for KV blocks lies about its length"};
+  }
+  const Bytes tokens = TRY(reader.take(num_tokens * sizeof(TokenId)));
+  const Bytes name = TRY(reader.take(reader.remaining()));
   DecodedPrefix prefix;
   prefix.tokens.resize(num_tokens);
-  const std::byte* at = payload->data() + sizeof(num_tokens);
-  std::memcpy(prefix.tokens.data(), at, num_tokens * sizeof(TokenId));
-  at += num_tokens * sizeof(TokenId);
-  prefix.cache_namespace.assign(reinterpret_cast<const char*>(at),
-                                rest - num_tokens * sizeof(TokenId));
+  std::memcpy(prefix.tokens.data(), tokens.data(), tokens.size());
+  prefix.cache_namespace.assign(reinterpret_cast<const char*>(name.data()), name.size());
   return prefix;
 }
 

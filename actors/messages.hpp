@@ -50,17 +50,23 @@ auto inspect(Inspector& f, GrammarSpec& x) {
 }
 template <class Inspector>
 auto inspect(Inspector& f, SamplingParams& x) {
-  // What is shared within a process travels as a value; kNone stands for none.
+  // What is shared within a process travels as a value; kNone and -1 stand for none.
+  int32_t num_prompt_logprobs =
+      x.num_prompt_logprobs ? static_cast<int32_t>(*x.num_prompt_logprobs) : -1;
   GrammarSpec grammar = x.grammar ? *x.grammar : GrammarSpec{};
-  const auto share = [&]() -> caf::error {
+  const auto loaded = [&]() -> caf::error {
+    x.num_prompt_logprobs.reset();
+    if (num_prompt_logprobs >= 0) {
+      x.num_prompt_logprobs = static_cast<uint32_t>(num_prompt_logprobs);
+    }
     const bool is_none = grammar.kind == GrammarSpec::Kind::kNone;
     x.grammar = is_none ? nullptr : std::make_shared<const GrammarSpec>(std::move(grammar));
     return caf::none;
   };
   return f(x.temperature, x.top_p, x.top_k, x.min_p, x.seed, x.want_logprobs, x.num_top_logprobs,
-           x.presence_penalty, x.frequency_penalty, x.repetition_penalty, x.min_tokens,
-           x.logit_bias, x.allowed_token_ids, x.bad_words, grammar,
-           caf::meta::load_callback(share));
+           num_prompt_logprobs, x.presence_penalty, x.frequency_penalty, x.repetition_penalty,
+           x.min_tokens, x.logit_bias, x.allowed_token_ids, x.bad_words, grammar,
+           caf::meta::load_callback(loaded));
 }
 template <class Inspector>
 auto inspect(Inspector& f, SampledToken& x) {
@@ -143,7 +149,8 @@ struct Emission {
   std::vector<model::SampledToken> tokens;
   bool finished = false;
   scheduler::FinishReason reason = scheduler::FinishReason::kStop;
-  uint32_t num_cached = 0;  ///< prompt tokens that this attempt found in the prefix cache
+  uint32_t num_cached = 0;                           ///< of the tokens that this attempt began with
+  std::vector<model::SampledToken> prompt_logprobs;  ///< with the first token, if wanted
 };
 /// From a router: what one step produced.
 struct StepTokens {
@@ -244,7 +251,7 @@ TROUPE_INSPECT(NodeReadyReport, x.node, x.epoch)
 TROUPE_INSPECT(NodeFailedReport, x.node, x.epoch, x.error)
 TROUPE_INSPECT(ExpertLoadReport, x.node, x.rows)
 TROUPE_INSPECT(Emission, x.request, x.attempt, x.first, x.tokens, x.finished, x.reason,
-               x.num_cached)
+               x.num_cached, x.prompt_logprobs)
 TROUPE_INSPECT(StepTokens, x.router, x.emissions)
 TROUPE_INSPECT(RequestFailed, x.router, x.request, x.attempt, x.error)
 TROUPE_INSPECT(SubmitRequest, x.request, x.spec)

@@ -1,8 +1,10 @@
 #include "actors/router_actor.hpp"
 
 #include <algorithm>
+#include <iterator>
 #include <map>
 #include <optional>
+#include <span>
 #include <utility>
 
 #include "actors/instant.hpp"
@@ -10,6 +12,7 @@
 #include "actors/messages.hpp"
 #include "actors/shard_links.hpp"
 #include "actors/step_run.hpp"
+#include "base/check.hpp"
 #include "base/log.hpp"
 #include "scheduler/overlap.hpp"
 
@@ -45,8 +48,7 @@ class RouterShell {
                [this](NodeId shard, Error reason) { peer_failed(shard, std::move(reason)); }),
         run_(
             self, services, engine_, links_, options.combine,
-            [this](StepRun::Sampled sampled) { step_done(std::move(sampled)); },
-            [this] { idle(); }) {}
+            [this](StepOutput output) { step_done(std::move(output)); }, [this] { idle(); }) {}
 
   // --- epochs ----------------------------------------------------------------------------------
 
@@ -121,17 +123,18 @@ class RouterShell {
                      "token id " + std::to_string(token) + " is outside the vocabulary"});
       }
     }
-    const auto num_known = static_cast<uint32_t>(request.known.size());
-    const uint32_t max_context = request.num_prompt + request.max_tokens;
     request.order = msg.order;
-    request.fetching = exchange_.knows(msg.kv_from);
+    if (msg.emitted.empty() && msg.spec.sampling.num_prompt_logprobs) {
+      request.num_to_score = request.num_prompt - 1;
+    }
+    // What is scored has to be computed.
+    request.fetching = request.num_to_score == 0 && exchange_.knows(msg.kv_from);
     const Request& here = requests_.emplace(msg.request, std::move(request)).first->second;
-    if (!here.fetching)
-      return batch(scheduler::Arrived{msg.request, num_known, max_context, msg.order});
+    if (!here.fetching) return fetch_ended(msg.request, msg.attempt);
     exchange_.fetch(msg.request, msg.attempt, msg.kv_from, here.cache_namespace, here.known);
   }
 
-  /// What could be had of its KV is here.
+  /// What could be had of its KV from elsewhere is here: the request may be batched.
   void fetch_ended(RequestId id, uint32_t attempt) {
     const auto found = requests_.find(id);
     if (found == requests_.end() || found->second.attempt != attempt) return;
@@ -192,7 +195,10 @@ class RouterShell {
                                      .evicted_blocks = cache.evicted_total};
               promise.deliver(status);
             },
-            [promise, status](const caf::error&) mutable { promise.deliver(status); });
+            [promise, status, check](const caf::error&) mutable {
+              if (check) status.problem = "its KV-cache holder did not answer";
+              promise.deliver(status);
+            });
     return promise;
   }
 
@@ -212,12 +218,15 @@ class RouterShell {
     int64_t order = 0;
     bool fetching = false;  ///< its KV comes from another router; not in the batcher yet
     std::optional<uint32_t> num_cached;  ///< tokens that the first table had computed already
+    uint32_t num_to_score = 0;           ///< prompt tokens, from the second on
+    std::vector<model::SampledToken> scored;
   };
 
   /// The step that is out, as the batcher and the learning of micro-batches know it.
   struct OutStep {
     StepId step;
     std::vector<scheduler::StepEntry> entries;
+    std::vector<size_t> num_scored;  ///< prompt tokens, by entry
     Instant began;
     uint32_t num_rows = 0;
     bool prefills = false;
@@ -234,8 +243,13 @@ class RouterShell {
 
   void perform(const scheduler::ReserveBlocks& e) {
     const Request& request = requests_.at(e.request);
+    auto end = request.known.end();
+    const bool scores = request.scored.size() < request.num_to_score;
+    // Of what is cached nothing is used that a log-probability is still wanted of.
+    if (scores) end = request.known.begin() + static_cast<ptrdiff_t>(request.scored.size() + 1);
     tell_kv(e.ask,
-            kvcache::Reserve{e.request, request.cache_namespace, request.known, e.num_tokens});
+            kvcache::Reserve{
+                e.request, request.cache_namespace, {request.known.begin(), end}, e.num_tokens});
   }
   void perform(const scheduler::ExtendBlocks& e) {
     tell_kv(e.ask, kvcache::Extend{e.request, e.num_tokens});
@@ -319,20 +333,36 @@ class RouterShell {
         parts.back().num_prompt = request.num_prompt;
         parts.back().stop_token_ids = request.stop_token_ids;
       }
+      if (request.scored.size() < request.num_to_score) add_scored(entry, request, parts.back());
+      step_->num_scored.push_back(parts.back().scored.size());
     }
     rows_computed_ += step_->num_rows;
     step_->num_batches = overlap_.choose(step_->num_rows, step_->prefills);
     run_.begin(step_->step, std::move(parts), step_->num_batches);
   }
 
-  void step_done(StepRun::Sampled tokens) {
+  /// The log-probability of a prompt's token comes from the row before it.
+  static void add_scored(const scheduler::StepEntry& entry, const Request& request,
+                         StepPart& part) {
+    const auto begin = static_cast<uint32_t>(request.scored.size());
+    const uint32_t end = std::min(entry.first_position + entry.count, request.num_to_score);
+    if (begin >= end) return;
+    CHECK_LE(entry.first_position, begin);
+    part.first_scored = begin - entry.first_position;
+    part.scored.assign(request.known.begin() + begin + 1, request.known.begin() + end + 1);
+  }
+
+  void step_done(StepOutput output) {
     StepTokens message{.router = services_->self};
     std::vector<RequestId> ended;
-    size_t sampled = 0;
-    for (const scheduler::StepEntry& entry : step_->entries) {
+    size_t sampled = 0, scored = 0;
+    for (size_t i = 0; i < step_->entries.size(); ++i) {
+      const scheduler::StepEntry& entry = step_->entries[i];
       computed(entry);
+      take_scored(entry, std::span(output.scored).subspan(scored, step_->num_scored[i]));
+      scored += step_->num_scored[i];
       if (!entry.wants_token) continue;
-      const Result<model::SampledToken>& token = tokens[sampled++];
+      const Result<model::SampledToken>& token = output.sampled[sampled++];
       const auto found = requests_.find(entry.request);
       if (found == requests_.end()) continue;  // cancelled during the step
       Request& request = found->second;
@@ -345,7 +375,9 @@ class RouterShell {
                         .attempt = request.attempt,
                         .first = static_cast<uint32_t>(request.known.size()) - request.num_prompt,
                         .tokens = {*token},
-                        .num_cached = std::min(request.num_cached.value_or(0), request.num_prompt)};
+                        .num_cached = request.num_cached.value_or(0),
+                        .prompt_logprobs = std::exchange(request.scored, {})};
+      request.num_to_score = 0;
       request.known.push_back(token->token);
       const auto& stops = request.stop_token_ids;
       if (std::find(stops.begin(), stops.end(), token->token) != stops.end()) {
@@ -364,6 +396,12 @@ class RouterShell {
     for (const RequestId request : ended) leave(request);
     idle();
     batch(scheduler::StepDone{ended_step.step, took});
+  }
+
+  void take_scored(const scheduler::StepEntry& entry, std::span<model::SampledToken> scored) {
+    const auto found = requests_.find(entry.request);
+    if (found == requests_.end()) return;  // cancelled during the step
+    std::ranges::move(scored, std::back_inserter(found->second.scored));
   }
 
   /// A request's part of the step that ended. Others may share a prompt at once, and what is

@@ -8,6 +8,8 @@
 namespace troupe::actors {
 namespace {
 
+constexpr uint32_t kScoredAtOnce = 32;  // bounds the memory for logits
+
 std::span<const TokenId> emitted_of(const StepPart& part) {
   return std::span(part.known).subspan(std::min<size_t>(part.num_prompt, part.known.size()));
 }
@@ -110,17 +112,32 @@ Segment RouterEngine::advance(Lane& lane) {
     segment.has_work_meanwhile = config_.num_shared_experts > 0 || !lane.is_guided;
     return segment;
   }
-  sample(lane, segment);
+  segment.output = output(lane);
   return segment;
 }
 
-void RouterEngine::sample(const Lane& lane, Segment& segment) {
+StepOutput RouterEngine::output(Lane& lane) {
+  StepOutput output;
   const ConstRows logits = lane.forward.logits();
-  size_t row = 0;
+  size_t num_sampled = 0;
+  uint32_t first_row = 0;
   for (const StepPart& part : lane.parts) {
-    if (part.wants_token) segment.sampled.push_back(sample(part, {logits.row(row++), logits.cols}));
+    if (part.wants_token) {
+      output.sampled.push_back(sample(part, {logits.row(num_sampled++), logits.cols}));
+    }
+    const auto num_scored = static_cast<uint32_t>(part.scored.size());
+    for (uint32_t i = 0; i < num_scored; i += kScoredAtOnce) {
+      const ConstRows rows = lane.forward.logits_of(first_row + part.first_scored + i,
+                                                    std::min(kScoredAtOnce, num_scored - i));
+      for (size_t r = 0; r < rows.rows; ++r) {
+        output.scored.push_back(model::score({rows.row(r), rows.cols}, part.scored[i + r],
+                                             part.sampling.num_prompt_logprobs.value_or(0)));
+      }
+    }
+    first_row += static_cast<uint32_t>(part.tokens.size());
   }
-  CHECK_EQ(row, logits.rows);
+  CHECK_EQ(num_sampled, logits.rows);
+  return output;
 }
 
 Result<model::SampledToken> RouterEngine::sample(const StepPart& part,

@@ -30,6 +30,16 @@ struct StepPart {
   std::vector<TokenId> known;
   uint32_t num_prompt = 0;
   std::vector<TokenId> stop_token_ids;
+  /// Prompt tokens whose log-probabilities are wanted: those behind the rows first_scored, ...
+  uint32_t first_scored = 0;
+  std::vector<TokenId> scored;
+};
+
+/// What the rows of a step, or of a part of it, were computed for.
+struct StepOutput {
+  /// Of parts with wants_token, in order; an Error ends the request.
+  std::vector<Result<model::SampledToken>> sampled;
+  std::vector<model::SampledToken> scored;  ///< of all parts, in order
 };
 
 /// Where a segment stopped, and what must happen before the next.
@@ -38,8 +48,7 @@ struct Segment {
   experts::DispatchPlan plan;            ///< kExchange
   std::vector<transport::Frame> frames;  ///< kExchange: one per shard of the plan
   bool has_work_meanwhile = false;       ///< kExchange: for compute_meanwhile()
-  /// kDone: of parts with wants_token; an Error ends the request.
-  std::vector<Result<model::SampledToken>> sampled;
+  StepOutput output;                     ///< kDone
 };
 
 /// A shard's answer and where its rows belong.
@@ -92,7 +101,7 @@ class RouterEngine {
     bool is_guided = false;  ///< the masks of this step are there, or none is needed
   };
   Segment advance(Lane& lane);
-  void sample(const Lane& lane, Segment& segment);
+  StepOutput output(Lane& lane);
   Result<model::SampledToken> sample(const StepPart& part, std::span<const float> logits);
 
   const model::ModelConfig& config_;

@@ -80,8 +80,8 @@ class SchedulerShell {
     for (const Emission& emission : msg.emissions) {
       if (!emission.tokens.empty()) {
         on_scheduler(scheduler::RouterEmitted{msg.router, emission.request, emission.attempt,
-                                              emission.first, emission.tokens,
-                                              emission.num_cached});
+                                              emission.first, emission.tokens, emission.num_cached,
+                                              emission.prompt_logprobs});
       }
       if (emission.finished) {
         on_scheduler(scheduler::RouterFinished{msg.router, emission.request, emission.attempt,
@@ -196,7 +196,11 @@ class SchedulerShell {
                 into.problem = std::move(worker.problem);
                 arrived();
               },
-              [arrived](const caf::error&) { arrived(); });
+              [pending, arrived, i](const caf::error&) {
+                NodeStatus& silent = pending->status.nodes[i];
+                if (pending->status.checked) silent.problem = "it did not answer";
+                arrived();
+              });
     }
     arrived();
   }

@@ -10,10 +10,25 @@
 #include "base/check.hpp"
 
 namespace troupe::actors {
+namespace {
+
+/// The first `num_rows` rows of the part went into the piece before it: so do their scored tokens.
+void cut_scored(uint32_t num_rows, StepPart& part, StepPart& piece) {
+  const uint32_t before = std::min(num_rows, part.first_scored);
+  const size_t num_moved = std::min<size_t>(num_rows - before, part.scored.size());
+  const auto cut = part.scored.begin() + static_cast<ptrdiff_t>(num_moved);
+  piece.scored.assign(part.scored.begin(), cut);
+  piece.first_scored = before;
+  piece.sampling.num_prompt_logprobs = part.sampling.num_prompt_logprobs;
+  part.scored.erase(part.scored.begin(), cut);
+  part.first_scored -= before;
+}
+
+}  // namespace
 
 StepRun::StepRun(caf::event_based_actor* self, const WorkerServices* services,
                  std::shared_ptr<RouterEngine> engine, ShardLinks& links,
-                 experts::CombineOptions options, std::function<void(Sampled)> on_done,
+                 experts::CombineOptions options, std::function<void(StepOutput)> on_done,
                  std::function<void()> on_idle)
     : self_(self),
       services_(services),
@@ -77,14 +92,15 @@ void StepRun::submit(uint32_t lane, Job job, Then then) {
 void StepRun::segment_done(MicroBatch& batch, Segment& segment) {
   if (segment.status == Forward::Status::kDone) {
     batch.done = true;
-    batch.sampled = std::move(segment.sampled);
+    batch.output = std::move(segment.output);
     if (!std::ranges::all_of(batches_, &MicroBatch::done)) return;
-    Sampled sampled;
+    StepOutput output;
     for (MicroBatch& ended : batches_) {
-      std::ranges::move(ended.sampled, std::back_inserter(sampled));
+      std::ranges::move(ended.output.sampled, std::back_inserter(output.sampled));
+      std::ranges::move(ended.output.scored, std::back_inserter(output.scored));
     }
     batches_.clear();
-    return on_done_(std::move(sampled));
+    return on_done_(std::move(output));
   }
   batch.exchanging = true;
   batch.plan = std::move(segment.plan);
@@ -125,8 +141,7 @@ void StepRun::answer(const transport::Frame& frame) {
     case Verdict::kDuplicate:
     case Verdict::kUnknownShard: return;
     case Verdict::kWrongSize:
-      return links_.fail(header.source,
-                         {Code::kCorrupt, "an answer has the wrong number of rows"});
+      return links_.fail(header.source, {Code::kCorrupt, "an answer has the wrong number of rows"});
     case Verdict::kTake: break;
   }
   batch->answers.push_back({answer.first_result, frame});
@@ -153,10 +168,8 @@ void StepRun::resume_when_complete(MicroBatch& batch) {
   if (lane > 0 && batches_[lane - 1].num_begun <= batch.num_begun) return;
   batch.exchanging = false;
   batch.frames.clear();
-  run(batch,
-      [engine = engine_, lane, plan = std::move(batch.plan), answers = std::move(batch.answers)] {
-        return engine->resume(lane, plan, answers);
-      });
+  run(batch, [engine = engine_, lane, plan = std::move(batch.plan),
+              answers = std::move(batch.answers)] { return engine->resume(lane, plan, answers); });
   if (lane + 1 < batches_.size()) resume_when_complete(batches_[lane + 1]);
 }
 
@@ -196,6 +209,7 @@ std::vector<std::vector<StepPart>> cut_rows(std::vector<StepPart> parts, uint32_
       piece.tokens.assign(part.tokens.begin(), cut);
       part.tokens.erase(part.tokens.begin(), cut);
       part.first_position += static_cast<uint32_t>(room);
+      cut_scored(static_cast<uint32_t>(room), part, piece);
       row += room;
       batches[batch].push_back(std::move(piece));
     }

@@ -24,13 +24,12 @@ namespace troupe::actors {
 
 class StepRun {
  public:
-  using Sampled = std::vector<Result<model::SampledToken>>;  ///< of the parts that want a token
   /// @param self the router's actor: it gets JobDone and Wake messages; both handlers run in it
   /// @param on_done the step ended; no job of it is left
   /// @param on_idle the jobs of a step that was dropped have ended
   StepRun(caf::event_based_actor* self, const WorkerServices* services,
           std::shared_ptr<RouterEngine> engine, ShardLinks& links, experts::CombineOptions options,
-          std::function<void(Sampled)> on_done, std::function<void()> on_idle);
+          std::function<void(StepOutput)> on_done, std::function<void()> on_idle);
 
   /// @param epoch_step names the dispatches, with the micro-batch: unique within the epoch
   /// REQUIRES: !out() and !busy(); 1 <= num_batches <= RouterEngine::kLanes and <= rows
@@ -58,7 +57,7 @@ class StepRun {
     std::vector<transport::Frame> frames;  ///< one per shard of the plan, kept until all answered
     experts::Combine combine;
     std::vector<GatheredFrame> answers;
-    Sampled sampled;
+    StepOutput output;
   };
 
   [[nodiscard]] uint32_t lane_of(const MicroBatch& batch) const {
@@ -78,7 +77,7 @@ class StepRun {
   std::shared_ptr<RouterEngine> engine_;
   ShardLinks& links_;
   experts::CombineOptions options_;
-  std::function<void(Sampled)> on_done_;
+  std::function<void(StepOutput)> on_done_;
   std::function<void()> on_idle_;
   std::vector<MicroBatch> batches_;  ///< by lane; empty: no step is out
   uint64_t life_ = 0;                ///< tells the jobs of this step from those of dropped ones

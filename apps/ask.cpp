@@ -3,6 +3,7 @@
 #include <boost/json.hpp>
 #include <chrono>
 #include <cstdio>
+#include <optional>
 
 #include "apps/server_error.hpp"
 
@@ -16,58 +17,44 @@ const json::value* member(const json::value& value, const char* key) {
 
 }  // namespace
 
-Result<Answer> ask(const gateway::HttpClient& client, const std::vector<Turn>& turns,
+Result<Answer> ask(const gateway::HttpClient& client, const std::vector<loadgen::Message>& messages,
                    const AskOptions& options) {
-  json::array messages;
-  for (const auto& [role, content] : turns) {
-    messages.push_back(json::object{{"role", role}, {"content", content}});
-  }
-  const json::object body{{"model", options.model},
-                          {"messages", std::move(messages)},
-                          {"max_tokens", options.max_tokens},
-                          {"temperature", options.temperature},
-                          {"stream", true}};
+  const std::string body = loadgen::text_body({.model = options.model,
+                                               .is_chat = true,
+                                               .ignore_eos = false,
+                                               .temperature = options.temperature,
+                                               .priority = {},
+                                               .extra = {}},
+                                              messages, options.max_tokens);
   Answer answer;
-  Error broken{Code::kCorrupt, ""};
+  std::optional<Error> broken;
   size_t num_events = 0;
   using Clock = std::chrono::steady_clock;
   const auto start = Clock::now();
   Clock::time_point first = start, last = start;
   const auto on_event = [&](std::string_view data) {
-    if (data == "[DONE]") return false;
-    boost::system::error_code failed;
-    const json::value event = json::parse(json::string_view(data.data(), data.size()), failed);
-    if (failed || !event.is_object()) {
-      broken.message = "the server sent an event that is no JSON object";
+    auto event = loadgen::parse_event(data);
+    if (!event.ok()) {
+      broken = std::move(event).error();
       return false;
     }
-    if (event.get_object().contains("error")) {
-      broken = server_error(503, data);
+    if (event->error) {
+      broken = Error{Code::kUnavailable, *event->error};
       return false;
     }
-    const json::value* choices = member(event, "choices");
-    if (choices == nullptr || !choices->is_array() || choices->get_array().empty()) return true;
-    const json::value& choice = choices->get_array().front();
-    const json::value* delta = member(choice, "delta");
-    const json::value* content = delta == nullptr ? nullptr : member(*delta, "content");
-    if (content != nullptr && content->is_string() && !content->get_string().empty()) {
+    if (!event->content.empty()) {
       last = Clock::now();
       if (num_events++ == 0) first = last;
-      const auto& text = content->get_string();
-      answer.text.append(text.data(), text.size());
-      std::fwrite(text.data(), 1, text.size(), stdout);
+      answer.text += event->content;
+      std::fwrite(event->content.data(), 1, event->content.size(), stdout);
       std::fflush(stdout);
     }
-    const json::value* reason = member(choice, "finish_reason");
-    if (reason != nullptr && reason->is_string()) {
-      answer.finish_reason = reason->get_string().c_str();
-    }
-    return true;
+    if (!event->finish_reason.empty()) answer.finish_reason = event->finish_reason;
+    return !event->is_end;
   };
-  const auto response =
-      TRY(client.post_stream("/v1/chat/completions", json::serialize(body), on_event));
+  const auto response = TRY(client.post_stream("/v1/chat/completions", body, on_event));
   if (response.status != 200) return server_error(response.status, response.body);
-  if (!broken.message.empty()) return broken;
+  if (broken) return *broken;
   if (answer.finish_reason.empty()) {
     return Error{Code::kUnavailable, "the stream ended before the answer did"};
   }

@@ -4,16 +4,13 @@
 // answer as it streams.
 
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "base/result.hpp"
 #include "gateway/http_client.hpp"
+#include "loadgen/messages.hpp"
 
 namespace troupe::apps {
-
-/// A turn of a conversation: role and content.
-using Turn = std::pair<std::string, std::string>;
 
 struct AskOptions {
   std::string model;
@@ -22,7 +19,7 @@ struct AskOptions {
 };
 
 struct Answer {
-  std::string text;
+  std::string text;  ///< without the reasoning
   std::string finish_reason;
   double ttft_ms = 0;  ///< to the first non-empty text
   double tpot_ms = 0;  ///< mean gap of the following events
@@ -30,7 +27,7 @@ struct Answer {
 
 /// Asks and prints the answer to standard output while it comes.
 /// @errors those of the client; kUnavailable or kInvalidArgument with the server's message.
-Result<Answer> ask(const gateway::HttpClient& client, const std::vector<Turn>& turns,
+Result<Answer> ask(const gateway::HttpClient& client, const std::vector<loadgen::Message>& messages,
                    const AskOptions& options);
 
 /// The first model that the server lists. @errors as ask()

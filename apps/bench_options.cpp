@@ -1,11 +1,11 @@
 #include "apps/bench_options.hpp"
 
 #include <boost/json.hpp>
-#include <charconv>
 #include <cmath>
 #include <fstream>
 #include <iterator>
 
+#include "base/parse.hpp"
 #include "model/tokenizer.hpp"
 
 namespace troupe::apps {
@@ -14,6 +14,8 @@ namespace json = boost::json;
 using loadgen::Plan;
 
 namespace {
+
+constexpr double kMaxSeconds = 1e8;  // about three years
 
 Error invalid(std::string message) { return Error{Code::kInvalidArgument, std::move(message)}; }
 
@@ -37,15 +39,57 @@ Result<void> check_numbers(const Values& values) {
   for (const char* name : {"timeout", "ready-timeout", "duration", "think-time", "trace-from",
                            "trace-to", "trace-speedup", "temperature", "range-ratio"}) {
     const auto value = optional_value<double>(values, name);
-    if (value && !(*value >= 0 && *value <= 1e8)) {
+    if (value && !(*value >= 0 && *value <= kMaxSeconds)) {
       return invalid(std::string("--") + name + " must be a number from 0 to 1e8");
     }
   }
-  if (values["timeout"].as<double>() == 0) return invalid("--timeout must be above 0");
+  if (values["timeout"].as<double>() < 0.001) return invalid("--timeout must be at least 0.001");
   for (const char* name : {"trace-max-input", "trace-max-output"}) {
     if (values[name].as<uint32_t>() < 1) {
       return invalid(std::string("--") + name + " must be at least 1");
     }
+  }
+  return {};
+}
+
+/// Refuses options that would have no effect: whoever gives one believes that it has.
+Result<void> check_used(const Values& values) {
+  const auto given = [&](const char* name) {
+    return values.count(name) != 0 && !values[name].defaulted();
+  };
+  const bool has_trace = given("mooncake") || given("azure");
+  const bool has_load = given("concurrency") || given("request-rate") || given("sweep");
+  const char* const trace = "--mooncake or --azure";
+  const char* const arrivals =
+      "the arrivals of a trace: not --concurrency, --request-rate or --sweep";
+  const struct {
+    const char* name;
+    bool is_used;
+    const char* needs;
+  } rules[] = {
+      {"save-detailed", given("json"), "--json"},
+      {"num-prefixes", values["prefix-len"].as<uint32_t>() > 0, "--prefix-len"},
+      {"turn-input-len", values["turns"].as<uint32_t>() > 1, "--turns above 1"},
+      {"think-time", values["turns"].as<uint32_t>() > 1, "--turns above 1"},
+      {"trace-speedup", has_trace && !has_load, arrivals},
+      {"trace-from", has_trace, trace},
+      {"trace-to", has_trace, trace},
+      {"trace-max-input", has_trace, trace},
+      {"trace-max-output", has_trace || given("prompts"), "--mooncake, --azure or --prompts"},
+  };
+  for (const auto& [name, is_used, needs] : rules) {
+    if (given(name) && !is_used) return invalid(std::string("--") + name + " needs " + needs);
+  }
+  if (given("tenant") && given("tenants")) return invalid("give one of --tenants and --tenant");
+  if (given("api-key") && (given("tenant") || given("tenants"))) {
+    return invalid("--api-key is of one tenant; those of --tenants and --tenant send their names");
+  }
+  if (given("tokenizer") && given("token-ids")) {
+    return invalid("give one of --tokenizer and --token-ids: the tokenizer knows the ids");
+  }
+  if (given("json") && given("html") &&
+      values["json"].as<std::string>() == values["html"].as<std::string>()) {
+    return invalid("--json and --html name the same file");
   }
   return {};
 }
@@ -55,11 +99,10 @@ Result<loadgen::WordPool> read_pool(const Values& values) {
     return loadgen::words_of(TRY(model::Tokenizer::load(*directory)));
   }
   const std::string range = values["token-ids"].as<std::string>();
-  const char* end = range.data() + range.size();
-  TokenId first = -1, last = -1;
-  const auto colon = std::from_chars(range.data(), end, first);
-  const auto rest = colon.ptr == end ? colon : std::from_chars(colon.ptr + 1, end, last);
-  if (first < 0 || last < first || rest.ptr != end || *colon.ptr != ':' || last > (1 << 22)) {
+  const auto ends = split(range, ':');
+  const TokenId first = parse_number<TokenId>(ends.front()).value_or(-1);
+  const TokenId last = parse_number<TokenId>(ends.back()).value_or(-1);
+  if (ends.size() != 2 || first < 0 || last < first || last > (1 << 22)) {
     return invalid("--token-ids must be FIRST:LAST, at most " + std::to_string(1 << 22));
   }
   return loadgen::common_words(first, last);
@@ -79,7 +122,11 @@ Result<std::shared_ptr<const std::vector<loadgen::TraceRow>>> read_rows(const Va
                       : loadgen::parse_prompts(text, values["output-len"].as<uint32_t>());
     if (!parsed.ok()) return std::move(parsed).error().with_context(*path);
     const double speedup = values["trace-speedup"].as<double>();
-    if (!(speedup > 0)) return invalid("--trace-speedup must be above 0");
+    if (!(speedup > 0) ||
+        (!parsed->empty() && to_seconds(parsed->back().at) > speedup * kMaxSeconds)) {
+      return invalid("--trace-speedup must be above 0, and make the trace no longer than " +
+                     std::to_string(static_cast<int64_t>(kMaxSeconds)) + " s");
+    }
     const auto to = values.count("trace-to") == 0
                         ? std::nullopt
                         : std::optional(seconds_value(values, "trace-to"));
@@ -90,16 +137,6 @@ Result<std::shared_ptr<const std::vector<loadgen::TraceRow>>> read_rows(const Va
                            values["trace-max-output"].as<uint32_t>()));
   }
   return rows;
-}
-
-Result<double> read_rate(const std::string& text) {
-  if (text == "inf") return std::numeric_limits<double>::infinity();
-  double rate = 0;
-  const auto [end, failed] = std::from_chars(text.data(), text.data() + text.size(), rate);
-  if (failed != std::errc() || end != text.data() + text.size()) {
-    return invalid("--request-rate must be a number or inf, not \"" + text + "\"");
-  }
-  return rate;
 }
 
 Result<Plan> read_plan(const Values& values) {
@@ -117,7 +154,8 @@ Result<Plan> read_plan(const Values& values) {
   plan.rows_have_times = values.count("prompts") == 0;
   plan.concurrency = optional_value<uint32_t>(values, "concurrency");
   if (const auto rate = optional_value<std::string>(values, "request-rate")) {
-    plan.rate = TRY(read_rate(*rate));
+    plan.rate = parse_number<double>(*rate);
+    if (!plan.rate) return invalid("--request-rate must be a number or inf, not \"" + *rate + "\"");
   }
   plan.burstiness = values["burstiness"].as<double>();
   plan.max_concurrency = optional_value<uint32_t>(values, "max-concurrency");
@@ -156,13 +194,13 @@ Options serve_option_table() {
   const auto count = [] { return po::value<uint32_t>(); };
   const auto number = [] { return po::value<double>(); };
   Options server("Server");
-  server.add_options()                                                                    //
-      ("url", text()->default_value("http://127.0.0.1:8000"), "the server, without /v1")  //
-      ("endpoint", text()->default_value("completions"), "completions or chat")           //
-      ("model", text(), "its name for the model; else the first that it lists")           //
-      ("api-key", text()->default_value(""), "sent as a bearer token")                    //
-      ("ready-timeout", number()->default_value(0), "seconds to wait for the server")     //
-      ("timeout", number()->default_value(600), "seconds for one request")                //
+  server.add_options()                                                                        //
+      ("url", text()->default_value("http://127.0.0.1:8000"), "the server, without /v1")      //
+      ("endpoint", text()->default_value("completions"), "completions or chat")               //
+      ("model", text(), "its name for the model; else the first that it lists")               //
+      ("api-key", text()->default_value(""), "sent as a bearer token; reports leave it out")  //
+      ("ready-timeout", number()->default_value(0), "seconds to wait for the server")         //
+      ("timeout", number()->default_value(600), "seconds for one request")                    //
       ("retry",
        "send refused requests (429, 503) again after Retry-After; else they count as failed")  //
       ("no-ignore-eos", "let answers end early; else all have the asked length")               //
@@ -211,10 +249,12 @@ Options serve_option_table() {
       ("num-warmups", count()->default_value(0), "requests before, not counted")           //
       ("sweep", text(), "concurrency=1,2,4 or rate=1,2,4: one run for each")               //
       ("repeat", count()->default_value(1), "runs of each load, with other words")         //
-      ("tenants", text(), "NAME:WEIGHT,...: API keys drawn by weight")                     //
+      ("tenants", text(),
+       "NAME:WEIGHT,...: each request is of one, drawn by weight. A tenant's name is sent as its "
+       "API key, and reports show it")  //
       ("tenant", po::value<std::vector<std::string>>(),
-       "NAME:CLIENTS or NAME:RATE/s, with :PRIORITY if wanted; repeated: each key has a load of "
-       "its own")  //
+       "NAME:CLIENTS or NAME:RATE/s, with :PRIORITY if wanted; repeated: each has its own load. "
+       "The name is sent as the API key, and reports show it")  //
       ("background", text(),
        "TOKENS:SECONDS: beside the others a prompt of so many tokens every so often");
   Options output("Results");
@@ -231,6 +271,7 @@ Options serve_option_table() {
 
 Result<ServeOptions> read_serve_options(const Values& values) {
   TRY(check_numbers(values));
+  TRY(check_used(values));
   ServeOptions options;
   options.url = values["url"].as<std::string>();
   const std::string endpoint = values["endpoint"].as<std::string>();
@@ -250,6 +291,9 @@ Result<ServeOptions> read_serve_options(const Values& values) {
   if (form != "tokens" && form != "text") return invalid("--prompt-as must be tokens or text");
   if (form == "tokens" && (is_chat || num_turns > 1)) {
     return invalid("chats and conversations of several turns are texts, not tokens");
+  }
+  if (form == "text" && !values["token-ids"].defaulted()) {
+    return invalid("--token-ids is for prompts as tokens");
   }
   loadgen::LoadOptions& load = options.load;
   load.sends_tokens = form == "tokens";

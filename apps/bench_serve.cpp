@@ -5,12 +5,12 @@
 #include <chrono>
 #include <cstdio>
 #include <ctime>
-#include <fstream>
 #include <thread>
 
 #include "apps/ask.hpp"
 #include "apps/bench_options.hpp"
 #include "apps/command.hpp"
+#include "apps/whole_file.hpp"
 #include "gateway/http_client.hpp"
 #include "loadgen/report.hpp"
 
@@ -138,12 +138,16 @@ Result<void> run_all(const ServeOptions& options, loadgen::Benchmark& benchmark)
   return {};
 }
 
-Result<void> write_file(const std::string& path, const std::string& text) {
-  std::ofstream out(path, std::ios::binary);
-  out << text;
-  out.close();
-  if (!out) return Error{Code::kInvalidArgument, "cannot write " + path};
-  return {};
+/// The files that were asked for; what keeps one from being written does not keep the other.
+Result<void> write_reports(const ServeOptions& options, const loadgen::Benchmark& benchmark) {
+  Result<void> json, html;
+  if (!options.json_path.empty()) {
+    json = write_whole(options.json_path, loadgen::json_report(benchmark, options.saves_details));
+  }
+  if (!options.html_path.empty()) {
+    html = write_whole(options.html_path, loadgen::html_report(benchmark));
+  }
+  return json.ok() ? html : json;
 }
 
 int exit_code_of(const loadgen::Benchmark& benchmark) {
@@ -159,7 +163,7 @@ int exit_code_of(const loadgen::Benchmark& benchmark) {
 Result<int> bench_serve(const Arguments& arguments, const Values& values) {
   ServeOptions options = TRY(read_serve_options(values));
   for (const std::string& path : {options.json_path, options.html_path}) {
-    if (!path.empty()) TRY(write_file(path, ""));  // now, not after an hour of measuring
+    if (!path.empty()) TRY(check_writable(path));  // now, not after an hour of measuring
   }
   const auto client = TRY(gateway::HttpClient::create(options.url));
   options.load.body.model = TRY(wait_for_model(client, options));
@@ -187,12 +191,7 @@ Result<int> bench_serve(const Arguments& arguments, const Values& values) {
                benchmark.model.c_str(), benchmark.load.c_str(), benchmark.workload.c_str());
   TRY(run_all(options, benchmark));
   if (benchmark.runs.size() > 1) std::printf("%s", loadgen::sweep_table(benchmark).c_str());
-  if (!options.json_path.empty()) {
-    TRY(write_file(options.json_path, loadgen::json_report(benchmark, options.saves_details)));
-  }
-  if (!options.html_path.empty()) {
-    TRY(write_file(options.html_path, loadgen::html_report(benchmark)));
-  }
+  TRY(write_reports(options, benchmark));
   return exit_code_of(benchmark);
 }
 
@@ -238,8 +237,8 @@ int run_bench(const Arguments& arguments) {
           "text\nhas so many frequent words, which is near, or exact with --tokenizer. "
           "docs/benchmarking.md\nshows how to compare servers.\n"
           "\n"
-          "Exit codes: 0 done (refusals included), 4 some requests failed, 1 all did, 130 "
-          "interrupted.",
+          "Exit codes: 0 done (refusals included), 4 some requests failed, 1 all did, 2 wrong "
+          "options (those\nwithout effect included), 3 no server, 130 interrupted.",
       .options = serve_option_table()};
   Values values;
   if (const auto code = line.parse(rest, values)) return *code;

@@ -17,7 +17,7 @@ Result<int> converse(const Values& values) {
                      .temperature = values["temperature"].as<double>()};
   options.model =
       values.count("model") != 0 ? values["model"].as<std::string>() : TRY(first_model(client));
-  std::vector<Turn> turns;
+  std::vector<loadgen::Message> turns;
   if (values.count("system") != 0) turns.emplace_back("system", values["system"].as<std::string>());
   const bool once = values.count("message") != 0;
   const bool terminal = isatty(STDIN_FILENO) != 0;

@@ -52,6 +52,23 @@ int usage_error(const CommandLine& line, const std::string& message) {
   return kUsage;
 }
 
+/// The first option whose type has no sign and whose value has one: program_options would make
+/// 4294967295 of -1.
+const po::option* with_a_sign(const po::parsed_options& parsed, const Options& all) {
+  for (const po::option& option : parsed.options) {
+    const po::option_description* known = all.find_nothrow(option.string_key, false);
+    if (known == nullptr || option.value.empty() || !option.value.front().starts_with('-'))
+      continue;
+    const po::value_semantic* type = known->semantic().get();
+    if (dynamic_cast<const po::typed_value<uint16_t>*>(type) != nullptr ||
+        dynamic_cast<const po::typed_value<uint32_t>*>(type) != nullptr ||
+        dynamic_cast<const po::typed_value<uint64_t>*>(type) != nullptr) {
+      return &option;
+    }
+  }
+  return nullptr;
+}
+
 std::vector<std::string> option_names(const Options& options) {
   std::vector<std::string> names;
   for (const auto& option : options.options()) names.push_back("--" + option->long_name());
@@ -80,7 +97,11 @@ std::optional<int> CommandLine::parse(const Arguments& arguments, Values& values
   po::positional_options_description positions;
   for (const char* name : positional) positions.add(name, 1);
   try {
-    po::store(po::command_line_parser(arguments).options(all).positional(positions).run(), values);
+    const auto parsed = po::command_line_parser(arguments).options(all).positional(positions).run();
+    if (const po::option* option = with_a_sign(parsed, all)) {
+      return usage_error(*this, "--" + option->string_key + " must be a whole number, at least 0");
+    }
+    po::store(parsed, values);
     if (values.count("help") != 0) {
       std::cout << "usage: " << usage << "\n\n" << text << "\n\n" << all;
       return kSuccess;

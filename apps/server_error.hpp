@@ -10,7 +10,7 @@ namespace troupe::apps {
 
 /// The server's own words for what went wrong, or its status if it has none: kInvalidArgument if
 /// the request is at fault, else kUnavailable.
-/// @param body of the answer, or the data of a stream's error event
+/// @param body of the answer
 Error server_error(int status, std::string_view body);
 
 }  // namespace troupe::apps

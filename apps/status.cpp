@@ -66,8 +66,9 @@ void print_table(const json::value& status) {
   }
 }
 
-/// What the scheduler and the routers found when they looked at their own integrity.
-Result<int> report_problems(const json::value& status) {
+/// What the scheduler and the routers found when they looked at their own integrity, or that one of
+/// them did not answer.
+Result<void> find_problems(const json::value& status) {
   if (text(status, "checked") != "true") {
     return Error{Code::kUnavailable, "the server did not check itself; is it of an older version?"};
   }
@@ -78,15 +79,10 @@ Result<int> report_problems(const json::value& status) {
   };
   note("scheduler", status);
   for (const json::value& node : list(status, "nodes")) note(text(node, "name"), node);
-  if (!problems.empty()) {
-    return Error{Code::kInternal,
-                 "the integrity check found what must not be; restart the node and "
-                 "report it:" +
-                     problems};
-  }
-  std::printf(
-      "\nintegrity: nothing wrong with the scheduler's requests, the batchers and KV blocks\n");
-  return kSuccess;
+  if (problems.empty()) return {};
+  return Error{
+      Code::kInternal,
+      "the integrity check found what must not be; restart the node and report it:" + problems};
 }
 
 Result<int> show_status(const Values& values) {
@@ -95,17 +91,23 @@ Result<int> show_status(const Values& values) {
   const bool check = values.count("check") != 0;
   const auto response = TRY(client.get(check ? "/v1/troupe/status?check=1" : "/v1/troupe/status"));
   if (response.status != 200) return server_error(response.status, response.body);
-  if (values.count("json") != 0) {
-    std::printf("%s\n", response.body.c_str());
-    return kSuccess;
-  }
   boost::system::error_code failed;
   const json::value status = json::parse(response.body, failed);
   if (failed || !status.is_object()) {
     return Error{Code::kCorrupt, "the server's status is no JSON object"};
   }
-  print_table(status);
-  return check ? report_problems(status) : kSuccess;
+  const bool as_json = values.count("json") != 0;
+  if (as_json) {
+    std::printf("%s\n", response.body.c_str());
+  } else {
+    print_table(status);
+  }
+  if (!check) return kSuccess;
+  TRY(find_problems(status));
+  if (!as_json) {
+    std::printf("\nintegrity: nothing wrong with requests, batchers and KV blocks\n");
+  }
+  return kSuccess;
 }
 
 }  // namespace

@@ -25,10 +25,6 @@ namespace {
 constexpr uint32_t kLayers = 58, kExperts = 256, kTopk = 8, kRedundant = 32;
 constexpr uint64_t kSeed = 5;
 
-double uniform(uint64_t stream, uint64_t n) {
-  return static_cast<double>(random_bits(kSeed, n, stream) >> 11) * 0x1.0p-53;
-}
-
 /// [kLayers * kExperts]: rows per expert, `skew` in hundredths is Zipf's exponent.
 std::vector<double> zipf_loads(int64_t skew) {
   std::vector<double> loads;
@@ -63,7 +59,7 @@ std::vector<ExpertIdx> draw_topk(const std::vector<double>& loads, LayerIdx laye
   for (uint32_t row = 0; row < rows; ++row) {
     const size_t first = topk.size();
     while (topk.size() < first + kTopk) {
-      const double at = uniform(1'000 + layer, draws++) * sum;
+      const double at = random_uniform(kSeed, draws++, 1'000 + layer) * sum;
       const auto e = static_cast<ExpertIdx>(std::ranges::upper_bound(until, at) - until.begin());
       const auto expert = std::min(e, kExperts - 1);
       if (std::find(topk.begin() + static_cast<std::ptrdiff_t>(first), topk.end(), expert) ==

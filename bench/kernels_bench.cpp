@@ -194,6 +194,8 @@ BENCHMARK_CAPTURE(gemm, expert_up_f32, DType::kF32, 1408, 2048)
     ->UseRealTime();
 BENCHMARK_CAPTURE(gemm, expert_up_bf16, DType::kBF16, 1408, 2048)
     ->Arg(1)
+    ->Arg(2)
+    ->Arg(4)
     ->Arg(16)
     ->Arg(512)
     ->Unit(kUnit)
@@ -215,7 +217,12 @@ BENCHMARK_CAPTURE(gemm, head_bf16, DType::kBF16, 102400, 2048)
     ->Arg(16)
     ->Unit(kUnit)
     ->UseRealTime();
-BENCHMARK_CAPTURE(ffn, six_experts_bf16, DType::kBF16)->Arg(1)->Arg(16)->Unit(kUnit)->UseRealTime();
+BENCHMARK_CAPTURE(ffn, six_experts_bf16, DType::kBF16)
+    ->Arg(1)
+    ->Arg(2)
+    ->Arg(16)
+    ->Unit(kUnit)
+    ->UseRealTime();
 BENCHMARK_CAPTURE(ffn, six_experts_f8, DType::kF8E4M3)->Arg(1)->Unit(kUnit)->UseRealTime();
 BENCHMARK(absorbed)->Args({1, 128})->Args({1, 2048})->Args({64, 2048})->Unit(kUnit)->UseRealTime();
 BENCHMARK(expanded)

@@ -110,25 +110,28 @@ BENCHMARK(step)
     ->Args({10'000, 100'000})
     ->UseManualTime();
 
-/// One request ends on a router, another one is submitted, one that waits is started, and every
-/// running one emits a token: what the head does for one step of all routers.
+/// What the head does for five routers. `short_of_blocks`: they have twice the places, but blocks
+/// for no more requests, and those that run outgrow them.
 class Cluster {
  public:
-  Cluster(uint32_t running, uint32_t waiting)
+  Cluster(uint32_t running, uint32_t waiting, bool short_of_blocks = false)
       : scheduler_({.max_queued = waiting + 1,
                     .max_queued_per_tenant = waiting + 1,
-                    .max_running = running / kRouters,
+                    .max_running = running / kRouters * (short_of_blocks ? 2 : 1),
+                    .kv_tokens = short_of_blocks ? running / kRouters * 1000 : 0,
                     .max_context = 1 << 20}) {
     for (uint64_t r = 1; r <= kRouters; ++r) tell(RouterUp{NodeId{r}});
-    while (scheduler_.counts().running < running) submit();
+    for (uint32_t i = 0; i < running; ++i) submit();
     for (uint32_t i = 0; i < waiting; ++i) submit();
   }
+  /// One of the running requests emits a token.
   void emit() {
     const Place place = started_.front();
     started_.pop_front();
     tell(RouterEmitted{place.router, place.request, 1, next_[place.request]++, {{.token = 7}}});
     started_.push_back(place);
   }
+  /// One ends, another one is submitted, and one that waits is started.
   void replace_one() {
     const Place place = started_.front();
     started_.pop_front();
@@ -144,7 +147,8 @@ class Cluster {
     RequestId request;
   };
   void submit() {
-    RequestSpec spec{.prompt = std::vector<TokenId>(1000, 1), .max_tokens = 1 << 18};
+    RequestSpec spec{.prompt = std::vector<TokenId>(1000, static_cast<TokenId>(last_)),
+                     .max_tokens = 1 << 18};
     spec.timeout = seconds(1'000'000);
     spec.tenant = "tenant " + std::to_string(++last_ % 20);
     tell(Submitted{RequestId{last_}, std::move(spec)});
@@ -173,6 +177,15 @@ void emit(benchmark::State& state) {
   Cluster cluster(static_cast<uint32_t>(state.range(0)), static_cast<uint32_t>(state.range(1)));
   for (auto _ : state) cluster.emit();
 }
+void emit_short_of_blocks(benchmark::State& state) {
+  Cluster cluster(static_cast<uint32_t>(state.range(0)), static_cast<uint32_t>(state.range(1)),
+                  true);
+  for (auto _ : state) cluster.emit();
+}
+BENCHMARK(emit_short_of_blocks)
+    ->ArgNames({"running", "waiting"})
+    ->Args({100, 1000})
+    ->Args({1000, 10'000});
 BENCHMARK(replace)
     ->ArgNames({"running", "waiting"})
     ->Args({10, 100})

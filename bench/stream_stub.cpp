@@ -144,7 +144,7 @@ class Stub {
   std::chrono::microseconds gap_;
   std::map<int, Client> clients_;
   std::priority_queue<Due, std::vector<Due>, std::greater<>> due_;
-  /// As long as a vLLM event is.
+  /// With the fields of vLLM's events.
   std::string event_ = chunk(
       R"(data: {"id":"cmpl-0123456789abcdef0123456789abcdef","object":"text_completion",)"
       R"("created":1700000000,"model":"stub","choices":[{"index":0,"text":" word","logprobs":null,)"

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 
+#include "base/parse.hpp"
 #include "cluster/config_values.hpp"
 
 namespace troupe::cluster {
@@ -81,7 +82,7 @@ std::string found(const YamlNode& node) {
 
 Result<uint64_t> read_number(std::string_view name, const YamlNode& node, uint64_t least,
                              uint64_t most) {
-  const auto value = is_plain_text(node) ? parse_number(node.text) : std::nullopt;
+  const auto value = is_plain_text(node) ? parse_number<uint64_t>(node.text) : std::nullopt;
   if (!value || *value < least || *value > most) {
     return wrong(
         name, "a whole number from " + std::to_string(least) + " to " + std::to_string(most), node);

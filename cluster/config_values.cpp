@@ -1,9 +1,10 @@
 #include "cluster/config_values.hpp"
 
 #include <array>
-#include <charconv>
 #include <limits>
 #include <span>
+
+#include "base/parse.hpp"
 
 namespace troupe::cluster {
 namespace {
@@ -26,7 +27,7 @@ constexpr std::array<Unit, 4> kSizeUnits = {
 /// A number with a unit, as a multiple of the smallest one; at most INT64_MAX.
 std::optional<uint64_t> parse_with_unit(std::string_view text, std::span<const Unit> units) {
   const size_t digits = std::min(text.find_first_not_of("0123456789"), text.size());
-  const auto number = parse_number(text.substr(0, digits));
+  const auto number = parse_number<uint64_t>(text.substr(0, digits));
   if (!number) return std::nullopt;
   for (const Unit& unit : units) {
     if (text.substr(digits) != unit.name) continue;
@@ -48,13 +49,6 @@ std::string text_with_unit(uint64_t value, std::span<const Unit> units) {
 
 }  // namespace
 
-std::optional<uint64_t> parse_number(std::string_view text) {
-  uint64_t value = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (error != std::errc{} || end != text.data() + text.size()) return std::nullopt;
-  return value;
-}
-
 std::optional<Duration> parse_duration(std::string_view text) {
   const auto ns = parse_with_unit(text, kTimeUnits);
   if (!ns) return std::nullopt;
@@ -67,8 +61,8 @@ std::optional<uint64_t> parse_size(std::string_view text) {
 
 std::optional<std::pair<uint32_t, uint32_t>> parse_range(std::string_view text) {
   const size_t dash = text.find('-');
-  const auto first = parse_number(text.substr(0, dash));
-  const auto last = dash == text.npos ? first : parse_number(text.substr(dash + 1));
+  const auto first = parse_number<uint64_t>(text.substr(0, dash));
+  const auto last = dash == text.npos ? first : parse_number<uint64_t>(text.substr(dash + 1));
   if (!first || !last || *first > *last || *last > UINT32_MAX) return std::nullopt;
   return std::pair(static_cast<uint32_t>(*first), static_cast<uint32_t>(*last));
 }

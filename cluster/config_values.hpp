@@ -1,7 +1,7 @@
 #pragma once
 
-// The notations of the configuration: whole numbers, durations ("200ms"), sizes ("8MiB") and ranges
-// ("0-7" or "3"). Reading is strict: all of the text, no sign, no blank, no overflow.
+// The notations of the configuration: durations ("200ms"), sizes ("8MiB") and ranges ("0-7" or
+// "3"). Reading is strict: all of the text, no sign, no blank, no overflow.
 
 #include <cstdint>
 #include <optional>
@@ -13,7 +13,6 @@
 
 namespace troupe::cluster {
 
-std::optional<uint64_t> parse_number(std::string_view text);
 /// A whole number and one of ns us ms s m h.
 std::optional<Duration> parse_duration(std::string_view text);
 /// A whole number and one of B KiB MiB GiB; in bytes.

@@ -24,6 +24,22 @@ AnswerText::AnswerText(const model::Tokenizer& tokenizer, model::TextStream text
       parser_(syntax),
       want_logprobs_(want_logprobs) {}
 
+void AnswerText::add_prompt(std::span<const TokenId> prompt,
+                            std::span<const model::SampledToken> scored, uint32_t num_top) {
+  if (!want_logprobs_) return;
+  for (size_t i = 0; i < prompt.size(); ++i) {
+    const bool has_logprob = i > 0 && i <= scored.size();
+    model::SampledToken token =
+        has_logprob ? scored[i - 1] : model::SampledToken{.token = prompt[i]};
+    if (token.top_logprobs.size() > num_top) token.top_logprobs.resize(num_top);
+    logprobs_.push_back({{std::move(token), num_characters_, has_logprob}, num_bytes_});
+    const std::string_view bytes = tokenizer_->token_bytes(prompt[i]);
+    num_bytes_ += bytes.size();
+    if (text_.shows(prompt[i])) num_characters_ += count_characters(bytes);
+  }
+  num_text_bytes_ = num_bytes_;
+}
+
 std::vector<AnswerPart> AnswerText::push(const model::SampledToken& token) {
   ++num_tokens_;
   if (parser_.in_reasoning()) ++num_reasoning_tokens_;

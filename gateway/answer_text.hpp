@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -20,6 +21,10 @@ class AnswerText {
   AnswerText(const model::Tokenizer& tokenizer, model::TextStream text, model::AnswerSyntax syntax,
              bool want_logprobs);
 
+  /// A prompt that is shown before the answer, for the logprobs.
+  /// @param scored its tokens from the second on; each keeps `num_top` alternatives
+  void add_prompt(std::span<const TokenId> prompt, std::span<const model::SampledToken> scored,
+                  uint32_t num_top);
   /// The parts that this token settles. Nothing once stopped().
   std::vector<model::AnswerPart> push(const model::SampledToken& token);
   /// What was held back. The last call.
@@ -52,8 +57,8 @@ class AnswerText {
   bool ended_ = false;
   uint64_t num_tokens_ = 0;
   uint64_t num_reasoning_tokens_ = 0;
-  uint64_t num_bytes_ = 0;       ///< of all its tokens
-  uint64_t num_characters_ = 0;  ///< of all its tokens
+  uint64_t num_bytes_ = 0;       ///< of all its tokens, and of the prompt's
+  uint64_t num_characters_ = 0;  ///< of all of them that are shown
   uint64_t num_text_bytes_ = 0;  ///< of the settled text
   std::vector<PendingLogprob> logprobs_;
 };

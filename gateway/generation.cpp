@@ -41,6 +41,7 @@ struct Choice {
   std::string reasoning;  ///< without streaming
   std::vector<ToolCallResult> tool_calls;
   std::optional<std::string> logprobs_json;  ///< without streaming, when finished
+  std::optional<std::string> prompt_logprobs_json;
   std::optional<std::string_view> finish_reason;
   std::optional<std::string> stop_reason;
 };
@@ -181,7 +182,7 @@ void Generation::take(Choice& choice, scheduler::ClientEvent event, Instant now)
     take_tokens(choice, *emitted, now);
   } else if (const auto* finished = std::get_if<scheduler::Finished>(&event)) {
     any_result_ = true;
-    finish(choice, name_of(finished->reason), now);
+    finish(choice, plan_.echo_only ? "length" : name_of(finished->reason), now);
   } else {
     fail(from_error(std::get<scheduler::Failed>(event).error));
   }
@@ -202,7 +203,14 @@ void Generation::take_tokens(Choice& choice, const scheduler::TokensEmitted& emi
     metrics_.first_token(now - plan_.arrived);
     if (plan_.echo) {
       parts.push_back({AnswerPart::Kind::kContent, model_.tokenizer.decode(prompt_of(choice)), ""});
+      answer.add_prompt(prompt_of(choice), emitted.prompt_logprobs,
+                        plan_.request.sampling.num_top_logprobs);
     }
+    if (const auto num_top = plan_.request.num_prompt_logprobs) {
+      choice.prompt_logprobs_json =
+          prompt_logprobs_json(model_.tokenizer, emitted.prompt_logprobs, *num_top);
+    }
+    if (plan_.echo_only) return add_parts(choice, std::move(parts));
   }
   for (const auto& token : emitted.tokens) {
     append_parts(parts, answer.push(token));
@@ -317,6 +325,7 @@ std::string Generation::whole_response() {
                        .reasoning = std::move(choice.reasoning),
                        .tool_calls = std::move(choice.tool_calls),
                        .logprobs = std::move(choice.logprobs_json),
+                       .prompt_logprobs = std::move(choice.prompt_logprobs_json),
                        .finish_reason = *choice.finish_reason,
                        .stop_reason = choice.stop_reason});
   }

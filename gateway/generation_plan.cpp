@@ -10,6 +10,7 @@
 namespace troupe::gateway {
 namespace {
 
+constexpr uint64_t kMaxPromptLogprobs = 1 << 18;
 constexpr uint32_t kDefaultTextTokens = 16;  // OpenAI's and vLLM's default for completions
 
 std::optional<ApiError> check_vocabulary(const std::vector<TokenId>& tokens, const char* param,
@@ -84,6 +85,22 @@ ApiResult<model::GrammarSpec> spec_of_calls(const GatewayModel& model,
     return invalid_value("tools", "`tools` cannot be followed: " + compiled.error().message + ".");
   }
   return spec;
+}
+
+/// What is written is held in memory as a whole.
+std::optional<ApiError> check_prompt_logprobs(const GenerationPlan& plan) {
+  const auto& num_top = plan.request.sampling.num_prompt_logprobs;
+  if (!num_top) return std::nullopt;
+  uint64_t num_tokens = 0;
+  for (const auto& prompt : plan.prompts) num_tokens += prompt.size();
+  const uint64_t wanted = num_tokens * plan.request.num_choices * (*num_top + 1);
+  if (wanted <= kMaxPromptLogprobs) return std::nullopt;
+  return invalid_value(plan.request.num_prompt_logprobs ? "prompt_logprobs" : "logprobs",
+                       "Log-probabilities of " + std::to_string(num_tokens) + " prompt tokens, " +
+                           std::to_string(*num_top) + " alternatives each and " +
+                           std::to_string(plan.request.num_choices) + " choices are " +
+                           std::to_string(wanted) + " in all; at most " +
+                           std::to_string(kMaxPromptLogprobs) + " are allowed.");
 }
 
 uint64_t fresh_seed() {
@@ -178,6 +195,7 @@ std::optional<ApiError> complete_plan(GenerationPlan& plan, const GatewayModel& 
     plan.max_tokens.push_back(asked.value_or(std::min(unasked, room)));
   }
   if (auto error = check_min_tokens(plan)) return error;
+  if (auto error = check_prompt_logprobs(plan)) return error;
   auto& sampling = plan.request.sampling;
   std::vector<TokenId> biased;
   for (const auto& [token, bias] : sampling.logit_bias) biased.push_back(token);

@@ -22,6 +22,7 @@ struct GenerationPlan {
   std::vector<std::vector<TokenId>> prompts;
   GenerationRequest request;
   bool echo = false;
+  bool echo_only = false;           ///< nothing of the answer is shown
   model::AnswerSyntax syntax;       ///< of chat answers; of texts: nothing to look for
   bool parallel_tool_calls = true;  ///< false: an answer ends with its first call
   std::string tenant;               ///< whose request it is; "" if the client does not say

@@ -8,10 +8,10 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <charconv>
 #include <cstring>
 #include <memory>
-#include <optional>
+
+#include "base/parse.hpp"
 
 namespace troupe::gateway {
 namespace {
@@ -92,7 +92,7 @@ Result<Socket> connect_to_address(const addrinfo& address, Duration limit) {
 }
 
 Result<Socket> connect_to(const std::string& host, const std::string& port, Duration limit) {
-  const std::string context = "cannot reach http://" + host + ":" + port;
+  const std::string context = "cannot reach http://" + authority(host, port);
   addrinfo hints{};
   hints.ai_socktype = SOCK_STREAM;
   addrinfo* found = nullptr;
@@ -109,14 +109,12 @@ Result<Socket> connect_to(const std::string& host, const std::string& port, Dura
   return std::move(last).with_context(context);
 }
 
-std::optional<uint64_t> number(std::string_view text) {
-  uint64_t value = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (error != std::errc() || end == text.data()) return std::nullopt;
-  return value;
-}
-
 }  // namespace
+
+std::string authority(const std::string& host, const std::string& port) {
+  const bool is_ipv6 = host.find(':') != std::string::npos;
+  return (is_ipv6 ? "[" + host + "]" : host) + ":" + port;
+}
 
 Result<HttpClient> HttpClient::create(std::string_view base_url, ClientOptions options) {
   const Error wrong{Code::kInvalidArgument, "\"" + std::string(base_url) +
@@ -138,8 +136,7 @@ Result<HttpClient> HttpClient::create(std::string_view base_url, ClientOptions o
   client.port_ = colon == std::string_view::npos ? "80" : std::string(rest.substr(colon + 1));
   if (host.starts_with('[') && host.ends_with(']')) host = host.substr(1, host.size() - 2);
   client.host_ = host;
-  const auto port = number(client.port_);
-  if (host.empty() || !port || *port == 0 || *port > 65535) return wrong;
+  if (host.empty() || parse_number<uint16_t>(client.port_).value_or(0) == 0) return wrong;
   if (base_url.find_first_of(" \r\n\t") != std::string_view::npos) return wrong;
   return client;
 }
@@ -164,7 +161,7 @@ Result<ClientResponse> HttpClient::exchange(std::string_view method, std::string
   std::string request =
       std::string(method) + ' ' + base_path_ + std::string(path) + " HTTP/1.1\r\n";
   request +=
-      "Host: " + host_ + ":" + port_ + "\r\nConnection: close\r\nAccept: application/json\r\n";
+      "Host: " + authority(host_, port_) + "\r\nConnection: close\r\nAccept: application/json\r\n";
   if (method == "POST") {
     request += "Content-Type: application/json\r\nContent-Length: " + std::to_string(body.size());
     request += "\r\n";

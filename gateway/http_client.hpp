@@ -20,6 +20,10 @@ struct ClientOptions {
   size_t max_body_bytes = 64U << 20;
 };
 
+/// What a Host header and a URL name a server by: "127.0.0.1:80", "[::1]:80".
+/// @param host without brackets
+std::string authority(const std::string& host, const std::string& port);
+
 class HttpClient {
  public:
   /// @param base_url "http://127.0.0.1:8000", maybe with a path that comes before every request's

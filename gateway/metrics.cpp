@@ -89,6 +89,8 @@ struct Metrics::Families {
       counter("troupe_requests_resumed_total", "Starts of requests after their first.", {})};
   Total moved{counter("troupe_requests_moved_total",
                       "Requests moved away from a router without enough KV blocks.", {})};
+  Total yielded{counter("troupe_requests_yielded_total",
+                        "Running requests that gave their place to another tenant's.", {})};
   prometheus::Counter& prompt_tokens =
       counter("vllm:prompt_tokens_total", "Prompt tokens of ended requests.", labels);
   prometheus::Counter& generated_tokens =
@@ -213,6 +215,7 @@ std::string Metrics::render(const actors::ClusterStatus& status) {
   f.balancedness.Set(status.expert_balancedness);
   f.placement_changes.set(status.num_placement_changes);
   f.moved.set(status.counts.moved_total);
+  f.yielded.set(status.counts.yielded_total);
   uint64_t used = 0;
   uint64_t total = 0;
   uint64_t queries = 0;

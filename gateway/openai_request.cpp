@@ -27,7 +27,6 @@ struct Unsupported {
 constexpr std::array kUnsupportedEverywhere = {
     Unsupported{"length_penalty", Neutral::kOne},
     Unsupported{"use_beam_search", Neutral::kFalse},
-    Unsupported{"prompt_logprobs", Neutral::kNullOnly},
     Unsupported{"logprob_token_ids", Neutral::kEmpty},
     Unsupported{"truncate_prompt_tokens", Neutral::kNullOnly},
     Unsupported{"guided_whitespace_pattern", Neutral::kNullOnly},
@@ -90,8 +89,18 @@ void read_stream_options(FieldReader& reader, GenerationRequest& request) {
   inner.read("continuous_usage_stats", request.continuous_usage);
 }
 
+void read_prompt_logprobs(FieldReader& reader, GenerationRequest& request) {
+  int64_t count = 0;
+  if (!reader.read_integer("prompt_logprobs", 0, kMaxTopLogprobs, count)) return;
+  if (request.stream) {
+    return reader.fail("prompt_logprobs", "is not available together with \"stream\": true.");
+  }
+  request.num_prompt_logprobs = static_cast<uint32_t>(count);
+  request.sampling.num_prompt_logprobs = request.num_prompt_logprobs;
+}
+
 /// All fields that both endpoints have but `logprobs`, whose type differs.
-void read_generation(FieldReader& reader, GenerationRequest& request) {
+void read_generation(FieldReader& reader, GenerationRequest& request, uint32_t least_max_tokens) {
   reader.read("model", request.model);
   read_sampling(reader, request);
   int64_t integer = 0;
@@ -101,7 +110,7 @@ void read_generation(FieldReader& reader, GenerationRequest& request) {
   if (reader.read_integer("best_of", 1, kMaxChoices, integer) && integer != request.num_choices) {
     reader.fail_unsupported("best_of", "is supported only equal to `n`.");
   }
-  if (reader.read_integer("max_tokens", 1, kMaxTokensLimit, integer)) {
+  if (reader.read_integer("max_tokens", least_max_tokens, kMaxTokensLimit, integer)) {
     request.max_tokens = static_cast<uint32_t>(integer);
   }
   if (reader.read_integer("max_completion_tokens", 1, kMaxTokensLimit, integer)) {
@@ -120,6 +129,7 @@ void read_generation(FieldReader& reader, GenerationRequest& request) {
   reader.read("ignore_eos", request.ignore_eos);
   reader.read("stream", request.stream);
   read_stream_options(reader, request);
+  read_prompt_logprobs(reader, request);
   read_grammar(reader, request);
   refuse_unsupported(reader, kUnsupportedEverywhere);
   reader.ignore({"user", "metadata", "store", "service_tier", "safety_identifier",
@@ -208,7 +218,7 @@ ApiResult<ChatRequest> parse_chat_request(std::string_view body,
   request.generation.sampling = defaults;
   read_chat_fields(reader, request);
   refuse_unsupported(reader, kUnsupportedInChat);
-  read_generation(reader, request.generation);
+  read_generation(reader, request.generation, 1);
   read_chat_logprobs(reader, request.generation.sampling);
   reader.ignore({"reasoning_effort", "prediction", "verbosity"});
   if (reader.error()) return *reader.error();
@@ -226,15 +236,20 @@ ApiResult<CompletionRequest> parse_completion_request(std::string_view body,
   auto& generation = request.generation;
   generation.sampling = defaults;
   request.prompts = read_prompts(reader);
-  read_generation(reader, generation);
+  reader.read("echo", request.echo);
+  read_generation(reader, generation, request.echo ? 0 : 1);
+  if (generation.max_tokens == 0) {
+    request.echo_only = true;
+    generation.max_tokens = 1;
+  }
   int64_t count = 0;
   if (reader.read_integer("logprobs", 0, kMaxTopLogprobs, count)) {
     generation.sampling.want_logprobs = true;
     generation.sampling.num_top_logprobs = static_cast<uint32_t>(count);
   }
-  reader.read("echo", request.echo);
   if (request.echo && generation.sampling.want_logprobs) {
-    reader.fail_unsupported("echo", "together with `logprobs` is not supported yet.");
+    auto& wanted = generation.sampling.num_prompt_logprobs;
+    wanted = std::max(wanted.value_or(0), generation.sampling.num_top_logprobs);
   }
   refuse_unsupported(reader, kUnsupportedInCompletions);
   const size_t num_prompts =

@@ -37,6 +37,8 @@ struct GenerationRequest {
   std::optional<std::string> model;
   model::SamplingParams sampling;  ///< seed: only if has_seed
   bool has_seed = false;
+  /// Asked for by name; sampling.num_prompt_logprobs is enough for this and for `echo`.
+  std::optional<uint32_t> num_prompt_logprobs;
   std::optional<uint32_t> max_tokens;  ///< >= 1
   uint32_t num_choices = 1;            ///< 1 .. kMaxChoices, per prompt
   std::vector<std::string> stop;       ///< none empty
@@ -77,6 +79,7 @@ struct CompletionRequest {
   GenerationRequest generation;
   Prompts prompts;  ///< 1 .. kMaxPrompts / n, each token list not empty
   bool echo = false;
+  bool echo_only = false;  ///< with "max_tokens": 0, which generation.max_tokens holds as 1
 };
 
 /// POST /tokenize: a prompt or a chat.

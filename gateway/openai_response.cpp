@@ -27,7 +27,7 @@ std::string chat_logprobs(const model::Tokenizer& tokenizer,
                           std::span<const TokenLogprob> entries) {
   JsonWriter json;
   json.begin_object().key("content").begin_array();
-  for (const auto& [token, offset] : entries) {
+  for (const auto& [token, offset, has_logprob] : entries) {
     json.begin_object();
     write_chat_token(json, tokenizer, token.token, token.logprob);
     json.key("top_logprobs").begin_array();
@@ -48,11 +48,21 @@ std::string text_logprobs(const model::Tokenizer& tokenizer,
   json.begin_object().key("text_offset").begin_array();
   for (const auto& entry : entries) json.value(entry.text_offset);
   json.end_array().key("token_logprobs").begin_array();
-  for (const auto& entry : entries) json.value(json_logprob(entry.token.logprob));
+  for (const auto& entry : entries) {
+    if (entry.has_logprob) {
+      json.value(json_logprob(entry.token.logprob));
+    } else {
+      json.value(nullptr);
+    }
+  }
   json.end_array().key("tokens").begin_array();
   for (const auto& entry : entries) json.value(token_text(tokenizer, entry.token.token));
   json.end_array().key("top_logprobs").begin_array();
-  for (const auto& [token, offset] : entries) {
+  for (const auto& [token, offset, has_logprob] : entries) {
+    if (!has_logprob) {
+      json.value(nullptr);
+      continue;
+    }
     // An object keyed by text: of tokens with the same text the likelier one stays.
     std::vector<std::string> seen;
     json.begin_object();
@@ -194,6 +204,32 @@ std::string logprobs_json(ResponseKind kind, const model::Tokenizer& tokenizer,
                                      : text_logprobs(tokenizer, entries);
 }
 
+std::string prompt_logprobs_json(const model::Tokenizer& tokenizer,
+                                 std::span<const model::SampledToken> scored, uint32_t num_top) {
+  JsonWriter json;
+  json.begin_array().value(nullptr);
+  for (const model::SampledToken& token : scored) {
+    json.begin_object();
+    const auto write = [&](TokenId id, float logprob) -> JsonWriter& {
+      return json.key(std::to_string(id)).begin_object().field("logprob", json_logprob(logprob));
+    };
+    bool among_top = false;
+    for (size_t i = 0; i < std::min<size_t>(num_top, token.top_logprobs.size()); ++i) {
+      const auto& [id, logprob] = token.top_logprobs[i];
+      write(id, logprob).field("rank", i + 1);
+      json.field("decoded_token", token_text(tokenizer, id)).end_object();
+      among_top = among_top || id == token.token;
+    }
+    if (!among_top) {
+      write(token.token, token.logprob).field("rank", nullptr);
+      json.field("decoded_token", token_text(tokenizer, token.token)).end_object();
+    }
+    json.end_object();
+  }
+  json.end_array();
+  return json.take();
+}
+
 std::string response_json(const ResponseHead& head, std::span<const ChoiceResult> choices,
                           const Usage& usage) {
   JsonWriter json;
@@ -209,9 +245,16 @@ std::string response_json(const ResponseHead& head, std::span<const ChoiceResult
     }
     write_raw_or_null(json, "logprobs", choice.logprobs);
     json.field("finish_reason", choice.finish_reason).field("stop_reason", choice.stop_reason);
+    if (head.kind == ResponseKind::kText && choice.prompt_logprobs) {
+      json.key("prompt_logprobs").raw(*choice.prompt_logprobs);
+    }
     json.end_object();
   }
-  json.end_array().key("usage").raw(usage_json(usage)).end_object();
+  json.end_array();
+  if (head.kind == ResponseKind::kChat && choices[0].prompt_logprobs) {
+    json.key("prompt_logprobs").raw(*choices[0].prompt_logprobs);
+  }
+  json.key("usage").raw(usage_json(usage)).end_object();
   return json.take();
 }
 
@@ -274,6 +317,7 @@ std::string status_json(const actors::ClusterStatus& status) {
   json.field("finished_total", counts.finished_total).field("failed_total", counts.failed_total);
   json.field("cancelled_total", counts.cancelled_total);
   json.field("resumed_total", counts.resumed_total).field("moved_total", counts.moved_total);
+  json.field("yielded_total", counts.yielded_total);
   json.field("prompt_tokens_total", counts.prompt_tokens_total);
   json.field("generated_tokens_total", counts.generated_tokens_total).end_object();
   json.key("nodes").begin_array();

@@ -37,10 +37,18 @@ std::string usage_json(const Usage& usage);
 struct TokenLogprob {
   model::SampledToken token;
   uint64_t text_offset = 0;  ///< code points of the answer before this token
+  bool has_logprob = true;   ///< all but the first token of a prompt have one
 };
 /// {"content":[...],"refusal":null} for chat; {"tokens":[...],...} for text.
 std::string logprobs_json(ResponseKind kind, const model::Tokenizer& tokenizer,
                           std::span<const TokenLogprob> entries);
+
+/// [null, {"<token id>":{"logprob":...,"rank":...,"decoded_token":...},...},...]: for each token of
+/// the prompt but the first the `num_top` likeliest and the token itself, whose rank is null if it
+/// is none of them.
+/// @param scored the prompt's tokens from the second on
+std::string prompt_logprobs_json(const model::Tokenizer& tokenizer,
+                                 std::span<const model::SampledToken> scored, uint32_t num_top);
 
 /// A call as it stands in an answer.
 struct ToolCallResult {
@@ -53,11 +61,12 @@ struct ToolCallResult {
 struct ChoiceResult {
   uint32_t index = 0;
   std::string text;
-  std::string reasoning;                   ///< chat
-  std::vector<ToolCallResult> tool_calls;  ///< chat
-  std::optional<std::string> logprobs;     ///< JSON
-  std::string_view finish_reason;          ///< "stop", "length" or "tool_calls"
-  std::optional<std::string> stop_reason;  ///< the stop string that matched
+  std::string reasoning;                       ///< chat
+  std::vector<ToolCallResult> tool_calls;      ///< chat
+  std::optional<std::string> logprobs;         ///< JSON
+  std::optional<std::string> prompt_logprobs;  ///< JSON, if asked for; of a chat: of choice 0
+  std::string_view finish_reason;              ///< "stop", "length" or "tool_calls"
+  std::optional<std::string> stop_reason;      ///< the stop string that matched
 };
 std::string response_json(const ResponseHead& head, std::span<const ChoiceResult> choices,
                           const Usage& usage);

@@ -4,6 +4,8 @@
 #include <charconv>
 #include <optional>
 
+#include "base/parse.hpp"
+
 namespace troupe::gateway {
 namespace {
 
@@ -22,10 +24,10 @@ std::string_view trimmed(std::string_view text) {
   return text;
 }
 
-/// The number that a text begins with: a chunk's size may have extensions behind it.
-std::optional<uint64_t> number(std::string_view text, int base) {
+/// What a chunk's first line begins with; extensions may stand behind it.
+std::optional<uint64_t> chunk_size(std::string_view text) {
   uint64_t value = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value, base);
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value, 16);
   if (error != std::errc() || end == text.data()) return std::nullopt;
   return value;
 }
@@ -128,7 +130,7 @@ Result<void> ResponseParser::take_line(std::string_view line) {
     case State::kStatusLine: return take_status(line);
     case State::kHeaders: return line.empty() ? begin_body() : take_header(line);
     case State::kChunkSize: {
-      const auto size = number(line, 16);
+      const auto size = chunk_size(line);
       if (!size) return corrupt("the answer has a broken chunk");
       left_ = *size;
       head_bytes_ = 0;
@@ -147,8 +149,9 @@ Result<void> ResponseParser::take_line(std::string_view line) {
 }
 
 Result<void> ResponseParser::take_status(std::string_view line) {
-  const auto code = line.size() >= 12 && line.starts_with("HTTP/1.") ? number(line.substr(9, 3), 10)
-                                                                     : std::nullopt;
+  const auto code = line.size() >= 12 && line.starts_with("HTTP/1.")
+                        ? parse_number<uint32_t>(line.substr(9, 3))
+                        : std::nullopt;
   if (!code || *code < 100) return corrupt("the answer is no HTTP");
   response_.status = static_cast<int>(*code);
   keeps_alive_ = line[7] != '0';
@@ -179,7 +182,7 @@ Result<void> ResponseParser::begin_body() {
   } else if (lower(response_.header("transfer-encoding")) == "chunked") {
     state_ = State::kChunkSize;
   } else if (const auto text = response_.header("content-length"); !text.empty()) {
-    const auto size = number(text, 10);
+    const auto size = parse_number<uint64_t>(text);
     if (!size) return corrupt("the answer has a broken Content-Length");
     left_ = *size;
     state_ = left_ == 0 ? State::kDone : State::kBytes;

@@ -214,7 +214,8 @@ Answer Service::completions(const HttpRequest& request) {
   return generate({.kind = ResponseKind::kText,
                    .prompts = std::get<std::vector<std::vector<TokenId>>>(std::move(prompts)),
                    .request = std::move(completion.generation),
-                   .echo = completion.echo},
+                   .echo = completion.echo,
+                   .echo_only = completion.echo_only},
                   request);
 }
 

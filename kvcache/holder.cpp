@@ -39,13 +39,13 @@ void Holder::on(const Reserve& event, Effects& effects) {
     const auto shared = static_cast<uint32_t>(differ - ahead.tokens.begin());
     ahead.waiters.push_back({event.request, shared - shared % cache_.block_tokens()});
     waiting_.emplace(event.request, *other);
-    ++totals_.pending_total;
+    if (!is_guest(event.request)) ++totals_.pending_total;
     effects.emplace_back(Pending{event.request, *other});
     return;
   }
   auto taken = cache_.take(match, cache_.blocks_for(event.num_tokens));
   if (!taken) {
-    ++totals_.refused_total;
+    if (!is_guest(event.request)) ++totals_.refused_total;
     effects.emplace_back(Refused{event.request});
     return;
   }

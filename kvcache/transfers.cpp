@@ -74,7 +74,6 @@ void Transfers::on(const GuestGranted& event, Instant now, Effects& effects) {
   const uint32_t count =
       std::min({asked.num_blocks, available - asked.first_block, options_.window_blocks});
   const auto first = event.table.begin() + asked.first_block;
-  sent_blocks_ += count;
   effects.emplace_back(
       ReadBlocks{event.guest, asked.key, asked.first_block, {first, first + count}, available});
 }
@@ -105,7 +104,7 @@ void Transfers::on(const BlockArrived& event, Instant now, Effects& effects) {
   ++fetch.next;
   ++fetched_blocks_;
   fetch.progress = now;
-  fetch.end = std::min(fetch.end, std::max(event.num_available, fetch.next));
+  if (event.num_available < fetch.asked_end) fetch.end = event.num_available;  // it has no more
   if (fetch.next >= fetch.end) {
     end(at, effects);
   } else if (fetch.next == fetch.asked_end) {
@@ -123,8 +122,13 @@ void Transfers::on(const PatienceTick&, Instant now, Effects& effects) {
 void Transfers::ask(const TransferKey& key, Fetch& fetch, Effects& effects) const {
   const uint32_t count = std::min(options_.window_blocks, fetch.end - fetch.next);
   fetch.asked_end = fetch.next + count;
+  // No more tokens than say which blocks are meant: the other side needs room for the rest. One
+  // more, because a holder never counts the last one as cached.
+  const auto first = fetch.tokens.begin();
+  const ptrdiff_t num_tokens = ptrdiff_t{fetch.asked_end} * options_.block_tokens + 1;
   effects.emplace_back(AskRouter{
-      fetch.from, BlocksAsked{key, fetch.next, count, fetch.cache_namespace, fetch.tokens}});
+      fetch.from,
+      BlocksAsked{key, fetch.next, count, fetch.cache_namespace, {first, first + num_tokens}}});
 }
 
 Transfers::Fetches::iterator Transfers::end(Fetches::iterator fetch, Effects& effects) {

@@ -58,8 +58,8 @@ struct GuestGranted {
 struct GuestRefused {
   RequestId guest;
 };
-/// Block number `index` of the tokens came; `num_available` whole blocks are there. Without data:
-/// there is no such block.
+/// Block number `index` of the tokens came; of those asked about, `num_available` whole blocks from
+/// the first on are there. Without data: there is no such block.
 struct BlockArrived {
   NodeId from;
   TransferKey key;
@@ -67,7 +67,7 @@ struct BlockArrived {
   uint32_t num_available = 0;
   bool has_data = false;
 };
-/// Another router asks for blocks first_block ... of these tokens.
+/// Another router asks for blocks first_block ... of these tokens, which end one after them.
 struct BlocksAsked {
   TransferKey key;
   uint32_t first_block = 0;
@@ -129,7 +129,6 @@ class Transfers {
   /// A fetch is under way: PatienceTick is wanted from time to time.
   [[nodiscard]] bool fetching() const { return !fetches_.empty(); }
   [[nodiscard]] uint64_t fetched_blocks() const { return fetched_blocks_; }
-  [[nodiscard]] uint64_t sent_blocks() const { return sent_blocks_; }
   [[nodiscard]] std::string check() const;
 
  private:
@@ -168,7 +167,7 @@ class Transfers {
   uint64_t last_guest_ = kFirstGuest.value;
   Fetches fetches_;
   std::map<RequestId, BlocksAsked> reads_;  ///< by guest
-  uint64_t fetched_blocks_ = 0, sent_blocks_ = 0;
+  uint64_t fetched_blocks_ = 0;
 };
 
 }  // namespace troupe::kvcache

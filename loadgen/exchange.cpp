@@ -5,9 +5,9 @@
 #include <boost/asio/redirect_error.hpp>
 #include <boost/asio/use_awaitable.hpp>
 #include <boost/asio/write.hpp>
-#include <charconv>
 #include <chrono>
 
+#include "base/parse.hpp"
 #include "gateway/response_parser.hpp"
 #include "loadgen/messages.hpp"
 
@@ -107,14 +107,14 @@ asio::awaitable<bool> Exchanges::talk(Active& active, const std::string& request
   const gateway::ClientResponse& response = parser.response();
   answer.status = response.status;
   if (response.status != 200) {
-    const std::string_view after = response.header("retry-after");
-    int64_t wait = 1;
-    std::from_chars(after.data(), after.data() + after.size(), wait);
+    const int64_t wait = parse_number<int64_t>(response.header("retry-after")).value_or(1);
     answer.retry_after =
         std::clamp(seconds(std::clamp<int64_t>(wait, 0, 3600)), milliseconds(100), kMaxRetryAfter);
     answer.fail("HTTP " + std::to_string(response.status), error_message(response.body));
   } else if (answer.error_kind.empty() && !answer.finished) {
     answer.fail("stream cut", "the stream ended before the answer did");
+  } else if (answer.error_kind.empty() && !answer.has_choice) {
+    answer.fail("empty answer", "the stream ended without any event of the answer");
   }
   if (parser.keeps_alive()) idle_.push_back(std::move(active.connection));
   co_return true;
@@ -132,19 +132,22 @@ bool Exchanges::take_event(std::string_view data, Instant at, const Active& acti
     answer.fail("error event", *event->error);
     return false;
   }
-  if (event->has_choice) record.last = at;
-  if (!event->text.empty() || event->has_tool_call) {
+  if (event->has_choice) {
+    record.last = at;
+    answer.has_choice = true;
+  }
+  if (event->has_output()) {
     record.tokens.push_back(at);
     ++num_events_;
   }
-  if (active.keeps_text) answer.text += event->text;
+  if (active.keeps_text) answer.text += event->reasoning + event->content;
   if (event->usage) {
     record.has_usage = true;
     record.input_tokens = event->usage->prompt_tokens;
     record.output_tokens = event->usage->completion_tokens;
     record.cached_tokens = event->usage->cached_tokens;
   }
-  answer.finished = answer.finished || event->finished || event->is_end;
+  answer.finished = answer.finished || event->is_end || !event->finish_reason.empty();
   return true;
 }
 

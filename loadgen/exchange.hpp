@@ -50,7 +50,8 @@ struct Active {
 
 /// What was read of one answer.
 struct Answer {
-  bool finished = false;  ///< a finish_reason or [DONE] came
+  bool has_choice = false;  ///< an event was about the answer
+  bool finished = false;    ///< a finish_reason or [DONE] came
   std::string text;
   std::string error_kind;
   std::string error;

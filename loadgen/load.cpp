@@ -15,6 +15,7 @@
 
 #include "base/check.hpp"
 #include "base/random.hpp"
+#include "gateway/http_client.hpp"
 #include "loadgen/exchange.hpp"
 
 namespace troupe::loadgen {
@@ -100,7 +101,13 @@ Result<LoadResult> Load::run() {
   watch();
   pump();
   io_.run();
-  for (const Source& source : sources_) result_.num_unsent.push_back(source.num_unsent());
+  result_.num_unsent.resize(options_.tenants.size());
+  for (size_t i = 0; i < streams_.size(); ++i) {
+    if (streams_[i].is_background) continue;
+    for (const uint64_t conversation : sources_[i].unsent()) {
+      ++result_.num_unsent[tenant_of(streams_[i], conversation)];
+    }
+  }
   return std::move(result_);
 }
 
@@ -222,10 +229,8 @@ std::string Load::make_request(uint32_t stream_idx, const Due& due, Record& reco
     body = text_body(body_options, messages, planned.output_tokens);
   }
   const Tenant& tenant = options_.tenants[record.tenant];
-  const bool is_ipv6 = options_.host.find(':') != std::string::npos;
-  const std::string host = is_ipv6 ? "[" + options_.host + "]" : options_.host;
-  std::string request = "POST " + options_.path + " HTTP/1.1\r\nHost: " + host + ":" +
-                        options_.port +
+  std::string request = "POST " + options_.path +
+                        " HTTP/1.1\r\nHost: " + gateway::authority(options_.host, options_.port) +
                         "\r\nContent-Type: application/json\r\nAccept: text/event-stream\r\n";
   if (!tenant.api_key.empty()) request += "Authorization: Bearer " + tenant.api_key + "\r\n";
   request += "Content-Length: " + std::to_string(body.size()) + "\r\n\r\n" + body;

@@ -57,7 +57,7 @@ struct Progress {
 
 struct LoadResult {
   std::vector<Record> records;  ///< in the order of their ends; `source` is the stream's position
-  std::vector<uint64_t> num_unsent;  ///< per stream
+  std::vector<uint64_t> num_unsent;  ///< per tenant; the background is not among them
   Instant start;
   Instant end;  ///< of the last request that is not in the background
   bool interrupted = false;

@@ -68,16 +68,16 @@ std::optional<Usage> usage_of(const json::value* value) {
 
 void take_choice(AnswerEvent& event, const json::value& choice) {
   event.has_choice = true;
-  event.text += text_of(member(choice, "text"));
+  event.content = text_of(member(choice, "text"));
   if (const json::value* delta = member(choice, "delta")) {
     // Servers that know both names of reasoning send it under both.
     const std::string_view reasoning = text_of(member(*delta, "reasoning_content"));
-    event.text += reasoning.empty() ? text_of(member(*delta, "reasoning")) : reasoning;
-    event.text += text_of(member(*delta, "content"));
+    event.reasoning = reasoning.empty() ? text_of(member(*delta, "reasoning")) : reasoning;
+    event.content += text_of(member(*delta, "content"));
     const json::value* calls = member(*delta, "tool_calls");
     event.has_tool_call = calls != nullptr && calls->is_array() && !calls->get_array().empty();
   }
-  event.finished = !text_of(member(choice, "finish_reason")).empty();
+  event.finish_reason = text_of(member(choice, "finish_reason"));
 }
 
 /// One line of ASCII: what a server says in an error may be anything.

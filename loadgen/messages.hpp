@@ -45,11 +45,17 @@ struct Usage {
 struct AnswerEvent {
   bool is_end = false;      ///< [DONE]
   bool has_choice = false;  ///< it is about the answer, not only `usage`
-  bool finished = false;    ///< it has a finish_reason
-  std::string text;         ///< content and reasoning
+  std::string reasoning;
+  std::string content;  ///< of a completion: its text
   bool has_tool_call = false;
+  std::string finish_reason;  ///< "" before the end
   std::optional<Usage> usage;
   std::optional<std::string> error;  ///< the server's own words
+
+  /// Something that was generated came with it.
+  [[nodiscard]] bool has_output() const {
+    return !reasoning.empty() || !content.empty() || has_tool_call;
+  }
 };
 
 /// @errors kCorrupt: no JSON object, or not shaped like an event

@@ -1,11 +1,12 @@
 #include "loadgen/plan.hpp"
 
 #include <algorithm>
-#include <charconv>
 #include <cmath>
 #include <cstdio>
+#include <set>
 
 #include "base/check.hpp"
+#include "base/parse.hpp"
 #include "base/random.hpp"
 
 namespace troupe::loadgen {
@@ -16,39 +17,31 @@ constexpr uint64_t kWarmupRun = ~uint64_t{0};
 constexpr uint32_t kMaxClients = 10'000;  // of one source; each may hold a connection
 constexpr uint32_t kWarmupClients = 8;
 constexpr uint32_t kMaxBackgroundInFlight = 64;
+constexpr double kMinRate = 1e-4, kMaxRate = 1e6, kAtOnce = std::numeric_limits<double>::infinity();
+constexpr double kMinBurstiness = 1e-3;
+constexpr uint32_t kMaxPriority = 1'000'000;
 
 Error invalid(std::string message) { return Error{Code::kInvalidArgument, std::move(message)}; }
-
-std::optional<double> number(std::string_view text) {
-  double value = 0;
-  const auto [end, failed] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (failed != std::errc() || end != text.data() + text.size() || std::isnan(value)) return {};
-  return value;
-}
-
-std::optional<uint32_t> whole_number(std::string_view text, uint32_t most) {
-  const auto value = number(text);
-  if (!value || *value < 1 || *value > most || *value != std::floor(*value)) return {};
-  return static_cast<uint32_t>(*value);
-}
-
-std::vector<std::string_view> split(std::string_view text, char at) {
-  std::vector<std::string_view> parts;
-  while (true) {
-    const size_t end = text.find(at);
-    parts.push_back(text.substr(0, end));
-    if (end == std::string_view::npos) return parts;
-    text.remove_prefix(end + 1);
-  }
-}
-
-Duration from_seconds(double s) { return nanoseconds(std::llround(s * 1e9)); }
 
 std::string short_number(double value) {
   char text[32];
   std::snprintf(text, sizeof text, "%g", value);
   return text;
 }
+
+std::optional<uint32_t> count(std::string_view text, uint32_t least, uint32_t most) {
+  const auto value = parse_number<uint32_t>(text);
+  return value && *value >= least && *value <= most ? value : std::nullopt;
+}
+
+/// In arrivals per second; the least and most whose gaps are kept exactly enough in nanoseconds.
+bool is_rate(double value) { return value >= kMinRate && value <= kMaxRate; }
+
+std::string rate_range() {
+  return short_number(kMinRate) + " to " + short_number(kMaxRate) + " per second";
+}
+
+Duration from_seconds(double s) { return nanoseconds(std::llround(s * 1e9)); }
 
 /// What all streams of a run that are measured have in common.
 SourceOptions base_source(const Plan& plan, const Workload& workload) {
@@ -128,25 +121,45 @@ Result<void> check(const Plan& plan) {
   if (num_loads > 1) {
     return invalid("give one of --concurrency, --request-rate, --sweep and --tenant");
   }
-  if (plan.rate && !(*plan.rate > 0)) return invalid("--request-rate must be above 0");
-  if (!(plan.burstiness > 0)) return invalid("--burstiness must be above 0");
+  if (plan.rate && !is_rate(*plan.rate) && *plan.rate != kAtOnce) {
+    return invalid("--request-rate must be " + rate_range() + ", or inf");
+  }
+  if (!(plan.burstiness >= kMinBurstiness)) {
+    return invalid("--burstiness must be at least " + short_number(kMinBurstiness));
+  }
   if (plan.concurrency && (*plan.concurrency < 1 || *plan.concurrency > kMaxClients)) {
     return invalid("--concurrency must be 1 to " + std::to_string(kMaxClients));
   }
   if (plan.max_concurrency && *plan.max_concurrency < 1) {
     return invalid("--max-concurrency must be at least 1");
   }
-  const bool is_open = plan.rate || plan.replays_times() ||
-                       (plan.sweep && plan.sweep->name == "rate") || !plan.tenant_loads.empty();
-  if (plan.max_concurrency && !is_open) {
+  const bool draws_arrivals = plan.rate || (plan.sweep && plan.sweep->name == "rate") ||
+                              std::ranges::any_of(plan.tenant_loads, [](const TenantLoad& load) {
+                                return load.rate.has_value();
+                              });
+  if (plan.max_concurrency && !draws_arrivals && !plan.replays_times()) {
     return invalid("--max-concurrency is for open loops; --concurrency bounds closed ones");
+  }
+  if (plan.burstiness != 1 && !draws_arrivals) {
+    return invalid("--burstiness is for arrivals at a rate; there are none");
   }
   if (plan.duration && plan.duration->ns <= 0) return invalid("--duration must be above 0");
   if (!plan.tenant_loads.empty() && (!plan.duration || plan.num_prompts || plan.workload.rows)) {
     return invalid("--tenant needs --duration, and neither --num-prompts nor a file");
   }
   if (plan.num_prompts && *plan.num_prompts < 1) return invalid("--num-prompts must be at least 1");
-  if (plan.rate && std::isinf(*plan.rate) && !plan.num_prompts && !plan.workload.rows) {
+  if (plan.num_prompts && plan.workload.rows && *plan.num_prompts > plan.workload.rows->size()) {
+    return invalid("--num-prompts is more than the " + std::to_string(plan.workload.rows->size()) +
+                   " requests of the file");
+  }
+  if (!plan.num_prompts && !plan.duration && !plan.workload.rows) {
+    return invalid("nothing bounds the run: give --num-prompts or --duration");
+  }
+  std::set<std::string> names;
+  for (const Tenant& tenant : plan.tenants) {
+    if (!names.insert(tenant.name).second) return invalid("two tenants are named " + tenant.name);
+  }
+  if (plan.rate == kAtOnce && !plan.num_prompts && !plan.workload.rows) {
     return invalid("--request-rate inf needs --num-prompts: it sends all at once");
   }
   const WorkloadOptions& work = plan.workload;
@@ -249,8 +262,9 @@ Result<std::vector<Tenant>> parse_weights(const std::string& text) {
   std::vector<Tenant> tenants;
   for (const std::string_view part : split(text, ',')) {
     const size_t colon = part.rfind(':');
-    const auto weight =
-        colon == std::string_view::npos ? std::nullopt : number(part.substr(colon + 1));
+    const auto weight = colon == std::string_view::npos
+                            ? std::nullopt
+                            : parse_number<double>(part.substr(colon + 1));
     if (!weight || !(*weight > 0) || std::isinf(*weight) || colon == 0) {
       return invalid("\"" + std::string(part) + "\" is no NAME:WEIGHT");
     }
@@ -265,28 +279,28 @@ Result<TenantLoad> parse_tenant_load(const std::string& text) {
   TenantLoad load;
   load.name = parts[0];
   if (parts.size() >= 2 && parts[1].ends_with("/s")) {
-    load.rate = number(parts[1].substr(0, parts[1].size() - 2));
-    if (load.rate && (!(*load.rate > 0) || std::isinf(*load.rate))) load.rate.reset();
+    load.rate = parse_number<double>(parts[1].substr(0, parts[1].size() - 2));
+    if (load.rate && !is_rate(*load.rate)) {
+      return invalid("the rate in \"" + text + "\" must be " + rate_range());
+    }
   } else if (parts.size() >= 2) {
-    load.num_clients = whole_number(parts[1], kMaxClients);
+    load.num_clients = count(parts[1], 1, kMaxClients);
   }
-  bool ok = !load.name.empty() && (load.rate || load.num_clients) && parts.size() <= 3;
-  if (parts.size() == 3) {
-    const auto priority = number(parts[2]);
-    ok = ok && priority && *priority >= 0 && *priority <= 1e6;
-    if (ok) load.priority = static_cast<uint32_t>(*priority);
-  }
-  if (!ok) {
-    return invalid("\"" + text + "\" is neither NAME:CLIENTS nor NAME:RATE/s (nor has :PRIORITY)");
+  if (parts.size() == 3) load.priority = count(parts[2], 0, kMaxPriority);
+  if (load.name.empty() || (!load.rate && !load.num_clients) || parts.size() > 3 ||
+      (parts.size() == 3 && !load.priority)) {
+    return invalid("\"" + text + "\" is neither NAME:CLIENTS nor NAME:RATE/s, with :PRIORITY (a " +
+                   "whole number) or without");
   }
   return load;
 }
 
 Result<Background> parse_background(const std::string& text) {
   const size_t colon = text.find(':');
-  const auto tokens = whole_number(std::string_view(text).substr(0, colon), kMaxTraceTokens);
-  const auto every =
-      colon == std::string::npos ? std::nullopt : number(std::string_view(text).substr(colon + 1));
+  const auto tokens = count(std::string_view(text).substr(0, colon), 1, kMaxTraceTokens);
+  const auto every = colon == std::string::npos
+                         ? std::nullopt
+                         : parse_number<double>(std::string_view(text).substr(colon + 1));
   if (!tokens || !every || !(*every >= 0.001) || *every > 1e6) {
     return invalid("\"" + text + "\" is no TOKENS:SECONDS");
   }
@@ -296,15 +310,16 @@ Result<Background> parse_background(const std::string& text) {
 Result<Sweep> parse_sweep(const std::string& text) {
   const size_t equals = text.find('=');
   Sweep sweep{.name = text.substr(0, equals), .values = {}};
-  const bool is_rate = sweep.name == "rate";
-  if (equals == std::string::npos || (!is_rate && sweep.name != "concurrency")) {
+  const bool sweeps_rate = sweep.name == "rate";
+  if (equals == std::string::npos || (!sweeps_rate && sweep.name != "concurrency")) {
     return invalid("\"" + text + "\" is neither concurrency=N,... nor rate=R,...");
   }
   for (const std::string_view part : split(std::string_view(text).substr(equals + 1), ',')) {
-    const auto value =
-        is_rate ? number(part) : std::optional<double>(whole_number(part, kMaxClients));
-    if (!value || !(*value > 0) || std::isinf(*value)) {
-      return invalid("\"" + std::string(part) + "\" is no value for " + sweep.name);
+    const auto value = sweeps_rate ? parse_number<double>(part)
+                                   : std::optional<double>(count(part, 1, kMaxClients));
+    if (!value || (sweeps_rate && !is_rate(*value))) {
+      return invalid("\"" + std::string(part) + "\" is no value for " + sweep.name + ": " +
+                     (sweeps_rate ? rate_range() : "1 to " + std::to_string(kMaxClients)));
     }
     sweep.values.push_back(*value);
   }

@@ -18,7 +18,6 @@ namespace troupe::loadgen {
 struct Segment {
   uint64_t stream = 0;
   uint32_t num_words = 0;
-  friend bool operator==(const Segment&, const Segment&) = default;
 };
 
 /// What words are drawn from. Word i is `texts[i]` in a text and `ids[i]` in a list of token ids.

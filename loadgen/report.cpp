@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdio>
 #include <functional>
+#include <numeric>
 
 namespace troupe::loadgen {
 namespace {
@@ -93,14 +94,15 @@ std::string tenant_table(const Run& run) {
   if (run.tenants.empty()) return "";
   std::string text = centred("Tenants", '-');
   char row[256];
-  std::snprintf(row, sizeof row, "%-16s %8s %8s %8s %9s %10s %10s %10s\n", "tenant", "served",
-                "failed", "refused", "tok/s", "TTFT p50", "TTFT p99", "TPOT p50");
+  std::snprintf(row, sizeof row, "%-16s %8s %8s %8s %8s %9s %10s %10s %10s\n", "tenant", "served",
+                "failed", "refused", "unsent", "tok/s", "TTFT p50", "TTFT p99", "TPOT p50");
   text += row;
   for (const auto& [name, sum] : run.tenants) {
     std::snprintf(
-        row, sizeof row, "%-16.16s %8llu %8llu %8llu %9.1f %10.2f %10.2f %10.2f\n", name.c_str(),
-        static_cast<unsigned long long>(sum.completed), static_cast<unsigned long long>(sum.failed),
-        static_cast<unsigned long long>(sum.refused), sum.output_throughput,
+        row, sizeof row, "%-16.16s %8llu %8llu %8llu %8llu %9.1f %10.2f %10.2f %10.2f\n",
+        name.c_str(), static_cast<unsigned long long>(sum.completed),
+        static_cast<unsigned long long>(sum.failed), static_cast<unsigned long long>(sum.refused),
+        static_cast<unsigned long long>(sum.unsent), sum.output_throughput,
         sum.ttft_ms.percentile(50), sum.ttft_ms.percentile(99), sum.tpot_ms.percentile(50));
     text += row;
   }
@@ -145,22 +147,20 @@ Run make_run(LoadResult result, const std::vector<Stream>& streams,
       by_tenant[record.tenant].push_back(&record);
     }
   }
-  uint64_t num_unsent = 0;
   bool has_background = false;
-  std::vector<uint64_t> unsent_of(tenants.size());  // where a stream has a tenant of its own
-  for (size_t i = 0; i < streams.size(); ++i) {
-    has_background = has_background || streams[i].is_background;
-    if (streams[i].is_background) continue;
-    num_unsent += result.num_unsent[i];
-    if (streams[i].tenants.size() == 1) unsent_of[streams[i].tenants[0]] += result.num_unsent[i];
+  for (const Stream& stream : streams) {
+    has_background = has_background || stream.is_background;
+    run.has_arrivals = run.has_arrivals || (stream.source.is_open && !stream.is_background);
   }
+  const uint64_t num_unsent =
+      std::accumulate(result.num_unsent.begin(), result.num_unsent.end(), uint64_t{0});
   run.total = summarize(measured, result.start, result.end, objectives, num_unsent);
   if (has_background) {
     run.background = summarize(background, result.start, result.end, {}, 0);
   }
   for (size_t i = 0; tenants.size() > 1 && i < tenants.size(); ++i) {
     run.tenants.emplace_back(tenants[i].name, summarize(by_tenant[i], result.start, result.end,
-                                                        objectives, unsent_of[i]));
+                                                        objectives, result.num_unsent[i]));
   }
   run.result = std::move(result);
   return run;
@@ -191,7 +191,7 @@ std::string text_report(const Benchmark& benchmark, const Run& run) {
   text += line("Total token throughput (tok/s)", sum.total_token_throughput);
   for (const LatencyName& name : kLatencies) text += latency_lines(name, sum.*name.values);
   text += overload_lines(sum);
-  if (rate || sum.late > 0) text += open_loop_lines(sum);
+  if (run.has_arrivals) text += open_loop_lines(sum);
   text += tenant_table(run);
   if (run.background) {
     text += centred("Background", '-');

@@ -17,6 +17,7 @@ namespace troupe::loadgen {
 struct Run {
   std::optional<double> load;  ///< the swept value
   uint32_t repeat = 0;         ///< 0 for the first run with this value
+  bool has_arrivals = false;   ///< part of it at least is an open loop
   LoadResult result;
   Summary total;  ///< of all streams but those in the background
   std::vector<std::pair<std::string, Summary>> tenants;  ///< if there is more than one

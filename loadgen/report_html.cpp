@@ -214,9 +214,10 @@ std::vector<std::string> figures(const Summary& sum) {
   std::vector<std::string> cells;
   for (const double value :
        {static_cast<double>(sum.completed), static_cast<double>(sum.failed),
-        static_cast<double>(sum.refused), sum.request_throughput, sum.output_throughput,
-        sum.ttft_ms.percentile(50), sum.ttft_ms.percentile(99), sum.tpot_ms.percentile(50),
-        sum.tpot_ms.percentile(99), sum.itl_ms.percentile(99), sum.e2el_ms.percentile(50)}) {
+        static_cast<double>(sum.refused), static_cast<double>(sum.unsent), sum.request_throughput,
+        sum.output_throughput, sum.ttft_ms.percentile(50), sum.ttft_ms.percentile(99),
+        sum.tpot_ms.percentile(50), sum.tpot_ms.percentile(99), sum.itl_ms.percentile(99),
+        sum.e2el_ms.percentile(50)}) {
     cells.push_back(readable(value));
   }
   cells.push_back(sum.objectives.any() ? readable(sum.request_goodput) : "-");
@@ -225,9 +226,9 @@ std::vector<std::string> figures(const Summary& sum) {
 
 std::string table(const std::string& first,
                   const std::vector<std::pair<std::string, const Summary*>>& lines) {
-  std::vector<std::string> head = {first,          "served",   "failed",   "refused",  "req/s",
-                                   "output tok/s", "TTFT P50", "TTFT P99", "TPOT P50", "TPOT P99",
-                                   "ITL P99",      "E2EL P50", "goodput/s"};
+  std::vector<std::string> head = {first,      "served",       "failed",   "refused",  "unsent",
+                                   "req/s",    "output tok/s", "TTFT P50", "TTFT P99", "TPOT P50",
+                                   "TPOT P99", "ITL P99",      "E2EL P50", "goodput/s"};
   std::string out = "<div class=\"wide\"><table>" + row("th", head);
   for (const auto& [name, sum] : lines) {
     std::vector<std::string> cells = figures(*sum);

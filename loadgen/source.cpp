@@ -97,12 +97,11 @@ void Source::let_arrive(Instant now) {
     }
     next_conversation(at);
     const uint64_t next = num_conversations_;
-    if (options_.arrivals.empty()) {
-      next_arrival_ = at + arrivals_.gap(next - 1);
-    } else if (next < options_.arrivals.size()) {
-      next_arrival_ = start_ + options_.arrivals[next];
+    if (!has_conversations()) {
+      next_arrival_.reset();  // nobody waits for a time at which nothing comes
     } else {
-      next_arrival_.reset();
+      next_arrival_ = options_.arrivals.empty() ? at + arrivals_.gap(next - 1)
+                                                : start_ + options_.arrivals[next];
     }
   }
 }
@@ -160,7 +159,10 @@ void Source::end(Instant unsent_before) {
   ended_ = true;
   next_arrival_.reset();
   while (!waiting_.empty()) {
-    if (options_.is_open && waiting_.top().request.scheduled < unsent_before) ++num_unsent_;
+    const Due& request = waiting_.top().request;
+    if (options_.is_open && request.scheduled < unsent_before) {
+      unsent_.push_back(request.conversation);
+    }
     waiting_.pop();
   }
 }

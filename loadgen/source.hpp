@@ -82,11 +82,9 @@ class Source {
   /// Nothing is in flight and nothing will be sent.
   [[nodiscard]] bool done() const;
 
-  [[nodiscard]] uint32_t num_in_flight() const { return num_in_flight_; }
-  [[nodiscard]] uint64_t num_sent() const { return num_sent_; }
-  /// Arrivals that the end of the run found still waiting for one of max_in_flight places.
-  [[nodiscard]] uint64_t num_unsent() const { return num_unsent_; }
-  [[nodiscard]] const SourceOptions& options() const { return options_; }
+  /// Conversations of the arrivals that the end of the run found still waiting for one of
+  /// max_in_flight places, one entry per arrival.
+  [[nodiscard]] const std::vector<uint64_t>& unsent() const { return unsent_; }
 
  private:
   struct Waiting {
@@ -113,7 +111,7 @@ class Source {
   uint64_t num_conversations_ = 0;
   uint64_t num_waited_ = 0;
   uint64_t num_sent_ = 0;
-  uint64_t num_unsent_ = 0;
+  std::vector<uint64_t> unsent_;
   uint32_t num_in_flight_ = 0;
   bool ended_ = false;
 };

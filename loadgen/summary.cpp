@@ -1,9 +1,10 @@
 #include "loadgen/summary.hpp"
 
 #include <algorithm>
-#include <charconv>
 #include <cmath>
 #include <utility>
+
+#include "base/parse.hpp"
 
 namespace troupe::loadgen {
 namespace {
@@ -80,15 +81,14 @@ Result<Objectives> parse_objectives(const std::vector<std::string>& words) {
                                    : name == "tpot" ? &objectives.tpot_ms
                                    : name == "e2el" ? &objectives.e2el_ms
                                                     : nullptr;
-    double value = 0;
-    const char* last = word.data() + word.size();
-    const char* first = colon == std::string::npos ? last : word.data() + colon + 1;
-    const auto [end, failed] = std::from_chars(first, last, value);
-    if (field == nullptr || failed != std::errc() || end != last || !(value > 0) ||
-        std::isinf(value)) {
+    const auto value = colon == std::string::npos
+                           ? std::nullopt
+                           : parse_number<double>(std::string_view(word).substr(colon + 1));
+    if (field == nullptr || !value || !(*value > 0) || std::isinf(*value)) {
       return Error{Code::kInvalidArgument,
                    "\"" + word + "\" is no objective: ttft:MS, tpot:MS or e2el:MS"};
     }
+    if (*field) return Error{Code::kInvalidArgument, "two objectives for " + name};
     *field = value;
   }
   return objectives;

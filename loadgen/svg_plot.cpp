@@ -193,7 +193,7 @@ std::string escaped(const std::string& text) {
 
 std::string readable(double value) {
   char text[64];
-  if (std::abs(value) < 1000) {
+  if (std::abs(value) < 999.5) {  // from there %.3g would be "1e+03"
     std::snprintf(text, sizeof text, "%.3g", value);
     return text;
   }

@@ -3,10 +3,11 @@
 #include <algorithm>
 #include <array>
 #include <boost/json.hpp>
-#include <charconv>
 #include <chrono>
 #include <cmath>
 #include <functional>
+
+#include "base/parse.hpp"
 
 namespace troupe::loadgen {
 namespace json = boost::json;
@@ -92,25 +93,11 @@ void order(std::vector<TraceRow>& rows) {
   for (TraceRow& row : rows) row.at.ns -= first.ns;
 }
 
-std::vector<std::string_view> cells_of(std::string_view line) {
-  std::vector<std::string_view> cells;
-  while (true) {
-    const size_t comma = line.find(',');
-    cells.push_back(line.substr(0, comma));
-    if (comma == std::string_view::npos) return cells;
-    line.remove_prefix(comma + 1);
-  }
-}
-
-/// All of the text as a number of at most `digits` digits.
+/// All of the text as a number of so many digits.
 std::optional<int64_t> digits(std::string_view text, size_t min_digits, size_t max_digits) {
-  int64_t value = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (error != std::errc() || end != text.data() + text.size() || text.front() == '-' ||
-      text.size() < min_digits || text.size() > max_digits) {
-    return std::nullopt;
-  }
-  return value;
+  const auto value = parse_number<uint64_t>(text);
+  if (!value || text.size() < min_digits || text.size() > max_digits) return std::nullopt;
+  return static_cast<int64_t>(*value);
 }
 
 /// Nanoseconds since 1970 of "2023-11-16 18:17:03.9799600+00:00"; fraction and zone may be absent.
@@ -177,7 +164,7 @@ Result<std::vector<TraceRow>> parse_azure(std::string_view text) {
   std::vector<TraceRow> rows;
   bool in_header = true;
   TRY(each_line(text, [&](std::string_view line) -> Result<void> {
-    const std::vector<std::string_view> cells = cells_of(line);
+    const std::vector<std::string_view> cells = split(line, ',');
     if (in_header) {
       in_header = false;
       for (size_t i = 0; i < kNames.size(); ++i) {

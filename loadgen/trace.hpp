@@ -26,7 +26,6 @@ struct TraceRow {
   uint32_t output_tokens = 0;
   std::vector<uint64_t> hash_ids;  ///< Mooncake: prompts with equal leading ids share those blocks
   std::string prompt;              ///< own prompts only
-  friend bool operator==(const TraceRow&, const TraceRow&) = default;
 };
 
 /// Mooncake's JSONL: {"timestamp": ms, "input_length", "output_length", "hash_ids": [...]}. A row

@@ -9,9 +9,18 @@
 namespace troupe::loadgen {
 namespace {
 
-/// The highest bits of a stream say what it is for, so that no two draws are the same.
-enum class Use : uint64_t { kOwn = 1, kPrefix, kHashId, kInputLength, kOutputLength, kWhichPrefix };
+/// The highest bits of a stream say what it is for, so that no two draws are the same. Hash ids
+/// have the highest bit for themselves: a trace may use all of the 63 bits below it.
+enum class Use : uint64_t {
+  kOwn = 1,
+  kPrefix,
+  kInputLength,
+  kOutputLength,
+  kWhichPrefix,
+  kHashId = 0x80
+};
 
+/// REQUIRES: number < 2^56, of a hash id < 2^63.
 constexpr uint64_t stream_of(Use use, uint64_t number) {
   return static_cast<uint64_t>(use) << 56 | number;
 }

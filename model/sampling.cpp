@@ -145,8 +145,8 @@ TokenId choose(std::vector<Candidate> candidates, const SamplingParams& params, 
   return draw(candidates, random_uniform(params.seed, position));
 }
 
-void add_logprobs(const std::vector<Candidate>& candidates, const SamplingParams& params,
-                  float highest, SampledToken& out) {
+void add_logprobs(const std::vector<Candidate>& candidates, uint32_t num_top, float highest,
+                  SampledToken& out) {
   double total = 0;
   for (const Candidate& candidate : candidates) {
     total += exp_of(static_cast<double>(candidate.logit) - static_cast<double>(highest));
@@ -156,7 +156,7 @@ void add_logprobs(const std::vector<Candidate>& candidates, const SamplingParams
     return static_cast<float>(static_cast<double>(candidate.logit) - static_cast<double>(highest) -
                               log_total);
   };
-  std::vector<Candidate> top(std::min<size_t>(params.num_top_logprobs, candidates.size()));
+  std::vector<Candidate> top(std::min<size_t>(num_top, candidates.size()));
   std::partial_sort_copy(candidates.begin(), candidates.end(), top.begin(), top.end(), more_likely);
   for (const Candidate& candidate : top) {
     out.top_logprobs.emplace_back(candidate.token, logprob(candidate));
@@ -164,7 +164,8 @@ void add_logprobs(const std::vector<Candidate>& candidates, const SamplingParams
   const auto chosen =
       std::find_if(candidates.begin(), candidates.end(),
                    [&](const Candidate& candidate) { return candidate.token == out.token; });
-  out.logprob = logprob(*chosen);
+  out.logprob =
+      chosen == candidates.end() ? -std::numeric_limits<float>::infinity() : logprob(*chosen);
 }
 
 template <class T>
@@ -218,6 +219,9 @@ Result<void> validate(const SamplingParams& params) {
   if (params.num_top_logprobs > kMaxTopLogprobs) {
     return wrong("top_logprobs", "in 0 .. 20", params.num_top_logprobs);
   }
+  if (params.num_prompt_logprobs.value_or(0) > kMaxTopLogprobs) {
+    return wrong("prompt_logprobs", "in 0 .. 20", *params.num_prompt_logprobs);
+  }
   if (!(std::abs(params.presence_penalty) <= kMaxPenalty)) {
     return wrong("presence_penalty", "in -2 .. 2", params.presence_penalty);
   }
@@ -256,7 +260,16 @@ SampledToken sample(std::span<const float> logits, const SamplingParams& params,
   if (!is_greedy) out.token = choose(candidates, params, best.logit, position);
   if (!params.want_logprobs) return out;
   if (!adjusted.unchanged()) candidates = finite_of(of_model, logits.size());
-  add_logprobs(candidates, params, most_likely(of_model).logit, out);
+  add_logprobs(candidates, params.num_top_logprobs, most_likely(of_model).logit, out);
+  return out;
+}
+
+SampledToken score(std::span<const float> logits, TokenId token, uint32_t num_top_logprobs) {
+  const SamplingParams no_rules;
+  const AdjustedLogits of_model(logits, no_rules, {}, {});
+  SampledToken out{.token = token};
+  add_logprobs(finite_of(of_model, logits.size()), num_top_logprobs, most_likely(of_model).logit,
+               out);
   return out;
 }
 

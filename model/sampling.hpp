@@ -42,7 +42,9 @@ struct SamplingParams {
   float min_p = 0.0F;        ///< [0, 1]
   uint64_t seed = 0;
   bool want_logprobs = false;
-  uint32_t num_top_logprobs = 0;   ///< 0 .. 20
+  uint32_t num_top_logprobs = 0;  ///< 0 .. 20
+  /// Log-probabilities of the prompt's tokens are wanted, too, with so many alternatives: 0 .. 20.
+  std::optional<uint32_t> num_prompt_logprobs = {};
   float presence_penalty = 0.0F;   ///< -2 .. 2, taken off the logits of emitted tokens
   float frequency_penalty = 0.0F;  ///< -2 .. 2, taken off once for each time emitted
   /// Divides positive and multiplies negative logits of tokens in the prompt or the answer (Keskar
@@ -69,8 +71,8 @@ bool reads_token_log(const SamplingParams& params);
 /// @errors kInvalidArgument naming the field and its limits.
 Result<void> validate(const SamplingParams& params);
 
-/// A chosen token; log-probabilities are of the model's distribution (temperature 1, no filters,
-/// no penalties or biases).
+/// A chosen or scored token; log-probabilities are of the model's distribution (temperature 1, no
+/// filters, no penalties or biases).
 struct SampledToken {
   TokenId token = 0;
   float logprob = 0;                                    ///< only with want_logprobs
@@ -92,6 +94,10 @@ struct SampledToken {
 /// distribution 10 ms.
 SampledToken sample(std::span<const float> logits, const SamplingParams& params, uint64_t position,
                     const TokenLog& log = {}, std::span<const uint64_t> mask = {});
+
+/// The log-probability of a given token, as sample() has it of the one that it chooses; -infinity
+/// if its logit is not finite. Cost: O(vocab).
+SampledToken score(std::span<const float> logits, TokenId token, uint32_t num_top_logprobs);
 
 /// What a request ends with for which sample() found no token.
 /// REQUIRES: kNoToken or kNothingAllowed.

@@ -19,8 +19,10 @@ FairQueue::FairQueue(FairQueueOptions options) : options_(options) {
 }
 
 void FairQueue::push(const Item& item) {
+  const Instant urgent_from = item.submitted + options_.ageing * item.priority;
   const Place place{.fresh = !item.resumed,
-                    .urgent_from = item.submitted + options_.ageing * item.priority,
+                    .turn = urgent_from + options_.per_prompt_token * item.num_prompt,
+                    .urgent_from = urgent_from,
                     .submitted = item.submitted,
                     .sequence = item.sequence,
                     .request = item.request};
@@ -62,6 +64,21 @@ std::optional<RequestId> FairQueue::front(Instant now) const {
   return std::get<Place>(*best).request;
 }
 
+std::optional<RequestId> FairQueue::front_of_fewest(
+    const std::map<std::string, uint32_t>& places) const {
+  using Rank = std::tuple<uint32_t, uint64_t, Place>;
+  std::optional<Rank> best;
+  for (const auto& [name, tenant] : tenants_) {
+    if (tenant.waiting.empty()) continue;
+    const auto held = places.find(name);
+    const Rank rank{held == places.end() ? 0 : held->second, tenant.served,
+                    *tenant.waiting.begin()};
+    if (!best || rank < *best) best = rank;
+  }
+  if (!best) return std::nullopt;
+  return std::get<Place>(*best).request;
+}
+
 void FairQueue::erase(RequestId request) {
   const auto found = places_.find(request);
   if (found == places_.end()) return;
@@ -75,6 +92,11 @@ void FairQueue::erase(RequestId request) {
 void FairQueue::charge(const std::string& tenant, uint64_t tokens, uint32_t weight) {
   tenants_[tenant].served += tokens * kScale / std::max(weight, 1U);
   forget_idle_tenants();
+}
+
+uint64_t FairQueue::served(const std::string& tenant) const {
+  const auto found = tenants_.find(tenant);
+  return found == tenants_.end() ? 0 : found->second.served;
 }
 
 size_t FairQueue::waiting(const std::string& tenant) const {

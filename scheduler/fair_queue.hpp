@@ -4,7 +4,8 @@
 // served least goes first (virtual token counters: Sheng et al., "Fairness in serving large
 // language models", OSDI 2024); within a tenant the most urgent, then the oldest. A priority class
 // is a head start of so many ageing periods, so that nobody is passed for ever: a request that has
-// waited its class's periods competes with the most urgent ones. Pure.
+// waited its class's periods competes with the most urgent ones. In the same way a prompt lets
+// those pass that come after it within about the time that it takes to compute. Pure.
 
 #include <cstdint>
 #include <map>
@@ -19,7 +20,10 @@ namespace troupe::scheduler {
 
 struct FairQueueOptions {
   Duration ageing = seconds(10);  ///< a class waits so much longer than the one above it; > 0
-  uint32_t max_tenants = 1024;    ///< remembered while they have nothing waiting
+  /// The same for each token of a prompt: of one tenant's requests, short ones that come soon after
+  /// a long one need not wait for it.
+  Duration per_prompt_token = microseconds(100);
+  uint32_t max_tenants = 1024;  ///< remembered while they have nothing waiting
 };
 
 class FairQueue {
@@ -30,20 +34,27 @@ class FairQueue {
     RequestId request;
     std::string tenant;
     uint32_t priority = 0;  ///< 0 is the most urgent
+    uint32_t num_prompt = 0;
     Instant submitted;
     uint64_t sequence = 0;  ///< orders what was submitted at the same time
-    bool resumed =
-        false;  ///< it ran before: its client is in the middle of a stream, so it is next
+    /// It ran before: its client is in the middle of a stream, so it is next.
+    bool resumed = false;
   };
   /// REQUIRES: the request does not wait here. Cost: O(log tenants + log waiting of the tenant).
   void push(const Item& item);
   /// Whose turn it is. Cost: O(tenants that wait).
   [[nodiscard]] std::optional<RequestId> front(Instant now) const;
+  /// The first one of the tenant that holds the fewest places; of equal ones the one that was
+  /// served least. @param places of tenants; those not in it have none. Cost: as front().
+  [[nodiscard]] std::optional<RequestId> front_of_fewest(
+      const std::map<std::string, uint32_t>& places) const;
   /// Takes a request out; harmless if it does not wait here.
   void erase(RequestId request);
   /// The tenant was served so many tokens, at `weight` of its share (2: it may have twice as many).
   void charge(const std::string& tenant, uint64_t tokens, uint32_t weight = 1);
 
+  /// By weight, as far as is remembered; compares tenants.
+  [[nodiscard]] uint64_t served(const std::string& tenant) const;
   [[nodiscard]] size_t size() const { return places_.size(); }
   [[nodiscard]] bool empty() const { return places_.empty(); }
   [[nodiscard]] size_t waiting(const std::string& tenant) const;
@@ -54,6 +65,7 @@ class FairQueue {
  private:
   struct Place {
     bool fresh = true;
+    Instant turn;         ///< orders the requests of a tenant
     Instant urgent_from;  ///< from here on the request is as urgent as class 0
     Instant submitted;
     uint64_t sequence = 0;

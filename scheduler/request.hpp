@@ -53,6 +53,8 @@ struct TokensEmitted {
   uint32_t first = 0;
   std::vector<model::SampledToken> tokens;
   uint32_t num_cached = 0;  ///< prompt tokens that were found in the prefix cache
+  /// With the first token, if the request wants them: of the prompt's tokens from the second on.
+  std::vector<model::SampledToken> prompt_logprobs;
 };
 struct Finished {
   RequestId request;

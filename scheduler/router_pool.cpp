@@ -46,12 +46,14 @@ bool RouterPool::any_place(std::optional<NodeId> except) const {
 
 std::optional<RouterShare> RouterPool::choose(const std::string& cache_namespace,
                                               std::span<const TokenId> known,
-                                              std::optional<NodeId> except) const {
+                                              std::optional<NodeId> except,
+                                              const RouterShare* leaving) const {
   const std::vector<PrefixIndex::Match> matches = index_.match(cache_namespace, known);
   std::optional<RouterShare> best;
   using Cost = std::tuple<uint64_t, uint32_t>;  // equal work: where fewer run; then by id
   std::optional<Cost> least;
-  for (const auto& [id, router] : routers_) {
+  for (auto [id, router] : routers_) {
+    if (leaving != nullptr && id == leaving->router) leave(router, *leaving);
     if (router.drained || router.num_running >= options_.max_running || id == except) continue;
     const auto match = std::ranges::find(matches, id, &PrefixIndex::Match::router);
     // The last known token is computed in any case.
@@ -106,8 +108,9 @@ void RouterPool::computed(NodeId router, const std::string& cache_namespace,
   index_.add(router, cache_namespace, tokens);
 }
 
-void RouterPool::leave(const RouterShare& share) {
-  Router& router = routers_.at(share.router);
+void RouterPool::leave(const RouterShare& share) { leave(routers_.at(share.router), share); }
+
+void RouterPool::leave(Router& router, const RouterShare& share) {
   CHECK_GE(router.num_running, 1U);
   --router.num_running;
   router.num_prefill -= share.num_prefill;

@@ -54,14 +54,16 @@ class RouterPool {
   [[nodiscard]] bool is_up(NodeId router) const { return routers_.contains(router); }
   [[nodiscard]] Instant last_heard(NodeId router) const { return routers_.at(router).last_heard; }
   [[nodiscard]] bool any_undrained() const;
+  [[nodiscard]] bool is_drained(NodeId router) const { return routers_.at(router).drained; }
   /// Somebody has a place, whatever the request; its blocks may still be too few.
   [[nodiscard]] bool any_place(std::optional<NodeId> except = {}) const;
 
   /// Where a request that knows these tokens should run now, with what it would take there; nothing
-  /// if it had better wait. `except`: not there.
+  /// if it had better wait. `except`: not there. `leaving`: as if this share had left already.
   [[nodiscard]] std::optional<RouterShare> choose(const std::string& cache_namespace,
                                                   std::span<const TokenId> known,
-                                                  std::optional<NodeId> except = {}) const;
+                                                  std::optional<NodeId> except = {},
+                                                  const RouterShare* leaving = nullptr) const;
 
   void start(const RouterShare& share, const std::string& cache_namespace,
              std::span<const TokenId> known);
@@ -85,6 +87,8 @@ class RouterPool {
     bool drained = false;
     Instant last_heard;
   };
+
+  static void leave(Router& router, const RouterShare& share);
 
   RouterPoolOptions options_;
   std::map<NodeId, Router> routers_;

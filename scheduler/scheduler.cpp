@@ -33,10 +33,11 @@ Scheduler::Scheduler(SchedulerOptions options)
 
 std::vector<SchedulerEffect> Scheduler::handle(const SchedulerEvent& event, Instant now) {
   Effects effects;
-  if (!std::holds_alternative<RouterEmitted>(event)) blocked_ = false;
+  if (!std::holds_alternative<RouterEmitted>(event)) room_made();
   std::visit([&](const auto& e) { on(e, now, effects); }, event);
   end_what_is_late(now, effects);
   start_queued(now, effects);
+  even_out_places(now, effects);
   relieve_overcommitted(effects);
   return effects;
 }
@@ -63,6 +64,7 @@ void Scheduler::on(const Submitted& event, Instant now, Effects& effects) {
   queue_.push({.request = event.request,
                .tenant = event.spec.tenant,
                .priority = event.spec.priority,
+               .num_prompt = static_cast<uint32_t>(event.spec.prompt.size()),
                .submitted = now,
                .sequence = counts_.admitted_total});
   deadlines_.emplace(deadline, event.request);
@@ -92,7 +94,9 @@ std::optional<Error> Scheduler::reason_to_refuse(const RequestSpec& spec) const 
         "no_capacity: no router is ready to compute; `troupe status` shows what is missing"};
   }
   if (queue_.empty() && routers_.any_place()) return std::nullopt;
-  if (queue_.size() >= options_.max_queued) {
+  // Who fills the queue leaves room in it for others.
+  const uint32_t reserved = queue_.waiting(spec.tenant) == 0 ? 0 : options_.max_queued / 8;
+  if (queue_.size() + reserved >= options_.max_queued) {
     return Error{Code::kResourceExhausted, "queue_full: " + std::to_string(queue_.size()) +
                                                " requests are waiting already; try again later"};
   }
@@ -111,9 +115,13 @@ std::optional<Error> Scheduler::reason_to_refuse(const RequestSpec& spec) const 
 }
 
 /// Tenants take turns: before it come those of its own that wait, and one of each other tenant
-/// for each of them.
+/// for each of them; but a tenant with few places is given one at once.
 std::optional<Duration> Scheduler::wait_of(const std::string& tenant) const {
   const uint64_t own = queue_.waiting(tenant);
+  const auto most = tenant_with_most();
+  if (own == 0 && most != running_of_.end() && most->second >= places_of(tenant) + 2) {
+    return Duration{};
+  }
   const uint64_t others = queue_.num_waiting_tenants() - (own > 0 ? 1 : 0);
   return estimate_.wait(std::min<uint64_t>(queue_.size(), own + (own + 1) * others));
 }
@@ -176,7 +184,7 @@ void Scheduler::on(const Drained& event, Instant, Effects& effects) {
   if (!event.drained || !routers_.any_undrained()) return;
   for (const RequestId request : running_on(event.router)) {
     effects.emplace_back(CancelOnRouter{event.router, request, requests_[request].attempt});
-    wait_again(request, {Code::kUnavailable, "its router is drained"}, effects);
+    wait_again(request, {Code::kUnavailable, "its router is drained"}, true, effects);
   }
 }
 
@@ -197,10 +205,10 @@ void Scheduler::lose(RequestId request, const Error& reason, Effects& effects) {
                                          " times; last: " + reason.message},
                 effects);
   }
-  wait_again(request, reason, effects);
+  wait_again(request, reason, true, effects);
 }
 
-void Scheduler::wait_again(RequestId request, const Error& reason, Effects& effects) {
+void Scheduler::wait_again(RequestId request, const Error& reason, bool is_next, Effects& effects) {
   const auto at = requests_.find(request);
   Entry& entry = at->second;
   const auto& stops = entry.spec.stop_token_ids;
@@ -221,9 +229,10 @@ void Scheduler::wait_again(RequestId request, const Error& reason, Effects& effe
   queue_.push({.request = request,
                .tenant = entry.spec.tenant,
                .priority = entry.spec.priority,
+               .num_prompt = static_cast<uint32_t>(entry.spec.prompt.size()),
                .submitted = entry.submitted,
                .sequence = entry.sequence,
-               .resumed = true});
+               .resumed = is_next});
 }
 
 Scheduler::Entry* Scheduler::find_attempt(NodeId router, RequestId request, uint32_t attempt) {
@@ -253,8 +262,12 @@ void Scheduler::on(const RouterEmitted& event, Instant now, Effects& effects) {
   const auto first_new = event.tokens.begin() + static_cast<int64_t>(due - event.first);
   routers_.emitted(*entry->share, end - due, event.num_cached);
   queue_.charge(entry->spec.tenant, end - due + (due == 0 ? entry->spec.prompt.size() : 0));
-  TokensEmitted told{
-      event.request, static_cast<uint32_t>(due), {first_new, event.tokens.end()}, event.num_cached};
+  const auto num_prompt = static_cast<uint32_t>(entry->spec.prompt.size());
+  TokensEmitted told{event.request,
+                     static_cast<uint32_t>(due),
+                     {first_new, event.tokens.end()},
+                     std::min(event.num_cached, num_prompt),
+                     due == 0 ? event.prompt_logprobs : std::vector<model::SampledToken>()};
   for (const model::SampledToken& token : told.tokens) entry->emitted.push_back(token.token);
   counts_.generated_tokens_total += told.tokens.size();
   effects.emplace_back(Tell{event.request, std::move(told)});
@@ -283,23 +296,75 @@ void Scheduler::on(const Stopping&, Instant, Effects& effects) {
 }
 
 void Scheduler::start_queued(Instant now, Effects& effects) {
-  while (!blocked_ && !queue_.empty() && routers_.any_place()) {
+  while (!start_blocked_ && !queue_.empty() && routers_.any_place()) {
     const RequestId request = *queue_.front(now);
     Entry& entry = requests_[request];
     const std::vector<TokenId> known = entry.known();
     const auto share = routers_.choose(entry.spec.cache_namespace, known);
-    blocked_ = !share;
+    start_blocked_ = !share;
     if (!share) break;  // it is the first that gets room
-    queue_.erase(request);
-    if (entry.submitted < now) estimate_.place_taken(now, !queue_.empty());
-    if (entry.attempt == 0) {
-      entry.order = (now + options_.fairness.ageing * entry.spec.priority +
-                     options_.order_per_running * running_of_[entry.spec.tenant])
-                        .ns;
-    }
-    start(request, entry, *share, effects);
+    start_waiting(request, *share, now, effects);
   }
   if (queue_.empty()) estimate_.queue_empty();
+}
+
+void Scheduler::even_out_places(Instant now, Effects& effects) {
+  while (!places_even_ && !queue_.empty() && (start_blocked_ || !routers_.any_place())) {
+    places_even_ = true;
+    const RequestId request = *queue_.front_of_fewest(running_of_);
+    const Entry& entry = requests_.at(request);
+    const auto yields = who_yields_to(entry);
+    if (!yields) return;
+    const Entry& running = requests_.at(*yields);
+    const auto share =
+        routers_.choose(entry.spec.cache_namespace, entry.known(), {}, &*running.share);
+    if (!share) return;  // one request's blocks are not enough
+    effects.emplace_back(CancelOnRouter{running.share->router, *yields, running.attempt});
+    ++counts_.yielded_total;
+    wait_again(*yields, {Code::kUnavailable, "its place went to another tenant"}, false, effects);
+    start_waiting(request, *share, now, effects);
+  }
+}
+
+std::optional<RequestId> Scheduler::who_yields_to(const Entry& waiting) const {
+  const auto most = tenant_with_most();
+  if (most == running_of_.end() || most->second < places_of(waiting.spec.tenant) + 2) {
+    return std::nullopt;
+  }
+  // Else the first place that comes free would go back.
+  if (queue_.served(most->first) < queue_.served(waiting.spec.tenant)) return std::nullopt;
+  std::optional<RequestId> last;
+  for (const auto& [request, entry] : requests_) {
+    if (!entry.share || routers_.is_drained(entry.share->router)) continue;
+    if (entry.spec.tenant != most->first || entry.spec.priority < waiting.spec.priority) continue;
+    if (!last || entry.order > requests_.at(*last).order) last = request;
+  }
+  return last;
+}
+
+uint32_t Scheduler::places_of(const std::string& tenant) const {
+  const auto found = running_of_.find(tenant);
+  return found == running_of_.end() ? 0 : found->second;
+}
+
+Scheduler::Places::const_iterator Scheduler::tenant_with_most() const {
+  return std::ranges::max_element(running_of_, {},
+                                  [](const auto& tenant) { return tenant.second; });
+}
+
+void Scheduler::start_waiting(RequestId request, const RouterShare& share, Instant now,
+                              Effects& effects) {
+  Entry& entry = requests_.at(request);
+  queue_.erase(request);
+  if (entry.submitted < now) estimate_.place_taken(now, !queue_.empty());
+  if (entry.attempt == 0) {
+    const auto num_prompt = static_cast<int64_t>(entry.spec.prompt.size());
+    entry.order = (now + options_.fairness.ageing * entry.spec.priority +
+                   options_.fairness.per_prompt_token * num_prompt +
+                   options_.order_per_running * places_of(entry.spec.tenant))
+                      .ns;
+  }
+  start(request, entry, share, effects);
 }
 
 void Scheduler::start(RequestId request, Entry& entry, const RouterShare& share, Effects& effects) {
@@ -313,7 +378,10 @@ void Scheduler::start(RequestId request, Entry& entry, const RouterShare& share,
 }
 
 void Scheduler::relieve_overcommitted(Effects& effects) {
+  if (relief_blocked_) return;
+  bool blocked = false;
   for (const NodeId router : routers_.overcommitted()) {
+    blocked = true;  // unless it is moved
     if (!routers_.any_place(router)) continue;
     const std::vector<RequestId> running = running_on(router);
     const RequestId last = *std::ranges::max_element(
@@ -325,14 +393,16 @@ void Scheduler::relieve_overcommitted(Effects& effects) {
     leave_router(entry);
     ++counts_.moved_total;
     start(last, entry, *share, effects);
+    blocked = false;
   }
+  relief_blocked_ = blocked;
 }
 
 void Scheduler::leave_router(Entry& entry) {
   routers_.computed(entry.share->router, entry.spec.cache_namespace, entry.known());
   routers_.leave(*entry.share);
   entry.share.reset();
-  blocked_ = false;
+  room_made();
   const auto of_tenant = running_of_.find(entry.spec.tenant);
   if (--of_tenant->second == 0) running_of_.erase(of_tenant);
 }
@@ -377,7 +447,7 @@ void Scheduler::forget(Entries::iterator entry) {
     leave_router(ended);
   } else {
     queue_.erase(request);
-    blocked_ = false;
+    room_made();
   }
   deadlines_.erase({ended.deadline, request});
   requests_.erase(entry);

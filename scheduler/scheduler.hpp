@@ -24,7 +24,8 @@
 namespace troupe::scheduler {
 
 struct SchedulerOptions {
-  uint32_t max_queued = 64;  ///< waiting for a router; one more is refused
+  /// Waiting for a router; one more is refused. The last eighth is for tenants with none waiting.
+  uint32_t max_queued = 64;
   uint32_t max_queued_per_tenant = 64;
   uint32_t max_running = 16;        ///< on one router at a time
   uint64_t kv_tokens = 0;           ///< KV positions of one router; 0: not known
@@ -87,7 +88,8 @@ struct RouterEmitted {
   uint32_t attempt = 0;
   uint32_t first = 0;
   std::vector<model::SampledToken> tokens;
-  uint32_t num_cached = 0;  ///< prompt tokens that this attempt found in the prefix cache
+  uint32_t num_cached = 0;                           ///< of the tokens that this attempt began with
+  std::vector<model::SampledToken> prompt_logprobs;  ///< with the first token, if wanted
 };
 struct RouterFinished {
   NodeId router;
@@ -146,6 +148,7 @@ struct SchedulerCounts {
   uint64_t cancelled_total = 0;
   uint64_t resumed_total = 0;  ///< starts after the first, of any request
   uint64_t moved_total = 0;    ///< of these, away from a router without enough KV blocks
+  uint64_t yielded_total = 0;  ///< running requests that gave their place to another tenant's
   uint64_t prompt_tokens_total = 0;
   uint64_t generated_tokens_total = 0;
 };
@@ -180,6 +183,7 @@ class Scheduler {
     [[nodiscard]] std::vector<TokenId> known() const;
   };
   using Entries = std::map<RequestId, Entry>;
+  using Places = std::map<std::string, uint32_t>;  ///< running requests of tenants that have any
   using Effects = std::vector<SchedulerEffect>;
 
   void on(const Submitted& event, Instant now, Effects& effects);
@@ -203,14 +207,26 @@ class Scheduler {
   void leave_router(Entry& entry);
   Entry* find_attempt(NodeId router, RequestId request, uint32_t attempt);
   void start_queued(Instant now, Effects& effects);
+  /// With all places taken (or KV blocks), the tenant with the most gives one up to the waiting one
+  /// with the fewest if that was served no more, until they differ by one at most. What was
+  /// computed stays in the router's prefix cache.
+  void even_out_places(Instant now, Effects& effects);
+  /// Whose place that would be; none if they are as even as can be.
+  [[nodiscard]] std::optional<RequestId> who_yields_to(const Entry& waiting) const;
+  [[nodiscard]] uint32_t places_of(const std::string& tenant) const;
+  [[nodiscard]] Places::const_iterator tenant_with_most() const;
+  void start_waiting(RequestId request, const RouterShare& share, Instant now, Effects& effects);
   void start(RequestId request, Entry& entry, const RouterShare& share, Effects& effects);
   /// A router with more requests than its KV blocks hold gives the last ones to one with room.
   void relieve_overcommitted(Effects& effects);
   /// The request leaves its router and waits for another start, or ends if it needs none. It was
   /// lost, not moved: it also ends if that happened too often.
   void lose(RequestId request, const Error& reason, Effects& effects);
-  void wait_again(RequestId request, const Error& reason, Effects& effects);
+  /// @param is_next before all who have not run yet
+  void wait_again(RequestId request, const Error& reason, bool is_next, Effects& effects);
   [[nodiscard]] std::vector<RequestId> running_on(NodeId router) const;
+  /// Somebody left, or something else happened that may have made room.
+  void room_made() { start_blocked_ = relief_blocked_ = places_even_ = false; }
   void end_what_is_late(Instant now, Effects& effects);
   void fail(RequestId request, Error error, Effects& effects);
   void fail_queued(const Error& error, Effects& effects);
@@ -222,14 +238,17 @@ class Scheduler {
   FairQueue queue_;
   RouterPool routers_;
   WaitEstimate estimate_;
-  std::map<std::string, uint32_t> running_of_;         ///< by tenant; those with any
+  Places running_of_;
   std::set<std::pair<Instant, RequestId>> deadlines_;  ///< of every entry
   std::optional<Instant> queue_deadline_;              ///< the end of the wait for a router
   Instant last_heard_;                                 ///< of the last router that went down
   std::string last_loss_;                              ///< why nothing serves
   bool stopping_ = false;
-  bool blocked_ = false;    ///< whose turn it is found no room; more tokens of others make none
-  SchedulerCounts counts_;  ///< but for queued and running, which counts() fills in
+  // What found no room: more tokens of others make none, and looking costs a hash of the prompt.
+  bool start_blocked_ = false;   ///< the request whose turn it is
+  bool relief_blocked_ = false;  ///< the last request of an overcommitted router
+  bool places_even_ = false;     ///< nobody who runs gives way to somebody who waits
+  SchedulerCounts counts_;       ///< but for queued and running, which counts() fills in
 };
 
 }  // namespace troupe::scheduler

@@ -21,14 +21,31 @@ void StepCost::learn(const StepShape& step, Duration took) {
     return;
   }
   const auto rows = static_cast<double>(step.prefill_tokens);
-  const double sample = std::max(0.0, took_ns - (step.decodes ? decode_ns_ : 0)) / rows;
-  token_ns_ = moved(token_ns_, sample, kRate * rows / (rows + 16));  // few rows tell little
+  if (step.decodes) {
+    mixed_.learn(rows, std::max(0.0, took_ns - decode_ns_));
+  } else {
+    alone_.learn(rows, took_ns);
+  }
+}
+
+void StepCost::Average::learn(double rows_sample, double ns_sample) {
+  const double rate = kRate * rows_sample / (rows_sample + 16);  // few rows tell little
+  rows = moved(rows, rows_sample, rate);
+  ns = moved(ns, ns_sample, rate);
 }
 
 std::optional<uint64_t> StepCost::prefill_tokens_within(uint32_t percent, Duration target) const {
-  if (decode_ns_ <= 0 || token_ns_ <= 0) return std::nullopt;
+  if (decode_ns_ <= 0 || !(mixed_.known() || alone_.known())) return std::nullopt;
   const double step_ns = std::max(decode_ns_ * percent / 100.0, static_cast<double>(target.ns));
-  const double rows = (step_ns - decode_ns_) / token_ns_;
+  const double budget_ns = step_ns - decode_ns_;
+  const Average& near = mixed_.known() ? mixed_ : alone_;
+  const double mean_price = near.ns / near.rows;
+  double price = mean_price;
+  if (mixed_.known() && alone_.rows > 2 * mixed_.rows) {
+    price = std::clamp((alone_.ns - mixed_.ns) / (alone_.rows - mixed_.rows), mean_price / 4,
+                       mean_price);
+  }
+  const double rows = near.rows + (budget_ns - near.ns) / price;
   return static_cast<uint64_t>(std::clamp(rows, 0.0, 1e9));
 }
 

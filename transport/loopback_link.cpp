@@ -2,7 +2,6 @@
 // real wire, so that what is refused there is refused here.
 
 #include <atomic>
-#include <charconv>
 #include <deque>
 #include <map>
 #include <mutex>
@@ -11,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/parse.hpp"
 #include "transport/ports.hpp"
 
 namespace troupe::transport {
@@ -193,11 +193,11 @@ class LoopbackNetwork::State::LoopbackPort final : public Port {
   }
 
   Result<std::shared_ptr<Link>> connect(NodeId peer, const std::string& address) override {
-    uint64_t number = 0;
-    const char* first = address.data() + std::min(address.size(), kAddressPrefix.size());
-    const char* last = address.data() + address.size();
-    const auto [end, error] = std::from_chars(first, last, number);
-    if (!address.starts_with(kAddressPrefix) || error != std::errc() || end != last) {
+    const auto number =
+        address.starts_with(kAddressPrefix)
+            ? parse_number<uint64_t>(std::string_view(address).substr(kAddressPrefix.size()))
+            : std::nullopt;
+    if (!number) {
       return Error{Code::kInvalidArgument,
                    "'" + address + "' is not the address of a loopback port"};
     }
@@ -209,7 +209,7 @@ class LoopbackNetwork::State::LoopbackPort final : public Port {
         return std::shared_ptr<Link>(std::move(link));
       }
     }
-    const auto found = network_->endpoints.find(number);
+    const auto found = network_->endpoints.find(*number);
     if (found == network_->endpoints.end()) {
       return Error{Code::kUnavailable, "no loopback port has the address " + address};
     }

@@ -8,6 +8,7 @@
 #define TROUPE_KERNELS_SIMD_DOT_INL
 #endif
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -65,12 +66,16 @@ struct F8Row {
   HWY_INLINE float at(size_t k) const { return from_f8e4m3(data[k]); }
 };
 
-// Register tiles. Accumulators are rows * outputs * kVecs registers; the rest holds operands.
-// AVX2 (16 registers): 12 accumulators; AVX3 and NEON (32): 16.
-constexpr size_t kTileRows = kVecs == 1 ? 4 : 2;
-constexpr size_t kTileOutputs = kVecs == 1 ? 4 : (kVecs == 2 ? 3 : 2);
-/// For a single row: enough independent sums to hide the latency of the addition.
-constexpr size_t kTileOutputsOneRow = kVecs == 1 ? 8 : 4;
+/// Up to so many rows the weights are read once and used from registers: memory is the limit.
+constexpr size_t kMaxFewRows = 4;
+
+// Register tiles of few rows: kRows * kOutputs * kVecs accumulators, enough independent sums to
+// hide the latency of the addition, and few enough for 16 registers (AVX2) or 32 (the others).
+constexpr size_t kFewTileRows = kVecs == 1 ? 4 : 2;
+template <size_t kRows>
+constexpr size_t kFewTileOutputs = kVecs == 1   ? (kRows <= 2 ? 8 : 4)
+                                   : kVecs == 2 ? (kRows == 1 ? 4 : 3)
+                                                : (kRows == 1 ? 4 : 2);
 
 /// out[r][o] = x[r] . w[o], each by rule 1.
 template <size_t kRows, size_t kOutputs, class Row>
@@ -141,25 +146,135 @@ HWY_INLINE size_t dot_tiles(const float* x, size_t x_stride, const RowsOf<Row>& 
   return o;
 }
 
-/// out[r][o] = x[r] . w[o], each by rule 1, for all rows and outputs. Not inlined: one copy per
-/// type of row keeps the code, and the time to compile it, small.
-template <class Row>
-HWY_NOINLINE void dot_all(const float* x, size_t x_stride, size_t rows, const RowsOf<Row>& w,
-                          size_t outputs, size_t n, float* out, size_t out_stride) {
-  size_t r = 0;
-  for (; r + kTileRows <= rows; r += kTileRows) {
-    const float* x_r = x + r * x_stride;
-    float* out_r = out + r * out_stride;
+template <size_t kRows, class Row>
+HWY_INLINE void dot_rows(const float* x, size_t x_stride, size_t rows, const RowsOf<Row>& w,
+                         size_t outputs, size_t n, float* out, size_t out_stride) {
+  if constexpr (kRows > 0) {
+    if (rows < kRows) return dot_rows<kRows - 1>(x, x_stride, rows, w, outputs, n, out, out_stride);
     const size_t o =
-        dot_tiles<kTileRows, kTileOutputs>(x_r, x_stride, w, 0, outputs, n, out_r, out_stride);
-    dot_tiles<kTileRows, 1>(x_r, x_stride, w, o, outputs, n, out_r, out_stride);
+        dot_tiles<kRows, kFewTileOutputs<kRows>>(x, x_stride, w, 0, outputs, n, out, out_stride);
+    dot_tiles<kRows, 1>(x, x_stride, w, o, outputs, n, out, out_stride);
   }
-  for (; r < rows; ++r) {
-    const float* x_r = x + r * x_stride;
-    float* out_r = out + r * out_stride;
-    const size_t o =
-        dot_tiles<1, kTileOutputsOneRow>(x_r, x_stride, w, 0, outputs, n, out_r, out_stride);
-    dot_tiles<1, 1>(x_r, x_stride, w, o, outputs, n, out_r, out_stride);
+}
+
+/// out[r][o] = x[r] . w[o], each by rule 1, for at most kMaxFewRows rows and all outputs. Not
+/// inlined: one copy per type of row keeps the code, and the time to compile it, small.
+template <class Row>
+HWY_NOINLINE void dot_few(const float* x, size_t x_stride, size_t rows, const RowsOf<Row>& w,
+                          size_t outputs, size_t n, float* out, size_t out_stride) {
+  for (size_t r = 0; r < rows; r += kFewTileRows) {
+    dot_rows<kFewTileRows>(x + r * x_stride, x_stride, std::min(kFewTileRows, rows - r), w, outputs,
+                           n, out + r * out_stride, out_stride);
+  }
+}
+
+// Many rows. A row of x and one of w are longer than what a tile of them may take of the
+// first-level cache, so the reduction is cut, too: blocks of kBlockRows rows of x and kBlockOutputs
+// of w go over kBlockLength elements at a time, and the partial sums wait in memory between. That
+// changes no bit: each partial sum gets the same products in the same order.
+
+constexpr size_t kTileRows = 4;
+constexpr size_t kTileOutputs = kVecs == 2 ? 3 : 6;  // 12 or 24 accumulators
+constexpr size_t kBlockRows = 12;
+constexpr size_t kBlockOutputs = 12;
+constexpr size_t kBlockLength = 256;
+static_assert(kBlockRows % kTileRows == 0 && kBlockOutputs % kTileOutputs == 0 &&
+              kBlockLength % kNumPartialSums == 0);
+using BlockSums = PartialSums[kBlockRows][kBlockOutputs];
+
+/// sums[r][o] += x[r] . w[o] over n elements, a multiple of kNumPartialSums.
+template <size_t kRows, size_t kOutputs>
+HWY_INLINE void add_products(const float* HWY_RESTRICT x, size_t x_stride,
+                             const float* HWY_RESTRICT w, size_t w_stride, size_t n,
+                             PartialSums (*HWY_RESTRICT sums)[kBlockOutputs]) {
+  for (size_t v = 0; v < kVecs; ++v) {
+    V lanes[kRows][kOutputs];
+    for (size_t r = 0; r < kRows; ++r) {
+      for (size_t o = 0; o < kOutputs; ++o) {
+        lanes[r][o] = hn::LoadU(kFloats, sums[r][o].data() + v * kLanes);
+      }
+    }
+    for (size_t k = v * kLanes; k < n; k += kNumPartialSums) {
+      V w_lanes[kOutputs];
+      for (size_t o = 0; o < kOutputs; ++o) w_lanes[o] = hn::LoadU(kFloats, w + o * w_stride + k);
+      for (size_t r = 0; r < kRows; ++r) {
+        const V x_lanes = hn::LoadU(kFloats, x + r * x_stride + k);
+        for (size_t o = 0; o < kOutputs; ++o) {
+          lanes[r][o] = hn::MulAdd(x_lanes, w_lanes[o], lanes[r][o]);
+        }
+      }
+    }
+    for (size_t r = 0; r < kRows; ++r) {
+      for (size_t o = 0; o < kOutputs; ++o) {
+        hn::StoreU(lanes[r][o], kFloats, sums[r][o].data() + v * kLanes);
+      }
+    }
+  }
+}
+
+template <size_t kRows>
+HWY_INLINE void add_products_of_rows(const float* x, size_t x_stride, const float* w,
+                                     size_t w_stride, size_t outputs, size_t n,
+                                     PartialSums (*sums)[kBlockOutputs]) {
+  size_t o = 0;
+  const auto at = [&] { return reinterpret_cast<PartialSums(*)[kBlockOutputs]>(&sums[0][o]); };
+  for (; o + kTileOutputs <= outputs; o += kTileOutputs) {
+    add_products<kRows, kTileOutputs>(x, x_stride, w + o * w_stride, w_stride, n, at());
+  }
+  for (; o < outputs; ++o) {
+    add_products<kRows, 1>(x, x_stride, w + o * w_stride, w_stride, n, at());
+  }
+}
+
+/// At most kBlockRows rows and kBlockOutputs outputs.
+inline void dot_block(const float* x, size_t x_stride, size_t rows, const float* w, size_t w_stride,
+                      size_t outputs, size_t n, float* out, size_t out_stride) {
+  alignas(64) BlockSums sums;
+  for (size_t r = 0; r < rows; ++r) {
+    for (size_t o = 0; o < outputs; ++o) sums[r][o].fill(0.0F);
+  }
+  const size_t whole = n - n % kNumPartialSums;
+  for (size_t k = 0; k < whole; k += kBlockLength) {
+    const size_t length = std::min(kBlockLength, whole - k);
+    for (size_t r = 0; r < rows; r += kTileRows) {
+      const float* x_r = x + r * x_stride + k;
+      switch (std::min(kTileRows, rows - r)) {
+        case 1:
+          add_products_of_rows<1>(x_r, x_stride, w + k, w_stride, outputs, length, sums + r);
+          break;
+        case 2:
+          add_products_of_rows<2>(x_r, x_stride, w + k, w_stride, outputs, length, sums + r);
+          break;
+        case 3:
+          add_products_of_rows<3>(x_r, x_stride, w + k, w_stride, outputs, length, sums + r);
+          break;
+        default: add_products_of_rows<4>(x_r, x_stride, w + k, w_stride, outputs, length, sums + r);
+      }
+    }
+  }
+  for (size_t r = 0; r < rows; ++r) {
+    for (size_t o = 0; o < outputs; ++o) {
+      PartialSums& lanes = sums[r][o];
+      for (size_t k = whole; k < n; ++k) {
+        lanes[k - whole] = std::fma(x[r * x_stride + k], w[o * w_stride + k], lanes[k - whole]);
+      }
+      V vecs[kVecs];
+      for (size_t v = 0; v < kVecs; ++v) vecs[v] = hn::LoadU(kFloats, lanes.data() + v * kLanes);
+      out[r * out_stride + o] = add_tree(vecs);
+    }
+  }
+}
+
+/// out[r][o] = x[r] . w[o], each by rule 1, for all rows and outputs.
+HWY_NOINLINE void dot_all(const float* x, size_t x_stride, size_t rows, const RowsOf<F32Row>& w,
+                          size_t outputs, size_t n, float* out, size_t out_stride) {
+  if (rows <= kMaxFewRows) return dot_few(x, x_stride, rows, w, outputs, n, out, out_stride);
+  for (size_t r = 0; r < rows; r += kBlockRows) {
+    for (size_t o = 0; o < outputs; o += kBlockOutputs) {
+      dot_block(x + r * x_stride, x_stride, std::min(kBlockRows, rows - r), w.data + o * w.stride,
+                w.stride, std::min(kBlockOutputs, outputs - o), n, out + r * out_stride + o,
+                out_stride);
+    }
   }
 }
 

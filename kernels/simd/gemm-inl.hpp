@@ -22,10 +22,22 @@
 HWY_BEFORE_NAMESPACE();
 namespace troupe::kernels::HWY_NAMESPACE {
 
-/// With more rows than this, converting first is faster.
-constexpr size_t kMaxRowsInRegisters = 4;
-/// Floats of converted weights, and of rows of x, that stay in the second-level cache together.
-constexpr size_t kCachedFloats = 24U << 10U;
+/// Floats of weights that stay in the second-level cache while all rows pass over them.
+constexpr size_t kCachedFloats = 48U << 10U;
+
+/// Outputs whose weights do.
+size_t cached_outputs(size_t in) {
+  return std::max<size_t>(1, kCachedFloats / std::max<size_t>(1, in) / kBlockOutputs) *
+         kBlockOutputs;
+}
+
+/// Elements between converted rows: such that rows lie in different sets of the first-level cache,
+/// whose sets repeat every 4 KiB.
+size_t scratch_stride(size_t in) {
+  constexpr size_t kLine = 16, kSets = 64, kShift = 5;
+  const size_t lines = (in + kLine - 1) / kLine;
+  return (lines + (kSets + kShift - lines % kSets) % kSets) * kLine;
+}
 
 template <class Row>
 RowsOf<Row> rows_of(const WeightView& w, size_t first_output) {
@@ -61,49 +73,60 @@ void convert_row(const WeightView& w, size_t o, float* out) {
   }
 }
 
-/// The outputs [first, first + count), whose weights `w` starts with, for all rows.
-template <class Row>
-void product(const GemmParams& p, const RowsOf<Row>& w, size_t first, size_t count) {
-  const size_t rows_at_once =
-      std::max(kTileRows, kCachedFloats / std::max<size_t>(1, p.w.in) / kTileRows * kTileRows);
-  for (size_t r0 = 0; r0 < p.x.rows; r0 += rows_at_once) {
-    const size_t rows = std::min(rows_at_once, p.x.rows - r0);
-    dot_all(p.x.row(r0), p.x.stride, rows, w, count, p.w.in, p.y.row(r0) + first, p.y.stride);
-  }
+void add_bias(const GemmParams& p, Range outputs) {
   if (p.bias == nullptr) return;
   for (size_t r = 0; r < p.x.rows; ++r) {
-    for (size_t o = first; o < first + count; ++o) p.y.row(r)[o] += p.bias[o];
+    for (size_t o = outputs.first; o < outputs.last; ++o) p.y.row(r)[o] += p.bias[o];
+  }
+}
+
+/// REQUIRES: at most kMaxFewRows rows.
+template <class Row>
+void product_of_few(const GemmParams& p, const RowsOf<Row>& w, Range outputs) {
+  dot_few(p.x.row(0), p.x.stride, p.x.rows, w, outputs.size(), p.w.in, p.y.row(0) + outputs.first,
+          p.y.stride);
+}
+
+void product(const GemmParams& p, const RowsOf<F32Row>& w, Range outputs) {
+  dot_all(p.x.row(0), p.x.stride, p.x.rows, w, outputs.size(), p.w.in, p.y.row(0) + outputs.first,
+          p.y.stride);
+}
+
+void gemm_float32(const GemmParams& p, Range outputs) {
+  const size_t at_once = p.x.rows <= kMaxFewRows ? outputs.size() : cached_outputs(p.w.in);
+  for (size_t first = outputs.first; first < outputs.last; first += at_once) {
+    product(p, rows_of<F32Row>(p.w, first), {first, std::min(outputs.last, first + at_once)});
   }
 }
 
 void gemm_converting_first(const GemmParams& p, Range outputs) {
-  const size_t in = p.w.in;
+  const size_t in = p.w.in, stride = scratch_stride(in);
   // Few rows: only as much as is used at once, while it is in the first-level cache.
-  const size_t wanted = p.x.rows <= kMaxRowsInRegisters
-                            ? kTileOutputsOneRow
-                            : std::max(kTileOutputs, kCachedFloats / std::max<size_t>(1, in) /
-                                                         kTileOutputs * kTileOutputs);
+  const size_t wanted = p.x.rows <= kMaxFewRows ? kFewTileOutputs<1> : cached_outputs(in);
   const size_t at_once = std::min(outputs.size(), wanted);
-  const auto scratch = std::make_unique_for_overwrite<float[]>(at_once * in);
+  const auto scratch = std::make_unique_for_overwrite<float[]>(at_once * stride);
   for (size_t first = outputs.first; first < outputs.last; first += at_once) {
-    const size_t count = std::min(at_once, outputs.last - first);
-    for (size_t o = 0; o < count; ++o) convert_row(p.w, first + o, scratch.get() + o * in);
-    product(p, RowsOf<F32Row>{scratch.get(), in}, first, count);
+    const Range part{first, std::min(outputs.last, first + at_once)};
+    for (size_t o = 0; o < part.size(); ++o) {
+      convert_row(p.w, first + o, scratch.get() + o * stride);
+    }
+    product(p, RowsOf<F32Row>{scratch.get(), stride}, part);
   }
 }
 
 void gemm(const GemmParams& p, Range outputs) {
-  const size_t first = outputs.first;
-  const bool in_registers = p.x.rows <= kMaxRowsInRegisters;
+  if (p.x.rows == 0) return;
+  const bool few = p.x.rows <= kMaxFewRows;
   if (p.w.dtype == DType::kF32) {
-    product(p, rows_of<F32Row>(p.w, first), first, outputs.size());
-  } else if (p.w.dtype == DType::kBF16 && in_registers) {
-    product(p, rows_of<Bf16Row>(p.w, first), first, outputs.size());
-  } else if (p.w.dtype == DType::kF16 && in_registers) {
-    product(p, rows_of<F16Row>(p.w, first), first, outputs.size());
+    gemm_float32(p, outputs);
+  } else if (p.w.dtype == DType::kBF16 && few) {
+    product_of_few(p, rows_of<Bf16Row>(p.w, outputs.first), outputs);
+  } else if (p.w.dtype == DType::kF16 && few) {
+    product_of_few(p, rows_of<F16Row>(p.w, outputs.first), outputs);
   } else {
     gemm_converting_first(p, outputs);
   }
+  add_bias(p, outputs);
 }
 
 void embed(const EmbedParams& p, Range rows) {

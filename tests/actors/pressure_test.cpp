@@ -69,19 +69,17 @@ TEST(SchedulingPressure, ChangesNoTokenOfTwoHundredRequests) {
   const ClusterStatus status = cluster.status(true);
   EXPECT_TRUE(status.checked);
   EXPECT_EQ(status.problem, "");
-  uint64_t preempted = 0, hits = 0, host_hits = 0, fetched = 0;
+  uint64_t preempted = 0, hits = 0, host_hits = 0;
   for (const NodeStatus& node : status.nodes) {
     EXPECT_EQ(node.problem, "") << node.member.info.name;
     preempted += node.num_preempted;
     hits += node.prefix_cache.hit_tokens;
     host_hits += node.prefix_cache.host_hit_tokens;
-    fetched += node.num_fetched_blocks;
   }
   // Otherwise there was no pressure.
   EXPECT_GT(preempted, 10U);
   EXPECT_GT(hits, 1000U);
   EXPECT_GT(host_hits, 100U);
-  EXPECT_GT(fetched, 0U);
   EXPECT_GT(status.counts.resumed_total, 10U);
 }
 

@@ -28,6 +28,29 @@ TEST(CutRows, CutsAPromptInTheMiddleAndSamplesAfterItsLastRow) {
   EXPECT_EQ(batches[1][0].sampling.seed, 100U);
 }
 
+TEST(CutRows, CutsTheScoredTokensWithTheirRows) {
+  for (uint32_t first_scored = 0; first_scored <= 6; ++first_scored) {
+    StepPart whole = part(100, 8, 6, false);
+    whole.first_scored = first_scored;
+    whole.sampling.num_prompt_logprobs = 2;
+    for (uint32_t row = first_scored; row < 6; ++row) {
+      whole.scored.push_back(200 + static_cast<TokenId>(row));
+    }
+    std::vector<TokenId> scored_after(6, 0);
+    uint32_t first_row = 0;
+    for (const auto& batch : cut_rows({std::move(whole)}, 2)) {
+      EXPECT_EQ(batch.at(0).sampling.num_prompt_logprobs, 2U);
+      for (size_t i = 0; i < batch.at(0).scored.size(); ++i) {
+        scored_after.at(first_row + batch.at(0).first_scored + i) = batch.at(0).scored[i];
+      }
+      first_row += static_cast<uint32_t>(batch.at(0).tokens.size());
+    }
+    for (uint32_t row = 0; row < 6; ++row) {
+      EXPECT_EQ(scored_after[row], row < first_scored ? 0 : 200 + static_cast<TokenId>(row));
+    }
+  }
+}
+
 TEST(CutRows, LeavesWholeWhatFits) {
   const auto batches = cut_rows({part(1, 5, 1, true), part(2, 7, 1, true)}, 2);
   ASSERT_EQ(batches.size(), 2U);

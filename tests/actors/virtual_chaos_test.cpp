@@ -27,9 +27,12 @@ class Chaos {
         options_({.model = kModel,
                   .num_routers = 1 + static_cast<uint32_t>(seed % 2),
                   .num_shards = 2 + static_cast<uint32_t>(seed / 2 % 2),
-                  .scheduler = {.max_queued = 3, .max_running = 2, .max_context = 64},
+                  .scheduler =
+                      {.max_queued = 3, .max_running = 2, .min_fetch_tokens = 2, .max_context = 64},
                   .batcher = {.max_step_tokens = 4, .max_running = 2},
-                  .kv_blocks = 2}),
+                  .micro_batches = static_cast<uint32_t>(seed % 3),
+                  .kv_blocks = 9,
+                  .kv_block_tokens = 2}),
         cluster_(options_, {.seed = seed,
                             .max_job_time = milliseconds(1),
                             .max_frame_time = milliseconds(1),
@@ -73,7 +76,7 @@ class Chaos {
     ClusterNodes& nodes = cluster_.nodes();
     const std::string& name = names_[draw(names_.size())];
     ClusterNodes::Node* node = nodes.find(name);
-    switch (draw(25)) {
+    switch (draw(28)) {
       case 0:
         if (node != nullptr) nodes.kill(name);
         return;
@@ -104,6 +107,9 @@ class Chaos {
         return turn_away_from(submitted);
       }
       case 13: return cluster_.world().control().cut(name);
+      case 14: return nodes.client().drain(name, true);
+      case 15:
+      case 16: return nodes.client().drain(name, false);
       default: return submit();
     }
   }
@@ -128,6 +134,7 @@ class Chaos {
     mend_connections();
     cluster_.world().unstall_all();
     for (const std::string& name : names_) {
+      cluster_.nodes().client().drain(name, false);
       if (cluster_.nodes().find(name) == nullptr) cluster_.nodes().add(name);
     }
     for (const Submitted& submitted : all_) {

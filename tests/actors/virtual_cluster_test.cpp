@@ -50,6 +50,17 @@ TEST(VirtualCluster, GivesTheTokensOfOneProcessWhateverTheOrderOfEvents) {
   });
 }
 
+TEST(VirtualCluster, MicroBatchesThatOvertakeEachOtherOnTheWireChangeNothing) {
+  for_each_seed(100, [](uint64_t seed) {
+    // One step takes a whole prompt, cut in its middle: the second half needs the KV of the first
+    // in every layer, however early its rows come back from the shards.
+    VirtualCluster cluster(
+        {.model = kModel, .num_shards = 1 + static_cast<uint32_t>(seed % 2), .micro_batches = 2},
+        {.seed = seed, .max_frame_time = milliseconds(3), .reorder = true});
+    expect_the_tokens_of_one_process(cluster);
+  });
+}
+
 TEST(VirtualCluster, DuplicatedAndReorderedFramesChangeNothing) {
   for_each_seed(60, [](uint64_t seed) {
     VirtualCluster cluster(

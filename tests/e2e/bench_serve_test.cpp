@@ -5,8 +5,11 @@
 #include <boost/json.hpp>
 #include <fstream>
 #include <memory>
+#include <set>
+#include <sstream>
 
 #include "tests/e2e/processes.hpp"
+#include "tests/loadgen/scripted_server.hpp"
 
 namespace troupe {
 namespace {
@@ -168,52 +171,244 @@ TEST_F(BenchServe, SaysWhatIsWrongWithItsCommandLine) {
   EXPECT_EQ(nobody.code, 3) << nobody.output;
 }
 
+/// The lines of the option table: "  --name" or "  -h [ --name ]", then its value or its meaning.
+std::set<std::string> options_in(const std::string& help) {
+  std::set<std::string> names;
+  std::istringstream lines(help);
+  for (std::string line; std::getline(lines, line);) {
+    if (!line.starts_with("  -")) continue;
+    const size_t begin = line.find("--");
+    names.insert(line.substr(begin, line.find(' ', begin) - begin));
+  }
+  return names;
+}
+
 TEST(BenchServeHelp, NamesEveryOption) {
   const Finished help = troupe({"bench", "serve", "--help"});
   EXPECT_EQ(help.code, 0);
-  for (const char* option : {"--url",
-                             "--endpoint",
-                             "--model",
-                             "--api-key",
-                             "--timeout",
-                             "--retry",
-                             "--no-ignore-eos",
-                             "--extra-body",
-                             "--input-len",
-                             "--output-len",
-                             "--range-ratio",
-                             "--num-prefixes",
-                             "--prefix-len",
-                             "--turns",
-                             "--think-time",
-                             "--mooncake",
-                             "--azure",
-                             "--prompts",
-                             "--trace-speedup",
-                             "--trace-from",
-                             "--trace-to",
-                             "--prompt-as",
-                             "--token-ids",
-                             "--tokenizer",
-                             "--seed",
-                             "--concurrency",
-                             "--request-rate",
-                             "--burstiness",
-                             "--max-concurrency",
-                             "--num-prompts",
-                             "--duration",
-                             "--num-warmups",
-                             "--sweep",
-                             "--repeat",
-                             "--tenants",
-                             "--tenant",
-                             "--background",
-                             "--goodput",
-                             "--json",
-                             "--save-detailed",
-                             "--html"}) {
-    EXPECT_NE(help.output.find(option), std::string::npos) << option;
+  const std::set<std::string> expected = {"--help",
+                                          "--url",
+                                          "--endpoint",
+                                          "--model",
+                                          "--api-key",
+                                          "--ready-timeout",
+                                          "--timeout",
+                                          "--retry",
+                                          "--no-ignore-eos",
+                                          "--temperature",
+                                          "--extra-body",
+                                          "--input-len",
+                                          "--output-len",
+                                          "--range-ratio",
+                                          "--num-prefixes",
+                                          "--prefix-len",
+                                          "--turns",
+                                          "--turn-input-len",
+                                          "--think-time",
+                                          "--mooncake",
+                                          "--azure",
+                                          "--prompts",
+                                          "--trace-speedup",
+                                          "--trace-from",
+                                          "--trace-to",
+                                          "--trace-max-input",
+                                          "--trace-max-output",
+                                          "--prompt-as",
+                                          "--token-ids",
+                                          "--tokenizer",
+                                          "--seed",
+                                          "--concurrency",
+                                          "--request-rate",
+                                          "--burstiness",
+                                          "--max-concurrency",
+                                          "--num-prompts",
+                                          "--duration",
+                                          "--num-warmups",
+                                          "--sweep",
+                                          "--repeat",
+                                          "--tenants",
+                                          "--tenant",
+                                          "--background",
+                                          "--goodput",
+                                          "--json",
+                                          "--save-detailed",
+                                          "--html"};
+  EXPECT_EQ(options_in(help.output), expected);
+}
+
+/// A port where nobody listens: these tests end before anybody is asked, or when nobody answers.
+const std::vector<std::string> kNobody = {"bench", "serve", "--url", "http://127.0.0.1:1"};
+
+Finished bench_nobody(const std::vector<std::string>& options) {
+  std::vector<std::string> words = kNobody;
+  words.insert(words.end(), options.begin(), options.end());
+  return troupe(words);
+}
+
+TEST(BenchServeOptions, AreRefusedWhereTheyWouldHaveNoEffectOrAnotherOne) {
+  const Scratch scratch;
+  const std::string prompts = (scratch / "prompts").string(), trace = (scratch / "trace").string();
+  std::ofstream(prompts) << R"({"prompt": "a"})";
+  std::ofstream(trace) << R"({"timestamp":0,"input_length":1,"output_length":1})" << '\n'
+                       << R"({"timestamp":9000,"input_length":1,"output_length":1})";
+  const std::string json = (scratch / "json").string();
+  const std::pair<std::vector<std::string>, const char*> cases[] = {
+      {{"--request-rate", "1e-12"}, "--request-rate must be 0.0001"},
+      {{"--request-rate", "0"}, "--request-rate must be 0.0001"},
+      {{"--request-rate", "1x"}, "--request-rate must be a number"},
+      {{"--sweep", "rate=1,1e-12"}, "no value for rate"},
+      {{"--tenant", "a:1e-12/s", "--duration", "1"}, "the rate in"},
+      {{"--tenant", "a:1:1.9", "--duration", "1"}, "PRIORITY"},
+      {{"--tenant", "a:1", "--tenants", "b:1", "--duration", "1"}, "one of --tenants and --tenant"},
+      {{"--tenant", "a:1", "--tenant", "a:2", "--duration", "1"}, "two tenants are named a"},
+      {{"--tenants", "a:1,b:1,a:2"}, "two tenants are named a"},
+      {{"--tenants", "a:1", "--api-key", "k"}, "--api-key"},
+      {{"--save-detailed"}, "--save-detailed needs --json"},
+      {{"--json", json, "--html", json}, "same file"},
+      {{"--num-prompts=-1"}, "--num-prompts must be a whole number"},
+      {{"--concurrency=-1"}, "--concurrency must be a whole number"},
+      {{"--timeout", "1e-12"}, "--timeout"},
+      {{"--num-prefixes", "4"}, "--num-prefixes needs --prefix-len"},
+      {{"--turn-input-len", "4"}, "--turn-input-len needs --turns"},
+      {{"--think-time", "1"}, "--think-time needs --turns"},
+      {{"--burstiness", "2"}, "--burstiness"},
+      {{"--trace-speedup", "2"}, "--trace-speedup needs"},
+      {{"--mooncake", trace, "--trace-speedup", "2", "--concurrency", "1"},
+       "--trace-speedup needs"},
+      {{"--mooncake", trace, "--trace-speedup", "1e-300"}, "--trace-speedup must be"},
+      {{"--mooncake", trace, "--num-prompts", "3"}, "more than the 2 requests"},
+      {{"--prompts", prompts, "--trace-to", "2"}, "--trace-to needs"},
+      {{"--prompt-as", "text", "--token-ids", "1:2"}, "--token-ids is for"},
+      {{"--goodput", "ttft:1", "ttft:2"}, "two objectives"}};
+  for (const auto& [options, message] : cases) {
+    const Finished bench = bench_nobody(options);
+    EXPECT_EQ(bench.code, 2) << options[0] << "\n" << bench.output;
+    EXPECT_NE(bench.output.find(message), std::string::npos)
+        << options[0] << ": " << message << "\n"
+        << bench.output;
   }
+}
+
+TEST(BenchServeFiles, StayWhatTheyWereUntilThereIsSomethingToWrite) {
+  const Scratch scratch;
+  const auto json = scratch / "result.json";
+  std::ofstream(json) << "of last week";
+  EXPECT_EQ(bench_nobody({"--json", json.string()}).code, 3);
+  EXPECT_EQ(read_file(json), "of last week");
+  const auto fresh = scratch / "fresh.html";
+  EXPECT_EQ(bench_nobody({"--html", fresh.string()}).code, 3);
+  EXPECT_FALSE(std::filesystem::exists(fresh));
+  EXPECT_EQ(std::ranges::distance(std::filesystem::directory_iterator(json.parent_path())), 1)
+      << "nothing else stays there";
+}
+
+TEST(BenchServeFiles, ThatCannotBeWrittenAreToldBeforeAnybodyIsAsked) {
+  const Scratch scratch;
+  for (const std::string& path : {(scratch / "missing" / "x").string(), (scratch / "").string()}) {
+    for (const char* option : {"--json", "--html"}) {
+      const Finished bench = bench_nobody({option, path});
+      EXPECT_EQ(bench.code, 2) << path;
+      EXPECT_NE(bench.output.find("cannot write " + path), std::string::npos) << bench.output;
+    }
+  }
+}
+
+using loadgen::plain;
+using loadgen::Scripted;
+using loadgen::ScriptedServer;
+
+Scripted models() {
+  return plain(200, "content-type: application/json\r\n",
+               R"({"object":"list","data":[{"id":"peer","object":"model"}]})");
+}
+
+/// An answer to a chat as vLLM streams it, and what else the standards of HTTP and of server-sent
+/// events allow: a role first, usage last without choices, comments, CRLF, an unknown field, and
+/// chunks whose borders heed neither events nor characters.
+Scripted foreign_chat() {
+  const std::string head = R"(data: {"id":"chatcmpl-1","object":"chat.completion.chunk",)"
+                           R"("created":1700000000,"model":"peer",)";
+  const auto delta = [&](const std::string& fields, const std::string& reason) {
+    return head + R"("choices":[{"index":0,"delta":{)" + fields +
+           R"(},"logprobs":null,"finish_reason":)" + reason + "}],\"usage\":null}\r\n\r\n";
+  };
+  const std::string events =
+      ": ping\r\n\r\n" + delta(R"("role":"assistant","content":"")", "null") +
+      "event: message\r\nid: 7\r\n" + delta(R"("content":"Grüße")", "null") + ": ping\r\n\r\n" +
+      delta(R"("content":" 日本")", "null") + delta(R"("content":" 🙂")", "null") +
+      delta(R"("content":"")", R"("length","stop_reason":null)") + head +
+      R"("choices":[],"usage":{"prompt_tokens":21,"total_tokens":25,"completion_tokens":4,)"
+      R"("prompt_tokens_details":{"cached_tokens":16}}})"
+      "\r\n\r\ndata: [DONE]\r\n\r\n";
+  std::string bytes =
+      "HTTP/1.1 200 OK\r\ndate: Thu, 01 Jan 1970 00:00:00 GMT\r\nserver: uvicorn\r\n"
+      "content-type: text/event-stream; charset=utf-8\r\nTransfer-Encoding: chunked\r\n\r\n";
+  constexpr size_t kChunk = 7;  // shorter than any event; cuts characters of several bytes
+  for (size_t at = 0; at < events.size(); at += kChunk) {
+    const std::string piece = events.substr(at, kChunk);
+    bytes += std::to_string(piece.size()) + "\r\n" + piece + "\r\n";
+  }
+  return {bytes + "0\r\n\r\n"};
+}
+
+TEST(BenchServeFiles, AreReplacedAsTheyWereAndOneFailureKeepsNoOtherBack) {
+  const Scratch scratch;
+  const auto file = scratch / "file.json", link = scratch / "link.json";
+  std::ofstream(file) << "of last week";
+  std::filesystem::permissions(file, std::filesystem::perms(0600));
+  std::filesystem::create_symlink(file, link);
+  ScriptedServer server([](const std::string& request, int) {
+    return request.starts_with("GET ") ? models() : loadgen::streamed(4);
+  });
+  const Finished bench =
+      troupe({"bench", "serve", "--url", "http://127.0.0.1:" + server.port(), "--num-prompts", "2",
+              "--json", link.string(), "--html", "/dev/full"});
+  EXPECT_EQ(bench.code, 1) << bench.output;
+  EXPECT_NE(bench.output.find("cannot write /dev/full: "), std::string::npos) << bench.output;
+  EXPECT_EQ(json::parse(read_file(file)).at("completed"), 2);
+  EXPECT_TRUE(std::filesystem::is_symlink(link));
+  EXPECT_EQ(std::filesystem::status(file).permissions(), std::filesystem::perms(0600));
+  EXPECT_EQ(std::ranges::distance(std::filesystem::directory_iterator(file.parent_path())), 2);
+}
+
+TEST(BenchServePeer, IsMeasuredThoughItsStreamIsShapedInItsOwnWay) {
+  std::vector<std::string> asked;
+  Finished bench;
+  const Scratch scratch;
+  const std::string json_path = (scratch / "peer.json").string();
+  {
+    ScriptedServer server([&](const std::string& request, int) {
+      if (request.starts_with("GET /v1/models ")) {
+        return models();
+      }
+      asked.push_back(request);
+      return foreign_chat();
+    });
+    bench =
+        troupe({"bench", "serve", "--url", "http://127.0.0.1:" + server.port(), "--endpoint",
+                "chat", "--turns", "2", "--num-prompts", "4", "--concurrency", "1", "--input-len",
+                "5", "--output-len", "4", "--json", json_path, "--save-detailed"});
+  }
+  ASSERT_EQ(bench.code, 0) << bench.output;
+  const json::value report = json::parse(read_file(json_path));
+  EXPECT_EQ(report.at("model_id"), "peer");
+  EXPECT_EQ(report.at("completed"), 4);
+  EXPECT_EQ(report.at("failed"), 0);
+  EXPECT_EQ(report.at("tokens_counted_by_server"), true);
+  EXPECT_EQ(report.at("total_input_tokens"), 4 * 21);
+  EXPECT_EQ(report.at("total_output_tokens"), 4 * 4);
+  EXPECT_EQ(report.at("total_cached_tokens"), 4 * 16);
+  EXPECT_EQ(report.at("short_outputs"), 0);
+  // Three events brought text: neither the role nor the end is one.
+  for (const json::value& gaps : report.at("itls").as_array()) {
+    EXPECT_EQ(gaps.as_array().size(), 2U);
+  }
+  ASSERT_EQ(asked.size(), 4U);
+  EXPECT_TRUE(asked[1].starts_with("POST /v1/chat/completions HTTP/1.1\r\n")) << asked[1];
+  const json::value second = json::parse(asked[1].substr(asked[1].find("\r\n\r\n") + 4));
+  EXPECT_EQ(second.at("model"), "peer");
+  EXPECT_EQ(second.at("messages").at(1),
+            json::parse(R"({"role":"assistant","content":"Grüße 日本 🙂"})"));
 }
 
 }  // namespace

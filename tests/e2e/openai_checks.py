@@ -371,6 +371,29 @@ def completion_logprobs_have_their_shape(server):
     assert len(logprobs.top_logprobs[0]) >= 2
 
 
+@check
+def an_echo_has_the_logprobs_of_the_prompt(server):
+    alone = server.complete(echo=True, logprobs=2, max_tokens=0)
+    longer = server.complete(echo=True, logprobs=2)
+    scores = alone.choices[0].logprobs
+    assert alone.choices[0].text == "Troupe is" and alone.usage.completion_tokens == 0
+    assert scores.token_logprobs[0] is None and scores.top_logprobs[0] is None
+    n = len(scores.tokens)
+    assert n == alone.usage.prompt_tokens
+    assert scores.token_logprobs == longer.choices[0].logprobs.token_logprobs[:n]
+    assert all(value < 0 for value in scores.token_logprobs[1:])
+
+
+@check
+def prompt_logprobs_have_vllms_shape(server):
+    answer = server.chat(extra_body={"prompt_logprobs": 2})
+    scores = answer.prompt_logprobs
+    assert scores[0] is None and len(scores) == answer.usage.prompt_tokens
+    for position in scores[1:]:
+        assert 2 <= len(position) <= 3
+        assert {entry["rank"] for entry in position.values()} >= {1, 2}
+
+
 # --- errors -------------------------------------------------------------------------------------
 
 
@@ -384,7 +407,7 @@ def wrong_values_name_their_field(server):
 
 @check
 def unsupported_features_are_refused_not_ignored(server):
-    for fields in ({"length_penalty": 2}, {"prompt_logprobs": 1}, {"use_beam_search": True}):
+    for fields in ({"length_penalty": 2}, {"use_beam_search": True}):
         error = raises("BadRequestError", lambda: server.chat(extra_body=fields))
         assert error.code == "unsupported_parameter" and error.param in fields, error.body
 

@@ -116,6 +116,24 @@ TEST_F(ClusterProcesses, ServesTheTokensOfOneProcessAndShowsItself) {
   EXPECT_GT(chat.output.size(), 1U);
 }
 
+TEST_F(ClusterProcesses, TheCheckOfItsIntegrityNamesWhoDoesNotAnswer) {
+  configure(3, "heartbeat: {interval: 1s, timeout: 20s}\n");
+  start();
+  const Finished whole = troupe({"status", "--check", "--url", url()});
+  EXPECT_EQ(whole.code, 0) << whole.output;
+  EXPECT_NE(whole.output.find("integrity: nothing wrong"), std::string::npos) << whole.output;
+  const pid_t victim = pid_of("shard-1");
+  ASSERT_GT(victim, 0);
+  kill(victim, SIGSTOP);
+  const Finished table = troupe({"status", "--check", "--url", url()});
+  const Finished raw = troupe({"status", "--check", "--json", "--url", url()});
+  kill(victim, SIGCONT);
+  for (const Finished& shown : {table, raw}) {
+    EXPECT_NE(shown.code, 0) << shown.output;
+    EXPECT_NE(shown.output.find("shard-1: it did not answer"), std::string::npos) << shown.output;
+  }
+}
+
 TEST_F(ClusterProcesses, WorksOverTcpAsOverSharedMemory) {
   start();
   const std::string shared_memory = complete("Sort these words:", 32);

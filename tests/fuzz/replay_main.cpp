@@ -7,7 +7,6 @@
 // that one, under a debugger for instance.
 
 #include <algorithm>
-#include <charconv>
 #include <csignal>
 #include <cstdint>
 #include <cstdio>
@@ -22,6 +21,7 @@
 
 #include <unistd.h>
 
+#include "base/parse.hpp"
 #include "base/random.hpp"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size);
@@ -107,18 +107,13 @@ std::vector<std::filesystem::path> files_in(const char* directory) {
   return paths;
 }
 
-std::optional<uint64_t> number(const char* text) {
-  uint64_t value = 0;
-  const char* end = text + std::strlen(text);
-  const auto [stop, error] = std::from_chars(text, end, value);
-  return error == std::errc() && stop == end ? std::optional(value) : std::nullopt;
-}
-
 }  // namespace
 
 int main(int argc, char** argv) {
-  const std::optional<uint64_t> mutations = argc >= 3 ? number(argv[2]) : std::nullopt;
-  const std::optional<uint64_t> only = argc == 4 ? number(argv[3]) : mutations;
+  const std::optional<uint64_t> mutations =
+      argc >= 3 ? troupe::parse_number<uint64_t>(argv[2]) : std::nullopt;
+  const std::optional<uint64_t> only =
+      argc == 4 ? troupe::parse_number<uint64_t>(argv[3]) : mutations;
   if (!mutations || !only || argc > 4) {
     std::fprintf(stderr, "usage: %s CORPUS_DIR MUTATIONS [ONLY]\n", argv[0]);
     return 2;

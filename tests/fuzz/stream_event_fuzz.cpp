@@ -14,7 +14,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const std::string_view text(reinterpret_cast<const char*>(data), size);
   const auto event = parse_event(text);
   if (event.ok() && !event->has_choice) {
-    CHECK(event->text.empty() && !event->finished);
+    CHECK(!event->has_output() && event->finish_reason.empty());
   }
   const std::string message = error_message(text);
   CHECK(message.size() <= 200);

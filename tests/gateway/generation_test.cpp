@@ -39,8 +39,9 @@ class GenerationTest : public ::testing::Test {
  protected:
   /// Starts the request; each choice is request 1, 2, ... of the cluster.
   void start(GenerationRequest request, ResponseKind kind = ResponseKind::kChat,
-             std::vector<std::string> prompts = {"hi"}, bool echo = false) {
-    GenerationPlan plan{.kind = kind, .request = std::move(request), .echo = echo};
+             std::vector<std::string> prompts = {"hi"}, bool echo = false, bool echo_only = false) {
+    GenerationPlan plan{
+        .kind = kind, .request = std::move(request), .echo = echo, .echo_only = echo_only};
     for (const auto& prompt : prompts) plan.prompts.push_back(encode(prompt));
     plan.request_id = "r";
     plan.created = 1;
@@ -295,6 +296,88 @@ TEST_F(GenerationTest, EchoesThePrompt) {
   emit(0, " it");
   finish(0);
   EXPECT_EQ(choice_of(json::parse(poll().response->body)).at("text").as_string(), "say it");
+}
+
+TEST_F(GenerationTest, EchoesThePromptWithItsLogprobs) {
+  const std::vector<TokenId> prompt = encode("say good day");
+  ASSERT_GE(prompt.size(), 2U);
+  for (const bool echo_only : {false, true}) {
+    SCOPED_TRACE(echo_only);
+    client_.handlers.clear();
+    num_sent_.clear();
+    GenerationRequest request;
+    request.sampling.want_logprobs = true;
+    request.sampling.num_top_logprobs = 1;
+    request.sampling.num_prompt_logprobs = 2;  // more than `logprobs` wants
+    start(request, ResponseKind::kText, {"say good day"}, /*echo=*/true, echo_only);
+    admit_all();
+    TokensEmitted event{RequestId{1}, num_sent_[0]++, {}};
+    event.tokens.push_back({.token = encode(" it").at(0), .logprob = -0.5F, .top_logprobs = {}});
+    for (size_t i = 1; i < prompt.size(); ++i) {
+      event.prompt_logprobs.push_back({.token = prompt[i],
+                                       .logprob = -static_cast<float>(i),
+                                       .top_logprobs = {{prompt[i], -1}, {prompt[0], -2}}});
+    }
+    client_.handlers[0](std::move(event));
+    finish(0);
+    const auto body = json::parse(poll().response->body);
+    const auto& logprobs = choice_of(body).at("logprobs");
+    const auto& values = logprobs.at("token_logprobs").as_array();
+    ASSERT_EQ(values.size(), prompt.size() + (echo_only ? 0 : 1));
+    EXPECT_TRUE(values[0].is_null());
+    EXPECT_TRUE(logprobs.at("top_logprobs").as_array()[0].is_null());
+    std::string text;
+    for (size_t i = 0; i < values.size(); ++i) {
+      EXPECT_EQ(logprobs.at("text_offset").as_array()[i].to_number<size_t>(), text.size());
+      text += std::string_view(logprobs.at("tokens").as_array()[i].as_string());
+      if (i == 0) continue;
+      EXPECT_EQ(values[i].to_number<float>(), i < prompt.size() ? -static_cast<float>(i) : -0.5F);
+      EXPECT_EQ(logprobs.at("top_logprobs").as_array()[i].as_object().size(), 1U);
+    }
+    EXPECT_EQ(choice_of(body).at("text").as_string(), text);
+    EXPECT_EQ(choice_of(body).at("finish_reason").as_string(), echo_only ? "length" : "stop");
+    EXPECT_EQ(body.at("usage").at("completion_tokens").as_int64(), echo_only ? 0 : 1);
+  }
+}
+
+TEST_F(GenerationTest, GivesThePromptsLogprobsInVllmsShape) {
+  for (const ResponseKind kind : {ResponseKind::kChat, ResponseKind::kText}) {
+    client_.handlers.clear();
+    num_sent_.clear();
+    GenerationRequest request;
+    request.num_prompt_logprobs = request.sampling.num_prompt_logprobs = 2;
+    start(request, kind);
+    admit_all();
+    TokensEmitted event{RequestId{1}, num_sent_[0]++, {{.token = encode("x").at(0)}}};
+    event.prompt_logprobs = {{.token = 5, .logprob = -3, .top_logprobs = {{7, -0.25F}, {9, -1}}},
+                             {.token = 9, .logprob = -1, .top_logprobs = {{7, -0.25F}, {9, -1}}}};
+    client_.handlers[0](std::move(event));
+    finish(0);
+    const auto body = json::parse(poll().response->body);
+    const auto& list =
+        (kind == ResponseKind::kChat ? body : choice_of(body)).at("prompt_logprobs").as_array();
+    ASSERT_EQ(list.size(), 3U);
+    EXPECT_TRUE(list[0].is_null());
+    EXPECT_EQ(list[1].as_object().size(), 3U);
+    EXPECT_EQ(list[1].at("5").at("logprob").to_number<float>(), -3);
+    EXPECT_TRUE(list[1].at("5").at("rank").is_null());
+    EXPECT_EQ(list[1].at("7").at("rank").as_int64(), 1);
+    EXPECT_EQ(list[1].at("9").at("decoded_token").as_string(), token_text(model_.tokenizer, 9));
+    EXPECT_EQ(list[2].as_object().size(), 2U);
+    EXPECT_EQ(list[2].at("9").at("rank").as_int64(), 2);
+  }
+}
+
+TEST_F(GenerationTest, RefusesMorePromptLogprobsThanItWouldHoldInMemory) {
+  GenerationPlan plan{.kind = ResponseKind::kText, .prompts = {std::vector<TokenId>(100, 1)}};
+  plan.request.num_choices = 16;
+  plan.request.num_prompt_logprobs = plan.request.sampling.num_prompt_logprobs = 20;
+  EXPECT_FALSE(complete_plan(plan, model_.gateway).has_value());
+  plan.prompts.resize(8, plan.prompts[0]);
+  const auto error = complete_plan(plan, model_.gateway);
+  ASSERT_TRUE(error.has_value());
+  EXPECT_EQ(error->param, "prompt_logprobs");
+  EXPECT_THAT(error->message, HasSubstr("262144"));
 }
 
 TEST_F(GenerationTest, RefusalBecomesAStatusAndEndsTheOtherChoices) {

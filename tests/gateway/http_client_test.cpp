@@ -134,11 +134,18 @@ TEST(HttpClient, PutsThePathOfTheBaseUrlFirst) {
 
 TEST(HttpClient, TakesOnlyHttpUrls) {
   for (const char* url : {"", "https://x", "http://", "http://:80", "http://x:0", "http://x:99999",
-                          "http://x:ab", "http://x\r\n", "x:80"}) {
+                          "http://x:ab", "http://x:80x", "http://x:-80", "http://x\r\n", "x:80"}) {
     EXPECT_FALSE(HttpClient::create(url).ok()) << url;
   }
   EXPECT_TRUE(HttpClient::create("http://localhost").ok());
   EXPECT_TRUE(HttpClient::create("http://[::1]:80/v1").ok());
+}
+
+TEST(HttpClient, NamesAServerWithBracketsAroundIpv6) {
+  EXPECT_EQ(authority("localhost", "80"), "localhost:80");
+  EXPECT_EQ(authority("::1", "8000"), "[::1]:8000");
+  const auto response = HttpClient::create("http://[::1]:1").value().get("/");
+  EXPECT_THAT(response.error().message, HasSubstr("cannot reach http://[::1]:1"));
 }
 
 TEST(HttpClient, SaysWhereNobodyListens) {

@@ -284,7 +284,9 @@ std::vector<BadCase> bad_chats() {
                   "tool_choice.type"),
       unsupported("include_reasoning", R"("include_reasoning":false)", "include_reasoning"),
       unsupported("functions", R"("functions":[{}])", "functions"),
-      unsupported("prompt_logprobs", R"("prompt_logprobs":1)", "prompt_logprobs"),
+      with("prompt_logprobs_high", R"("prompt_logprobs":21)", "prompt_logprobs", "0 and 20"),
+      with("prompt_logprobs_stream", R"("prompt_logprobs":1,"stream":true)", "prompt_logprobs",
+           "together with"),
       unsupported("length_penalty", R"("length_penalty":0.5)", "length_penalty"),
       unsupported("beam_search", R"("use_beam_search":true)", "use_beam_search"),
       unsupported("continue_final", R"("continue_final_message":true)", "continue_final_message"),
@@ -323,13 +325,34 @@ std::vector<BadCase> bad_completions() {
       {"logprobs_high", R"({"prompt":"a","logprobs":21})", "invalid_value", "logprobs", "0 and 20"},
       {"suffix", R"({"prompt":"a","suffix":"b"})", "unsupported_parameter", "suffix",
        "not supported yet"},
-      {"echo_logprobs", R"({"prompt":"a","echo":true,"logprobs":0})", "unsupported_parameter",
-       "echo", "together with `logprobs`"},
+      {"nothing_wanted", R"({"prompt":"a","max_tokens":0})", "invalid_value", "max_tokens",
+       "1 and"},
   };
 }
 
 INSTANTIATE_TEST_SUITE_P(OpenaiRequest, BadCompletion, ::testing::ValuesIn(bad_completions()),
                          [](const auto& info) { return std::string(info.param.name); });
+
+TEST(OpenaiRequest, ScoresThePromptForItsLogprobsAndForAnEcho) {
+  const auto parse = [](const std::string& fields) {
+    auto parsed = parse_completion_request(R"({"prompt":"a",)" + fields + "}", {});
+    EXPECT_TRUE(std::holds_alternative<CompletionRequest>(parsed)) << fields;
+    return std::get<CompletionRequest>(std::move(parsed));
+  };
+  const auto wanted = [&](const std::string& fields) {
+    return parse(fields).generation.sampling.num_prompt_logprobs;
+  };
+  EXPECT_EQ(wanted(R"("logprobs":2)"), std::nullopt);
+  EXPECT_EQ(wanted(R"("echo":true)"), std::nullopt);
+  EXPECT_EQ(wanted(R"("echo":true,"logprobs":0)"), 0U);
+  EXPECT_EQ(wanted(R"("echo":true,"logprobs":2,"prompt_logprobs":5)"), 5U);
+  EXPECT_EQ(wanted(R"("echo":true,"logprobs":7,"prompt_logprobs":5)"), 7U);
+  EXPECT_EQ(parse(R"("logprobs":7,"prompt_logprobs":5)").generation.num_prompt_logprobs, 5U);
+  const CompletionRequest scored = parse(R"("echo":true,"logprobs":1,"max_tokens":0)");
+  EXPECT_TRUE(scored.echo_only);
+  EXPECT_EQ(scored.generation.max_tokens, 1U);
+  EXPECT_FALSE(parse(R"("echo":true,"max_tokens":1)").echo_only);
+}
 
 TEST(OpenaiRequest, HasOpenaisDefaults) {
   const auto request = parse_good_chat(chat_body(""));

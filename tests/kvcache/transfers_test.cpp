@@ -25,7 +25,7 @@ std::string text(const TransferEffect& effect) {
   struct Text {
     std::string operator()(const TellHolder& e) const {
       if (const auto* reserve = std::get_if<Reserve>(&e.event)) {
-        return "reserve " + num(reserve->tokens.size());
+        return "reserve " + reserve->cache_namespace + num(reserve->tokens.size());
       }
       if (const auto* computed = std::get_if<Computed>(&e.event)) {
         return "computed " + num(computed->first_position) + "+" + num(computed->tokens.size());
@@ -33,8 +33,9 @@ std::string text(const TransferEffect& effect) {
       return std::holds_alternative<Release>(e.event) ? "release" : "?";
     }
     std::string operator()(const AskRouter& e) const {
-      return "ask " + num(e.from.value) + " for " + num(e.what.first_block) + "+" +
-             num(e.what.num_blocks);
+      return "ask " + num(e.from.value) + " for " + e.what.cache_namespace +
+             num(e.what.first_block) + "+" + num(e.what.num_blocks) + " of " +
+             num(e.what.tokens.size());
     }
     std::string operator()(const WriteBlock& e) const { return "write " + num(e.block.value); }
     std::string operator()(const FetchEnded& e) const { return "ended with " + num(e.num_blocks); }
@@ -63,7 +64,7 @@ class TransfersTest : public ::testing::Test {
     return lines;
   }
   std::string want(size_t num_tokens) {
-    return tell(FetchWanted{kKey, kThere, "", counting(num_tokens)});
+    return tell(FetchWanted{kKey, kThere, "s/", counting(num_tokens)});
   }
   std::string grant(uint32_t num_blocks, uint32_t cached_len) {
     std::vector<BlockId> table;
@@ -85,11 +86,11 @@ class TransfersTest : public ::testing::Test {
 };
 
 TEST_F(TransfersTest, FetchesWholeBlocksAWindowAtATime) {
-  EXPECT_EQ(want(17), "reserve 17");
+  EXPECT_EQ(want(17), "reserve s/17");
   EXPECT_TRUE(is_guest(guest));
-  EXPECT_EQ(grant(5, 0), "ask 2 for 0+2");
+  EXPECT_EQ(grant(5, 0), "ask 2 for s/0+2 of 9");
   EXPECT_EQ(arrive(0, 9), "write 100");
-  EXPECT_EQ(arrive(1, 9), "write 101, ask 2 for 2+2");
+  EXPECT_EQ(arrive(1, 9), "write 101, ask 2 for s/2+2 of 17");
   EXPECT_EQ(arrive(2, 9), "write 102");
   EXPECT_EQ(arrive(3, 9), "write 103, computed 0+16, release, ended with 4");
   EXPECT_FALSE(transfers.fetching());
@@ -98,15 +99,15 @@ TEST_F(TransfersTest, FetchesWholeBlocksAWindowAtATime) {
 
 TEST_F(TransfersTest, LeavesTheLastTokenToBeComputed) {
   want(16);
-  EXPECT_EQ(grant(4, 0), "ask 2 for 0+2");
+  EXPECT_EQ(grant(4, 0), "ask 2 for s/0+2 of 9");
   arrive(0, 4);
-  EXPECT_EQ(arrive(1, 4), "write 101, ask 2 for 2+1");
+  EXPECT_EQ(arrive(1, 4), "write 101, ask 2 for s/2+1 of 13");
   EXPECT_EQ(arrive(2, 4), "write 102, computed 0+12, release, ended with 3");
 }
 
 TEST_F(TransfersTest, AsksOnlyForWhatIsNotHere) {
   want(17);
-  EXPECT_EQ(grant(5, 10), "ask 2 for 2+2");
+  EXPECT_EQ(grant(5, 10), "ask 2 for s/2+2 of 17");
   arrive(2, 9);
   EXPECT_EQ(arrive(3, 9), "write 103, computed 10+6, release, ended with 2");
 }
@@ -141,6 +142,19 @@ TEST_F(TransfersTest, KeepsWhatCameWhenTheRestDoesNot) {
   EXPECT_EQ(tell(RouterLost{kThere}), "release, ended with 0");
 }
 
+TEST_F(TransfersTest, IsPatientAsLongAsBlocksCome) {
+  want(17);
+  now = now + milliseconds(200);
+  grant(5, 0);
+  now = now + milliseconds(200);
+  EXPECT_EQ(tell(PatienceTick{}), "") << "the holder answered since";
+  EXPECT_EQ(arrive(0, 2), "write 100");
+  now = now + milliseconds(200);
+  EXPECT_EQ(tell(PatienceTick{}), "") << "a block came since";
+  now = now + milliseconds(100);
+  EXPECT_EQ(tell(PatienceTick{}), "computed 0+4, release, ended with 1");
+}
+
 TEST_F(TransfersTest, WaitsNoLongerForItsHolder) {
   want(17);
   now = now + milliseconds(300);
@@ -150,6 +164,7 @@ TEST_F(TransfersTest, WaitsNoLongerForItsHolder) {
 
 TEST_F(TransfersTest, IgnoresRepeatsStrangersAndWhatIsOutOfOrder) {
   want(17);
+  EXPECT_EQ(arrive(0, 2), "") << "there is no table to write to yet";
   grant(5, 0);
   EXPECT_EQ(arrive(1, 9), "");
   EXPECT_EQ(tell(BlockArrived{NodeId{3}, kKey, 0, 9, true}), "");
@@ -161,7 +176,7 @@ TEST_F(TransfersTest, IgnoresRepeatsStrangersAndWhatIsOutOfOrder) {
 TEST_F(TransfersTest, BoundsFetchesAndReads) {
   want(17);
   EXPECT_EQ(tell(FetchWanted{{kHere, RequestId{8}, 1}, kThere, "", counting(17)}), "ended with 0");
-  EXPECT_EQ(tell(BlocksAsked{kKey, 0, 2, "", counting(9)}), "reserve 9");
+  EXPECT_EQ(tell(BlocksAsked{kKey, 0, 2, "s/", counting(9)}), "reserve s/9");
   EXPECT_EQ(tell(BlocksAsked{kKey, 0, 2, "", counting(9)}), "nothing at 0 of 0");
 }
 

@@ -152,6 +152,7 @@ TEST(Load, TellsFailuresApart) {
       {"connection cut", {whole.substr(0, 200), true}},
       {"broken answer", {"SSH-2.0\r\n", true}},
       {"stream cut", plain(200, "Content-Type: text/event-stream\r\n", "")},
+      {"empty answer", plain(200, "Content-Type: text/event-stream\r\n", "data: [DONE]\n\n")},
       {"broken event", plain(200, "Content-Type: text/event-stream\r\n", "data: {\n\n")},
       {"error event", plain(200, "Content-Type: text/event-stream\r\n",
                             "data: {\"error\":{\"message\":\"draining\"}}\n\ndata: [DONE]\n\n")}};
@@ -236,6 +237,24 @@ TEST(Load, DrawsTenantsByWeight) {
   const auto of_a =
       std::ranges::count_if(result.records, [](const Record& r) { return r.tenant == 0; });
   EXPECT_NEAR(static_cast<double>(of_a), 300, 40);  // the deviation is 8.7
+}
+
+TEST(Load, CountsUnsentArrivalsForTheTenantsThatTheyWereOf) {
+  ScriptedServer server([](const std::string&, int) { return Scripted{}; });
+  LoadOptions load = options(server);
+  load.tenants = {{.name = "a", .api_key = "a"}, {.name = "b", .api_key = "b"}};
+  load.timeout = milliseconds(50);
+  Stream stream = closed(1, 10);
+  stream.tenants = {0, 1};
+  stream.source.is_open = true;
+  stream.source.max_in_flight = 1;
+  stream.source.duration = milliseconds(20);
+  const LoadResult result = run(load, {stream});
+  ASSERT_EQ(result.records.size(), 1U);
+  ASSERT_EQ(result.num_unsent.size(), 2U);
+  EXPECT_EQ(result.num_unsent[0] + result.num_unsent[1], 9U);
+  EXPECT_GT(result.num_unsent[0], 0U);
+  EXPECT_GT(result.num_unsent[1], 0U);
 }
 
 TEST(Load, ReportsWhatItHasWhenItIsInterrupted) {

@@ -46,14 +46,14 @@ TEST(Body, TakesExtraFieldsInPlaceOfItsOwn) {
 
 TEST(Event, IsReadOfCompletionsAndChats) {
   const auto completion = parse_event(R"({"choices":[{"text":"ab","finish_reason":null}]})");
-  EXPECT_EQ(completion->text, "ab");
+  EXPECT_EQ(completion->content, "ab");
   EXPECT_TRUE(completion->has_choice);
-  EXPECT_FALSE(completion->finished);
+  EXPECT_EQ(completion->finish_reason, "");
   const auto chat = parse_event(
       R"({"choices":[{"delta":{"role":"assistant","content":"c"},"finish_reason":"length"}],)"
       R"("usage":null})");
-  EXPECT_EQ(chat->text, "c");
-  EXPECT_TRUE(chat->finished);
+  EXPECT_EQ(chat->content, "c");
+  EXPECT_EQ(chat->finish_reason, "length");
   EXPECT_FALSE(chat->usage);
   EXPECT_TRUE(parse_event("[DONE]")->is_end);
 }
@@ -61,13 +61,14 @@ TEST(Event, IsReadOfCompletionsAndChats) {
 TEST(Event, CountsReasoningOnceAndToolCallsAsOutput) {
   const auto both =
       parse_event(R"({"choices":[{"delta":{"reasoning":"r","reasoning_content":"r"}}]})");
-  EXPECT_EQ(both->text, "r");
+  EXPECT_EQ(both->reasoning, "r");
   const auto one = parse_event(R"({"choices":[{"delta":{"reasoning":"r","content":null}}]})");
-  EXPECT_EQ(one->text, "r");
+  EXPECT_EQ(one->reasoning, "r");
   const auto call = parse_event(R"({"choices":[{"delta":{"tool_calls":[{"index":0}]}}]})");
   EXPECT_TRUE(call->has_tool_call);
+  EXPECT_TRUE(one->has_output() && call->has_output());
   const auto role = parse_event(R"({"choices":[{"delta":{"role":"assistant","content":""}}]})");
-  EXPECT_TRUE(role->text.empty());
+  EXPECT_FALSE(role->has_output());
 }
 
 TEST(Event, BringsUsage) {
@@ -88,7 +89,7 @@ TEST(Event, ThatIsNoneIsAnErrorAndOneOfAnotherShapeIsEmpty) {
                            R"({"usage":{"prompt_tokens":-1,"completion_tokens":1}})"}) {
     const auto event = parse_event(data);
     ASSERT_TRUE(event.ok()) << data;
-    EXPECT_TRUE(event->text.empty() && !event->finished && !event->usage) << data;
+    EXPECT_TRUE(!event->has_output() && event->finish_reason.empty() && !event->usage) << data;
   }
 }
 

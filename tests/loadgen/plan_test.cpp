@@ -6,6 +6,8 @@
 namespace troupe::loadgen {
 namespace {
 
+using ::testing::HasSubstr;
+
 Plan plan() {
   Plan plan;
   plan.workload = {.input = {100, 0}, .output = {10, 0}, .later_input = {100, 0}};
@@ -107,7 +109,12 @@ TEST(Plan, RefusesWhatMakesNoSense) {
   EXPECT_TRUE(refuses([](Plan& p) { p.concurrency = 1, p.rate = 1; }));
   EXPECT_TRUE(refuses([](Plan& p) { p.concurrency = 0; }));
   EXPECT_TRUE(refuses([](Plan& p) { p.rate = 0; }));
-  EXPECT_TRUE(refuses([](Plan& p) { p.burstiness = 0; }));
+  EXPECT_TRUE(refuses([](Plan& p) { p.rate = 1e-9; }));
+  EXPECT_TRUE(refuses([](Plan& p) { p.rate = 1e9; }));
+  EXPECT_TRUE(refuses([](Plan& p) { p.rate = -std::numeric_limits<double>::infinity(); }));
+  EXPECT_TRUE(refuses([](Plan& p) { p.rate = 1, p.burstiness = 0; }));
+  EXPECT_TRUE(refuses([](Plan& p) { p.rate = 1, p.burstiness = 1e-9; }));
+  EXPECT_TRUE(refuses([](Plan& p) { p.burstiness = 2; }));
   EXPECT_TRUE(refuses([](Plan& p) { p.max_concurrency = 4; }));
   EXPECT_TRUE(refuses([](Plan& p) {
     p.rate = std::numeric_limits<double>::infinity();
@@ -115,10 +122,36 @@ TEST(Plan, RefusesWhatMakesNoSense) {
     p.duration = seconds(1);
   }));
   EXPECT_TRUE(refuses([](Plan& p) { p.tenant_loads = {parse_tenant_load("a:1").value()}; }));
+  EXPECT_TRUE(refuses([](Plan& p) {
+    p.tenant_loads = {parse_tenant_load("a:1").value()};
+    p.num_prompts.reset();
+    p.duration = seconds(1);
+    p.max_concurrency = 4;  // nothing would heed it
+  }));
+  EXPECT_TRUE(refuses([](Plan& p) {
+    p.tenants = {{.name = "a", .api_key = "a"}, {.name = "a", .api_key = "a"}};
+  }));
   EXPECT_TRUE(refuses([](Plan& p) { p.workload.input.range_ratio = 1; }));
   EXPECT_TRUE(refuses([](Plan& p) { p.workload.output.mean = 0; }));
   EXPECT_TRUE(
       refuses([](Plan& p) { p.workload.rows = std::make_shared<const std::vector<TraceRow>>(); }));
+}
+
+TEST(Plan, HasABound) {
+  Plan p = plan();
+  p.num_prompts.reset();
+  for (const bool is_open : {false, true}) {
+    if (is_open) p.rate = 1;
+    ASSERT_FALSE(check(p).ok());
+    EXPECT_THAT(check(p).error().message, HasSubstr("nothing bounds the run"));
+  }
+  p.duration = seconds(1);
+  EXPECT_TRUE(check(p).ok());
+  p.duration.reset();
+  p.workload.rows = std::make_shared<const std::vector<TraceRow>>(2);
+  EXPECT_TRUE(check(p).ok());
+  p.num_prompts = 3;
+  EXPECT_THAT(check(p).error().message, HasSubstr("more than the 2 requests"));
 }
 
 TEST(Words, OfTheCommandLineAreReadOrRefused) {
@@ -127,14 +160,15 @@ TEST(Words, OfTheCommandLineAreReadOrRefused) {
     EXPECT_FALSE(parse_weights(text).ok()) << text;
   }
   EXPECT_EQ(parse_tenant_load("a:0.5/s").value().rate, 0.5);
-  for (const char* text : {"", "a", "a:0", "a:1.5", "a:0/s", "a:inf/s", ":1", "a:1:x", "a:1:1:1"}) {
+  for (const char* text : {"", "a", "a:0", "a:1.5", "a:0/s", "a:inf/s", ":1", "a:1:x", "a:1:1:1",
+                           "a:1:1.9", "a:1:-1", "a:1:1e9", "a:1:", "a:1e-9/s", "a:1e9/s", "a:-1"}) {
     EXPECT_FALSE(parse_tenant_load(text).ok()) << text;
   }
   for (const char* text : {"", "5", "5:", "0:1", "5:0", "x:1"}) {
     EXPECT_FALSE(parse_background(text).ok()) << text;
   }
-  for (const char* text :
-       {"", "rate", "rate=", "rate=0", "rate=1,", "size=1", "concurrency=1.5", "concurrency=0"}) {
+  for (const char* text : {"", "rate", "rate=", "rate=0", "rate=1,", "size=1", "concurrency=1.5",
+                           "concurrency=0", "rate=1e-9", "rate=inf"}) {
     EXPECT_FALSE(parse_sweep(text).ok()) << text;
   }
 }

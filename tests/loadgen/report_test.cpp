@@ -6,6 +6,7 @@
 #include <boost/json.hpp>
 
 #include "loadgen/plan.hpp"
+#include "loadgen/svg_plot.hpp"
 
 namespace troupe::loadgen {
 namespace {
@@ -33,7 +34,7 @@ Run run(std::optional<double> load, uint32_t repeat, int64_t step = 100) {
   LoadResult result;
   result.start = at_ms(0);
   result.end = at_ms(1000);
-  result.num_unsent = {0};
+  result.num_unsent = {0, 0};
   for (int i = 0; i < 5; ++i) result.records.push_back(served(i * step, i % 2));
   Record failed;
   failed.error_kind = "timeout";
@@ -91,6 +92,21 @@ TEST(Report, PrintsTheBlockThatVllmPrints) {
                            "1 x timeout: timeout\n"}) {
     EXPECT_THAT(text, HasSubstr(line));
   }
+}
+
+TEST(Report, CountsArrivalsThatWereNeverSentWhateverMadeThem) {
+  Benchmark b = benchmark();
+  EXPECT_THAT(text_report(b, b.runs[0]), Not(HasSubstr("Arrivals")));
+  LoadResult result;
+  result.records = {served(0, 0)};
+  result.num_unsent = {3, 4};
+  Stream open, closed;  // as a trace or a tenant's rate make it: no --request-rate says so
+  open.source.is_open = true;
+  b.runs[0] = make_run(std::move(result), {closed, open},
+                       {{.name = "a", .api_key = "a"}, {.name = "b", .api_key = "b"}}, {});
+  EXPECT_THAT(text_report(b, b.runs[0]), HasSubstr("Arrivals never sent:                     7\n"));
+  EXPECT_EQ(b.runs[0].tenants[0].second.unsent, 3U);
+  EXPECT_EQ(b.runs[0].tenants[1].second.unsent, 4U);
 }
 
 TEST(Report, HasVllmsKeysInItsJson) {
@@ -165,6 +181,14 @@ TEST(Report, InHtmlIsOnePageWithoutScriptOrFetches) {
        {"<script", "<link", "src=", "@import", "url(", ",nan", ">nan", "\"nan"}) {
     EXPECT_EQ(page.find(foreign), std::string::npos) << foreign;
   }
+}
+
+TEST(Readable, HasThreeDigitsAndGroupsOfThree) {
+  const std::pair<double, const char*> cases[] = {
+      {0, "0"},          {0.25, "0.25"},         {0.12345, "0.123"},    {12.34, "12.3"},
+      {999.4, "999"},    {999.6, "1,000"},       {-999.6, "-1,000"},    {1000, "1,000"},
+      {12345, "12,345"}, {1234567, "1,234,567"}, {-123456, "-123,456"}, {999'999.6, "1,000,000"}};
+  for (const auto& [value, text] : cases) EXPECT_EQ(readable(value), text);
 }
 
 TEST(Report, OfARunWithoutAnAnswerIsStillOne) {

@@ -53,9 +53,9 @@ void ScriptedServer::serve(int fd) {
   while (is_open) {
     const size_t head = got.find("\r\n\r\n");
     const size_t field = got.find("Content-Length: ");
-    const size_t whole = head == std::string::npos || field == std::string::npos
-                             ? std::string::npos
-                             : head + 4 + std::strtoul(got.c_str() + field + 16, nullptr, 10);
+    const size_t body =
+        field < head ? std::strtoul(got.c_str() + field + 16, nullptr, 10) : 0;  // a GET has none
+    const size_t whole = head == std::string::npos ? std::string::npos : head + 4 + body;
     if (got.size() < whole) {
       char bytes[4096];
       const ssize_t size = ::recv(fd, bytes, sizeof bytes, 0);

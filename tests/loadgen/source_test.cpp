@@ -86,7 +86,7 @@ TEST(ClosedLoop, SendsNothingAfterItsTime) {
   source.ended({1, 0, at(9)}, true, at(12));
   EXPECT_THAT(source.poll(at(12)), IsEmpty());
   EXPECT_TRUE(source.done());
-  EXPECT_EQ(source.num_unsent(), 0U);
+  EXPECT_THAT(source.unsent(), IsEmpty());
 }
 
 TEST(ClosedLoop, HoldsAClientThroughItsConversation) {
@@ -138,9 +138,25 @@ TEST(OpenLoop, CountsWhatItsEndFindsWaiting) {
                 at(0));
   source.poll(at(0));
   source.poll(at(50));  // arrivals at 10, 20, 30, 40; not at 50
-  EXPECT_EQ(source.num_unsent(), 4U);
+  EXPECT_THAT(source.unsent(), ElementsAre(1, 2, 3, 4));
   EXPECT_FALSE(source.done());
   source.ended({0, 0, at(0)}, true, at(90));
+  EXPECT_TRUE(source.done());
+}
+
+TEST(OpenLoop, IsDoneWithItsLastAnswerHoweverFarTheNextArrivalWouldBe) {
+  Source source({.is_open = true,
+                 .rate = 1e-3,
+                 .burstiness = std::numeric_limits<double>::infinity(),
+                 .num_conversations = 2},
+                at(0));
+  source.poll(at(0));
+  EXPECT_EQ(source.next_wake(), at(1'000'000));
+  source.ended({0, 0, at(0)}, true, at(1));
+  EXPECT_FALSE(source.done());
+  source.poll(at(1'000'000));
+  EXPECT_EQ(source.next_wake(), std::nullopt);
+  source.ended({1, 0, at(1'000'000)}, true, at(1'000'001));
   EXPECT_TRUE(source.done());
 }
 

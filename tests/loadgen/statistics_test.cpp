@@ -107,9 +107,11 @@ TEST(Timeline, PutsTokensIntoTheirSeconds) {
 }
 
 TEST(Objectives, RefuseWhatTheyDoNotKnow) {
-  for (const char* word : {"ttft", "ttft:", "ttft:x", "ttft:-1", "ttft:0", "itl:5", "ttft:1ms"}) {
+  for (const char* word :
+       {"ttft", "ttft:", "ttft:x", "ttft:-1", "ttft:0", "itl:5", "ttft:1ms", "ttft:inf"}) {
     EXPECT_FALSE(parse_objectives({word}).ok()) << word;
   }
+  EXPECT_FALSE(parse_objectives({"ttft:1", "ttft:2"}).ok());
   EXPECT_EQ(parse_objectives({"e2el:1.5"}).value().e2el_ms, 1.5);
 }
 

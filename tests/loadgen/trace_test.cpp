@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
@@ -120,15 +121,20 @@ TEST(Shortened, KeepsWhatFits) {
   EXPECT_EQ(rows[1].output_tokens, 3U);
 }
 
-/// The public traces, where they are at hand.
+/// The public traces, in the folder that TROUPE_TRACES names.
 TEST(Traces, OfTheRealWorldAreRead) {
-  const auto directory =
-      std::filesystem::path(TROUPE_SOURCE_DIR) / ".." / "shared" / "data" / "traces";
+  const char* const directory = std::getenv("TROUPE_TRACES");
+  if (directory == nullptr) {
+    GTEST_SKIP()
+        << "TROUPE_TRACES names no folder with mooncake_conversation.jsonl (kvcache-ai/Mooncake on "
+           "GitHub: FAST25-release/traces/conversation_trace.jsonl) and azure_llm_2023_conv.csv "
+           "(Azure/AzurePublicDataset: data/AzureLLMInferenceTrace_conv.csv)";
+  }
   const auto text_of = [&](const char* name) {
-    std::ifstream in(directory / name, std::ios::binary);
+    std::ifstream in(std::filesystem::path(directory) / name, std::ios::binary);
+    EXPECT_TRUE(in.is_open()) << "TROUPE_TRACES has no " << name;
     return std::string(std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>());
   };
-  if (!std::filesystem::exists(directory)) GTEST_SKIP() << "no traces in " << directory;
   const auto mooncake = parse_mooncake(text_of("mooncake_conversation.jsonl"));
   ASSERT_TRUE(mooncake.ok()) << mooncake.error().message;
   EXPECT_EQ(mooncake->size(), 12'031U);

@@ -100,6 +100,24 @@ TEST(Workload, SharesMooncakesBlocksExactlyAsItsHashIdsSay) {
   EXPECT_EQ(prompts[0], prompts[3]);
 }
 
+TEST(Workload, KeepsHashIdsOf63BitsApartFromEverythingElse) {
+  // The highest bits of these are what other draws are marked with, and what the sign bit leaves.
+  std::vector<TraceRow> rows;
+  for (const uint64_t use : {0, 1, 2, 3, 4, 5, 6, 7, 0x7f}) {
+    rows.push_back({.at = {}, .input_tokens = 512, .output_tokens = 1, .hash_ids = {use << 56}});
+  }
+  rows.push_back({.at = {}, .input_tokens = 512, .output_tokens = 1});  // words of its own
+  const Workload of_rows({.rows = std::make_shared<const std::vector<TraceRow>>(rows)});
+  const Workload drawn(
+      {.input = {512, 0}, .output = {1, 0}, .later_input = {1, 0}, .prefix_len = 512});
+  std::set<std::vector<TokenId>> blocks;
+  for (uint64_t i = 0; i < rows.size(); ++i) blocks.insert(tokens(of_rows, i));
+  const auto prefix_and_input = tokens(drawn, 0);
+  blocks.emplace(prefix_and_input.begin(), prefix_and_input.begin() + 512);
+  blocks.emplace(prefix_and_input.begin() + 512, prefix_and_input.end());
+  EXPECT_EQ(blocks.size(), rows.size() + 2);
+}
+
 TEST(Prompts, AreTheSameWordsInTextsOfEqualSegments) {
   const std::vector<Segment> segments = {{1, 5}, {2, 3}};
   const std::string text = text_of(kPool, 1, segments);

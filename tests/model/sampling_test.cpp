@@ -207,6 +207,26 @@ TEST(Sampling, LogprobsAreOfTheModelsDistribution) {
   }
 }
 
+TEST(Sampling, ScoresAGivenTokenAsIfItHadBeenChosen) {
+  std::vector<float> logits(50);
+  for (size_t i = 0; i < logits.size(); ++i) {
+    logits[i] = static_cast<float>(random_uniform(5, i)) * 8 - 4;
+  }
+  logits[3] = kNan;
+  SamplingParams params = seeded(1, 1.3F);
+  params.want_logprobs = true;
+  params.num_top_logprobs = 4;
+  for (uint64_t position = 0; position < 40; ++position) {
+    const SampledToken sampled = sample(logits, params, position);
+    const SampledToken scored = score(logits, sampled.token, 4);
+    EXPECT_EQ(scored.token, sampled.token);
+    EXPECT_EQ(scored.logprob, sampled.logprob);
+    EXPECT_EQ(scored.top_logprobs, sampled.top_logprobs);
+  }
+  EXPECT_EQ(score(logits, 3, 1).logprob, -kInf);
+  EXPECT_EQ(score(std::vector<float>(2, kNan), 0, 3).logprob, -kInf);
+}
+
 TEST(Sampling, LogprobsAreThereOnlyWhenWanted) {
   SamplingParams params = seeded(1);
   params.num_top_logprobs = 2;

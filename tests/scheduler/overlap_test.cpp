@@ -28,6 +28,32 @@ TEST(Overlap, KeepsOneWhereBothAreTheSame) {
   EXPECT_LT(cut_of_last_1000(overlap, milliseconds(2), milliseconds(2)), 10);
 }
 
+TEST(Overlap, IsNotWorthItForTwoPercent) {
+  Overlap overlap(0);
+  EXPECT_LT(cut_of_last_1000(overlap, microseconds(1000), microseconds(980)), 10);
+}
+
+TEST(Overlap, TriesTheWorseKindMoreSeldomAndOftenAgainAfterAChange) {
+  Overlap overlap(0);
+  const auto trials = [&](int steps, uint32_t faster) {
+    int tried = 0;
+    for (int i = 0; i < steps; ++i) {
+      const uint32_t chosen = overlap.choose(64, false);
+      overlap.learn(64, false, chosen, chosen == faster ? milliseconds(1) : milliseconds(2));
+      tried += chosen == faster ? 0 : 1;
+    }
+    return tried;
+  };
+  const int first = trials(200, 1);
+  EXPECT_LT(trials(20'000, 1), 30);
+  EXPECT_GE(trials(20'000, 1), 18) << "every 1024 steps at least";
+  while (overlap.choose(64, false) != 2) {  // now two are faster, until that is known
+    overlap.learn(64, false, 1, milliseconds(2));
+    overlap.learn(64, false, 2, milliseconds(1));
+  }
+  EXPECT_GE(trials(200, 2), first - 1) << "it is as unsure as at the start";
+}
+
 TEST(Overlap, LearnsByTheNumberAndTheKindOfRows) {
   Overlap overlap(0);
   const auto fast_if = [&](uint32_t rows, bool prefills, uint32_t faster) {

@@ -104,7 +104,66 @@ TEST_F(RouterPoolTest, TellsWhereRequestsGrewBeyondTheBlocks) {
   pool->emitted(second, 1, 0);  // nothing was cached after all
   pool->emitted(first, 20, 0);
   EXPECT_EQ(pool->overcommitted(), std::vector<NodeId>{first.router});
-  EXPECT_EQ(pool->check({first, second}), "");
+  pool->leave(second);
+  pool->emitted(first, 100, 0);
+  EXPECT_TRUE(pool->overcommitted().empty()) << "one alone has nobody to give away";
+  pool->start(second, "", prompt(1, 40));
+}
+
+TEST_F(RouterPoolTest, PrefersTheRouterWithFewerRequestsWhereTheWorkIsEqual) {
+  open({.max_running = 9, .running_cost = 0});
+  RouterShare first = start(prompt(1, 10));
+  pool->emitted(first, 1, 0);
+  shares = {first};
+  EXPECT_EQ(start(prompt(2, 10)).router, kB);
+}
+
+/// A and B have prefixes of different lengths; C has none, and is the only one with places.
+class FetchFromTest : public RouterPoolTest {
+ protected:
+  static constexpr NodeId kC{3};
+  void open_three(uint32_t min_fetch_tokens) {
+    open({.max_running = 9, .min_fetch_tokens = min_fetch_tokens});
+    pool->up(kC, {});
+    pool->computed(kA, "", prompt(1, 40));
+    pool->computed(kB, "", prompt(1, 80));
+    pool->drain(kA, true);
+    pool->drain(kB, true);
+  }
+  [[nodiscard]] std::optional<NodeId> source() const {
+    const auto share = pool->choose("", prompt(1, 100));
+    EXPECT_TRUE(share && share->router == kC);
+    return share ? share->fetch_from : std::nullopt;
+  }
+};
+
+TEST_F(FetchFromTest, IsTheRouterWithMostOfThePrefixDrainedOrNot) {
+  open_three(16);
+  EXPECT_EQ(source(), kB);
+}
+
+TEST_F(FetchFromTest, IsNoneThatIsDown) {
+  open_three(16);
+  pool->down(kB);
+  EXPECT_EQ(source(), kA);
+  pool->forget(kA);
+  EXPECT_EQ(source(), std::nullopt);
+}
+
+TEST_F(FetchFromTest, IsNoneWithoutEnoughToBeWorthIt) {
+  open_three(80);
+  EXPECT_EQ(source(), kB);
+  open_three(81);
+  EXPECT_EQ(source(), std::nullopt);
+}
+
+TEST_F(FetchFromTest, IsNeverTheRouterItself) {
+  open_three(16);
+  pool->drain(kB, false);
+  const auto share = pool->choose("", prompt(1, 100));
+  ASSERT_TRUE(share);
+  EXPECT_EQ(share->router, kB);
+  EXPECT_EQ(share->fetch_from, std::nullopt);
 }
 
 }  // namespace

@@ -86,6 +86,16 @@ class SchedulerTest : public ::testing::Test {
   }
   std::vector<std::string> cancel(uint64_t request) { return tell(Cancelled{RequestId{request}}); }
 
+  std::vector<std::string> submit_for(const std::string& tenant, uint64_t request,
+                                      uint32_t priority = 0) {
+    return tell(Submitted{RequestId{request},
+                          {.prompt = std::vector<TokenId>(3, static_cast<TokenId>(request)),
+                           .max_tokens = 4,
+                           .tenant = tenant,
+                           .priority = priority,
+                           .timeout = seconds(10)}});
+  }
+
   Instant now{seconds(100).ns};
   Scheduler scheduler{{.max_queued = 3, .max_running = 2, .max_context = 20}};
 };
@@ -374,6 +384,84 @@ TEST_F(SchedulerTest, MovesTheLastRequestFromARouterWithoutBlocksToOneWithRoom) 
   EXPECT_THAT(tell(RouterUp{NodeId{kS}}),
               ElementsAre("start 3.1 on 20", "cancel 2.1 on 10", "start 2.2 on 20"));
   EXPECT_EQ(scheduler.counts().moved_total, 1U);
+}
+
+TEST_F(SchedulerTest, ATenantWithMostPlacesGivesThemToOthersUntilTheyAreEven) {
+  use({.max_running = 4, .max_context = 20});
+  up();
+  for (uint64_t r = 1; r <= 6; ++r) submit_for("heavy", r);
+  emit(4, 0, {7, 8});
+  EXPECT_THAT(submit_for("light", 11),
+              ElementsAre("tell 11: admitted", "cancel 4.1 on 10", "start 11.1 on 10"))
+      << "its last one gives way";
+  EXPECT_THAT(submit_for("light", 12),
+              ElementsAre("tell 12: admitted", "cancel 3.1 on 10", "start 12.1 on 10"));
+  EXPECT_THAT(submit_for("light", 13), ElementsAre("tell 13: admitted")) << "two and two";
+  EXPECT_THAT(submit_for("third", 21),
+              ElementsAre("tell 21: admitted", "cancel 2.1 on 10", "start 21.1 on 10"));
+  EXPECT_EQ(scheduler.counts().yielded_total, 3U);
+  // They wait in their tenant's line, where they come before what came after them.
+  emit(1, 0, {7});
+  EXPECT_THAT(finish(21), ElementsAre("tell 21: length", "start 13.1 on 10"))
+      << "light was served less than heavy, so its third place is its own";
+  EXPECT_THAT(finish(1), ElementsAre("tell 1: length", "start 2.2 on 10"));
+  EXPECT_THAT(finish(11), ElementsAre("tell 11: length", "start 3.2 on 10"));
+  EXPECT_THAT(finish(12), ElementsAre("tell 12: length", "start 4.2 on 10 after 2"));
+  EXPECT_THAT(emit(4, 2, {9}, kR, 2), ElementsAre("tell 4: tokens 2 [9]"));
+}
+
+TEST_F(SchedulerTest, NobodyGivesWayToALowerClass) {
+  up();
+  submit_for("heavy", 1, 1);
+  submit_for("heavy", 2, 1);
+  EXPECT_THAT(submit_for("light", 11, 2), ElementsAre("tell 11: admitted"));
+  EXPECT_THAT(submit_for("light", 12, 1),
+              ElementsAre("tell 12: admitted", "cancel 2.1 on 10", "start 12.1 on 10"));
+}
+
+TEST_F(SchedulerTest, APlaceOnADrainedRouterIsNoPlaceToGive) {
+  up(kR);
+  submit_for("heavy", 1);
+  submit_for("heavy", 2);
+  tell(Drained{NodeId{kR}});  // the only one: they stay
+  EXPECT_THAT(submit_for("light", 11), ElementsAre("tell 11: admitted"));
+}
+
+TEST_F(SchedulerTest, TheBlocksOfATenantWithMostPlacesGoToOthersToo) {
+  use({.max_running = 4, .kv_tokens = 12, .max_context = 20});
+  up();
+  for (uint64_t r = 1; r <= 4; ++r) submit_for("heavy", r);  // of 4 positions each
+  EXPECT_EQ(scheduler.counts().running, 3U);
+  EXPECT_THAT(submit_for("light", 11),
+              ElementsAre("tell 11: admitted", "cancel 3.1 on 10", "start 11.1 on 10"));
+}
+
+TEST_F(SchedulerTest, WhoFillsTheQueueLeavesRoomForOthers) {
+  use({.max_queued = 16, .max_running = 1, .max_context = 20});
+  up();
+  for (uint64_t r = 1; r <= 15; ++r) submit_for("heavy", r);
+  EXPECT_EQ(scheduler.counts().queued, 14U);
+  EXPECT_THAT(submit_for("heavy", 16), ElementsAre(HasSubstr("refused")));
+  EXPECT_THAT(submit_for("light", 21), ElementsAre("tell 21: admitted"));
+  EXPECT_THAT(submit_for("light", 22), ElementsAre(HasSubstr("refused")));
+  EXPECT_THAT(submit_for("third", 31), ElementsAre("tell 31: admitted"));
+  EXPECT_THAT(submit_for("fourth", 41), ElementsAre(HasSubstr("refused"))) << "it is full";
+}
+
+TEST_F(SchedulerTest, OrdersALongPromptAfterShortOnesThatComeSoonAfter) {
+  Scheduler wide({.max_running = 4, .max_context = 100'000, .order_per_running = Duration{}});
+  (void)wide.handle(RouterUp{NodeId{kR}}, now);
+  const auto order = [&](uint64_t request, size_t num_prompt) {
+    const RequestSpec spec{
+        .prompt = std::vector<TokenId>(num_prompt, 1), .max_tokens = 4, .timeout = seconds(10)};
+    return std::get<StartOnRouter>(wide.handle(Submitted{RequestId{request}, spec}, now).at(1))
+        .order;
+  };
+  const int64_t long_one = order(1, 20'000);  // two seconds
+  now = now + milliseconds(1900);
+  EXPECT_LT(order(2, 1), long_one);
+  now = now + milliseconds(200);
+  EXPECT_GT(order(3, 1), long_one);
 }
 
 TEST_F(SchedulerTest, DrainsARouterOntoAnother) {

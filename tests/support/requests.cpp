@@ -41,6 +41,7 @@ std::vector<scheduler::RequestSpec> mixed_requests(uint32_t vocab_size, size_t c
     }
     spec.sampling.want_logprobs = i % 4 == 1;
     spec.sampling.num_top_logprobs = i % 4 == 1 ? 3 : 0;
+    if (i % 7 == 1) spec.sampling.num_prompt_logprobs = i % 3;
     specs.push_back(std::move(spec));
   }
   return specs;
@@ -57,6 +58,16 @@ std::vector<Stream> generated_alone(const std::string& model,
   std::vector<Stream> streams;
   for (const scheduler::RequestSpec& spec : specs) {
     Stream stream{.admitted = true};
+    if (const auto num_top = spec.sampling.num_prompt_logprobs) {
+      CHECK((*local)
+                ->logits(spec.prompt,
+                         [&](uint32_t row, std::span<const float> logits) {
+                           if (row + 1 == spec.prompt.size()) return;
+                           stream.prompt_logprobs.push_back(
+                               model::score(logits, spec.prompt[row + 1], *num_top));
+                         })
+                .ok());
+    }
     const auto reason = (*local)->generate(spec, [&](const model::SampledToken& token) {
       stream.tokens.push_back(token);
       return true;

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 namespace troupe::actors {
 
 std::vector<TokenId> Stream::ids() const {
@@ -27,6 +29,9 @@ void Stream::take(const scheduler::ClientEvent& event) {
       require(emitted->first == tokens.size(), "token " + std::to_string(emitted->first) +
                                                    " came where token " +
                                                    std::to_string(tokens.size()) + " was due");
+      require(emitted->first == 0 || emitted->prompt_logprobs.empty(),
+              "log-probabilities of the prompt behind the first token");
+      if (emitted->first == 0) prompt_logprobs = emitted->prompt_logprobs;
       num_cached = emitted->num_cached;
       tokens.insert(tokens.end(), emitted->tokens.begin(), emitted->tokens.end());
     } else if (const auto* end = std::get_if<scheduler::Finished>(&event)) {
@@ -42,10 +47,12 @@ void expect_same(const Stream& ours, const Stream& expected, const std::string& 
   ASSERT_FALSE(ours.error.has_value()) << which << ours.error->message;
   ASSERT_EQ(ours.ids(), expected.ids()) << which;
   EXPECT_EQ(ours.finished, expected.finished) << which;
-  for (size_t t = 0; t < ours.tokens.size(); ++t) {
-    ASSERT_EQ(ours.tokens[t].logprob, expected.tokens[t].logprob) << which;
-    ASSERT_EQ(ours.tokens[t].top_logprobs, expected.tokens[t].top_logprobs) << which;
-  }
+  ASSERT_EQ(ours.prompt_logprobs.size(), expected.prompt_logprobs.size()) << which;
+  const auto same = [](const model::SampledToken& a, const model::SampledToken& b) {
+    return a.token == b.token && a.logprob == b.logprob && a.top_logprobs == b.top_logprobs;
+  };
+  EXPECT_TRUE(std::ranges::equal(ours.tokens, expected.tokens, same)) << which;
+  EXPECT_TRUE(std::ranges::equal(ours.prompt_logprobs, expected.prompt_logprobs, same)) << which;
 }
 
 }  // namespace troupe::actors

@@ -19,6 +19,7 @@ struct Stream {
   RequestId request;
   std::vector<model::SampledToken> tokens;
   uint32_t num_cached = 0;  ///< prompt tokens found in the prefix cache
+  std::vector<model::SampledToken> prompt_logprobs;
   bool admitted = false;
   std::optional<scheduler::FinishReason> finished;
   std::optional<Error> error;  ///< refused or failed

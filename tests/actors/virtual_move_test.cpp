@@ -1,0 +1,100 @@
+// Requests move from router to router and take their KV along, over links that double, reorder and
+// lose frames: whatever comes of it, the tokens are those of one process.
+
+#include <gtest/gtest.h>
+
+#include "base/random.hpp"
+#include "experts/combine.hpp"
+#include "tests/actors/short_requests.hpp"
+#include "tests/support/seeds.hpp"
+
+namespace troupe::actors {
+namespace {
+
+std::vector<scheduler::RequestSpec> longer_requests() {
+  auto specs = mixed_requests(opened_model(kModel).config().vocab_size, 4);
+  for (auto& spec : specs) {
+    spec.prompt.resize(std::min<size_t>(spec.prompt.size(), 24));
+    spec.max_tokens = 36;
+  }
+  return specs;
+}
+
+struct Moves {
+  uint64_t resumed = 0, fetched_blocks = 0;
+};
+
+/// Drains one router after the other while requests run; `lossy` cuts one off for a while, too.
+Moves move_about(uint64_t seed, bool lossy) {
+  static const std::vector<Stream> kAlone = generated_alone(kModel, longer_requests());
+  VirtualCluster cluster(
+      {.model = kModel,
+       .num_routers = 2,
+       .num_shards = 1,
+       .scheduler = {.max_queued = 8, .max_running = 4, .min_fetch_tokens = 4, .max_context = 64},
+       .batcher = {.max_step_tokens = 8, .max_running = 4},
+       .kv_blocks = 64,
+       .kv_block_tokens = 4},
+      {.seed = seed,
+       .max_job_time = milliseconds(1),
+       .max_frame_time = milliseconds(1),
+       .duplicate = 0.2,
+       .reorder = seed % 2 == 0});
+  uint64_t draws = 0;
+  const auto draw = [&](uint64_t end) { return random_bits(seed, draws++, 5) % end; };
+  EXPECT_TRUE(cluster.run_until_serving());
+  const auto streams = cluster.submit_all(longer_requests());
+  for (uint32_t move = 0; move < 6; ++move) {
+    const std::string from = "router-" + std::to_string(move % 2);
+    const std::string to = "router-" + std::to_string(1 - move % 2);
+    cluster.run_for(milliseconds(100), 100 + draw(1500));
+    cluster.nodes().client().drain(to, false);
+    cluster.nodes().client().drain(from, true);
+    if (!lossy) continue;
+    // Long enough for a fetch to be given up, too short for the router to be.
+    cluster.run_for(milliseconds(20), draw(200));
+    cluster.world().network().cut(cluster.nodes().at(from).services.self);
+    cluster.run_for(milliseconds(static_cast<int64_t>(draw(500))));
+    cluster.world().network().mend_all();
+  }
+  EXPECT_TRUE(cluster.run_until_ended(streams));
+  for (size_t i = 0; i < streams.size(); ++i) {
+    expect_same(*streams[i], kAlone[i], "request " + std::to_string(i));
+  }
+  // A step may still wait for a frame that was lost, though its requests went elsewhere.
+  cluster.run_for(experts::CombineOptions{}.timeout + seconds(1));
+  EXPECT_EQ(cluster.left_over(), "");
+  const ClusterStatus status = cluster.status();
+  Moves moves{.resumed = status.counts.resumed_total};
+  for (const NodeStatus& node : status.nodes) moves.fetched_blocks += node.num_fetched_blocks;
+  return moves;
+}
+
+TEST(KvMoves, ChangeNoTokenThoughFramesAreDoubledAndOvertakeEachOther) {
+  Moves all;
+  for_each_seed(100, [&](uint64_t seed) {
+    const Moves moves = move_about(seed, false);
+    all.resumed += moves.resumed;
+    all.fetched_blocks += moves.fetched_blocks;
+  });
+  RecordProperty("fetched_blocks", std::to_string(all.fetched_blocks));
+  if (std::getenv("TROUPE_SEED") != nullptr) return;
+  EXPECT_GT(all.resumed, 500U);
+  EXPECT_GT(all.fetched_blocks, 1000U);
+}
+
+TEST(KvMoves, ChangeNoTokenThoughFramesGetLost) {
+  Moves all;
+  for_each_seed(100, [&](uint64_t seed) {
+    const Moves moves = move_about(seed, true);
+    all.resumed += moves.resumed;
+    all.fetched_blocks += moves.fetched_blocks;
+  });
+  RecordProperty("fetched_blocks", std::to_string(all.fetched_blocks));
+  if (std::getenv("TROUPE_SEED") != nullptr) return;
+  EXPECT_GT(all.resumed, 100U);
+  EXPECT_GT(all.fetched_blocks, 200U);
+}
+
+}  // namespace
+}  // namespace troupe::actors
