@@ -66,6 +66,10 @@ struct GrammarLimits {
   /// Size of the automata of all regexes together (grammar_check.hpp): one that explodes is refused
   /// here and not while a request runs.
   uint32_t max_automaton = 49'152;
+  /// Work (GrammarMachine) that following one answer may take, about 1 s: so much at most does it
+  /// take to come back to a place from a token log. An answer of 160,000 tokens of four bytes
+  /// reaches it where its grammar takes more than 50 for each byte; JSON takes about ten.
+  uint64_t max_answer_work = uint64_t{1} << 25;
 };
 
 /// @errors kInvalidArgument: the spec is wrong, uses what Troupe lacks or exceeds a limit; the

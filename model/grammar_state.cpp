@@ -39,8 +39,15 @@ Result<void> GrammarState::advance(std::string_view bytes) {
       return Error{Code::kInvalidArgument,
                    "byte " + std::to_string(i) + " does not continue the grammar"};
     }
+    if (work_ + machine.work() > grammar_->max_answer_work) {
+      return Error{
+          Code::kResourceExhausted,
+          "the grammar is too ambiguous for so long an answer: following it takes more than " +
+              std::to_string(grammar_->max_answer_work) + " steps"};
+    }
   }
   threads_ = std::move(threads);
+  work_ += machine.work();
   return {};
 }
 

@@ -14,7 +14,7 @@
 
 namespace troupe::model {
 
-/// Cheap to copy: two shared pointers and a flag.
+/// Cheap to copy: two shared pointers, a count and a flag.
 class GrammarState {
  public:
   /// Before the first token.
@@ -22,7 +22,7 @@ class GrammarState {
 
   /// Goes on by one token of `vocabulary`; about 1 us. An end token finishes the text.
   /// @errors leave the state as it was: kInvalidArgument where the token is not allowed;
-  ///         kResourceExhausted as GrammarMachine::step
+  ///         kResourceExhausted as GrammarMachine::step, or beyond GrammarLimits::max_answer_work
   Result<void> advance(const Vocabulary& vocabulary, TokenId token);
 
   /// Goes on by some bytes.
@@ -34,9 +34,13 @@ class GrammarState {
   /// An end token has come: nothing follows.
   [[nodiscard]] bool finished() const { return finished_; }
 
+  /// What the way from the beginning took.
+  [[nodiscard]] uint64_t work() const { return work_; }
+
   [[nodiscard]] const std::shared_ptr<const Grammar>& grammar() const { return grammar_; }
   [[nodiscard]] const ThreadSetPtr& threads() const { return threads_; }
 
+  /// Equal states go on alike, whatever the ways to them took.
   friend bool operator==(const GrammarState& a, const GrammarState& b) {
     return a.grammar_ == b.grammar_ && a.finished_ == b.finished_ &&
            equal(*a.threads_, *b.threads_);
@@ -45,6 +49,7 @@ class GrammarState {
  private:
   std::shared_ptr<const Grammar> grammar_;
   ThreadSetPtr threads_;
+  uint64_t work_ = 0;
   bool finished_ = false;
 };
 
