@@ -9,10 +9,9 @@
 namespace troupe::model {
 namespace {
 
-/// All tokens, or all but those that end the answer.
-std::vector<uint64_t> unguided(const Vocabulary& vocabulary, bool may_end) {
+/// All tokens but those that end the answer.
+std::vector<uint64_t> all_but_ends(const Vocabulary& vocabulary) {
   std::vector<uint64_t> mask(vocabulary.num_words(), ~uint64_t{0});
-  if (may_end) return mask;
   for (const TokenId end : vocabulary.end_tokens()) mask[end / 64] &= ~(uint64_t{1} << end % 64);
   return mask;
 }
@@ -48,12 +47,11 @@ Result<std::span<const uint64_t>> Guides::mask(const GrammarSpec& spec,
                                                std::span<const TokenId> emitted,
                                                GuideState& state) {
   TRY(prepare(spec, state));
-  if (state.mask.empty() || emitted.size() != state.num_taken) {
-    auto mask = next_mask(spec, emitted, state);
-    if (!mask.ok()) return at_fault(std::move(mask).error());
-    state.mask = std::move(*mask);
+  if (!state.next || emitted.size() != state.num_taken) {
+    state.next = next_mask(spec, emitted, state);
   }
-  return std::span<const uint64_t>(state.mask);
+  if (!state.next->ok()) return at_fault(state.next->error());
+  return std::span<const uint64_t>(state.next->value());
 }
 
 Result<std::vector<uint64_t>> Guides::next_mask(const GrammarSpec& spec,
@@ -70,7 +68,10 @@ Result<std::vector<uint64_t>> Guides::next_mask(const GrammarSpec& spec,
       state.position.emplace(state.masker->grammar());
     }
   }
-  if (!state.position) return unguided(**vocabulary_, spec.may_end_before);
+  if (!state.position) {
+    if (spec.may_end_before) return std::vector<uint64_t>();
+    return all_but_ends(**vocabulary_);
+  }
   std::vector<uint64_t> mask(state.masker->num_words());
   TRY(state.masker->mask(*state.position, mask));
   return mask;

@@ -27,7 +27,8 @@ struct GuideState {
   std::shared_ptr<TokenMasker> masker;   ///< null: not compiled yet
   std::optional<GrammarState> position;  ///< nullopt: the grammar has not begun
   size_t num_taken = 0;                  ///< emitted tokens seen
-  std::vector<uint64_t> mask;            ///< of the token that follows them; empty: not known
+  /// What mask() said of the token that follows them; nullopt: it has not been asked yet.
+  std::optional<Result<std::vector<uint64_t>>> next;
 };
 
 /// The grammars of one worker. Requests with the same one share what is compiled. Not thread-safe.
@@ -44,8 +45,9 @@ class Guides {
   /// @errors those of compile_grammar; kInvalidArgument: there is no vocabulary
   Result<void> prepare(const GrammarSpec& spec, GuideState& state);
 
-  /// The tokens that may follow, as bits of a mask. Before the grammar begins: all but the end
-  /// tokens, or all if it need not begin. Asked again with the same tokens, it answers at once.
+  /// The tokens that may follow, as bits of a mask; an empty one allows all. Before the grammar
+  /// begins: all but the end tokens, or all if it need not begin. Asked again with the same tokens,
+  /// it gives the same answer, an error too, at once.
   /// @param emitted the answer so far; longer than at the last call, or the same
   /// @errors as prepare(); kInvalidArgument: the answer does not follow its grammar, or the grammar
   ///         is too ambiguous to go on
