@@ -314,9 +314,12 @@ class RouterShell {
                        .wants_token = entry.wants_token,
                        .sampling = request.sampling,
                        .guide = request.guide});
-      if (entry.wants_token && model::reads_token_log(request.sampling)) {
-        parts.back().known = request.known;
-        parts.back().num_prompt = request.num_prompt;
+      if (!entry.wants_token) continue;
+      const auto emitted = request.known.begin() + request.num_prompt;
+      if (model::reads_prompt(request.sampling))
+        parts.back().prompt = {request.known.begin(), emitted};
+      if (model::reads_emitted(request.sampling)) {
+        parts.back().emitted = {emitted, request.known.end()};
         parts.back().stop_token_ids = request.stop_token_ids;
       }
     }

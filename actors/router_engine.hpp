@@ -26,10 +26,8 @@ struct StepPart {
   bool wants_token = false;
   model::SamplingParams sampling;
   std::shared_ptr<model::GuideState> guide;  ///< of a request with a grammar; of the engine's jobs
-  // Only with wants_token and if model::reads_token_log(sampling): prompt and emitted so far.
-  std::vector<TokenId> known;
-  uint32_t num_prompt = 0;
-  std::vector<TokenId> stop_token_ids;
+  // Of the token log what sampling reads, only with wants_token (model::reads_prompt, _emitted).
+  std::vector<TokenId> prompt, emitted, stop_token_ids;
 };
 
 /// Where a segment stopped, and what must happen before the next.
