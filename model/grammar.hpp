@@ -64,7 +64,8 @@ struct GrammarLimits {
   /// Groups in groups of a regex or an EBNF; a schema may nest four times as deep.
   uint32_t max_spec_depth = 64;
   /// Size of the automata of all regexes together (grammar_check.hpp): one that explodes is refused
-  /// here and not while a request runs.
+  /// here and not while a request runs. 0: they are not looked at, which is most of the time that a
+  /// regex takes; for a spec that has been compiled before.
   uint32_t max_automaton = 49'152;
   /// Work (GrammarMachine) that following one answer may take, about 1 s: so much at most does it
   /// take to come back to a place from a token log. An answer of 160,000 tokens of four bytes

@@ -232,6 +232,7 @@ Result<void> check_grammar(Grammar& grammar, std::span<const RuleAddress> rules)
 }
 
 Result<void> check_automaton(const Grammar& grammar, const GrammarLimits& limits, size_t& size) {
+  if (limits.max_automaton == 0) return {};
   const Error too_large{Code::kInvalidArgument,
                         "the regex is too complex: its automaton has more than " +
                             std::to_string(limits.max_automaton) +

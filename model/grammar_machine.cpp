@@ -111,12 +111,9 @@ void GrammarMachine::run(const Runner& runner) {
     case Op::kCall: {
       const uint32_t depth = runner.depth + (instruction.deeper ? 1 : 0);
       if (depth + grammar_->levels[instruction.target] > grammar_->max_depth) break;
-      Entry& entry = entries_[{instruction.target, depth}];
-      if (grammar_->code[next].op == Op::kReturn) {
-        entry.tails.push_back(*runner.below);
-      } else {
-        entry.frames.push_back({next, 0, runner.depth, *runner.below});
-      }
+      const bool is_tail = grammar_->code[next].op == Op::kReturn;
+      calls_.push_back(
+          {instruction.target, depth, is_tail, {next, 0, runner.depth, *runner.below}});
       break;
     }
     case Op::kRepeat: {
@@ -125,8 +122,10 @@ void GrammarMachine::run(const Runner& runner) {
       // Without a maximum the rounds beyond the minimum need no telling apart.
       const bool counts = instruction.max != kUnlimited || runner.count < instruction.min;
       const uint32_t count = runner.count + (counts ? 1 : 0);
-      entries_[{instruction.target, runner.depth}].frames.push_back(
-          {runner.address, count, runner.depth, *runner.below});
+      calls_.push_back({instruction.target,
+                        runner.depth,
+                        false,
+                        {runner.address, count, runner.depth, *runner.below}});
       break;
     }
     case Op::kReturn:
@@ -140,17 +139,26 @@ void GrammarMachine::run(const Runner& runner) {
 
 /// Enters each subroutine once for all that call it by now, with one stack.
 void GrammarMachine::enter_subroutines() {
-  auto entries = std::exchange(entries_, {});
-  for (auto& [place, entry] : entries) {
-    ThreadSetPtr below;
-    if (!entry.tails.empty()) below = merge(std::move(entry.tails));
-    if (!entry.frames.empty()) {
-      ThreadSetPtr frames = make_set(grouped(std::move(entry.frames)), false);
-      below = below ? merge({std::move(below), std::move(frames)}) : std::move(frames);
+  const auto place = [](const Call& call) { return std::pair(call.address, call.depth); };
+  std::sort(calls_.begin(), calls_.end(),
+            [&](const Call& a, const Call& b) { return place(a) < place(b); });
+  for (size_t i = 0; i < calls_.size();) {
+    const auto [address, depth] = place(calls_[i]);
+    std::vector<Thread> frames;
+    std::vector<ThreadSetPtr> tails;
+    for (; i < calls_.size() && place(calls_[i]) == std::pair(address, depth); ++i) {
+      Call& call = calls_[i];
+      if (call.is_tail) {
+        tails.push_back(std::move(call.frame.below));
+      } else {
+        frames.push_back(std::move(call.frame));
+      }
     }
-    kept_.push_back(std::move(below));
-    follow({place.first, 0, place.second, &kept_.back()});
+    if (!frames.empty()) tails.push_back(make_set(grouped(std::move(frames)), false));
+    kept_.push_back(tails.size() == 1 ? std::move(tails[0]) : merge(std::move(tails)));
+    follow({address, 0, depth, &kept_.back()});
   }
+  calls_.clear();
 }
 
 Result<ThreadSetPtr> GrammarMachine::finish() {
@@ -174,7 +182,7 @@ Result<ThreadSetPtr> GrammarMachine::finish() {
   const bool overflow = step_work_ > kMaxStepWork;
   work_ += std::exchange(step_work_, 0);
   todo_.clear();
-  entries_.clear();
+  calls_.clear();
   waiting_.clear();
   seen_.clear();
   kept_.clear();

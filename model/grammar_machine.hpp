@@ -94,11 +94,12 @@ class GrammarMachine {
     size_t size_ = 0;
   };
 
-  /// The ways into one subroutine at one depth: frames to return to, and, of calls that end their
-  /// rule, the stacks that they leave to it.
-  struct Entry {
-    std::vector<Thread> frames;
-    std::vector<ThreadSetPtr> tails;
+  /// A way into a subroutine: the frame to return to, or, of a call that ends its rule, the stack
+  /// `frame.below` that it leaves to it.
+  struct Call {
+    uint32_t address, depth;
+    bool is_tail;
+    Thread frame;
   };
 
   void follow(const Runner& runner);
@@ -111,7 +112,7 @@ class GrammarMachine {
   const Grammar* grammar_;
   std::vector<Runner> todo_, waiting_;
   Seen seen_;
-  std::map<std::pair<uint32_t, uint32_t>, Entry> entries_;  // by (address, depth)
+  std::vector<Call> calls_;        // not entered yet
   std::deque<ThreadSetPtr> kept_;  // stacks made in this step; elements do not move
   std::map<std::vector<uint64_t>, ThreadSetPtr> merged_;  // by the hashes of the parts
   bool accepting_ = false;

@@ -35,7 +35,8 @@ Result<void> Guides::prepare(const GrammarSpec& spec, GuideState& state) {
   if (found != kept_.end()) {
     kept_.splice(kept_.begin(), kept_, found);
   } else {
-    auto grammar = TRY(compile_grammar(spec));
+    // Whoever took the request has looked at the automata; masks are bounded without that.
+    auto grammar = TRY(compile_grammar(spec, {.max_automaton = 0}));
     kept_.push_front({spec, std::make_shared<TokenMasker>(std::move(grammar), *vocabulary_)});
     if (kept_.size() > kMaxKept) kept_.pop_back();  // requests that run keep theirs
   }

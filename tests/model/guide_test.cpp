@@ -176,6 +176,15 @@ TEST(Guides, TheWorkForAnAnswerIsBoundedByItsTokensAlone) {
   EXPECT_TRUE(was_refused);
 }
 
+TEST(Guides, LookAtNoAutomataAgain) {
+  // Refused where requests are taken; here its masks are bounded like any other's.
+  const GrammarSpec spec{.kind = Kind::kRegex, .text = "(a|b)*a(a|b){30}"};
+  ASSERT_FALSE(compile_grammar(spec).ok());
+  Guides guides(vocabulary());
+  GuideState state;
+  EXPECT_EQ(allowed_after(guides, spec, tokens_of("abba"), state), tokens_of("ab"));
+}
+
 TEST(Guides, WhatCannotBeGuidedIsTheRequestsError) {
   const auto fails_with = [](Guides guides, const GrammarSpec& spec,
                              const std::vector<TokenId>& emitted, const char* message) {
