@@ -22,6 +22,7 @@ TokenMasker::TokenMasker(std::shared_ptr<const Grammar> grammar,
 void TokenMasker::forget() {
   table_.clear();
   steps_.assign(1, Step{});
+  work_.assign(1, 0);
   transitions_.clear();
   shared_.clear();
   visited_.clear();
@@ -45,8 +46,7 @@ TokenMasker::StateId TokenMasker::intern(ThreadSetPtr threads) {
 Result<TokenMasker::StepId> TokenMasker::step(StateId from, uint8_t byte) {
   const size_t at = size_t{from - 1} * grammar_->num_classes + grammar_->classes[byte];
   if (transitions_[at] == kUnknown) transitions_[at] = TRY(find_step(from, byte));
-  Step& found = steps_[transitions_[at]];
-  if (found.last_walk != num_walks_) TRY(count(found));
+  if (steps_[transitions_[at]].last_walk != num_walks_) TRY(count(transitions_[at]));
   return transitions_[at];
 }
 
@@ -70,15 +70,16 @@ Result<TokenMasker::StepId> TokenMasker::find_step(StateId from, uint8_t byte) {
 Result<TokenMasker::StepId> TokenMasker::take_step(const ThreadSet& from, uint8_t byte) {
   const size_t before = machine_.work();
   const StateId to = intern(TRY(machine_.step(from, byte)));
-  steps_.push_back({.to = to, .work = static_cast<uint32_t>(machine_.work() - before)});
+  steps_.push_back({.to = to});
+  work_.push_back(static_cast<uint32_t>(machine_.work() - before));
   return static_cast<StepId>(steps_.size() - 1);
 }
 
 /// Counts a step, whether or not an earlier walk has met it: the bound must not depend on what is
 /// kept.
-Result<void> TokenMasker::count(Step& step) {
-  step.last_walk = num_walks_;
-  return count(step.to, step.work / GrammarMachine::kWorkOfAState);
+Result<void> TokenMasker::count(StepId step) {
+  steps_[step].last_walk = num_walks_;
+  return count(steps_[step].to, work_[step] / GrammarMachine::kWorkOfAState);
 }
 
 /// Counts `size`, and the state if this walk has not met it.

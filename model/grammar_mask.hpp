@@ -50,6 +50,12 @@ class TokenMasker {
   /// Cost: bench/results/grammar.md; bounded by the vocabulary and max_walk.
   Result<size_t> mask(const GrammarState& state, std::span<uint64_t> bits);
 
+  /// Goes on by one token, in the scratch memory that masks are made in.
+  /// @errors as GrammarState::advance
+  Result<void> advance(GrammarState& state, TokenId token) {
+    return state.advance(*vocabulary_, token, machine_);
+  }
+
  private:
   /// Numbers of states: as in table_, plus 1.
   using StateId = uint32_t;
@@ -60,7 +66,6 @@ class TokenMasker {
   static constexpr size_t kMaxSharedThreads = 64;  // of states whose steps are shared
   struct Step {
     StateId to = kDead;
-    uint32_t work = 0;       // that it took the machine
     uint32_t last_walk = 0;  // the last walk that met it
   };
   /// The steps out of a state, by which of its threads move: many classes of bytes move the same.
@@ -76,7 +81,7 @@ class TokenMasker {
   Result<StepId> find_step(StateId from, uint8_t byte);
   Result<StepId> take_step(const ThreadSet& from, uint8_t byte);
   Result<bool> loops_on_plain(StateId state);
-  Result<void> count(Step& step);
+  Result<void> count(StepId step);
   Result<void> count(StateId state, size_t size);
   Result<Mask> walk(StateId from);
 
@@ -86,6 +91,7 @@ class TokenMasker {
   GrammarMachine machine_;
   ThreadSetTable table_;
   std::vector<Step> steps_;                 // the first one leads nowhere
+  std::vector<uint32_t> work_;              // [step] that it took the machine
   std::vector<StepId> transitions_;         // [state, class]
   std::vector<SharedSteps> shared_;         // [state]
   std::vector<uint32_t> visited_;           // [state] the last walk that met it

@@ -20,13 +20,17 @@ class GrammarState {
   /// Before the first token.
   explicit GrammarState(std::shared_ptr<const Grammar> grammar);
 
-  /// Goes on by one token of `vocabulary`; about 1 us. An end token finishes the text.
+  /// Goes on by one token of `vocabulary`; about 1 us, many times that where the grammar is
+  /// ambiguous. An end token finishes the text.
+  /// @param machine of this grammar: its scratch memory is worth keeping between tokens
   /// @errors leave the state as it was: kInvalidArgument where the token is not allowed;
   ///         kResourceExhausted as GrammarMachine::step, or beyond GrammarLimits::max_answer_work
+  Result<void> advance(const Vocabulary& vocabulary, TokenId token, GrammarMachine& machine);
   Result<void> advance(const Vocabulary& vocabulary, TokenId token);
 
   /// Goes on by some bytes.
-  /// @errors as the other
+  /// @errors as the others
+  Result<void> advance(std::string_view bytes, GrammarMachine& machine);
   Result<void> advance(std::string_view bytes);
 
   /// The text so far is one of the grammar's; it may still be the beginning of others.

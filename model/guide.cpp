@@ -35,7 +35,7 @@ Result<void> Guides::prepare(const GrammarSpec& spec, GuideState& state) {
   if (found != kept_.end()) {
     kept_.splice(kept_.begin(), kept_, found);
   } else {
-    // Whoever took the request has looked at the automata; masks are bounded without that.
+    // Masks are bounded without a look at the automata.
     auto grammar = TRY(compile_grammar(spec, {.max_automaton = 0}));
     kept_.push_front({spec, std::make_shared<TokenMasker>(std::move(grammar), *vocabulary_)});
     if (kept_.size() > kMaxKept) kept_.pop_back();  // requests that run keep theirs
@@ -63,7 +63,7 @@ Result<std::vector<uint64_t>> Guides::next_mask(const GrammarSpec& spec,
   for (; state.num_taken < emitted.size(); ++state.num_taken) {
     const TokenId token = emitted[state.num_taken];
     if (state.position) {
-      auto advanced = state.position->advance(**vocabulary_, token);
+      auto advanced = state.masker->advance(*state.position, token);
       if (!advanced.ok()) return std::move(advanced).error().with_context("the answer so far");
     } else if (token == spec.begins_after) {
       state.position.emplace(state.masker->grammar());

@@ -41,7 +41,8 @@ class Guides {
   explicit Guides(Result<std::shared_ptr<const Vocabulary>> vocabulary)
       : vocabulary_(std::move(vocabulary)) {}
 
-  /// Compiles, unless that has been done.
+  /// Compiles, unless that has been done, without measuring the automata of regexes: that is for
+  /// whoever takes the request (GrammarLimits::max_automaton).
   /// @errors those of compile_grammar; kInvalidArgument: there is no vocabulary
   Result<void> prepare(const GrammarSpec& spec, GuideState& state);
 
@@ -50,8 +51,10 @@ class Guides {
   /// it gives the same answer, an error too, at once.
   /// @param emitted the answer so far; longer than at the last call, or the same
   /// @errors as prepare(); kInvalidArgument: the answer does not follow its grammar, or the grammar
-  ///         is too ambiguous to go on
-  /// Cost: prepare() once, then that of TokenMasker::mask and 1 us for each new token.
+  ///         is too ambiguous to go on. They depend on the tokens alone: whoever resumes the
+  ///         request ends it with the same one
+  /// Cost: prepare() once, then that of TokenMasker::mask and of GrammarState::advance for each new
+  /// token; for all tokens of an answer together GrammarLimits::max_answer_work bounds it.
   Result<std::span<const uint64_t>> mask(const GrammarSpec& spec, std::span<const TokenId> emitted,
                                          GuideState& state);
 
