@@ -328,13 +328,16 @@ class RouterShell {
                        .wants_token = entry.wants_token,
                        .sampling = request.sampling,
                        .guide = request.guide});
-      if (entry.wants_token && model::reads_token_log(request.sampling)) {
-        parts.back().known = request.known;
-        parts.back().num_prompt = request.num_prompt;
-        parts.back().stop_token_ids = request.stop_token_ids;
-      }
       if (request.scored.size() < request.num_to_score) add_scored(entry, request, parts.back());
       step_->num_scored.push_back(parts.back().scored.size());
+      if (!entry.wants_token) continue;
+      const auto emitted = request.known.begin() + request.num_prompt;
+      if (model::reads_prompt(request.sampling))
+        parts.back().prompt = {request.known.begin(), emitted};
+      if (model::reads_emitted(request.sampling)) {
+        parts.back().emitted = {emitted, request.known.end()};
+        parts.back().stop_token_ids = request.stop_token_ids;
+      }
     }
     rows_computed_ += step_->num_rows;
     step_->num_batches = overlap_.choose(step_->num_rows, step_->prefills);

@@ -10,10 +10,6 @@ namespace {
 
 constexpr uint32_t kScoredAtOnce = 32;  // bounds the memory for logits
 
-std::span<const TokenId> emitted_of(const StepPart& part) {
-  return std::span(part.known).subspan(std::min<size_t>(part.num_prompt, part.known.size()));
-}
-
 bool is_guided(const StepPart& part) { return part.guide != nullptr; }
 
 }  // namespace
@@ -60,7 +56,7 @@ void RouterEngine::compute_meanwhile(uint32_t lane_index) {
     if (!is_guided(part)) continue;
     // An Error shows when the part is sampled: it comes again.
     if (part.wants_token) {
-      (void)guides_.mask(*part.sampling.grammar, emitted_of(part), *part.guide);
+      (void)guides_.mask(*part.sampling.grammar, part.emitted, *part.guide);
     } else {
       (void)guides_.prepare(*part.sampling.grammar, *part.guide);
     }
@@ -142,15 +138,12 @@ StepOutput RouterEngine::output(Lane& lane) {
 
 Result<model::SampledToken> RouterEngine::sample(const StepPart& part,
                                                  std::span<const float> logits) {
-  const std::span<const TokenId> emitted = emitted_of(part);
   std::span<const uint64_t> mask;
-  if (is_guided(part)) mask = TRY(guides_.mask(*part.sampling.grammar, emitted, *part.guide));
-  const model::SampledToken token =
-      model::sample(logits, part.sampling, part.first_position + part.tokens.size(),
-                    {.prompt = std::span(part.known).first(part.known.size() - emitted.size()),
-                     .emitted = emitted,
-                     .stop_token_ids = part.stop_token_ids},
-                    mask);
+  if (is_guided(part)) mask = TRY(guides_.mask(*part.sampling.grammar, part.emitted, *part.guide));
+  const model::SampledToken token = model::sample(
+      logits, part.sampling, part.first_position + part.tokens.size(),
+      {.prompt = part.prompt, .emitted = part.emitted, .stop_token_ids = part.stop_token_ids},
+      mask);
   if (token.token < 0) return model::no_token_error(token.token);
   return token;
 }

@@ -26,10 +26,8 @@ struct StepPart {
   bool wants_token = false;
   model::SamplingParams sampling;
   std::shared_ptr<model::GuideState> guide;  ///< of a request with a grammar; of the engine's jobs
-  // Only with wants_token and if model::reads_token_log(sampling): prompt and emitted so far.
-  std::vector<TokenId> known;
-  uint32_t num_prompt = 0;
-  std::vector<TokenId> stop_token_ids;
+  // Of the token log what sampling reads, only with wants_token (model::reads_prompt, _emitted).
+  std::vector<TokenId> prompt, emitted, stop_token_ids;
   /// Prompt tokens whose log-probabilities are wanted: those behind the rows first_scored, ...
   uint32_t first_scored = 0;
   std::vector<TokenId> scored;
@@ -72,8 +70,9 @@ class RouterEngine {
   /// @param step names the frames; @param lane < kLanes, with nothing out in it
   Segment begin(uint32_t lane, StepId step, std::vector<StepPart> parts);
   /// What can be done while the shards compute: the shared expert, and, once a step, what is needed
-  /// to guide answers by their grammars: microseconds as a rule; a new grammar holds the step up
-  /// for 60 ms at most, a mask for 20 ms (bench/results/grammar.md).
+  /// to guide answers by their grammars: microseconds as a rule. Each request may hold the step up:
+  /// the slowest grammars that we know take 20 ms once and 30 ms for a mask, and coming back to a
+  /// place in a long answer of theirs takes 2 s at most (bench/results/grammar.md).
   void compute_meanwhile(uint32_t lane);
   Segment resume(uint32_t lane, const experts::DispatchPlan& plan,
                  const std::vector<GatheredFrame>& answers);

@@ -203,6 +203,7 @@ void read_tool_choice(FieldReader& reader, ChatRequest& request) {
       choice->is_string() ? std::string_view(choice->get_string()) : std::string_view();
   if (name == "none") {
     request.tools.clear();
+    request.strict_tools.clear();
   } else if (name == "required") {
     if (request.tools.empty()) reader.fail("tool_choice", "requires a call, but `tools` has none.");
     request.tool_choice.is_forced = true;

@@ -46,13 +46,6 @@ std::optional<ApiError> check_min_tokens(const GenerationPlan& plan) {
   return std::nullopt;
 }
 
-std::optional<TokenId> added_token(const model::Tokenizer& tokenizer, std::string_view content) {
-  for (const model::AddedToken& added : tokenizer.added_tokens()) {
-    if (added.content == content) return added.id;
-  }
-  return std::nullopt;
-}
-
 /// The grammar of the calls that a chat asks for. Where they are not forced it begins with the mark
 /// that opens them, and tools that are not strict may have any arguments.
 ApiResult<model::GrammarSpec> spec_of_calls(const GatewayModel& model,
@@ -76,7 +69,7 @@ ApiResult<model::GrammarSpec> spec_of_calls(const GatewayModel& model,
                                     .several = chat.parallel_tool_calls && choice.name.empty(),
                                     .is_open = !choice.is_forced});
   if (!choice.is_forced) {
-    const auto begin = added_token(model.tokenizer, "<｜tool▁calls▁begin｜>");
+    const auto begin = model.tokenizer.id_of("<｜tool▁calls▁begin｜>");
     CHECK(begin);  // or the chat format would know no tools
     spec.begins_after = *begin;
     spec.may_end_before = true;
@@ -130,8 +123,7 @@ ApiResult<model::ChatPrompt> prompt_of_chat(const GatewayModel& model, const Cha
 std::optional<ApiError> guide_chat(const GatewayModel& model, const model::AnswerSyntax& syntax,
                                    ChatRequest& chat) {
   GenerationRequest& request = chat.generation;
-  const bool is_strict = !chat.tools.empty() && !chat.strict_tools.empty();
-  const bool guides_calls = chat.tool_choice.is_forced || is_strict;
+  const bool guides_calls = chat.tool_choice.is_forced || !chat.strict_tools.empty();
   if (request.sampling.grammar && !chat.tools.empty()) {
     return invalid_value(request.grammar_field,
                          "`" + request.grammar_field +
@@ -148,16 +140,13 @@ std::optional<ApiError> guide_chat(const GatewayModel& model, const model::Answe
     spec = *request.sampling.grammar;
   }
   if (syntax.opens_in_reasoning) {
-    const auto end = added_token(model.tokenizer, "</think>");
-    const std::string field = guides_calls ? "tool_choice" : request.grammar_field;
-    if (!end || spec.may_end_before) {
-      return invalid_value(guides_calls ? "tools" : field,
-                           end ? "`strict` tools of an answer with reasoning are supported with "
-                                 "\"tool_choice\": \"required\" only."
-                               : "`" + field +
-                                     "` is not supported behind reasoning: the model's "
-                                     "tokenizer has no token that ends it.");
+    if (spec.may_end_before) {
+      return invalid_value("tools",
+                           "`strict` tools of an answer with reasoning are supported with "
+                           "\"tool_choice\": \"required\" only.");
     }
+    const auto end = model.tokenizer.id_of("</think>");
+    CHECK(end);  // or the chat format would open no reasoning
     spec.begins_after = *end;
   }
   request.sampling.grammar = std::make_shared<const model::GrammarSpec>(std::move(spec));

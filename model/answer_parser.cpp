@@ -17,6 +17,7 @@ constexpr std::string_view kBlanks = " \t\r\n";
 constexpr std::string_view kFence = "```";
 constexpr std::string_view kFenceLanguage = "json";
 constexpr size_t kMaxNameBytes = 256;
+constexpr size_t kMaxArgumentsDepth = 32;
 
 std::string_view trimmed(std::string_view text) {
   const size_t begin = text.find_first_not_of(kBlanks);
@@ -69,7 +70,8 @@ std::optional<AnswerPart> parse_call(std::string_view body, ToolSyntax syntax) {
   }
   arguments = trimmed(arguments);
   if (!is_name(name)) return std::nullopt;
-  const auto parsed = parse_json(arguments);
+  // A key may come twice, as in any JSON that a grammar lets the model write: the client reads it.
+  const auto parsed = parse_json(arguments, kMaxArgumentsDepth, RepeatedKey::kLastCounts);
   if (!parsed.ok() || !parsed->is_object()) return std::nullopt;
   return AnswerPart{AnswerPart::Kind::kToolCall, std::string(arguments), std::string(name)};
 }

@@ -1,5 +1,6 @@
 #include "model/grammar.hpp"
 
+#include <optional>
 #include <utility>
 
 #include "model/grammar_builder.hpp"
@@ -36,18 +37,21 @@ Result<Expr> parse_choice(GrammarBuilder& builder, const GrammarSpec& spec,
 }
 
 Result<Expr> parse(GrammarBuilder& builder, const GrammarSpec& spec, const GrammarLimits& limits) {
+  // The grammars without JSON do without its rules: its bytes would split their classes.
+  std::optional<JsonGrammar> json_grammar;
   size_t automata_size = 0;
   switch (spec.kind) {
     case GrammarSpec::Kind::kNone: return invalid("there is no grammar");
-    case GrammarSpec::Kind::kJsonObject: return JsonGrammar(builder).any_object();
+    case GrammarSpec::Kind::kJsonObject: return json_grammar.emplace(builder).any_object();
     case GrammarSpec::Kind::kJsonSchema:
-      return parse_schema(builder, spec.text, limits, automata_size);
+      return parse_schema(json_grammar.emplace(builder), spec.text, limits, automata_size);
     case GrammarSpec::Kind::kRegex:
       if (spec.text.empty()) return invalid("the regex is empty");
       return parse_regex(builder, spec.text, limits);
     case GrammarSpec::Kind::kChoice: return parse_choice(builder, spec, limits);
     case GrammarSpec::Kind::kEbnf: return parse_ebnf(builder, spec.text, limits);
-    case GrammarSpec::Kind::kToolCalls: return parse_tool_calls(builder, spec.text, limits);
+    case GrammarSpec::Kind::kToolCalls:
+      return parse_tool_calls(json_grammar.emplace(builder), spec.text, limits);
   }
   return builder.never();
 }

@@ -50,11 +50,11 @@ struct GrammarSpec {
   friend bool operator==(const GrammarSpec&, const GrammarSpec&) = default;
 };
 
-/// Bounds of a compilation. With the defaults the slowest one takes about 60 ms, most well below
-/// 1 ms (bench/results/grammar.md).
+/// Bounds of a compilation and of what it makes. With the defaults the slowest that we know takes
+/// about 40 ms, most well below 1 ms (bench/results/grammar.md).
 struct GrammarLimits {
   size_t max_text_bytes = size_t{256} << 10;  ///< of `text`, or of all choices together
-  size_t max_choices = 4096;                  ///< choices, enum values, anyOf branches
+  size_t max_choices = 4096;                  ///< choices, enum values, anyOf branches, tools
   size_t max_properties = 1024;               ///< of one object of a schema; also prefixItems
   size_t max_rules = 512;                     ///< of an EBNF
   uint32_t max_repeat = 100'000;              ///< {n,m}, maxLength, maxItems
@@ -64,8 +64,14 @@ struct GrammarLimits {
   /// Groups in groups of a regex or an EBNF; a schema may nest four times as deep.
   uint32_t max_spec_depth = 64;
   /// Size of the automata of all regexes together (grammar_check.hpp): one that explodes is refused
-  /// here and not while a request runs.
+  /// here and not while a request runs. (An EBNF has none that could be measured: it may nest.)
+  /// 0: they are not looked at, which is most of the time that a regex takes; for a spec that has
+  /// been compiled before.
   uint32_t max_automaton = 49'152;
+  /// Work of GrammarMachine that following one answer may take, 1 to 2 s where it is spent: so much
+  /// at most does it take to come back to a place from a token log. JSON takes 20 to 30 for a byte,
+  /// 100,000 tokens of four bytes may have 40; ambiguous grammars take thousands.
+  uint64_t max_answer_work = uint64_t{1} << 24;
 };
 
 /// @errors kInvalidArgument: the spec is wrong, uses what Troupe lacks or exceeds a limit; the

@@ -232,6 +232,7 @@ Result<void> check_grammar(Grammar& grammar, std::span<const RuleAddress> rules)
 }
 
 Result<void> check_automaton(const Grammar& grammar, const GrammarLimits& limits, size_t& size) {
+  if (limits.max_automaton == 0) return {};
   const Error too_large{Code::kInvalidArgument,
                         "the regex is too complex: its automaton has more than " +
                             std::to_string(limits.max_automaton) +
@@ -245,8 +246,7 @@ Result<void> check_automaton(const Grammar& grammar, const GrammarLimits& limits
   auto start = machine.start();
   if (!start.ok()) return too_large;
   table.intern(std::move(*start));
-  // A step may meet a hundred instructions where it keeps one thread.
-  const auto work = [&] { return machine.work() / 16; };
+  const auto work = [&] { return machine.work() / GrammarMachine::kWorkOfAState; };
   for (uint32_t state = 0; state < table.size(); ++state) {
     const ThreadSetPtr threads = table[state];
     size += 1 + threads->threads.size();

@@ -196,6 +196,7 @@ void GrammarEmitter::shorten_jumps() {
 Result<std::shared_ptr<const Grammar>> GrammarEmitter::run(GrammarBuilder::Expr root) {
   grammar_.sets = builder_->sets_;
   grammar_.max_depth = builder_->limits_->max_depth;
+  grammar_.max_answer_work = builder_->limits_->max_answer_work;
   push({.op = Op::kAccept});
   grammar_.start = here();
   emit(root.id);

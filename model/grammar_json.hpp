@@ -13,13 +13,15 @@
 
 namespace troupe::model {
 
-/// Builds the parts of JSON; those that schemas use often are rules and exist once.
+/// Builds the parts of JSON; those that schemas use often are rules and exist once. A grammar needs
+/// one of these, however many schemas it has.
 class JsonGrammar {
  public:
   using Expr = GrammarBuilder::Expr;
 
   /// @param builder has to outlive this
   explicit JsonGrammar(GrammarBuilder& builder);
+  [[nodiscard]] GrammarBuilder& builder() const { return *builder_; }
 
   Expr any_value();
   Expr any_object();

@@ -1,6 +1,7 @@
 #include "model/grammar_machine.hpp"
 
 #include <algorithm>
+#include <string>
 #include <tuple>
 #include <utility>
 
@@ -16,6 +17,8 @@ uint64_t mix(uint64_t hash, uint64_t value) {
   return hash ^ (hash >> 29);
 }
 
+uint64_t hash_of(const ThreadSetPtr& set) { return set ? set->hash : 0; }
+
 auto key(const Thread& thread) { return std::tie(thread.address, thread.count, thread.depth); }
 
 ThreadSetPtr make_set(std::vector<Thread> threads, bool accepting) {
@@ -23,7 +26,7 @@ ThreadSetPtr make_set(std::vector<Thread> threads, bool accepting) {
   for (const Thread& thread : threads) {
     hash = mix(hash, uint64_t{thread.address} << 32 | thread.count);
     hash = mix(hash, thread.depth);
-    hash = mix(hash, thread.below ? thread.below->hash : 0);
+    hash = mix(hash, hash_of(thread.below));
   }
   return std::make_shared<const ThreadSet>(ThreadSet{std::move(threads), hash, accepting});
 }
@@ -58,8 +61,8 @@ bool equal(const ThreadSet& a, const ThreadSet& b) {
 bool GrammarMachine::Seen::insert(const Runner& runner) {
   if (size_ * 2 >= slots_.size()) grow();
   const uint64_t place = uint64_t{runner.address} << 32 | runner.count;
-  const ThreadSet* below = runner.below->get();
-  uint64_t at = mix(mix(place, runner.depth), reinterpret_cast<uintptr_t>(below));
+  const uint64_t below = hash_of(*runner.below);
+  uint64_t at = mix(mix(place, runner.depth), below);
   for (;; ++at) {
     Slot& slot = slots_[at & (slots_.size() - 1)];
     if (slot.round != round_) {
@@ -81,7 +84,7 @@ void GrammarMachine::Seen::grow() {
   old.swap(slots_);
   for (const Slot& slot : old) {
     if (slot.round != round_) continue;
-    uint64_t at = mix(mix(slot.place, slot.depth), reinterpret_cast<uintptr_t>(slot.below));
+    uint64_t at = mix(mix(slot.place, slot.depth), slot.below);
     while (slots_[at & (slots_.size() - 1)].round == round_) ++at;
     slots_[at & (slots_.size() - 1)] = slot;
   }
@@ -108,12 +111,9 @@ void GrammarMachine::run(const Runner& runner) {
     case Op::kCall: {
       const uint32_t depth = runner.depth + (instruction.deeper ? 1 : 0);
       if (depth + grammar_->levels[instruction.target] > grammar_->max_depth) break;
-      Entry& entry = entries_[{instruction.target, depth}];
-      if (grammar_->code[next].op == Op::kReturn) {
-        entry.tails.push_back(*runner.below);
-      } else {
-        entry.frames.push_back({next, 0, runner.depth, *runner.below});
-      }
+      const bool is_tail = grammar_->code[next].op == Op::kReturn;
+      calls_.push_back(
+          {instruction.target, depth, is_tail, {next, 0, runner.depth, *runner.below}});
       break;
     }
     case Op::kRepeat: {
@@ -122,11 +122,14 @@ void GrammarMachine::run(const Runner& runner) {
       // Without a maximum the rounds beyond the minimum need no telling apart.
       const bool counts = instruction.max != kUnlimited || runner.count < instruction.min;
       const uint32_t count = runner.count + (counts ? 1 : 0);
-      entries_[{instruction.target, runner.depth}].frames.push_back(
-          {runner.address, count, runner.depth, *runner.below});
+      calls_.push_back({instruction.target,
+                        runner.depth,
+                        false,
+                        {runner.address, count, runner.depth, *runner.below}});
       break;
     }
     case Op::kReturn:
+      step_work_ += (*runner.below)->threads.size() - 1;  // the first is this instruction's
       for (const Thread& frame : (*runner.below)->threads) {
         follow({frame.address, frame.count, frame.depth, &frame.below});
       }
@@ -136,21 +139,26 @@ void GrammarMachine::run(const Runner& runner) {
 
 /// Enters each subroutine once for all that call it by now, with one stack.
 void GrammarMachine::enter_subroutines() {
-  auto entries = std::exchange(entries_, {});
-  for (auto& [place, entry] : entries) {
-    ThreadSetPtr below;
-    if (entry.frames.empty()) {
-      below = merge(std::move(entry.tails));
-    } else {
-      std::vector<Thread> threads = std::move(entry.frames);
-      for (const ThreadSetPtr& tail : entry.tails) {
-        threads.insert(threads.end(), tail->threads.begin(), tail->threads.end());
+  const auto place = [](const Call& call) { return std::pair(call.address, call.depth); };
+  std::sort(calls_.begin(), calls_.end(),
+            [&](const Call& a, const Call& b) { return place(a) < place(b); });
+  for (size_t i = 0; i < calls_.size();) {
+    const auto [address, depth] = place(calls_[i]);
+    std::vector<Thread> frames;
+    std::vector<ThreadSetPtr> tails;
+    for (; i < calls_.size() && place(calls_[i]) == std::pair(address, depth); ++i) {
+      Call& call = calls_[i];
+      if (call.is_tail) {
+        tails.push_back(std::move(call.frame.below));
+      } else {
+        frames.push_back(std::move(call.frame));
       }
-      below = make_set(grouped(std::move(threads)), false);
     }
-    kept_.push_back(std::move(below));
-    follow({place.first, 0, place.second, &kept_.back()});
+    if (!frames.empty()) tails.push_back(make_set(grouped(std::move(frames)), false));
+    kept_.push_back(tails.size() == 1 ? std::move(tails[0]) : merge(std::move(tails)));
+    follow({address, 0, depth, &kept_.back()});
   }
+  calls_.clear();
 }
 
 Result<ThreadSetPtr> GrammarMachine::finish() {
@@ -174,12 +182,16 @@ Result<ThreadSetPtr> GrammarMachine::finish() {
   const bool overflow = step_work_ > kMaxStepWork;
   work_ += std::exchange(step_work_, 0);
   todo_.clear();
-  entries_.clear();
+  calls_.clear();
   waiting_.clear();
   seen_.clear();
   kept_.clear();
   merged_.clear();
-  if (overflow) return Error{Code::kResourceExhausted, "the grammar is too ambiguous here"};
+  if (overflow) {
+    return Error{Code::kResourceExhausted,
+                 "the grammar is too ambiguous here: a byte takes more than " +
+                     std::to_string(kMaxStepWork) + " steps"};
+  }
   if (threads.empty() && !accepting) return ThreadSetPtr();
   return make_set(std::move(threads), accepting);
 }
@@ -220,18 +232,23 @@ std::vector<Thread> GrammarMachine::grouped(std::vector<Thread> threads) {
 
 /// The set of all threads of these sets.
 ThreadSetPtr GrammarMachine::merge(std::vector<ThreadSetPtr> sets) {
-  std::sort(sets.begin(), sets.end());
-  sets.erase(std::unique(sets.begin(), sets.end()), sets.end());
+  const auto less = [](const auto& a, const auto& b) { return hash_of(a) < hash_of(b); };
+  const auto same = [](const auto& a, const auto& b) { return hash_of(a) == hash_of(b); };
+  std::sort(sets.begin(), sets.end(), less);
+  sets.erase(std::unique(sets.begin(), sets.end(), same), sets.end());
   // Where it gets too much work the step fails, whatever this returns.
   if (sets.size() == 1 || step_work_ > kMaxStepWork) return sets.front();
-  if (const auto found = merged_.find(sets); found != merged_.end()) return found->second;
+  std::vector<uint64_t> parts;
+  for (const ThreadSetPtr& set : sets) parts.push_back(hash_of(set));
+  if (const auto found = merged_.find(parts); found != merged_.end()) return found->second;
   std::vector<Thread> threads;
   for (const ThreadSetPtr& set : sets) {
     CHECK(set);  // threads without a frame below are at kAccept, which is there once
+    if (step_work_ + threads.size() > kMaxStepWork) break;
     threads.insert(threads.end(), set->threads.begin(), set->threads.end());
   }
   ThreadSetPtr merged = make_set(grouped(std::move(threads)), false);
-  merged_.emplace(std::move(sets), merged);
+  merged_.emplace(std::move(parts), merged);
   return merged;
 }
 

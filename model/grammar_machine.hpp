@@ -6,6 +6,9 @@
 // anyOf within an anyOf within ... has as many threads as places in the grammar, not 2^depth.
 //
 // States are immutable values, free to be copied and read by any number of threads of the process.
+// A step tells sets apart by their hashes, never by their addresses: what it does, and how much
+// work that is, depends on the state's value alone, however the state came about. (Sets whose 64
+// bits collided would make one grammar stricter than it is, everywhere alike.)
 
 #include <cstdint>
 #include <deque>
@@ -54,14 +57,17 @@ class GrammarMachine {
 
   /// The state after one more byte; null if no text of the grammar goes on like this.
   /// @errors kResourceExhausted: the grammar is so ambiguous here that the step would take more
-  ///         than kMaxStepWork instructions and merged frames
+  ///         work than kMaxStepWork
   Result<ThreadSetPtr> step(const ThreadSet& state, unsigned char byte);
 
-  /// Instructions run and frames merged so far.
+  /// Work so far, in steps: instructions run, frames returned to and merged.
   [[nodiscard]] size_t work() const { return work_; }
 
-  /// About 1 ms.
+  /// 1 to 3 ms.
   static constexpr size_t kMaxStepWork = 32'768;
+  /// Counts like one state where the size of an automaton is bounded: a step may take a hundred
+  /// and keep one thread.
+  static constexpr size_t kWorkOfAState = 16;
 
  private:
   /// A thread within a step: it borrows its stack from the old state, from a frame, or from kept_.
@@ -80,7 +86,7 @@ class GrammarMachine {
       uint64_t round = 0;
       uint64_t place = 0;  // address and count
       uint64_t depth = 0;
-      const ThreadSet* below = nullptr;
+      uint64_t below = 0;  // hash
     };
     void grow();
     std::vector<Slot> slots_{64};
@@ -88,11 +94,12 @@ class GrammarMachine {
     size_t size_ = 0;
   };
 
-  /// The ways into one subroutine at one depth: frames to return to, and, of calls that end their
-  /// rule, the stacks that they leave to it.
-  struct Entry {
-    std::vector<Thread> frames;
-    std::vector<ThreadSetPtr> tails;
+  /// A way into a subroutine: the frame to return to, or, of a call that ends its rule, the stack
+  /// `frame.below` that it leaves to it.
+  struct Call {
+    uint32_t address, depth;
+    bool is_tail;
+    Thread frame;
   };
 
   void follow(const Runner& runner);
@@ -105,9 +112,9 @@ class GrammarMachine {
   const Grammar* grammar_;
   std::vector<Runner> todo_, waiting_;
   Seen seen_;
-  std::map<std::pair<uint32_t, uint32_t>, Entry> entries_;  // by (address, depth)
+  std::vector<Call> calls_;        // not entered yet
   std::deque<ThreadSetPtr> kept_;  // stacks made in this step; elements do not move
-  std::map<std::vector<ThreadSetPtr>, ThreadSetPtr> merged_;
+  std::map<std::vector<uint64_t>, ThreadSetPtr> merged_;  // by the hashes of the parts
   bool accepting_ = false;
   size_t step_work_ = 0, work_ = 0;
 };

@@ -15,53 +15,87 @@ TokenMasker::TokenMasker(std::shared_ptr<const Grammar> grammar,
     : grammar_(std::move(grammar)),
       vocabulary_(std::move(vocabulary)),
       limits_(limits),
-      machine_(*grammar_) {}
+      machine_(*grammar_) {
+  forget();
+}
+
+void TokenMasker::forget() {
+  table_.clear();
+  steps_.assign(1, Step{});
+  work_.assign(1, 0);
+  transitions_.clear();
+  shared_.clear();
+  visited_.clear();
+  masks_.clear();
+  mask_bytes_ = 0;
+}
 
 TokenMasker::StateId TokenMasker::intern(ThreadSetPtr threads) {
   if (!threads) return kDead;
   const uint32_t number = table_.intern(std::move(threads));
   if (table_.size() > visited_.size()) {
     transitions_.resize(table_.size() * grammar_->num_classes, kUnknown);
-    steps_.emplace_back();
+    shared_.emplace_back();
     visited_.push_back(0);
     masks_.emplace_back();
   }
   return number + 1;
 }
 
-Result<TokenMasker::StateId> TokenMasker::next(StateId from, uint8_t byte) {
+/// The step that a byte takes, counted against the bound of this walk.
+Result<TokenMasker::StepId> TokenMasker::step(StateId from, uint8_t byte) {
   const size_t at = size_t{from - 1} * grammar_->num_classes + grammar_->classes[byte];
-  if (transitions_[at] == kUnknown) transitions_[at] = TRY(step(from, byte));
+  if (transitions_[at] == kUnknown) transitions_[at] = TRY(find_step(from, byte));
+  if (steps_[transitions_[at]].last_walk != num_walks_) TRY(count(transitions_[at]));
   return transitions_[at];
 }
 
-Result<TokenMasker::StateId> TokenMasker::step(StateId from, uint8_t byte) {
+Result<TokenMasker::StepId> TokenMasker::find_step(StateId from, uint8_t byte) {
   const ThreadSetPtr state = table_[from - 1];
   const std::vector<Thread>& threads = state->threads;
-  if (threads.size() > kMaxSharedThreads) return intern(TRY(machine_.step(*state, byte)));
+  if (threads.size() > kMaxSharedThreads) return take_step(*state, byte);
   std::bitset<kMaxSharedThreads> moving;
   for (size_t i = 0; i < threads.size(); ++i) {
     moving[i] = grammar_->sets[grammar_->code[threads[i].address].target][byte];
   }
-  if (moving.none()) return kDead;
-  for (const auto& [moved, to] : steps_[from - 1]) {
-    if (moved == moving) return to;
+  if (moving.none()) return kNowhere;
+  for (const auto& [moved, step] : shared_[from - 1]) {
+    if (moved == moving) return step;
   }
-  const StateId to = intern(TRY(machine_.step(*state, byte)));
-  steps_[from - 1].emplace_back(moving, to);
-  return to;
+  const StepId taken = TRY(take_step(*state, byte));
+  shared_[from - 1].emplace_back(moving, taken);
+  return taken;
 }
 
-/// Counts a state against the bound of this walk, whether or not an earlier walk has met it.
-Result<void> TokenMasker::visit(StateId state) {
-  visited_[state - 1] = num_walks_;
-  size_t size = 1;
-  for (const Thread& thread : table_[state - 1]->threads) size += 1 + thread.below->threads.size();
+Result<TokenMasker::StepId> TokenMasker::take_step(const ThreadSet& from, uint8_t byte) {
+  const size_t before = machine_.work();
+  const StateId to = intern(TRY(machine_.step(from, byte)));
+  steps_.push_back({.to = to});
+  work_.push_back(static_cast<uint32_t>(machine_.work() - before));
+  return static_cast<StepId>(steps_.size() - 1);
+}
+
+/// Counts a step, whether or not an earlier walk has met it: the bound must not depend on what is
+/// kept.
+Result<void> TokenMasker::count(StepId step) {
+  steps_[step].last_walk = num_walks_;
+  return count(steps_[step].to, work_[step] / GrammarMachine::kWorkOfAState);
+}
+
+/// Counts `size`, and the state if this walk has not met it.
+Result<void> TokenMasker::count(StateId state, size_t size) {
+  if (state != kDead && visited_[state - 1] != num_walks_) {
+    visited_[state - 1] = num_walks_;
+    ++size;
+    for (const Thread& thread : table_[state - 1]->threads) {
+      size += 1 + thread.below->threads.size();
+    }
+  }
   walk_size_ += size;
   if (walk_size_ > limits_.max_walk) {
     return Error{Code::kResourceExhausted,
                  "the grammar is too ambiguous here: the next tokens lead to more than " +
-                     std::to_string(limits_.max_walk) + " states and threads"};
+                     std::to_string(limits_.max_walk) + " states, threads and their work"};
   }
   return {};
 }
@@ -90,7 +124,7 @@ Result<bool> TokenMasker::loops_on_plain(StateId state) {
       std::vector<StateId> after;
       for (const StateId from : states) {
         for (unsigned byte = range.first; byte <= range.last; ++byte) {
-          const StateId to = TRY(next(from, static_cast<uint8_t>(byte)));
+          const StateId to = steps_[TRY(step(from, static_cast<uint8_t>(byte)))].to;
           if (to == kDead) return false;
           if (std::find(after.begin(), after.end(), to) == after.end()) after.push_back(to);
         }
@@ -106,7 +140,7 @@ Result<TokenMasker::Mask> TokenMasker::walk(StateId from) {
   Mask mask{std::vector<uint64_t>(vocabulary_->num_words()), 0};
   ++num_walks_;
   walk_size_ = 0;
-  TRY(visit(from));
+  TRY(count(from, 0));
   // Inside a string most tokens are plain text: they need no walk.
   const bool skips_plain = TRY(loops_on_plain(from));
   if (skips_plain) {
@@ -124,14 +158,16 @@ Result<TokenMasker::Mask> TokenMasker::walk(StateId from) {
       continue;
     }
     const StateId last = path[node.depth - 1];
-    StateId state =
+    StepId step_id =
         transitions_[size_t{last - 1} * grammar_->num_classes + grammar_->classes[node.byte]];
-    if (state == kUnknown) state = TRY(next(last, node.byte));
+    if (step_id == kUnknown || steps_[step_id].last_walk != num_walks_) {
+      step_id = TRY(step(last, node.byte));
+    }
+    const StateId state = steps_[step_id].to;
     if (state == kDead) {
       i = node.next;
       continue;
     }
-    if (visited_[state - 1] != num_walks_) TRY(visit(state));
     path[node.depth] = state;
     if (node.token >= 0) allow(node.token);
     ++i;
@@ -152,12 +188,7 @@ Result<size_t> TokenMasker::mask(const GrammarState& state, std::span<uint64_t> 
   }
   const size_t bytes_of_mask = bits.size_bytes();
   if (table_.size() > limits_.max_states || mask_bytes_ + bytes_of_mask > limits_.max_mask_bytes) {
-    table_.clear();
-    transitions_.clear();
-    steps_.clear();
-    visited_.clear();
-    masks_.clear();
-    mask_bytes_ = 0;
+    forget();
   }
   const StateId from = intern(state.threads());
   if (!masks_[from - 1]) {

@@ -22,8 +22,8 @@ namespace troupe::model {
 
 /// Bounds of what a TokenMasker keeps and does.
 struct MaskLimits {
-  /// States, threads in them and frames right below those that one walk of the vocabulary may meet.
-  /// JSON meets some hundreds.
+  /// What one walk of the vocabulary may meet: states, threads in them, frames right below those,
+  /// and each GrammarMachine::kWorkOfAState of work. JSON meets some hundreds.
   uint32_t max_walk = 65'536;
   uint32_t max_states = 8'192;              ///< kept; all are dropped when there are more
   size_t max_mask_bytes = size_t{4} << 20;  ///< of masks kept, likewise
@@ -50,25 +50,39 @@ class TokenMasker {
   /// Cost: bench/results/grammar.md; bounded by the vocabulary and max_walk.
   Result<size_t> mask(const GrammarState& state, std::span<uint64_t> bits);
 
+  /// Goes on by one token, in the scratch memory that masks are made in.
+  /// @errors as GrammarState::advance
+  Result<void> advance(GrammarState& state, TokenId token) {
+    return state.advance(*vocabulary_, token, machine_);
+  }
+
  private:
   /// Numbers of states: as in table_, plus 1.
   using StateId = uint32_t;
   static constexpr StateId kDead = 0;
-  static constexpr StateId kUnknown = UINT32_MAX;
+  using StepId = uint32_t;  // index of steps_
+  static constexpr StepId kUnknown = UINT32_MAX;
+  static constexpr StepId kNowhere = 0;
   static constexpr size_t kMaxSharedThreads = 64;  // of states whose steps are shared
+  struct Step {
+    StateId to = kDead;
+    uint32_t last_walk = 0;  // the last walk that met it
+  };
+  /// The steps out of a state, by which of its threads move: many classes of bytes move the same.
+  using SharedSteps = std::vector<std::pair<std::bitset<kMaxSharedThreads>, StepId>>;
   struct Mask {
     std::vector<uint64_t> bits;
     size_t num_allowed;
   };
 
-  /// Where a state goes, by which of its threads move: many classes of bytes move the same ones.
-  using Steps = std::vector<std::pair<std::bitset<kMaxSharedThreads>, StateId>>;
-
+  void forget();
   StateId intern(ThreadSetPtr threads);
-  Result<StateId> next(StateId from, uint8_t byte);
-  Result<StateId> step(StateId from, uint8_t byte);
+  Result<StepId> step(StateId from, uint8_t byte);
+  Result<StepId> find_step(StateId from, uint8_t byte);
+  Result<StepId> take_step(const ThreadSet& from, uint8_t byte);
   Result<bool> loops_on_plain(StateId state);
-  Result<void> visit(StateId state);
+  Result<void> count(StepId step);
+  Result<void> count(StateId state, size_t size);
   Result<Mask> walk(StateId from);
 
   std::shared_ptr<const Grammar> grammar_;
@@ -76,8 +90,10 @@ class TokenMasker {
   MaskLimits limits_;
   GrammarMachine machine_;
   ThreadSetTable table_;
-  std::vector<StateId> transitions_;        // [state, class]
-  std::vector<Steps> steps_;                // [state]
+  std::vector<Step> steps_;                 // the first one leads nowhere
+  std::vector<uint32_t> work_;              // [step] that it took the machine
+  std::vector<StepId> transitions_;         // [state, class]
+  std::vector<SharedSteps> shared_;         // [state]
   std::vector<uint32_t> visited_;           // [state] the last walk that met it
   std::vector<std::optional<Mask>> masks_;  // [state]
   size_t mask_bytes_ = 0;

@@ -43,6 +43,7 @@ struct Grammar {
   uint32_t num_classes = 0;          // at most 256
   uint32_t start = 0;                // address of the root rule
   uint32_t max_depth = 0;
+  uint64_t max_answer_work = 0;  // GrammarLimits
 };
 
 }  // namespace troupe::model

@@ -29,10 +29,10 @@ constexpr size_t kMaxNameBytes = 256;
 /// neither nesting nor chains of $ref need any stack.
 class SchemaParser {
  public:
-  SchemaParser(GrammarBuilder& builder, const GrammarLimits& limits, const json::value& document,
+  SchemaParser(JsonGrammar& json_grammar, const GrammarLimits& limits, const json::value& document,
                size_t& automata_size)
-      : b_(&builder),
-        json_(builder),
+      : b_(&json_grammar.builder()),
+        json_(json_grammar),
         limits_(&limits),
         document_(&document),
         automata_size_(automata_size) {}
@@ -269,7 +269,7 @@ class SchemaParser {
   }
 
   GrammarBuilder* b_;
-  JsonGrammar json_;
+  JsonGrammar& json_;
   const GrammarLimits* limits_;
   const json::value* document_;
   std::unordered_map<const json::value*, GrammarBuilder::Rule> rules_;
@@ -279,11 +279,11 @@ class SchemaParser {
 
 }  // namespace
 
-Result<Expr> parse_schema(GrammarBuilder& builder, std::string_view text,
+Result<Expr> parse_schema(JsonGrammar& json_grammar, std::string_view text,
                           const GrammarLimits& limits, size_t& automata_size) {
   auto document = parse_json(text, size_t{4} * limits.max_spec_depth);
   if (!document.ok()) return Error{Code::kInvalidArgument, document.error().message};
-  return SchemaParser(builder, limits, *document, automata_size).run();
+  return SchemaParser(json_grammar, limits, *document, automata_size).run();
 }
 
 }  // namespace troupe::model

@@ -27,9 +27,8 @@
 //                                    checked
 // allOf                              of one schema, alone
 // $ref, $defs, definitions           "#" or "#/...", recursion included; alone
-// title, description, default, examples, deprecated, readOnly, writeOnly, $schema, $comment, $id
-// (at
-//   the root), content*, discriminator, x-*: say nothing about what is valid
+// title, description, default, examples, deprecated, readOnly, writeOnly, $schema, $comment,
+//   $id (at the root), content*, discriminator, x-*: say nothing about what is valid
 //
 // Every other keyword is an error that names it, and so are keywords next to one that has to be
 // alone.
@@ -42,10 +41,13 @@
 
 namespace troupe::model {
 
+class JsonGrammar;
+
+/// @param json_grammar whose parts the schemas of one grammar share
 /// @param automata_size of the patterns of this spec so far, to which the schema's are added
 ///        (GrammarLimits::max_automaton)
 /// @errors kInvalidArgument naming the place in the schema
-Result<GrammarBuilder::Expr> parse_schema(GrammarBuilder& builder, std::string_view text,
+Result<GrammarBuilder::Expr> parse_schema(JsonGrammar& json_grammar, std::string_view text,
                                           const GrammarLimits& limits, size_t& automata_size);
 
 }  // namespace troupe::model

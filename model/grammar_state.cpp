@@ -14,24 +14,37 @@ GrammarState::GrammarState(std::shared_ptr<const Grammar> grammar) : grammar_(st
 }
 
 Result<void> GrammarState::advance(const Vocabulary& vocabulary, TokenId token) {
-  const Error not_allowed{Code::kInvalidArgument,
-                          "token " + std::to_string(token) + " does not continue the grammar"};
-  if (finished_) return not_allowed;
+  GrammarMachine machine(*grammar_);
+  return advance(vocabulary, token, machine);
+}
+
+Result<void> GrammarState::advance(std::string_view bytes) {
+  GrammarMachine machine(*grammar_);
+  return advance(bytes, machine);
+}
+
+Result<void> GrammarState::advance(const Vocabulary& vocabulary, TokenId token,
+                                   GrammarMachine& machine) {
+  const auto not_allowed = [&] {
+    return Error{Code::kInvalidArgument,
+                 "token " + std::to_string(token) + " does not continue the grammar"};
+  };
+  if (finished_) return not_allowed();
   if (vocabulary.is_end(token)) {
-    if (!complete()) return not_allowed;
+    if (!complete()) return not_allowed();
     finished_ = true;
     return {};
   }
   const std::string_view bytes = vocabulary.token_bytes(token);
-  if (bytes.empty()) return not_allowed;
-  auto advanced = advance(bytes);
+  if (bytes.empty()) return not_allowed();
+  auto advanced = advance(bytes, machine);
   if (!advanced.ok())
     return std::move(advanced).error().with_context("token " + std::to_string(token));
   return {};
 }
 
-Result<void> GrammarState::advance(std::string_view bytes) {
-  GrammarMachine machine(*grammar_);
+Result<void> GrammarState::advance(std::string_view bytes, GrammarMachine& machine) {
+  const size_t before = machine.work();
   ThreadSetPtr threads = threads_;
   for (size_t i = 0; i < bytes.size(); ++i) {
     threads = TRY(machine.step(*threads, static_cast<unsigned char>(bytes[i])));
@@ -39,8 +52,15 @@ Result<void> GrammarState::advance(std::string_view bytes) {
       return Error{Code::kInvalidArgument,
                    "byte " + std::to_string(i) + " does not continue the grammar"};
     }
+    if (work_ + (machine.work() - before) > grammar_->max_answer_work) {
+      return Error{
+          Code::kResourceExhausted,
+          "the grammar is too ambiguous for so long an answer: following it takes more than " +
+              std::to_string(grammar_->max_answer_work) + " steps"};
+    }
   }
   threads_ = std::move(threads);
+  work_ += machine.work() - before;
   return {};
 }
 

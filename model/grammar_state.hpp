@@ -14,19 +14,23 @@
 
 namespace troupe::model {
 
-/// Cheap to copy: two shared pointers and a flag.
+/// Cheap to copy: two shared pointers, a count and a flag.
 class GrammarState {
  public:
   /// Before the first token.
   explicit GrammarState(std::shared_ptr<const Grammar> grammar);
 
-  /// Goes on by one token of `vocabulary`; about 1 us. An end token finishes the text.
+  /// Goes on by one token of `vocabulary`; about 1 us, many times that where the grammar is
+  /// ambiguous. An end token finishes the text.
+  /// @param machine of this grammar: its scratch memory is worth keeping between tokens
   /// @errors leave the state as it was: kInvalidArgument where the token is not allowed;
-  ///         kResourceExhausted as GrammarMachine::step
+  ///         kResourceExhausted as GrammarMachine::step, or beyond GrammarLimits::max_answer_work
+  Result<void> advance(const Vocabulary& vocabulary, TokenId token, GrammarMachine& machine);
   Result<void> advance(const Vocabulary& vocabulary, TokenId token);
 
   /// Goes on by some bytes.
-  /// @errors as the other
+  /// @errors as the others
+  Result<void> advance(std::string_view bytes, GrammarMachine& machine);
   Result<void> advance(std::string_view bytes);
 
   /// The text so far is one of the grammar's; it may still be the beginning of others.
@@ -34,9 +38,13 @@ class GrammarState {
   /// An end token has come: nothing follows.
   [[nodiscard]] bool finished() const { return finished_; }
 
+  /// What the way from the beginning took.
+  [[nodiscard]] uint64_t work() const { return work_; }
+
   [[nodiscard]] const std::shared_ptr<const Grammar>& grammar() const { return grammar_; }
   [[nodiscard]] const ThreadSetPtr& threads() const { return threads_; }
 
+  /// Equal states go on alike, whatever the ways to them took.
   friend bool operator==(const GrammarState& a, const GrammarState& b) {
     return a.grammar_ == b.grammar_ && a.finished_ == b.finished_ &&
            equal(*a.threads_, *b.threads_);
@@ -45,6 +53,7 @@ class GrammarState {
  private:
   std::shared_ptr<const Grammar> grammar_;
   ThreadSetPtr threads_;
+  uint64_t work_ = 0;
   bool finished_ = false;
 };
 

@@ -25,20 +25,22 @@ Expr mark(GrammarBuilder& builder, std::string_view token) {
 }
 
 /// The arguments of a call have to be an object, or nobody could read them as such.
-Result<Expr> arguments(GrammarBuilder& builder, const std::string& schema,
+Result<Expr> arguments(JsonGrammar& json_grammar, const std::string& schema,
                        const GrammarLimits& limits, size_t& automata_size) {
   const auto parsed = parse_json(schema, size_t{4} * limits.max_spec_depth);
   if (!parsed.ok()) return invalid(parsed.error().message);
   if (!parsed->is_object()) return invalid("a schema is an object");
   const json::object& keywords = parsed->get_object();
-  if (keywords.empty()) return JsonGrammar(builder).any_object();
+  if (keywords.empty()) return json_grammar.any_object();
   const json::value* type = keywords.if_contains("type");
   const bool is_object = type ? *type == "object" : keywords.contains("properties");
   if (!is_object) return invalid("the schema has to say \"type\": \"object\"");
-  return parse_schema(builder, schema, limits, automata_size);
+  return parse_schema(json_grammar, schema, limits, automata_size);
 }
 
-Result<Expr> parse(GrammarBuilder& b, const json::object& spec, const GrammarLimits& limits) {
+Result<Expr> parse(JsonGrammar& json_grammar, const json::object& spec,
+                   const GrammarLimits& limits) {
+  GrammarBuilder& b = json_grammar.builder();
   const json::value* syntax = spec.if_contains("syntax");
   const json::value* tools = spec.if_contains("tools");
   const auto flag = [&](const char* name) {
@@ -59,7 +61,8 @@ Result<Expr> parse(GrammarBuilder& b, const json::object& spec, const GrammarLim
       return invalid("a tool is its name and its parameters");
     }
     const std::string name((*pair)[0].get_string());
-    auto object = arguments(b, std::string((*pair)[1].get_string()), limits, automata_size);
+    auto object =
+        arguments(json_grammar, std::string((*pair)[1].get_string()), limits, automata_size);
     if (!object.ok()) {
       return std::move(object).error().with_context("parameters of the tool " + quoted(name));
     }
@@ -97,12 +100,12 @@ GrammarSpec tool_call_spec(std::span<const ToolDefinition> tools, const ToolCall
   return {.kind = GrammarSpec::Kind::kToolCalls, .text = json::serialize(text)};
 }
 
-Result<Expr> parse_tool_calls(GrammarBuilder& builder, std::string_view text,
+Result<Expr> parse_tool_calls(JsonGrammar& json_grammar, std::string_view text,
                               const GrammarLimits& limits) {
   const auto document = parse_json(text);
   if (!document.ok()) return invalid(document.error().message);
   if (!document->is_object()) return invalid("tools are given as an object");
-  return parse(builder, document->get_object(), limits);
+  return parse(json_grammar, document->get_object(), limits);
 }
 
 }  // namespace troupe::model

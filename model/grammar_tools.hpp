@@ -27,9 +27,12 @@ struct ToolCallOptions {
 /// objects as grammar_schema.hpp knows them, or "{}" for any object.
 GrammarSpec tool_call_spec(std::span<const ToolDefinition> tools, const ToolCallOptions& options);
 
+class JsonGrammar;
+
+/// @param json_grammar whose parts the tools' schemas share
 /// @param text of a tool_call_spec
 /// @errors kInvalidArgument naming the tool and the place in its parameters
-Result<GrammarBuilder::Expr> parse_tool_calls(GrammarBuilder& builder, std::string_view text,
+Result<GrammarBuilder::Expr> parse_tool_calls(JsonGrammar& json_grammar, std::string_view text,
                                               const GrammarLimits& limits);
 
 }  // namespace troupe::model

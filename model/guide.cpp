@@ -9,10 +9,9 @@
 namespace troupe::model {
 namespace {
 
-/// All tokens, or all but those that end the answer.
-std::vector<uint64_t> unguided(const Vocabulary& vocabulary, bool may_end) {
+/// All tokens but those that end the answer.
+std::vector<uint64_t> all_but_ends(const Vocabulary& vocabulary) {
   std::vector<uint64_t> mask(vocabulary.num_words(), ~uint64_t{0});
-  if (may_end) return mask;
   for (const TokenId end : vocabulary.end_tokens()) mask[end / 64] &= ~(uint64_t{1} << end % 64);
   return mask;
 }
@@ -36,7 +35,8 @@ Result<void> Guides::prepare(const GrammarSpec& spec, GuideState& state) {
   if (found != kept_.end()) {
     kept_.splice(kept_.begin(), kept_, found);
   } else {
-    auto grammar = TRY(compile_grammar(spec));
+    // Masks are bounded without a look at the automata.
+    auto grammar = TRY(compile_grammar(spec, {.max_automaton = 0}));
     kept_.push_front({spec, std::make_shared<TokenMasker>(std::move(grammar), *vocabulary_)});
     if (kept_.size() > kMaxKept) kept_.pop_back();  // requests that run keep theirs
   }
@@ -48,12 +48,11 @@ Result<std::span<const uint64_t>> Guides::mask(const GrammarSpec& spec,
                                                std::span<const TokenId> emitted,
                                                GuideState& state) {
   TRY(prepare(spec, state));
-  if (state.mask.empty() || emitted.size() != state.num_taken) {
-    auto mask = next_mask(spec, emitted, state);
-    if (!mask.ok()) return at_fault(std::move(mask).error());
-    state.mask = std::move(*mask);
+  if (!state.next || emitted.size() != state.num_taken) {
+    state.next = next_mask(spec, emitted, state);
   }
-  return std::span<const uint64_t>(state.mask);
+  if (!state.next->ok()) return at_fault(state.next->error());
+  return std::span<const uint64_t>(state.next->value());
 }
 
 Result<std::vector<uint64_t>> Guides::next_mask(const GrammarSpec& spec,
@@ -64,13 +63,16 @@ Result<std::vector<uint64_t>> Guides::next_mask(const GrammarSpec& spec,
   for (; state.num_taken < emitted.size(); ++state.num_taken) {
     const TokenId token = emitted[state.num_taken];
     if (state.position) {
-      auto advanced = state.position->advance(**vocabulary_, token);
+      auto advanced = state.masker->advance(*state.position, token);
       if (!advanced.ok()) return std::move(advanced).error().with_context("the answer so far");
     } else if (token == spec.begins_after) {
       state.position.emplace(state.masker->grammar());
     }
   }
-  if (!state.position) return unguided(**vocabulary_, spec.may_end_before);
+  if (!state.position) {
+    if (spec.may_end_before) return std::vector<uint64_t>();
+    return all_but_ends(**vocabulary_);
+  }
   std::vector<uint64_t> mask(state.masker->num_words());
   TRY(state.masker->mask(*state.position, mask));
   return mask;

@@ -27,7 +27,8 @@ struct GuideState {
   std::shared_ptr<TokenMasker> masker;   ///< null: not compiled yet
   std::optional<GrammarState> position;  ///< nullopt: the grammar has not begun
   size_t num_taken = 0;                  ///< emitted tokens seen
-  std::vector<uint64_t> mask;            ///< of the token that follows them; empty: not known
+  /// What mask() said of the token that follows them; nullopt: it has not been asked yet.
+  std::optional<Result<std::vector<uint64_t>>> next;
 };
 
 /// The grammars of one worker. Requests with the same one share what is compiled. Not thread-safe.
@@ -40,16 +41,20 @@ class Guides {
   explicit Guides(Result<std::shared_ptr<const Vocabulary>> vocabulary)
       : vocabulary_(std::move(vocabulary)) {}
 
-  /// Compiles, unless that has been done.
+  /// Compiles, unless that has been done, without measuring the automata of regexes: that is for
+  /// whoever takes the request (GrammarLimits::max_automaton).
   /// @errors those of compile_grammar; kInvalidArgument: there is no vocabulary
   Result<void> prepare(const GrammarSpec& spec, GuideState& state);
 
-  /// The tokens that may follow, as bits of a mask. Before the grammar begins: all but the end
-  /// tokens, or all if it need not begin. Asked again with the same tokens, it answers at once.
+  /// The tokens that may follow, as bits of a mask; an empty one allows all. Before the grammar
+  /// begins: all but the end tokens, or all if it need not begin. Asked again with the same tokens,
+  /// it gives the same answer, an error too, at once.
   /// @param emitted the answer so far; longer than at the last call, or the same
   /// @errors as prepare(); kInvalidArgument: the answer does not follow its grammar, or the grammar
-  ///         is too ambiguous to go on
-  /// Cost: prepare() once, then that of TokenMasker::mask and 1 us for each new token.
+  ///         is too ambiguous to go on. They depend on the tokens alone: whoever resumes the
+  ///         request ends it with the same one
+  /// Cost: prepare() once, then that of TokenMasker::mask and of GrammarState::advance for each new
+  /// token; for all tokens of an answer together GrammarLimits::max_answer_work bounds it.
   Result<std::span<const uint64_t>> mask(const GrammarSpec& spec, std::span<const TokenId> emitted,
                                          GuideState& state);
 

@@ -14,8 +14,8 @@ namespace {
 
 namespace json = boost::json;
 
-/// Receives the parser's events, builds the value and refuses repeated keys, which Boost's own
-/// parser would silently resolve to the last one.
+/// Receives the parser's events, builds the value and finds repeated keys, which Boost's own
+/// parser silently resolves to the last one.
 struct DocumentBuilder {
   static constexpr size_t max_object_size = std::numeric_limits<uint32_t>::max() / 2;
   static constexpr size_t max_array_size = max_object_size;
@@ -26,8 +26,9 @@ struct DocumentBuilder {
   std::vector<std::unordered_set<std::string>> keys;  ///< of the objects that are open
   std::string key;
   std::string repeated_key;
+  RepeatedKey repeated;
 
-  DocumentBuilder() { values.reset(); }
+  explicit DocumentBuilder(RepeatedKey repeated) : repeated(repeated) { values.reset(); }
 
   bool on_document_begin(json::error_code&) { return true; }
   bool on_document_end(json::error_code&) { return true; }
@@ -52,7 +53,7 @@ struct DocumentBuilder {
   bool on_key(json::string_view part, size_t, json::error_code& ec) {
     key.append(part.data(), part.size());
     values.push_key(key);
-    if (!keys.back().insert(key).second) {
+    if (repeated == RepeatedKey::kError && !keys.back().insert(key).second) {
       repeated_key = std::move(key);
       ec = json::error::syntax;
       return false;
@@ -95,10 +96,10 @@ struct DocumentBuilder {
 
 }  // namespace
 
-Result<json::value> parse_json(std::string_view text, size_t max_depth) {
+Result<json::value> parse_json(std::string_view text, size_t max_depth, RepeatedKey repeated) {
   json::parse_options options;
   options.max_depth = max_depth;
-  json::basic_parser<DocumentBuilder> parser(options);
+  json::basic_parser<DocumentBuilder> parser(options, repeated);
   json::error_code ec;
   const size_t used = parser.write_some(false, text.data(), text.size(), ec);
   if (!parser.handler().repeated_key.empty()) {

@@ -58,15 +58,18 @@ struct SamplingParams {
   std::shared_ptr<const GrammarSpec> grammar = nullptr;
 };
 
-/// The token log of a request before the token to sample.
+/// The token log of a request before the token to sample. What sampling does not read may be left
+/// out.
 struct TokenLog {
   std::span<const TokenId> prompt = {};
   std::span<const TokenId> emitted = {};
   std::span<const TokenId> stop_token_ids = {};  ///< banned until min_tokens are emitted
 };
 
-/// Whether sampling looks at the token log; if not, sample() may be called without it.
-bool reads_token_log(const SamplingParams& params);
+/// Whether sampling looks at TokenLog::emitted and stop_token_ids.
+bool reads_emitted(const SamplingParams& params);
+/// Whether it looks at TokenLog::prompt.
+bool reads_prompt(const SamplingParams& params);
 
 /// @errors kInvalidArgument naming the field and its limits.
 Result<void> validate(const SamplingParams& params);
@@ -82,7 +85,8 @@ struct SampledToken {
 /// Chooses the token that follows `position` tokens of context.
 /// @param logits [vocab]; entries that are not finite are never chosen.
 /// @param position number of tokens before the sampled one (prompt + emitted): the draw's counter.
-/// @param log what penalties, min_tokens and bad_words look at; only if reads_token_log(params)
+/// @param log what penalties, min_tokens and bad_words look at; of it what reads_emitted(params)
+///        and reads_prompt(params) ask for
 /// @param mask of the tokens that the grammar allows (grammar_mask.hpp), [(vocab + 63) / 64];
 /// empty:
 ///        all. It is the caller's to make one of params.grammar and the log.

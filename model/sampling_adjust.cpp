@@ -91,7 +91,7 @@ AdjustedLogits::AdjustedLogits(std::span<const float> logits, const SamplingPara
                                const TokenLog& log, std::span<const uint64_t> mask)
     : logits_(logits), allowed_(params.allowed_token_ids), mask_(mask) {
   CHECK(mask.empty() || mask.size() >= (logits.size() + 63) / 64);
-  if (params.logit_bias.empty() && !reads_token_log(params)) return;
+  if (params.logit_bias.empty() && !reads_emitted(params)) return;
   Collector collector(logits.size());
   count_known(params, log, collector);
   for (const auto& [token, bias] : params.logit_bias) {

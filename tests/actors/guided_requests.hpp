@@ -40,6 +40,12 @@ inline bool is_person(const std::string& text) {
          ages->is_array() && ages->get_array().size() == 3 && ages->get_array()[2].is_int64();
 }
 
+inline bool is_object(const std::string& text) {
+  boost::json::error_code ec;
+  const auto value = boost::json::parse(text, ec);
+  return !ec && value.is_object();
+}
+
 inline constexpr const char* kPersonSchema =
     R"({"type":"object","properties":{"name":{"type":"string","maxLength":12},"ages":)"
     R"({"type":"array","items":{"type":"integer","minimum":0,"maximum":150},"minItems":3,)"
@@ -60,7 +66,8 @@ inline std::vector<GuidedRequest> guided_requests(size_t count) {
        {{.kind = Kind::kChoice, .choices = {"yes", "no", "perhaps tomorrow"}},
         matches("yes|no|perhaps tomorrow")},
        {{.kind = Kind::kEbnf, .text = "root ::= term (\" + \" term){3,6}\nterm ::= [1-9][0-9]?"},
-        matches("[1-9][0-9]?( \\+ [1-9][0-9]?){3,6}")}};
+        matches("[1-9][0-9]?( \\+ [1-9][0-9]?){3,6}")},
+       {{.kind = Kind::kJsonObject}, is_object}};
   std::vector<GuidedRequest> out;
   for (size_t i = 0; i < count; ++i) {
     const auto& [grammar, follows] = kinds[i % kinds.size()];

@@ -52,7 +52,7 @@ class GuidedTest : public ::testing::Test {
   }
 
   /// Tokens drawn from the seed, within the grammar. Where that begins later, it does so behind the
-  /// third token.
+  /// third token; what is open is closed behind the fortieth, so that any JSON ends.
   FakeAnswer answer(const scheduler::RequestSpec& spec) const {
     FakeAnswer out;
     model::Guides guides(vocabulary_);
@@ -63,6 +63,10 @@ class GuidedTest : public ::testing::Test {
       for (size_t i = 0; i < logits.size(); ++i) {
         logits[i] =
             static_cast<float>(random_uniform(params.seed, out.tokens.size() * logits.size() + i));
+      }
+      if (out.tokens.size() >= 40) {
+        for (const char* closer : {"\"", "]", "}"}) logits[*model_->tokenizer.id_of(closer)] = 50;
+        logits[vocabulary_->end_tokens()[0]] = 100;
       }
       std::span<const uint64_t> mask;
       if (params.grammar) {
@@ -192,8 +196,6 @@ TEST_F(GuidedTest, FollowsEveryKindOfGrammar) {
   EXPECT_THAT(content(R"("structured_outputs":{"choice":["yes","no"]})"), MatchesRegex("yes|no"));
   EXPECT_THAT(content(R"("ebnf":"root ::= digit \"+\" digit\ndigit ::= [0-9]")"),
               MatchesRegex("[0-9]\\+[0-9]"));
-  const auto object = ask(R"("response_format":{"type":"json_object"})");
-  EXPECT_EQ(object.status, 200);
   const auto completion =
       http().post("/v1/completions", R"({"prompt":"x","seed":1,"guided_choice":["left","right"]})");
   EXPECT_THAT(std::string(json::parse(completion.value().body)
@@ -203,6 +205,28 @@ TEST_F(GuidedTest, FollowsEveryKindOfGrammar) {
                               .at("text")
                               .as_string()),
               MatchesRegex("left|right"));
+}
+
+TEST_F(GuidedTest, AnObjectMayBeAskedForByEachOfItsNames) {
+  start();
+  std::set<std::vector<std::string>> answers;
+  for (const std::string fields :
+       {R"("response_format":{"type":"json_object"})", R"("guided_json":{"type":"object"})",
+        R"("guided_json":"{\"type\":\"object\"}")", R"("json_schema":{"type":"object"})",
+        R"("structured_outputs":{"json_object":true})"}) {
+    std::vector<std::string> texts;
+    for (const auto& choice : choices(R"("n":4,)" + fields)) {
+      EXPECT_EQ(choice.at("finish_reason").as_string(), "stop");
+      texts.emplace_back(choice.at("message").at("content").as_string());
+      EXPECT_TRUE(json::parse(texts.back()).is_object()) << texts.back();
+    }
+    EXPECT_EQ(texts.size(), 4U);
+    EXPECT_NE(std::ranges::min(texts), "{}") << "some have members";
+    answers.insert(texts);
+  }
+  EXPECT_EQ(answers.size(), 1U) << "one grammar by all names, and the same seeds";
+  expect_follows_schema(
+      content(R"("response_format":{"type":"json_object","schema":)" + std::string(kSchema) + "}"));
 }
 
 TEST_F(GuidedTest, RefusesHostileGrammarsQuicklyAndByName) {

@@ -501,6 +501,9 @@ TEST(OpenaiRequest, ReadsWhichToolsAreForcedAndStrict) {
   const auto strict = parse_good_chat(chat_body(tools.c_str()));
   EXPECT_THAT(strict.strict_tools, ElementsAre("f"));
   EXPECT_FALSE(strict.tool_choice.is_forced);
+  const auto none = parse_good_chat(chat_body((tools + R"(,"tool_choice":"none")").c_str()));
+  EXPECT_TRUE(none.tools.empty());
+  EXPECT_TRUE(none.strict_tools.empty());
   const auto required =
       parse_good_chat(chat_body((tools + R"(,"tool_choice":"required")").c_str()));
   EXPECT_TRUE(required.tool_choice.is_forced);

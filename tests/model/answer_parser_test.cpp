@@ -132,6 +132,13 @@ TEST(AnswerParser, ReadsCalls) {
                {call("f", "{}"), call("f", "{}")});
 }
 
+TEST(AnswerParser, ArgumentsMayRepeatAKeyAsGrammarsOfJsonLetThem) {
+  for (const char* twice : {R"({"a":1,"a":2})", R"({"a":{"":1,"":[]}, "b":2})"}) {
+    expect_parts(kPlain, group(plain_call("f", twice)), {call("f", twice)});
+    expect_parts(kFenced, group(fenced_call("f", twice)), {call("f", twice)});
+  }
+}
+
 TEST(AnswerParser, TakesCallsWhoseGroupOrLastMarkIsMissing) {
   expect_parts(kPlain, joined({kToolCallsBegin, plain_call("f", "{}")}), {call("f", "{}")});
   expect_parts(kPlain, joined({kToolCallsBegin, plain_call("f", "{}"), "\n"}), {call("f", "{}")});
@@ -149,7 +156,6 @@ TEST(AnswerParser, WhatIsMalformedComesOutAsContentUnchanged) {
   for (const std::string& text : {
            group(plain_call("f", "{")),                           // no JSON
            group(plain_call("f", "[1]")),                         // no object
-           group(plain_call("f", R"({"a":1,"a":2})")),            // a key twice
            group(plain_call("f", "")),                            // no arguments
            group(plain_call("", "{}")),                           // no name
            group(plain_call("two words", "{}")),                  // no name either

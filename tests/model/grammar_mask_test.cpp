@@ -5,6 +5,7 @@
 
 #include <boost/json.hpp>
 #include <ctime>
+#include <map>
 
 #include "tests/model/grammar_walks.hpp"
 #include "tests/model/tokenizer_files.hpp"
@@ -183,6 +184,83 @@ TEST(TokenMasker, RefusesAWalkBeyondItsBoundWhateverItKeeps) {
   EXPECT_GT(num_refused, 0U);
 }
 
+/// Letters, each followed by `num_empty` calls of a rule that is empty in eight ways: much work
+/// that leaves one thread.
+std::string busy_letter(size_t num_empty) {
+  std::string text = "([a-z]";
+  for (size_t i = 0; i < num_empty; ++i) text += " empty";
+  return text + ")";
+}
+constexpr const char* kEmpty = "\nempty ::= ''|''|''|''|''|''|''|''";
+
+TEST(TokenMasker, CountsTheWorkOfAWalkWhoseStatesAreSmall) {
+  std::vector<std::string> words;
+  for (const char* word : {"abcdefgh", "bacadaea", "mnmnmnmn", "zzzzazzz"}) {
+    for (size_t length = 2; length <= 8; ++length)
+      words.push_back(std::string(word).substr(0, length));
+  }
+  const auto vocabulary = small_vocabulary(words);
+  const auto refusal = [&](size_t num_empty, uint32_t max_walk) {
+    const auto grammar = compiled(
+        {.kind = Kind::kEbnf, .text = "root ::= " + busy_letter(num_empty) + "{1,50}" + kEmpty});
+    TokenMasker masker(grammar, vocabulary, {.max_walk = max_walk});
+    std::vector<uint64_t> bits(masker.num_words());
+    const auto num_allowed = masker.mask(GrammarState(grammar), bits);
+    return num_allowed.ok() ? "" : num_allowed.error().message;
+  };
+  EXPECT_EQ(refusal(0, 100), "") << "nine states of one thread";
+  EXPECT_THAT(refusal(100, 100), HasSubstr("more than 100 states"));
+  EXPECT_EQ(refusal(100, 65'536), "");
+}
+
+TEST(GrammarMachine, AStepsWorkDependsOnTheValueOfItsStateAlone) {
+  // Ambiguous, so that stacks of one value are made at different times.
+  for (const char* text :
+       {"root ::= 'a'* y [ab]\ny ::= [ab]* z\nz ::= 'a' y*",
+        "root ::= z*\ny ::= [ab]{1,2}\nz ::= 'a' y*", "root ::= y*\ny ::= z{2,}\nz ::= 'a' 'a'*"}) {
+    const auto grammar = compiled({.kind = Kind::kEbnf, .text = text});
+    std::map<uint64_t, std::vector<ThreadSetPtr>> by_hash;
+    for (size_t bits = 2; bits < 128; ++bits) {  // below the highest 1: a text of a and b
+      GrammarState state(grammar);
+      std::string prefix;
+      for (size_t left = bits; left > 1; left /= 2) prefix += left % 2 ? 'a' : 'b';
+      if (state.advance(prefix).ok()) by_hash[state.threads()->hash].push_back(state.threads());
+    }
+    GrammarMachine machine(*grammar);
+    const auto work_of = [&](const ThreadSetPtr& state, unsigned char byte) {
+      const size_t before = machine.work();
+      EXPECT_TRUE(machine.step(*state, byte).ok());
+      return machine.work() - before;
+    };
+    size_t num_equal = 0;
+    for (const auto& [hash, states] : by_hash) {
+      num_equal += states.size() - 1;
+      for (const ThreadSetPtr& state : states) {
+        ASSERT_TRUE(equal(*state, *states[0]));
+        EXPECT_EQ(work_of(state, 'a'), work_of(states[0], 'a')) << text;
+      }
+    }
+    EXPECT_GT(num_equal, 2U) << text;
+  }
+}
+
+TEST(GrammarMachine, CountsTheFramesThatItReturnsTo) {
+  // A rule that is called in many places and is empty in as many ways: returns times frames.
+  const auto work_of = [](size_t num) {
+    std::string places = "empty 'x'", ways = "''";
+    for (size_t i = 1; i < num; ++i) places += " | empty 'x'", ways += "|''";
+    const auto grammar =
+        compiled({.kind = Kind::kEbnf,
+                  .text = "root ::= 'a' places\nplaces ::= " + places + "\nempty ::= " + ways});
+    GrammarMachine machine(*grammar);
+    const auto start = machine.start().value();
+    const size_t before = machine.work();
+    EXPECT_TRUE(machine.step(*start, 'a').ok());
+    return machine.work() - before;
+  };
+  EXPECT_GT(work_of(100), 100U * 100U);
+}
+
 TEST(TokenMasker, BoundsTheWorkForAHostileGrammar) {
   // Each of these compiles and is as ambiguous as its kind allows.
   std::string patterns, wide;
@@ -199,6 +277,9 @@ TEST(TokenMasker, BoundsTheWorkForAHostileGrammar) {
       {{.kind = Kind::kJsonSchema, .text = "{\"anyOf\":[" + wide + "]}"}, "[[[[[[],[]],[[],[[]"},
       {{.kind = Kind::kEbnf,
         .text = "root ::= (([a-z]{1,500}){1,500} | ([a-y]{1,500} \" \"?){1,500}){1,500}"},
+       "abcdefghijklmnopqrstu"},
+      {{.kind = Kind::kEbnf,
+        .text = "root ::= " + busy_letter(250) + "* [a-m] " + busy_letter(250) + "{12}" + kEmpty},
        "abcdefghijklmnopqrstu"},
   };
   const auto vocabulary = json_vocabulary();

@@ -73,6 +73,18 @@ TEST(ToolCallGrammar, KnowsHowManyCallsMayComeAndWhetherTheyAreOpen) {
   EXPECT_FALSE(continues(some, calls + call));
 }
 
+TEST(ToolCallGrammar, ToolsShareThePartsOfJson) {
+  const auto size_with = [](int num_tools) {
+    std::vector<ToolDefinition> some;
+    for (int i = 0; i < num_tools; ++i) {
+      some.push_back({"tool", "", i % 2 ? "{}" : R"({"properties":{"a":{"type":"string"}}})"});
+    }
+    return compiled(tool_call_spec(some, {.syntax = ToolSyntax::kPlain}))->code.size();
+  };
+  EXPECT_GT(size_with(2), 500U) << "values of every kind";
+  EXPECT_LT(size_with(22) - size_with(2), 20 * 100U);
+}
+
 TEST(ToolCallGrammar, NoTextMakesAMark) {
   // Tokens of every byte, and a mark that begins as another one.
   const auto vocabulary = small_vocabulary({Vocabulary::mark("<｜tool▁calls▁begin")});

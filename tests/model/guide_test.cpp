@@ -27,6 +27,7 @@ std::vector<TokenId> tokens_of(std::string_view text) {
   return out;
 }
 
+/// The tokens of a mask; all, if there is none.
 std::vector<TokenId> allowed_after(Guides& guides, const GrammarSpec& spec,
                                    std::span<const TokenId> emitted, GuideState& state) {
   const auto mask = guides.mask(spec, emitted, state);
@@ -34,7 +35,8 @@ std::vector<TokenId> allowed_after(Guides& guides, const GrammarSpec& spec,
   std::vector<TokenId> out;
   if (!mask.ok()) return out;
   for (size_t id = 0; id < vocabulary()->size(); ++id) {
-    if ((*mask)[id / 64] >> id % 64 & 1) out.push_back(static_cast<TokenId>(id));
+    const bool is_allowed = mask->empty() || ((*mask)[id / 64] >> id % 64 & 1);
+    if (is_allowed) out.push_back(static_cast<TokenId>(id));
   }
   return out;
 }
@@ -90,6 +92,18 @@ TEST(Guides, AGrammarMayBeginBehindAToken) {
   }
 }
 
+TEST(Guides, WhereAllTokensMayFollowThereIsNoMask) {
+  const GrammarSpec spec{
+      .kind = Kind::kChoice, .choices = {"x"}, .begins_after = kEndThink, .may_end_before = true};
+  Guides guides(vocabulary());
+  GuideState state;
+  auto answer = tokens_of("hm");
+  EXPECT_TRUE(guides.mask(spec, answer, state)->empty());
+  EXPECT_TRUE(guides.mask(spec, answer, state)->empty()) << "asked again";
+  answer.push_back(kEndThink);
+  EXPECT_FALSE(guides.mask(spec, answer, state)->empty());
+}
+
 TEST(Guides, RequestsWithOneGrammarCompileItOnce) {
   Guides guides(vocabulary());
   const auto prepared = [&](std::string text, TokenId begins_after) {
@@ -110,6 +124,65 @@ TEST(Guides, RequestsWithOneGrammarCompileItOnce) {
   EXPECT_EQ(prepared("a", -1), first);
   for (size_t i = 0; i < Guides::kMaxKept; ++i) prepared("x" + std::to_string(i), -1);
   EXPECT_NE(prepared("a", -1), first) << "only so many are kept";
+}
+
+/// A state whose masks have this bound, whatever that of the Guides is.
+GuideState bounded(const std::shared_ptr<const Grammar>& grammar, MaskLimits limits = {}) {
+  GuideState state;
+  state.masker = std::make_shared<TokenMasker>(grammar, vocabulary(), limits);
+  return state;
+}
+
+TEST(Guides, AMaskThatCannotBeMadeIsAnErrorHoweverOftenItIsAskedFor) {
+  const GrammarSpec spec{.kind = Kind::kJsonObject};
+  Guides guides(vocabulary());
+  GuideState state = bounded(compiled(spec), {.max_walk = 60});
+  const auto answer = tokens_of("{\"ab\":[1,{\"c\":1}]}");
+  size_t num_made = 0;
+  for (; num_made <= answer.size(); ++num_made) {
+    if (!guides.mask(spec, std::span(answer).first(num_made), state).ok()) break;
+  }
+  ASSERT_GT(num_made, 0U) << "there is an older mask";
+  ASSERT_LE(num_made, answer.size());
+  for (int i = 0; i < 2; ++i) {
+    const auto mask = guides.mask(spec, std::span(answer).first(num_made), state);
+    ASSERT_FALSE(mask.ok());
+    EXPECT_EQ(mask.error().code, Code::kInvalidArgument);
+    EXPECT_THAT(mask.error().message, HasSubstr("more than 60"));
+  }
+}
+
+TEST(Guides, TheWorkForAnAnswerIsBoundedByItsTokensAlone) {
+  const GrammarSpec spec{.kind = Kind::kJsonObject};
+  const auto grammar = compiled(spec, {.max_answer_work = 500});
+  const auto answer = tokens_of("{\"a\":[" + std::string(20, '[') + "1");
+  Guides guides(vocabulary());
+  GuideState kept = bounded(grammar);
+  bool was_refused = false;
+  for (size_t n = 0; n <= answer.size() && !was_refused; ++n) {
+    const auto emitted = std::span(answer).first(n);
+    const auto mask = guides.mask(spec, emitted, kept);
+    // Another worker, which follows the whole answer at once.
+    GuideState resumed = bounded(compiled(spec, {.max_answer_work = 500}));
+    const auto again = guides.mask(spec, emitted, resumed);
+    ASSERT_EQ(mask.ok(), again.ok()) << n;
+    was_refused = !mask.ok();
+    if (!was_refused) continue;
+    EXPECT_GT(n, 2U);
+    EXPECT_EQ(mask.error().code, Code::kInvalidArgument);
+    EXPECT_THAT(mask.error().message, HasSubstr("more than 500 steps"));
+    EXPECT_EQ(mask.error().message, again.error().message);
+  }
+  EXPECT_TRUE(was_refused);
+}
+
+TEST(Guides, LookAtNoAutomataAgain) {
+  // Refused where requests are taken; here its masks are bounded like any other's.
+  const GrammarSpec spec{.kind = Kind::kRegex, .text = "(a|b)*a(a|b){30}"};
+  ASSERT_FALSE(compile_grammar(spec).ok());
+  Guides guides(vocabulary());
+  GuideState state;
+  EXPECT_EQ(allowed_after(guides, spec, tokens_of("abba"), state), tokens_of("ab"));
 }
 
 TEST(Guides, WhatCannotBeGuidedIsTheRequestsError) {

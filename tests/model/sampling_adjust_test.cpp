@@ -177,13 +177,29 @@ TEST(SamplingAdjust, ParametersThatAskForNothingLeaveEveryDrawAsItIs) {
     plain.seed = c.params.seed;
     plain.temperature = c.params.temperature;
     const TokenId expected = sample(c.logits, plain, c.position()).token;
-    EXPECT_FALSE(reads_token_log(plain));
+    EXPECT_FALSE(reads_emitted(plain));
+    EXPECT_FALSE(reads_prompt(plain));
     c.params = plain;
     c.mask.assign(2, ~uint64_t{0});
     EXPECT_EQ(c.sampled().token, expected);
     c.mask.clear();
     EXPECT_EQ(c.sampled().token, expected);
   }
+}
+
+TEST(SamplingAdjust, WhatItDoesNotReadOfTheLogMayBeLeftOut) {
+  size_t num_without_prompt = 0;
+  for (uint64_t seed = 0; seed < 200; ++seed) {
+    Case c = random_case(seed);
+    if (seed % 2 == 0) c.params.repetition_penalty = 1;
+    const SampledToken whole = c.sampled();
+    const uint64_t position = c.position();
+    TokenLog log = c.log();
+    if (!reads_prompt(c.params)) log.prompt = {}, ++num_without_prompt;
+    if (!reads_emitted(c.params)) log = {};
+    EXPECT_EQ(sample(c.logits, c.params, position, log, c.mask).token, whole.token) << seed;
+  }
+  EXPECT_GE(num_without_prompt, 100U) << "the repetition penalty alone reads the prompt";
 }
 
 TEST(SamplingAdjust, IdsOutsideTheVocabularyChangeNothing) {
