@@ -23,7 +23,8 @@ struct FairQueueOptions {
   /// The same for each token of a prompt: of one tenant's requests, short ones that come soon after
   /// a long one need not wait for it.
   Duration per_prompt_token = microseconds(100);
-  uint32_t max_tenants = 1024;  ///< remembered while they have nothing waiting
+  /// Remembered; of more, those are forgotten that have nothing waiting, the least served first.
+  uint32_t max_tenants = 1024;
 };
 
 class FairQueue {
@@ -40,9 +41,10 @@ class FairQueue {
     /// It ran before: its client is in the middle of a stream, so it is next.
     bool resumed = false;
   };
-  /// REQUIRES: the request does not wait here. Cost: O(log tenants + log waiting of the tenant).
+  /// REQUIRES: the request does not wait here. Cost: O(log waiting of the tenant), and
+  /// O(tenants remembered) if it has none.
   void push(const Item& item);
-  /// Whose turn it is. Cost: O(tenants that wait).
+  /// Whose turn it is. Cost: O(tenants remembered).
   [[nodiscard]] std::optional<RequestId> front(Instant now) const;
   /// The first one of the tenant that holds the fewest places; of equal ones the one that was
   /// served least. @param places of tenants; those not in it have none. Cost: as front().

@@ -28,7 +28,8 @@ class PrefixIndex {
     NodeId router;
     uint32_t num_tokens = 0;  ///< > 0
   };
-  /// How much of the tokens each router probably has; routers with nothing are left out.
+  /// How much of the tokens each router probably has, in the order in which they got the first
+  /// chunk; routers with nothing are left out.
   /// Cost: O(tokens + matched chunks * routers); 4,096 tokens in bench/results/scheduler.md.
   [[nodiscard]] std::vector<Match> match(const std::string& cache_namespace,
                                          std::span<const TokenId> tokens) const;

@@ -11,6 +11,9 @@ namespace {
 // Clients ignore a Retry-After beyond a minute (openai-node) or two (openai-python).
 constexpr Duration kMaxRetryAfter = seconds(60);
 
+// About a router's step: so long may tokens be without consequence for those who wait.
+constexpr Duration kLookAgain = milliseconds(10);
+
 Instant later(Instant now, Duration timeout) {
   const Duration left{std::numeric_limits<int64_t>::max() - std::max<int64_t>(now.ns, 0)};
   return now + std::min(timeout, left);
@@ -33,11 +36,14 @@ Scheduler::Scheduler(SchedulerOptions options)
 
 std::vector<SchedulerEffect> Scheduler::handle(const SchedulerEvent& event, Instant now) {
   Effects effects;
-  if (!std::holds_alternative<RouterEmitted>(event)) room_made();
+  if (!std::holds_alternative<RouterEmitted>(event)) settled_ = false;
   std::visit([&](const auto& e) { on(e, now, effects); }, event);
   end_what_is_late(now, effects);
-  start_queued(now, effects);
-  even_out_places(now, effects);
+  if (settled_ && now < last_look_ + kLookAgain) return effects;
+  settled_ = true;  // unless somebody starts or leaves
+  last_look_ = now;
+  const bool blocked = start_queued(now, effects);
+  even_out_places(blocked, now, effects);
   relieve_overcommitted(effects);
   return effects;
 }
@@ -295,22 +301,20 @@ void Scheduler::on(const Stopping&, Instant, Effects& effects) {
               effects);
 }
 
-void Scheduler::start_queued(Instant now, Effects& effects) {
-  while (!start_blocked_ && !queue_.empty() && routers_.any_place()) {
+bool Scheduler::start_queued(Instant now, Effects& effects) {
+  while (!queue_.empty() && routers_.any_place()) {
     const RequestId request = *queue_.front(now);
-    Entry& entry = requests_[request];
-    const std::vector<TokenId> known = entry.known();
-    const auto share = routers_.choose(entry.spec.cache_namespace, known);
-    start_blocked_ = !share;
-    if (!share) break;  // it is the first that gets room
+    const Entry& entry = requests_.at(request);
+    const auto share = routers_.choose(entry.spec.cache_namespace, entry.known());
+    if (!share) return true;  // it is the first that gets room
     start_waiting(request, *share, now, effects);
   }
   if (queue_.empty()) estimate_.queue_empty();
+  return false;
 }
 
-void Scheduler::even_out_places(Instant now, Effects& effects) {
-  while (!places_even_ && !queue_.empty() && (start_blocked_ || !routers_.any_place())) {
-    places_even_ = true;
+void Scheduler::even_out_places(bool blocked, Instant now, Effects& effects) {
+  while (!queue_.empty() && (blocked || !routers_.any_place())) {
     const RequestId request = *queue_.front_of_fewest(running_of_);
     const Entry& entry = requests_.at(request);
     const auto yields = who_yields_to(entry);
@@ -323,6 +327,7 @@ void Scheduler::even_out_places(Instant now, Effects& effects) {
     ++counts_.yielded_total;
     wait_again(*yields, {Code::kUnavailable, "its place went to another tenant"}, false, effects);
     start_waiting(request, *share, now, effects);
+    blocked = false;  // perhaps; the next event shows
   }
 }
 
@@ -373,15 +378,13 @@ void Scheduler::start(RequestId request, Entry& entry, const RouterShare& share,
   entry.share = share;
   ++running_of_[entry.spec.tenant];
   routers_.start(share, entry.spec.cache_namespace, entry.known());
+  settled_ = false;
   effects.emplace_back(StartOnRouter{share.router, request, entry.attempt, entry.spec,
                                      entry.emitted, entry.order, share.fetch_from});
 }
 
 void Scheduler::relieve_overcommitted(Effects& effects) {
-  if (relief_blocked_) return;
-  bool blocked = false;
   for (const NodeId router : routers_.overcommitted()) {
-    blocked = true;  // unless it is moved
     if (!routers_.any_place(router)) continue;
     const std::vector<RequestId> running = running_on(router);
     const RequestId last = *std::ranges::max_element(
@@ -393,16 +396,14 @@ void Scheduler::relieve_overcommitted(Effects& effects) {
     leave_router(entry);
     ++counts_.moved_total;
     start(last, entry, *share, effects);
-    blocked = false;
   }
-  relief_blocked_ = blocked;
 }
 
 void Scheduler::leave_router(Entry& entry) {
   routers_.computed(entry.share->router, entry.spec.cache_namespace, entry.known());
   routers_.leave(*entry.share);
   entry.share.reset();
-  room_made();
+  settled_ = false;
   const auto of_tenant = running_of_.find(entry.spec.tenant);
   if (--of_tenant->second == 0) running_of_.erase(of_tenant);
 }
@@ -447,7 +448,7 @@ void Scheduler::forget(Entries::iterator entry) {
     leave_router(ended);
   } else {
     queue_.erase(request);
-    room_made();
+    settled_ = false;
   }
   deadlines_.erase({ended.deadline, request});
   requests_.erase(entry);

@@ -206,11 +206,12 @@ class Scheduler {
   [[nodiscard]] Instant end_of_wait(bool recovering, Instant now) const;
   void leave_router(Entry& entry);
   Entry* find_attempt(NodeId router, RequestId request, uint32_t attempt);
-  void start_queued(Instant now, Effects& effects);
+  /// @returns whether the request whose turn it is finds no room though somebody has a place
+  bool start_queued(Instant now, Effects& effects);
   /// With all places taken (or KV blocks), the tenant with the most gives one up to the waiting one
   /// with the fewest if that was served no more, until they differ by one at most. What was
   /// computed stays in the router's prefix cache.
-  void even_out_places(Instant now, Effects& effects);
+  void even_out_places(bool blocked, Instant now, Effects& effects);
   /// Whose place that would be; none if they are as even as can be.
   [[nodiscard]] std::optional<RequestId> who_yields_to(const Entry& waiting) const;
   [[nodiscard]] uint32_t places_of(const std::string& tenant) const;
@@ -225,8 +226,6 @@ class Scheduler {
   /// @param is_next before all who have not run yet
   void wait_again(RequestId request, const Error& reason, bool is_next, Effects& effects);
   [[nodiscard]] std::vector<RequestId> running_on(NodeId router) const;
-  /// Somebody left, or something else happened that may have made room.
-  void room_made() { start_blocked_ = relief_blocked_ = places_even_ = false; }
   void end_what_is_late(Instant now, Effects& effects);
   void fail(RequestId request, Error error, Effects& effects);
   void fail_queued(const Error& error, Effects& effects);
@@ -244,11 +243,11 @@ class Scheduler {
   Instant last_heard_;                                 ///< of the last router that went down
   std::string last_loss_;                              ///< why nothing serves
   bool stopping_ = false;
-  // What found no room: more tokens of others make none, and looking costs a hash of the prompt.
-  bool start_blocked_ = false;   ///< the request whose turn it is
-  bool relief_blocked_ = false;  ///< the last request of an overcommitted router
-  bool places_even_ = false;     ///< nobody who runs gives way to somebody who waits
-  SchedulerCounts counts_;       ///< but for queued and running, which counts() fills in
+  /// At last_look_ nobody could start, give way or move, and since then only tokens came. They may
+  /// change whose turn it is, but looking costs hashes of prompts: so not with each of them.
+  bool settled_ = false;
+  Instant last_look_;
+  SchedulerCounts counts_;  ///< but for queued and running, which counts() fills in
 };
 
 }  // namespace troupe::scheduler

@@ -410,6 +410,42 @@ TEST_F(SchedulerTest, ATenantWithMostPlacesGivesThemToOthersUntilTheyAreEven) {
   EXPECT_THAT(emit(4, 2, {9}, kR, 2), ElementsAre("tell 4: tokens 2 [9]"));
 }
 
+TEST_F(SchedulerTest, TokensMakeTheTenantWithMostGiveWayWithinTenMilliseconds) {
+  use({.max_running = 3, .max_context = 20});
+  up();
+  submit_for("light", 1);
+  for (uint64_t r = 2; r <= 3; ++r) submit_for("heavy", r);
+  emit(1, 0, {7, 8, 9});
+  finish(1);
+  submit_for("heavy", 4);
+  EXPECT_THAT(submit_for("light", 11), ElementsAre("tell 11: admitted")) << "it was served more";
+  now = now + milliseconds(9);
+  EXPECT_THAT(emit(2, 0, {7, 8, 9}), ElementsAre("tell 2: tokens 0 [7 8 9]"))
+      << "as much as heavy now, but nobody looks at each token";
+  now = now + milliseconds(1);
+  EXPECT_THAT(emit(2, 3, {7}),
+              ElementsAre("tell 2: tokens 3 [7]", "cancel 4.1 on 10", "start 11.1 on 10"));
+}
+
+TEST_F(SchedulerTest, TokensMakeItTheTurnOfARequestThatFindsBlocks) {
+  use({.max_running = 4, .kv_tokens = 20, .max_context = 20});
+  up();
+  const auto submit_of = [&](const std::string& tenant, uint64_t request, size_t num_prompt) {
+    const RequestSpec spec{.prompt = std::vector<TokenId>(num_prompt, 1),
+                           .max_tokens = 4,
+                           .tenant = tenant,
+                           .timeout = seconds(10)};
+    return tell(Submitted{RequestId{request}, spec});
+  };
+  submit_of("a", 1, 8);
+  submit_of("b", 2, 4);
+  EXPECT_THAT(submit_of("a", 3, 8), ElementsAre("tell 3: admitted")) << "too few blocks are left";
+  now = now + milliseconds(10);
+  EXPECT_THAT(submit_of("b", 4, 3), ElementsAre("tell 4: admitted")) << "it is the turn of 3";
+  now = now + milliseconds(10);
+  EXPECT_THAT(emit(1, 0, {7}), ElementsAre("tell 1: tokens 0 [7]", "start 4.1 on 10"));
+}
+
 TEST_F(SchedulerTest, NobodyGivesWayToALowerClass) {
   up();
   submit_for("heavy", 1, 1);
