@@ -1,0 +1,684 @@
+#pragma once
+
+// The cluster-level scheduler's rules as plainly as they can be put: one list of requests, one of
+// routers and one of the tokens that were computed where, all looked through from the start for
+// every question. Slow, and with little that could fall out of step: a request waits if it has no
+// router, and who runs where, places, work and KV blocks are counted each time. What cannot be read
+// off the lists is the past: tokens served by tenant, how fast places came free, the totals.
+//
+// The prefixes that routers probably have are whole token lists here, of which each match is cut to
+// whole chunks; that is what PrefixIndex promises as long as its bound of chunks is not reached.
+
+#include <algorithm>
+#include <map>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <tuple>
+#include <type_traits>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "scheduler/scheduler.hpp"
+
+namespace troupe::scheduler {
+
+class SlowScheduler {
+ public:
+  explicit SlowScheduler(SchedulerOptions options) : options_(options) {}
+
+  std::vector<SchedulerEffect> handle(const SchedulerEvent& event, Instant now) {
+    now_ = now;
+    effects_.clear();
+    std::visit([this](const auto& e) { on(e); }, event);
+    end_the_late();
+    const bool only_tokens = std::holds_alternative<RouterEmitted>(event);
+    if (only_tokens && settled_ && now_ < last_look_ + milliseconds(10)) return effects_;
+    settled_ = true;
+    last_look_ = now_;
+    const bool blocked = start_the_next();
+    even_out(blocked);
+    relieve();
+    return effects_;
+  }
+
+  [[nodiscard]] std::optional<Instant> next_deadline() const {
+    std::optional<Instant> next = end_of_wait_;
+    for (const Request& r : requests_) next = std::min(next.value_or(r.deadline()), r.deadline());
+    return next;
+  }
+  [[nodiscard]] SchedulerCounts counts() const {
+    SchedulerCounts counts = totals_;
+    counts.queued = num_waiting();
+    counts.running = requests_.size() - num_waiting();
+    return counts;
+  }
+
+ private:
+  using Tokens = std::vector<TokenId>;
+  static constexpr size_t kChunk = PrefixIndexOptions{}.chunk_tokens;
+  static constexpr uint64_t kRunningCost = RouterPoolOptions{}.running_cost;
+
+  struct Request {
+    RequestId id;
+    RequestSpec spec;
+    Instant submitted;
+    uint64_t sequence = 0;
+    Tokens emitted = {};
+    uint32_t attempt = 0, num_losses = 0;
+    int64_t order = 0;
+    bool is_next = false;               ///< while it waits: it lost its router
+    std::optional<NodeId> router = {};  ///< none: it waits
+    bool prefills = false;              ///< there, until its first token
+    uint64_t shared = 0;                ///< tokens whose KV it shares there
+
+    [[nodiscard]] bool waits() const { return !router; }
+    [[nodiscard]] Instant deadline() const { return submitted + spec.timeout; }
+    [[nodiscard]] Tokens known() const {
+      Tokens tokens = spec.prompt;
+      tokens.insert(tokens.end(), emitted.begin(), emitted.end());
+      return tokens;
+    }
+    [[nodiscard]] uint64_t num_known() const { return spec.prompt.size() + emitted.size(); }
+    [[nodiscard]] uint64_t work() const { return prefills ? num_known() - shared : 0; }
+    [[nodiscard]] uint64_t kv() const { return num_known() + 1 - shared; }
+  };
+  struct Router {
+    NodeId id;
+    bool drained = false;
+    Instant heard;
+  };
+  struct Computed {
+    NodeId router;
+    std::string cache_namespace;
+    Tokens tokens;  ///< whole chunks
+  };
+  struct Choice {
+    NodeId router;
+    uint64_t shared = 0;
+    std::optional<NodeId> kv_from = {};
+  };
+
+  // --- events -----------------------------------------------------------------------------------
+  void on(const Submitted& e) {
+    if (find(e.request) != nullptr) return;
+    if (const auto error = reason_to_refuse(e.spec)) {
+      ++totals_.refused_total;
+      return tell(e.request, Refused{e.request, *error, retry_after(e.spec.tenant)});
+    }
+    comes_to_wait(e.spec.tenant);
+    const auto after =
+        std::ranges::find_if(requests_, [&](const Request& other) { return other.id > e.request; });
+    requests_.insert(
+        after,
+        {.id = e.request, .spec = e.spec, .submitted = now_, .sequence = totals_.admitted_total});
+    forget_idle_tenants();
+    ++totals_.admitted_total;
+    totals_.prompt_tokens_total += e.spec.prompt.size();
+    tell(e.request, Admitted{e.request});
+  }
+  void on(const Cancelled& e) {
+    const Request* r = find(e.request);
+    if (r == nullptr) return;
+    cancel_on_router(*r);
+    ++totals_.cancelled_total;
+    remove(e.request);
+  }
+  void on(const RouterUp& e) {
+    end_of_wait_.reset();
+    if (Router* router = find(e.router)) {
+      router->heard = now_;
+      return;
+    }
+    const auto after =
+        std::ranges::find_if(routers_, [&](const Router& other) { return other.id > e.router; });
+    routers_.insert(after, {.id = e.router, .heard = now_});
+  }
+  void on(const RouterDown& e) {
+    const Router* router = find(e.router);
+    if (router == nullptr) return;
+    for (const RequestId request : running_on(e.router)) {
+      cancel_on_router(*find(request));
+      lose(request);
+    }
+    last_heard_ = router->heard;
+    std::erase_if(routers_, [&](const Router& other) { return other.id == e.router; });
+    if (routers_.empty()) end_of_wait_ = end_of_wait(e.recovering);
+  }
+  void on(const RouterGone& e) {
+    std::erase_if(computed_, [&](const Computed& c) { return c.router == e.router; });
+  }
+  void on(const CannotServe&) {
+    if (end_of_wait_) end_of_wait_ = std::min(*end_of_wait_, end_of_wait(false));
+  }
+  void on(const Drained& e) {
+    if (Router* router = find(e.router)) router->drained = e.drained;
+    if (!e.drained || std::ranges::all_of(routers_, &Router::drained)) return;
+    for (const RequestId request : running_on(e.router)) {
+      cancel_on_router(*find(request));
+      wait_again(request, true);
+    }
+  }
+  void on(const RouterEmitted& e) {
+    if (Router* router = find(e.router)) router->heard = now_;
+    Request* r = find_attempt(e);
+    if (r == nullptr) return;
+    const size_t due = r->emitted.size();
+    const uint64_t end = uint64_t{e.first} + e.tokens.size();
+    if (e.first > due || end > r->spec.max_tokens) {
+      cancel_on_router(*r);
+      return fail(e.request, {Code::kInternal, ""});
+    }
+    TokensEmitted told{e.request, static_cast<uint32_t>(due), {}, e.num_cached, {}};
+    for (size_t i = due; i < end; ++i) told.tokens.push_back(e.tokens[i - e.first]);
+    if (told.tokens.empty()) return;
+    told.num_cached = std::min<uint32_t>(e.num_cached, r->spec.prompt.size());
+    if (due == 0) told.prompt_logprobs = e.prompt_logprobs;
+    if (r->prefills) r->shared = std::min<uint64_t>(r->shared, e.num_cached);
+    r->prefills = false;
+    for (const auto& token : told.tokens) r->emitted.push_back(token.token);
+    served_[r->spec.tenant] += told.tokens.size() + (due == 0 ? r->spec.prompt.size() : 0);
+    forget_idle_tenants();
+    totals_.generated_tokens_total += told.tokens.size();
+    tell(e.request, told);
+  }
+  void on(const RouterFinished& e) {
+    if (find_attempt(e) != nullptr) finish(e.request, e.reason);
+  }
+  void on(const RouterFailed& e) {
+    if (find_attempt(e) == nullptr) return;
+    if (e.error.code == Code::kUnavailable) return lose(e.request);
+    fail(e.request, {e.error.code, ""});
+  }
+  void on(const Tick&) {}
+  void on(const Stopping&) {
+    stopping_ = true;
+    fail_waiting({Code::kUnavailable, "draining"});
+  }
+
+  // --- admission --------------------------------------------------------------------------------
+  /// The message is the word that the scheduler's begins with.
+  [[nodiscard]] std::optional<Error> reason_to_refuse(const RequestSpec& spec) const {
+    const bool can_be_meant =
+        !spec.prompt.empty() && spec.max_tokens > 0 && spec.timeout > Duration{};
+    if (!can_be_meant || uint64_t{spec.prompt.size()} + spec.max_tokens > options_.max_context) {
+      return Error{Code::kInvalidArgument, ""};
+    }
+    if (stopping_) return Error{Code::kUnavailable, "draining"};
+    if (routers_.empty() && !end_of_wait_) return Error{Code::kUnavailable, "no_capacity"};
+    if (num_waiting() == 0 && any_place()) return std::nullopt;
+    const size_t own = num_waiting(spec.tenant);
+    const size_t room = options_.max_queued - (own == 0 ? 0 : options_.max_queued / 8);
+    if (num_waiting() >= room || own >= options_.max_queued_per_tenant) {
+      return Error{Code::kResourceExhausted, "queue_full"};
+    }
+    if (const auto wait = wait_of(spec.tenant); wait && *wait > spec.timeout) {
+      return Error{Code::kResourceExhausted, "deadline"};
+    }
+    return std::nullopt;
+  }
+  [[nodiscard]] std::optional<Duration> wait_of(const std::string& tenant) const {
+    const size_t own = num_waiting(tenant);
+    if (own == 0 && places_of(tenant_with_most()) >= places_of(tenant) + 2) return Duration{};
+    if (!mean_gap_ns_) return std::nullopt;
+    size_t num_others = 0;
+    for (const Request* first : first_of_each_tenant()) num_others += first->spec.tenant != tenant;
+    const size_t ahead = std::min(num_waiting(), own + (own + 1) * num_others);
+    return Duration{static_cast<int64_t>(*mean_gap_ns_ * static_cast<double>(ahead + 1))};
+  }
+  [[nodiscard]] Duration retry_after(const std::string& tenant) const {
+    const size_t places = std::max<size_t>(routers_.size(), 1) * options_.max_running;
+    const auto turns = static_cast<int64_t>(1 + num_waiting() / places);
+    const Duration guess = wait_of(tenant).value_or(options_.min_retry_after * turns);
+    return std::clamp(std::max(guess, options_.min_retry_after), seconds(1), seconds(60));
+  }
+
+  // --- whose turn it is -------------------------------------------------------------------------
+  [[nodiscard]] Instant urgent_from(const Request& r) const {
+    return r.submitted + options_.fairness.ageing * r.spec.priority;
+  }
+  /// Ageing periods, begun ones counted whole, until it is as urgent as class 0.
+  [[nodiscard]] int64_t urgency(const Request& r, Instant at) const {
+    if (r.is_next) return -1;
+    const int64_t left = (urgent_from(r) - at).ns, period = options_.fairness.ageing.ns;
+    return left <= 0 ? 0 : (left + period - 1) / period;
+  }
+  /// Among those of one tenant, smallest first.
+  [[nodiscard]] auto turn(const Request& r) const {
+    const auto num_prompt = static_cast<int64_t>(r.spec.prompt.size());
+    return std::tuple(!r.is_next, urgent_from(r) + options_.fairness.per_prompt_token * num_prompt,
+                      urgent_from(r), r.submitted, r.sequence);
+  }
+  [[nodiscard]] std::vector<const Request*> first_of_each_tenant() const {
+    std::map<std::string_view, const Request*> firsts;
+    for (const Request& r : requests_) {
+      if (!r.waits()) continue;
+      const Request*& first = firsts[r.spec.tenant];
+      if (first == nullptr || turn(r) < turn(*first)) first = &r;
+    }
+    std::vector<const Request*> all;
+    for (const auto& [tenant, first] : firsts) all.push_back(first);
+    return all;
+  }
+  [[nodiscard]] uint64_t served(const std::string& tenant) const {
+    return served_.contains(tenant) ? served_.at(tenant) : 0;
+  }
+  /// REQUIRES: somebody waits.
+  [[nodiscard]] RequestId next(Instant at) const {
+    const auto rank = [&](const Request* r) {
+      return std::tuple(urgency(*r, at), served(r->spec.tenant), turn(*r));
+    };
+    const auto firsts = first_of_each_tenant();
+    return (*std::ranges::min_element(firsts, {}, rank))->id;
+  }
+  [[nodiscard]] RequestId next_of_fewest() const {
+    const auto rank = [&](const Request* r) {
+      return std::tuple(places_of(r->spec.tenant), served(r->spec.tenant), turn(*r));
+    };
+    const auto firsts = first_of_each_tenant();
+    return (*std::ranges::min_element(firsts, {}, rank))->id;
+  }
+  /// Time without work earns nothing: a tenant that had nothing waiting comes back at the level of
+  /// those who wait, or, if nobody does, of the one who waited last.
+  void comes_to_wait(const std::string& tenant) {
+    if (num_waiting(tenant) > 0) return;
+    std::optional<uint64_t> level;
+    for (const Request* first : first_of_each_tenant()) {
+      level = std::min(level.value_or(UINT64_MAX), served(first->spec.tenant));
+    }
+    served_[tenant] = std::max(served(tenant), level.value_or(served(last_waited_)));
+  }
+  void forget_idle_tenants() {
+    while (served_.size() > options_.fairness.max_tenants) {
+      auto least = served_.end();
+      for (auto at = served_.begin(); at != served_.end(); ++at) {
+        if (num_waiting(at->first) > 0) continue;
+        if (least == served_.end() || at->second < least->second) least = at;
+      }
+      if (least == served_.end()) return;
+      served_.erase(least);
+    }
+  }
+
+  // --- where it runs ----------------------------------------------------------------------------
+  [[nodiscard]] std::optional<Choice> choose(const Request& r, std::optional<NodeId> except = {},
+                                             const Request* leaving = nullptr) const {
+    const Tokens known = r.known();
+    std::optional<Choice> best;
+    std::pair<uint64_t, uint64_t> least;
+    for (const Router& router : routers_) {
+      uint64_t num_running = 0, work = 0, kv = 0;
+      for (const Request& other : requests_) {
+        if (other.router != router.id || &other == leaving) continue;
+        ++num_running;
+        work += other.work();
+        kv += other.kv();
+      }
+      const uint64_t shared =
+          std::min(cached(router.id, r.spec.cache_namespace, known), known.size() - 1);
+      if (router.drained || router.id == except || num_running >= options_.max_running) continue;
+      const bool fits =
+          options_.kv_tokens == 0 || kv + known.size() + 1 - shared <= options_.kv_tokens;
+      if (!fits && num_running > 0) continue;
+      const std::pair cost(work + known.size() - shared + kRunningCost * num_running, num_running);
+      if (best && least <= cost) continue;
+      best = {router.id, shared};
+      least = cost;
+    }
+    if (!best) return best;
+    uint64_t most = best->shared + options_.min_fetch_tokens - 1;
+    for (const NodeId other : routers_that_have_some(r.spec.cache_namespace, known)) {
+      const uint64_t there = cached(other, r.spec.cache_namespace, known);
+      if (there <= most || other == best->router || find(other) == nullptr) continue;
+      most = there;
+      best->kv_from = other;
+    }
+    return best;
+  }
+  static size_t num_equal_chunk_tokens(const Tokens& a, const Tokens& b) {
+    return (std::ranges::mismatch(a, b).in1 - a.begin()) / kChunk * kChunk;
+  }
+  [[nodiscard]] size_t cached(NodeId router, const std::string& cache_namespace,
+                              const Tokens& tokens) const {
+    size_t most = 0;
+    for (const Computed& c : computed_) {
+      if (c.router != router || c.cache_namespace != cache_namespace) continue;
+      most = std::max(most, num_equal_chunk_tokens(c.tokens, tokens));
+    }
+    return most;
+  }
+  /// In the order in which they got the first chunk of them.
+  [[nodiscard]] std::vector<NodeId> routers_that_have_some(const std::string& cache_namespace,
+                                                           const Tokens& tokens) const {
+    std::vector<NodeId> routers;
+    for (const Computed& c : computed_) {
+      if (c.cache_namespace != cache_namespace || num_equal_chunk_tokens(c.tokens, tokens) == 0 ||
+          std::ranges::count(routers, c.router) != 0) {
+        continue;
+      }
+      routers.push_back(c.router);
+    }
+    return routers;
+  }
+  void computes(NodeId router, const Request& r) {
+    Tokens tokens = r.known();
+    tokens.resize(tokens.size() / kChunk * kChunk);
+    if (tokens.empty()) return;
+    for (Computed& c : computed_) {
+      if (c.router != router || c.cache_namespace != r.spec.cache_namespace) continue;
+      const size_t equal = num_equal_chunk_tokens(c.tokens, tokens);
+      if (equal == tokens.size()) return;
+      if (equal < c.tokens.size()) continue;
+      c.tokens = tokens;  // it goes on from there
+      return;
+    }
+    computed_.push_back({router, r.spec.cache_namespace, tokens});
+  }
+
+  // --- rules that hold after every event --------------------------------------------------------
+  void end_the_late() {
+    while (!requests_.empty()) {
+      const Request& r = *std::ranges::min_element(
+          requests_, {}, [](const Request& r) { return std::pair(r.deadline(), r.id); });
+      if (r.deadline() > now_) break;
+      cancel_on_router(r);
+      fail(r.id, {Code::kDeadlineExceeded, ""});
+    }
+    if (!end_of_wait_ || *end_of_wait_ > now_) return;
+    end_of_wait_.reset();
+    fail_waiting({Code::kUnavailable, "no_capacity"});
+  }
+  /// @returns whether the request whose turn it is finds no room although there is a place
+  bool start_the_next() {
+    while (num_waiting() > 0 && any_place()) {
+      const RequestId request = next(now_);
+      const auto choice = choose(*find(request));
+      if (!choice) return true;
+      start_waiting(request, *choice);
+    }
+    if (num_waiting() == 0) last_place_taken_.reset();
+    return false;
+  }
+  void even_out(bool blocked) {
+    while (num_waiting() > 0 && (blocked || !any_place())) {
+      const RequestId waiting = next_of_fewest();
+      const Request* yields = who_yields_to(*find(waiting));
+      if (yields == nullptr) return;
+      const auto choice = choose(*find(waiting), {}, yields);
+      if (!choice) return;
+      cancel_on_router(*yields);
+      ++totals_.yielded_total;
+      wait_again(yields->id, false);
+      start_waiting(waiting, *choice);
+      blocked = false;  // the next event shows whether there is room now
+    }
+  }
+  [[nodiscard]] const Request* who_yields_to(const Request& waiting) const {
+    const std::string& tenant = waiting.spec.tenant;
+    const std::string most = tenant_with_most();
+    if (places_of(most) < places_of(tenant) + 2 || served(most) < served(tenant)) return nullptr;
+    const Request* last = nullptr;
+    for (const Request& r : requests_) {
+      if (r.waits() || r.spec.tenant != most || find(*r.router)->drained) continue;
+      if (r.spec.priority < waiting.spec.priority) continue;
+      if (last == nullptr || r.order > last->order) last = &r;
+    }
+    return last;
+  }
+  void relieve() {
+    if (options_.kv_tokens == 0) return;
+    for (const Router& router : routers_) {
+      const std::vector<RequestId> running = running_on(router.id);
+      uint64_t kv = 0;
+      for (const RequestId request : running) kv += find(request)->kv();
+      if (kv <= options_.kv_tokens || running.size() < 2) continue;
+      Request& last = *find(*std::ranges::max_element(
+          running, {}, [this](RequestId request) { return find(request)->order; }));
+      const auto choice = choose(last, router.id);
+      if (!choice) continue;
+      cancel_on_router(last);
+      leave(last);
+      ++totals_.moved_total;
+      start(last, *choice);
+    }
+  }
+
+  // --- what happens to a request ----------------------------------------------------------------
+  void start_waiting(RequestId request, const Choice& choice) {
+    Request& r = *find(request);
+    if (r.attempt == 0) {
+      const auto& [ageing, per_prompt_token, max_tenants] = options_.fairness;
+      r.order = (now_ + ageing * r.spec.priority +
+                 per_prompt_token * static_cast<int64_t>(r.spec.prompt.size()) +
+                 options_.order_per_running * static_cast<int64_t>(places_of(r.spec.tenant)))
+                    .ns;
+    }
+    r.is_next = false;
+    start(r, choice);
+    no_longer_waits(r.spec.tenant);
+    if (r.submitted < now_) place_taken();
+  }
+  /// How fast places come free while somebody waits for the next one: a moving average.
+  void place_taken() {
+    if (last_place_taken_) {
+      const auto gap_ns = static_cast<double>((now_ - *last_place_taken_).ns);
+      mean_gap_ns_ = mean_gap_ns_ ? *mean_gap_ns_ + (gap_ns - *mean_gap_ns_) / 8 : gap_ns;
+    }
+    last_place_taken_.reset();
+    if (num_waiting() > 0) last_place_taken_ = now_;
+  }
+  void start(Request& r, const Choice& choice) {
+    if (r.attempt > 0) ++totals_.resumed_total;
+    ++r.attempt;
+    r.router = choice.router;
+    r.shared = choice.shared;
+    r.prefills = true;
+    computes(choice.router, r);
+    settled_ = false;
+    effects_.emplace_back(
+        StartOnRouter{choice.router, r.id, r.attempt, r.spec, r.emitted, r.order, choice.kv_from});
+  }
+  void leave(Request& r) {
+    computes(*r.router, r);
+    r.router.reset();
+    settled_ = false;
+  }
+  void lose(RequestId request) {
+    if (++find(request)->num_losses > options_.max_losses) {
+      return fail(request, {Code::kUnavailable, ""});
+    }
+    wait_again(request, true);
+  }
+  void wait_again(RequestId request, bool is_next) {
+    Request& r = *find(request);
+    if (!r.emitted.empty() && std::ranges::count(r.spec.stop_token_ids, r.emitted.back()) != 0) {
+      return finish(request, FinishReason::kStop);
+    }
+    if (r.emitted.size() == r.spec.max_tokens) return finish(request, FinishReason::kLength);
+    if (stopping_) return fail(request, {Code::kUnavailable, "draining"});
+    comes_to_wait(r.spec.tenant);
+    leave(r);
+    r.is_next = is_next;
+    forget_idle_tenants();
+  }
+  void finish(RequestId request, FinishReason reason) {
+    ++totals_.finished_total;
+    remove(request);
+    tell(request, Finished{request, reason});
+  }
+  void fail(RequestId request, const Error& error) {
+    ++totals_.failed_total;
+    remove(request);
+    tell(request, Failed{request, error});
+  }
+  /// In the order of their turns, seen from long ago.
+  void fail_waiting(const Error& error) {
+    while (num_waiting() > 0) fail(next({}), error);
+  }
+  void remove(RequestId request) {
+    Request& r = *find(request);
+    const std::string tenant = r.spec.tenant;
+    const bool waited = r.waits();
+    if (!waited) leave(r);
+    std::erase_if(requests_, [&](const Request& other) { return other.id == request; });
+    if (waited) no_longer_waits(tenant);
+  }
+  void no_longer_waits(const std::string& tenant) {
+    if (num_waiting() == 0) last_waited_ = tenant;
+    settled_ = false;
+  }
+  void cancel_on_router(const Request& r) {
+    if (!r.waits()) effects_.emplace_back(CancelOnRouter{*r.router, r.id, r.attempt});
+  }
+  void tell(RequestId request, ClientEvent event) {
+    effects_.emplace_back(Tell{request, std::move(event)});
+  }
+
+  // --- looking through the lists ----------------------------------------------------------------
+  Request* find(RequestId id) {
+    const auto at = std::ranges::find(requests_, id, &Request::id);
+    return at == requests_.end() ? nullptr : &*at;
+  }
+  Router* find(NodeId id) {
+    const auto at = std::ranges::find(routers_, id, &Router::id);
+    return at == routers_.end() ? nullptr : &*at;
+  }
+  [[nodiscard]] const Router* find(NodeId id) const {
+    const auto at = std::ranges::find(routers_, id, &Router::id);
+    return at == routers_.end() ? nullptr : &*at;
+  }
+  Request* find_attempt(const auto& e) {
+    Request* r = find(e.request);
+    return r != nullptr && r->router == e.router && r->attempt == e.attempt ? r : nullptr;
+  }
+  [[nodiscard]] std::vector<RequestId> running_on(NodeId router) const {
+    std::vector<RequestId> running;
+    for (const Request& r : requests_) {
+      if (r.router == router) running.push_back(r.id);
+    }
+    return running;
+  }
+  [[nodiscard]] bool any_place() const {
+    return std::ranges::any_of(routers_, [this](const Router& router) {
+      return !router.drained && running_on(router.id).size() < options_.max_running;
+    });
+  }
+  [[nodiscard]] size_t num_waiting() const {
+    return std::ranges::count_if(requests_, &Request::waits);
+  }
+  [[nodiscard]] size_t num_waiting(const std::string& tenant) const {
+    return std::ranges::count_if(
+        requests_, [&](const Request& r) { return r.waits() && r.spec.tenant == tenant; });
+  }
+  [[nodiscard]] size_t places_of(const std::string& tenant) const {
+    return std::ranges::count_if(
+        requests_, [&](const Request& r) { return !r.waits() && r.spec.tenant == tenant; });
+  }
+  /// Of equal ones the first by name; somebody without a place if nobody has one.
+  [[nodiscard]] std::string tenant_with_most() const {
+    std::string most;
+    for (const Request& r : requests_) {
+      const std::string& tenant = r.spec.tenant;
+      const size_t places = places_of(tenant), before = places_of(most);
+      if (places > before || (places == before && tenant < most)) most = tenant;
+    }
+    return most;
+  }
+  [[nodiscard]] Instant end_of_wait(bool recovering) const {
+    if (recovering) return now_ + options_.max_wait_recovering;
+    return std::max(last_heard_ + options_.max_wait_without_router,
+                    now_ + options_.min_wait_without_router);
+  }
+
+  SchedulerOptions options_;
+  Instant now_;
+  std::vector<SchedulerEffect> effects_;
+  std::vector<Request> requests_;  ///< by id
+  std::vector<Router> routers_;    ///< those that are up, by id
+  std::vector<Computed> computed_;
+  std::map<std::string, uint64_t> served_;   ///< tokens, of the tenants that are remembered
+  std::string last_waited_;                  ///< the tenant whose request was the last to wait
+  std::optional<double> mean_gap_ns_;        ///< between places that came free
+  std::optional<Instant> last_place_taken_;  ///< if somebody has waited for the next one since
+  std::optional<Instant> end_of_wait_;       ///< for a router
+  Instant last_heard_;                       ///< of the last router that went down
+  bool stopping_ = false;
+  Instant last_look_;     ///< for somebody to start, to give way or to move
+  bool settled_ = false;  ///< since then nobody has started, left a router or stopped waiting
+  SchedulerCounts totals_;
+};
+
+/// For comparing and for messages: "start 3.1 on 2 ...; tell 3: admitted; cancel 3.1 on 2; ". Of an
+/// error its code and, where clients look at it, the word that its message begins with.
+inline std::string to_text(const std::vector<SchedulerEffect>& effects) {
+  const auto n = [](auto value) { return std::to_string(value); };
+  const auto tokens = [&](const auto& list) {
+    std::string text = " [";
+    for (const auto& token : list) {
+      if constexpr (std::is_same_v<decltype(token), const TokenId&>) {
+        text += n(token) + " ";
+      } else {
+        text += n(token.token) + "/" + n(token.logprob) + " ";
+      }
+    }
+    return text + "]";
+  };
+  const auto error = [](const Error& e) {
+    std::string text = std::string(to_string(e.code)) + " ";
+    for (const std::string_view word : {"draining", "no_capacity", "queue_full", "deadline"}) {
+      if (e.message.starts_with(word)) text += word;
+    }
+    return text;
+  };
+  std::string text;
+  for (const SchedulerEffect& effect : effects) {
+    if (const auto* start = std::get_if<StartOnRouter>(&effect)) {
+      text += "start " + n(start->request.value) + "." + n(start->attempt) + " on " +
+              n(start->router.value) + " at " + n(start->order) + " of '" + start->spec.tenant +
+              "' with" + tokens(start->spec.prompt) + " after" + tokens(start->emitted);
+      if (start->kv_from) text += " from " + n(start->kv_from->value);
+    } else if (const auto* cancel = std::get_if<CancelOnRouter>(&effect)) {
+      text += "cancel " + n(cancel->request.value) + "." + n(cancel->attempt) + " on " +
+              n(cancel->router.value);
+    } else {
+      const auto& [request, event] = std::get<Tell>(effect);
+      text += "tell " + n(request.value) + ": ";
+      if (const auto* refused = std::get_if<Refused>(&event)) {
+        text += "refused for " + n(refused->retry_after.ns) + " ns " + error(refused->error);
+      } else if (const auto* emitted = std::get_if<TokensEmitted>(&event)) {
+        text += "tokens " + n(emitted->first) + tokens(emitted->tokens) + " cached " +
+                n(emitted->num_cached) + tokens(emitted->prompt_logprobs);
+      } else if (const auto* finished = std::get_if<Finished>(&event)) {
+        text += finished->reason == FinishReason::kStop ? "stop" : "length";
+      } else if (const auto* failed = std::get_if<Failed>(&event)) {
+        text += "failed " + error(failed->error);
+      } else {
+        text += "admitted";
+      }
+    }
+    text += "; ";
+  }
+  return text;
+}
+
+inline std::string to_text(const SchedulerCounts& c) {
+  std::string text;
+  for (const auto& [name, value] : {std::pair("queued", c.queued),
+                                    {"running", c.running},
+                                    {"admitted", c.admitted_total},
+                                    {"refused", c.refused_total},
+                                    {"finished", c.finished_total},
+                                    {"failed", c.failed_total},
+                                    {"cancelled", c.cancelled_total},
+                                    {"resumed", c.resumed_total},
+                                    {"moved", c.moved_total},
+                                    {"yielded", c.yielded_total},
+                                    {"prompt tokens", c.prompt_tokens_total},
+                                    {"generated tokens", c.generated_tokens_total}}) {
+    text += std::string(name) + " " + std::to_string(value) + ", ";
+  }
+  return text;
+}
+
+}  // namespace troupe::scheduler
