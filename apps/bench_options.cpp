@@ -256,7 +256,7 @@ Options serve_option_table() {
        "NAME:CLIENTS or NAME:RATE/s, with :PRIORITY if wanted; repeated: each has its own load. "
        "The name is sent as the API key, and reports show it")  //
       ("background", text(),
-       "TOKENS:SECONDS: beside the others a prompt of so many tokens every so often");
+       "TOKENS:SECONDS[:KEY]: beside the others a prompt of so many tokens every so often");
   Options output("Results");
   output.add_options()  //
       ("goodput", po::value<std::vector<std::string>>()->multitoken(),
@@ -299,7 +299,7 @@ Result<ServeOptions> read_serve_options(const Values& values) {
   load.sends_tokens = form == "tokens";
   load.timeout = seconds_value(values, "timeout");
   load.retries = values.count("retry") != 0;
-  load.tenants = options.plan.tenants;
+  load.tenants = loadgen::tenants_of(options.plan);
   load.body = {.model = {},
                .is_chat = is_chat,
                .ignore_eos = values.count("no-ignore-eos") == 0,

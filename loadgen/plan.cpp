@@ -103,7 +103,8 @@ Stream background_stream(const Plan& plan, uint64_t run_idx) {
   options.output.mean = 1;
   Stream stream;
   stream.workload = std::make_shared<const Workload>(options);
-  stream.tenants = {0};
+  const bool has_key = !plan.background->api_key.empty();
+  stream.tenants = {has_key ? static_cast<uint32_t>(plan.tenants.size()) : 0};
   stream.is_background = true;
   stream.source.is_open = true;
   stream.source.rate = 1 / to_seconds(plan.background->every);
@@ -193,6 +194,14 @@ std::vector<Stream> streams_of(const Plan& plan, std::optional<double> load, uin
   }
   if (plan.background) streams.push_back(background_stream(plan, run_idx));
   return streams;
+}
+
+std::vector<Tenant> tenants_of(const Plan& plan) {
+  std::vector<Tenant> tenants = plan.tenants;
+  if (plan.background && !plan.background->api_key.empty()) {
+    tenants.push_back({.name = "background", .api_key = plan.background->api_key});
+  }
+  return tenants;
 }
 
 std::vector<Stream> warmup_of(const Plan& plan) {
@@ -296,15 +305,16 @@ Result<TenantLoad> parse_tenant_load(const std::string& text) {
 }
 
 Result<Background> parse_background(const std::string& text) {
-  const size_t colon = text.find(':');
-  const auto tokens = count(std::string_view(text).substr(0, colon), 1, kMaxTraceTokens);
-  const auto every = colon == std::string::npos
-                         ? std::nullopt
-                         : parse_number<double>(std::string_view(text).substr(colon + 1));
-  if (!tokens || !every || !(*every >= 0.001) || *every > 1e6) {
-    return invalid("\"" + text + "\" is no TOKENS:SECONDS");
+  const auto parts = split(text, ':');
+  const auto tokens = count(parts[0], 1, kMaxTraceTokens);
+  const auto every = parts.size() < 2 ? std::nullopt : parse_number<double>(parts[1]);
+  if (!tokens || !every || !(*every >= 0.001) || *every > 1e6 || parts.size() > 3 ||
+      (parts.size() == 3 && parts[2].empty())) {
+    return invalid("\"" + text + "\" is neither TOKENS:SECONDS nor TOKENS:SECONDS:KEY");
   }
-  return Background{.input_tokens = *tokens, .every = from_seconds(*every)};
+  Background background{.input_tokens = *tokens, .every = from_seconds(*every), .api_key = {}};
+  if (parts.size() == 3) background.api_key = parts[2];
+  return background;
 }
 
 Result<Sweep> parse_sweep(const std::string& text) {

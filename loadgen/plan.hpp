@@ -26,6 +26,7 @@ struct TenantLoad {
 struct Background {
   uint32_t input_tokens = 0;
   Duration every;
+  std::string api_key;  ///< "": that of the first tenant
 };
 
 /// A swept quantity and its values.
@@ -67,6 +68,9 @@ Result<void> check(const Plan& plan);
 /// @param run_idx counts all runs: each asks other words, so no run finds the cache of another
 std::vector<Stream> streams_of(const Plan& plan, std::optional<double> load, uint64_t run_idx);
 
+/// Whoever asks something in the streams: the plan's tenants, then the background's if it has a
+/// key.
+std::vector<Tenant> tenants_of(const Plan& plan);
 /// The requests that come first and are not counted; REQUIRES: num_warmups > 0.
 std::vector<Stream> warmup_of(const Plan& plan);
 
@@ -78,7 +82,7 @@ std::string describe_workload(const Plan& plan);
 Result<std::vector<Tenant>> parse_weights(const std::string& text);
 /// "NAME:20/s", "NAME:20", "NAME:20/s:1"
 Result<TenantLoad> parse_tenant_load(const std::string& text);
-/// "TOKENS:SECONDS"
+/// "TOKENS:SECONDS", "TOKENS:SECONDS:KEY"
 Result<Background> parse_background(const std::string& text);
 /// "concurrency=1,2,4", "rate=0.5,1"
 Result<Sweep> parse_sweep(const std::string& text);

@@ -267,7 +267,7 @@ void Scheduler::on(const RouterEmitted& event, Instant now, Effects& effects) {
   if (end <= due) return;
   const auto first_new = event.tokens.begin() + static_cast<int64_t>(due - event.first);
   routers_.emitted(*entry->share, end - due, event.num_cached);
-  queue_.charge(entry->spec.tenant, end - due + (due == 0 ? entry->spec.prompt.size() : 0));
+  queue_.charge(entry->spec.tenant, end - due);
   const auto num_prompt = static_cast<uint32_t>(entry->spec.prompt.size());
   TokensEmitted told{event.request,
                      static_cast<uint32_t>(due),
@@ -368,6 +368,8 @@ void Scheduler::start_waiting(RequestId request, const RouterShare& share, Insta
                    options_.fairness.per_prompt_token * num_prompt +
                    options_.order_per_running * places_of(entry.spec.tenant))
                       .ns;
+    // At once: else a tenant of long prompts counts as served little while they are computed.
+    queue_.charge(entry.spec.tenant, entry.spec.prompt.size());
   }
   start(request, entry, share, effects);
 }

@@ -79,6 +79,19 @@ TEST(Plan, SendsPrefillsInTheBackground) {
   EXPECT_EQ(source.next_wake(), Instant{} + milliseconds(500));
 }
 
+TEST(Plan, GivesTheBackgroundAKeyOfItsOwn) {
+  Plan p = plan();
+  p.tenants = {{.name = "a", .api_key = "a"}, {.name = "b", .api_key = "b"}};
+  p.background = parse_background("16384:0.5").value();
+  EXPECT_EQ(streams_of(p, std::nullopt, 0)[1].tenants, std::vector<uint32_t>{0});
+  EXPECT_EQ(tenants_of(p).size(), 2U);
+  p.background = parse_background("16384:0.5:batch").value();
+  const auto streams = streams_of(p, std::nullopt, 0);
+  EXPECT_EQ(streams[0].tenants, (std::vector<uint32_t>{0, 1}));
+  ASSERT_EQ(streams[1].tenants.size(), 1U);
+  EXPECT_EQ(tenants_of(p).at(streams[1].tenants[0]).api_key, "batch");
+}
+
 TEST(Plan, ReplaysATraceUnlessALoadIsGiven) {
   Plan p = plan();
   p.num_prompts.reset();
@@ -164,7 +177,7 @@ TEST(Words, OfTheCommandLineAreReadOrRefused) {
                            "a:1:1.9", "a:1:-1", "a:1:1e9", "a:1:", "a:1e-9/s", "a:1e9/s", "a:-1"}) {
     EXPECT_FALSE(parse_tenant_load(text).ok()) << text;
   }
-  for (const char* text : {"", "5", "5:", "0:1", "5:0", "x:1"}) {
+  for (const char* text : {"", "5", "5:", "0:1", "5:0", "x:1", "5:1:", "5:1:a:b"}) {
     EXPECT_FALSE(parse_background(text).ok()) << text;
   }
   for (const char* text : {"", "rate", "rate=", "rate=0", "rate=1,", "size=1", "concurrency=1.5",

@@ -394,37 +394,32 @@ TEST_F(SchedulerTest, ATenantWithMostPlacesGivesThemToOthersUntilTheyAreEven) {
   EXPECT_THAT(submit_for("light", 11),
               ElementsAre("tell 11: admitted", "cancel 4.1 on 10", "start 11.1 on 10"))
       << "its last one gives way";
+  emit(1, 0, {7, 8, 9});  // as much as 11 takes
   EXPECT_THAT(submit_for("light", 12),
               ElementsAre("tell 12: admitted", "cancel 3.1 on 10", "start 12.1 on 10"));
   EXPECT_THAT(submit_for("light", 13), ElementsAre("tell 13: admitted")) << "two and two";
+  emit(2, 0, {7, 8, 9});
   EXPECT_THAT(submit_for("third", 21),
               ElementsAre("tell 21: admitted", "cancel 2.1 on 10", "start 21.1 on 10"));
   EXPECT_EQ(scheduler.counts().yielded_total, 3U);
   // They wait in their tenant's line, where they come before what came after them.
-  emit(1, 0, {7});
-  EXPECT_THAT(finish(21), ElementsAre("tell 21: length", "start 13.1 on 10"))
-      << "light was served less than heavy, so its third place is its own";
-  EXPECT_THAT(finish(1), ElementsAre("tell 1: length", "start 2.2 on 10"));
-  EXPECT_THAT(finish(11), ElementsAre("tell 11: length", "start 3.2 on 10"));
-  EXPECT_THAT(finish(12), ElementsAre("tell 12: length", "start 4.2 on 10 after 2"));
-  EXPECT_THAT(emit(4, 2, {9}, kR, 2), ElementsAre("tell 4: tokens 2 [9]"));
+  EXPECT_THAT(cancel(11), ElementsAre("cancel 11.1 on 10", "start 2.2 on 10 after 3"));
+  EXPECT_THAT(emit(2, 3, {9}, kR, 2), ElementsAre("tell 2: tokens 3 [9]"));
 }
 
 TEST_F(SchedulerTest, TokensMakeTheTenantWithMostGiveWayWithinTenMilliseconds) {
-  use({.max_running = 3, .max_context = 20});
+  use({.max_queued = 8, .max_running = 4, .max_context = 20});
   up();
-  submit_for("light", 1);
-  for (uint64_t r = 2; r <= 3; ++r) submit_for("heavy", r);
-  emit(1, 0, {7, 8, 9});
-  finish(1);
-  submit_for("heavy", 4);
-  EXPECT_THAT(submit_for("light", 11), ElementsAre("tell 11: admitted")) << "it was served more";
+  for (uint64_t r = 1; r <= 5; ++r) submit_for("heavy", r);
+  EXPECT_THAT(submit_for("light", 11),
+              ElementsAre("tell 11: admitted", "cancel 4.1 on 10", "start 11.1 on 10"));
+  EXPECT_THAT(submit_for("light", 12), ElementsAre("tell 12: admitted")) << "it was served more";
   now = now + milliseconds(9);
-  EXPECT_THAT(emit(2, 0, {7, 8, 9}), ElementsAre("tell 2: tokens 0 [7 8 9]"))
+  EXPECT_THAT(emit(1, 0, {7, 8, 9}), ElementsAre("tell 1: tokens 0 [7 8 9]"))
       << "as much as heavy now, but nobody looks at each token";
   now = now + milliseconds(1);
-  EXPECT_THAT(emit(2, 3, {7}),
-              ElementsAre("tell 2: tokens 3 [7]", "cancel 4.1 on 10", "start 11.1 on 10"));
+  EXPECT_THAT(emit(1, 3, {7}),
+              ElementsAre("tell 1: tokens 3 [7]", "cancel 3.1 on 10", "start 12.1 on 10"));
 }
 
 TEST_F(SchedulerTest, TokensMakeItTheTurnOfARequestThatFindsBlocks) {
@@ -444,6 +439,27 @@ TEST_F(SchedulerTest, TokensMakeItTheTurnOfARequestThatFindsBlocks) {
   EXPECT_THAT(submit_of("b", 4, 3), ElementsAre("tell 4: admitted")) << "it is the turn of 3";
   now = now + milliseconds(10);
   EXPECT_THAT(emit(1, 0, {7}), ElementsAre("tell 1: tokens 0 [7]", "start 4.1 on 10"));
+}
+
+TEST_F(SchedulerTest, APromptCountsAsServedFromItsStart) {
+  use({.max_queued = 16, .max_running = 1, .max_context = 100});
+  up();
+  submit_for("other", 9);
+  for (uint64_t r = 1; r <= 2; ++r) {
+    tell(Submitted{RequestId{r},
+                   {.prompt = std::vector<TokenId>(20, 1),
+                    .max_tokens = 4,
+                    .tenant = "long",
+                    .timeout = seconds(10)}});
+  }
+  for (uint64_t r = 11; r <= 16; ++r) submit_for("short", r);
+  uint64_t running = 9;
+  for (const uint64_t next : {11, 1, 12, 13, 14, 15, 16, 2}) {  // nobody emits a token
+    const std::string id = std::to_string(next);
+    EXPECT_THAT(finish(running), ElementsAre("tell " + std::to_string(running) + ": length",
+                                             "start " + id + ".1 on 10"));
+    running = next;
+  }
 }
 
 TEST_F(SchedulerTest, NobodyGivesWayToALowerClass) {

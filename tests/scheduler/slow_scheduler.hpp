@@ -178,7 +178,7 @@ class SlowScheduler {
     if (r->prefills) r->shared = std::min<uint64_t>(r->shared, e.num_cached);
     r->prefills = false;
     for (const auto& token : told.tokens) r->emitted.push_back(token.token);
-    served_[r->spec.tenant] += told.tokens.size() + (due == 0 ? r->spec.prompt.size() : 0);
+    served_[r->spec.tenant] += told.tokens.size();
     forget_idle_tenants();
     totals_.generated_tokens_total += told.tokens.size();
     tell(e.request, told);
@@ -447,7 +447,8 @@ class SlowScheduler {
   // --- what happens to a request ----------------------------------------------------------------
   void start_waiting(RequestId request, const Choice& choice) {
     Request& r = *find(request);
-    if (r.attempt == 0) {
+    const bool is_first = r.attempt == 0;
+    if (is_first) {
       const auto& [ageing, per_prompt_token, max_tenants] = options_.fairness;
       r.order = (now_ + ageing * r.spec.priority +
                  per_prompt_token * static_cast<int64_t>(r.spec.prompt.size()) +
@@ -457,6 +458,10 @@ class SlowScheduler {
     r.is_next = false;
     start(r, choice);
     no_longer_waits(r.spec.tenant);
+    if (is_first) {
+      served_[r.spec.tenant] += r.spec.prompt.size();
+      forget_idle_tenants();
+    }
     if (r.submitted < now_) place_taken();
   }
   /// How fast places come free while somebody waits for the next one: a moving average.
