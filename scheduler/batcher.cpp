@@ -272,7 +272,7 @@ void Batcher::run_step(Effects& effects) {
 uint32_t Batcher::mixed_prefill_tokens() const {
   const uint64_t affordable =
       cost_.prefill_tokens_within(options_.mixed_step_percent, options_.step_target)
-          .value_or(options_.max_step_tokens);
+          .value_or(options_.min_prefill_tokens);
   return static_cast<uint32_t>(std::min<uint64_t>(
       std::max<uint64_t>(affordable, options_.min_prefill_tokens), options_.max_step_tokens));
 }

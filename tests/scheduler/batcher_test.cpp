@@ -103,6 +103,15 @@ TEST_F(BatcherTest, SplitsALongPromptIntoChunksAndAsksForATokenInTheLast) {
   EXPECT_THAT(done(3), ElementsAre("step 4: 1@20+1!"));
 }
 
+TEST_F(BatcherTest, TakesFewRowsOfPrefillBesideOthersAsLongAsItKnowsNoCosts) {
+  batcher = Batcher({.max_step_tokens = 64, .max_running = 3, .min_prefill_tokens = 4});
+  arrive(1, 3);
+  reserved(1);
+  arrive(2, 50);
+  reserved(2);
+  EXPECT_THAT(done(1), ElementsAre("step 2: 1@3+1! 2@0+4"));
+}
+
 TEST_F(BatcherTest, PutsDecodeBeforePrefillAndPrefillInOrder) {
   arrive(1, 1);
   reserved(1);

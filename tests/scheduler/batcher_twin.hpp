@@ -171,7 +171,7 @@ class BatcherTwin {
     if (shape_.decodes) {
       const uint64_t affordable =
           cost_.prefill_tokens_within(options_.mixed_step_percent, options_.step_target)
-              .value_or(budget);
+              .value_or(options_.min_prefill_tokens);
       prefill = num_mixed_ >= 15
                     ? 0
                     : static_cast<uint32_t>(std::min<uint64_t>(
