@@ -239,6 +239,7 @@ ThreadSetPtr GrammarMachine::merge(std::vector<ThreadSetPtr> sets) {
   // Where it gets too much work the step fails, whatever this returns.
   if (sets.size() == 1 || step_work_ > kMaxStepWork) return sets.front();
   std::vector<uint64_t> parts;
+  parts.reserve(sets.size());
   for (const ThreadSetPtr& set : sets) parts.push_back(hash_of(set));
   if (const auto found = merged_.find(parts); found != merged_.end()) return found->second;
   std::vector<Thread> threads;
