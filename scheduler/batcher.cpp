@@ -1,6 +1,7 @@
 #include "scheduler/batcher.hpp"
 
 #include <algorithm>
+#include <numeric>
 #include <utility>
 
 #include "base/check.hpp"
@@ -254,17 +255,38 @@ void Batcher::run_step(Effects& effects) {
     const bool measure = num_mixed_ >= kMixedBetweenMeasures;
     prefill = measure ? 0 : std::min(budget, mixed_prefill_tokens());
   }
-  for (const RunningAt at : prefilling) {
-    if (prefill == 0) break;
-    const uint32_t count = add(at, prefill);
-    prefill -= count;
-    next.shape.prefill_tokens += count;
+  const std::vector<uint32_t> shares = prefill_shares(prefilling, prefill);
+  for (size_t i = 0; i < prefilling.size(); ++i) {
+    if (shares[i] > 0) next.shape.prefill_tokens += add(prefilling[i], shares[i]);
   }
   if (next.entries.empty()) return;
   num_mixed_ = next.shape.decodes && next.shape.prefill_tokens > 0 ? num_mixed_ + 1 : 0;
   next.step = last_step_ = StepId{last_step_.value + 1};
   effects.emplace_back(RunStep{next.step, next.entries});
   step_ = std::move(next);
+}
+
+std::vector<uint32_t> Batcher::prefill_shares(const std::vector<RunningAt>& prefilling,
+                                              uint32_t rows) {
+  std::vector<uint32_t> shares(prefilling.size());
+  const auto left = [&](size_t i) {
+    return prefilling[i]->second.num_known - prefilling[i]->second.num_computed - shares[i];
+  };
+  const auto give = [&](size_t i, uint32_t most) {
+    const uint32_t count = std::min(most, left(i));
+    shares[i] += count;
+    rows -= count;
+    return count;
+  };
+  if (prefilling.size() > 1) {
+    std::vector<size_t> shortest(prefilling.size());
+    std::iota(shortest.begin(), shortest.end(), size_t{0});
+    std::ranges::stable_sort(shortest, {}, left);
+    uint32_t half = rows / 2;
+    for (const size_t i : shortest) half -= give(i, half);
+  }
+  for (size_t i = 0; i < prefilling.size(); ++i) give(i, rows);
+  return shares;
 }
 
 // --- views --------------------------------------------------------------------------------------

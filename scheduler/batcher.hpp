@@ -185,6 +185,10 @@ class Batcher {
   void ask_for_room(Effects& effects);
   void ask_for_next(Effects& effects);
   void run_step(Effects& effects);
+  /// Of so many rows half go to those with the fewest rows left, the rest in order: a long prompt
+  /// takes at most twice as long, and short ones that come after it need not wait for its end.
+  static std::vector<uint32_t> prefill_shares(const std::vector<RunningAt>& prefilling,
+                                              uint32_t rows);
   /// It knows more tokens, or has got room: it may have to ask for more.
   void review_room(RunningAt at);
   /// Leaves running_: with it every other trace of its running.

@@ -19,10 +19,8 @@ FairQueue::FairQueue(FairQueueOptions options) : options_(options) {
 }
 
 void FairQueue::push(const Item& item) {
-  const Instant urgent_from = item.submitted + options_.ageing * item.priority;
   const Place place{.fresh = !item.resumed,
-                    .turn = urgent_from + options_.per_prompt_token * item.num_prompt,
-                    .urgent_from = urgent_from,
+                    .urgent_from = item.submitted + options_.ageing * item.priority,
                     .submitted = item.submitted,
                     .sequence = item.sequence,
                     .request = item.request};

@@ -4,8 +4,7 @@
 // served least goes first (virtual token counters: Sheng et al., "Fairness in serving large
 // language models", OSDI 2024); within a tenant the most urgent, then the oldest. A priority class
 // is a head start of so many ageing periods, so that nobody is passed for ever: a request that has
-// waited its class's periods competes with the most urgent ones. In the same way a prompt lets
-// those pass that come after it within about the time that it takes to compute. Pure.
+// waited its class's periods competes with the most urgent ones. Pure.
 
 #include <cstdint>
 #include <map>
@@ -20,9 +19,6 @@ namespace troupe::scheduler {
 
 struct FairQueueOptions {
   Duration ageing = seconds(10);  ///< a class waits so much longer than the one above it; > 0
-  /// The same for each token of a prompt: of one tenant's requests, short ones that come soon after
-  /// a long one need not wait for it.
-  Duration per_prompt_token = microseconds(100);
   /// Remembered; of more, those are forgotten that have nothing waiting, the least served first.
   uint32_t max_tenants = 1024;
 };
@@ -35,7 +31,6 @@ class FairQueue {
     RequestId request;
     std::string tenant;
     uint32_t priority = 0;  ///< 0 is the most urgent
-    uint32_t num_prompt = 0;
     Instant submitted;
     uint64_t sequence = 0;  ///< orders what was submitted at the same time
     /// It ran before: its client is in the middle of a stream, so it is next.
@@ -67,7 +62,6 @@ class FairQueue {
  private:
   struct Place {
     bool fresh = true;
-    Instant turn;         ///< orders the requests of a tenant
     Instant urgent_from;  ///< from here on the request is as urgent as class 0
     Instant submitted;
     uint64_t sequence = 0;

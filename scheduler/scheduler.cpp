@@ -70,7 +70,6 @@ void Scheduler::on(const Submitted& event, Instant now, Effects& effects) {
   queue_.push({.request = event.request,
                .tenant = event.spec.tenant,
                .priority = event.spec.priority,
-               .num_prompt = static_cast<uint32_t>(event.spec.prompt.size()),
                .submitted = now,
                .sequence = counts_.admitted_total});
   deadlines_.emplace(deadline, event.request);
@@ -235,7 +234,6 @@ void Scheduler::wait_again(RequestId request, const Error& reason, bool is_next,
   queue_.push({.request = request,
                .tenant = entry.spec.tenant,
                .priority = entry.spec.priority,
-               .num_prompt = static_cast<uint32_t>(entry.spec.prompt.size()),
                .submitted = entry.submitted,
                .sequence = entry.sequence,
                .resumed = is_next});
@@ -363,9 +361,7 @@ void Scheduler::start_waiting(RequestId request, const RouterShare& share, Insta
   queue_.erase(request);
   if (entry.submitted < now) estimate_.place_taken(now, !queue_.empty());
   if (entry.attempt == 0) {
-    const auto num_prompt = static_cast<int64_t>(entry.spec.prompt.size());
     entry.order = (now + options_.fairness.ageing * entry.spec.priority +
-                   options_.fairness.per_prompt_token * num_prompt +
                    options_.order_per_running * places_of(entry.spec.tenant))
                       .ns;
     // At once: else a tenant of long prompts counts as served little while they are computed.

@@ -112,6 +112,18 @@ TEST_F(BatcherTest, TakesFewRowsOfPrefillBesideOthersAsLongAsItKnowsNoCosts) {
   EXPECT_THAT(done(1), ElementsAre("step 2: 1@3+1! 2@0+4"));
 }
 
+TEST_F(BatcherTest, SharesPrefillBetweenTheFirstAndTheShortest) {
+  arrive(1, 30, 100, 1);
+  reserved(1);
+  arrive(2, 9, 100, 2);
+  reserved(2);
+  arrive(3, 5, 100, 3);
+  reserved(3);
+  EXPECT_THAT(done(1), ElementsAre("step 2: 1@8+4 3@0+4"));
+  EXPECT_THAT(done(2), ElementsAre("step 3: 1@12+4 2@0+3 3@4+1!")) << "the next shortest";
+  EXPECT_THAT(done(3), ElementsAre("step 4: 3@5+1! 1@16+4 2@3+3"));
+}
+
 TEST_F(BatcherTest, PutsDecodeBeforePrefillAndPrefillInOrder) {
   arrive(1, 1);
   reserved(1);

@@ -177,11 +177,25 @@ class BatcherTwin {
                     : static_cast<uint32_t>(std::min<uint64_t>(
                           budget, std::max<uint64_t>(affordable, options_.min_prefill_tokens)));
     }
+    // Row by row: half of them to the request with the fewest left, the rest to the first in order.
+    std::map<Request*, uint32_t> shares;
+    std::vector<Request*> prefilling;
     for (Request& r : requests_) {
-      if (!r.runs || r.decoding || prefill == 0) continue;
-      const uint32_t count = add(r, prefill);
-      prefill -= count;
-      shape_.prefill_tokens += count;
+      if (r.runs && !r.decoding) prefilling.push_back(&r);
+    }
+    for (uint32_t row = 0; row < prefill; ++row) {
+      Request* next = nullptr;
+      uint32_t fewest = 0;
+      for (Request* r : prefilling) {
+        const uint32_t left = r->known - r->computed - shares[r];
+        if (left == 0 || (next != nullptr && (row >= prefill / 2 || left >= fewest))) continue;
+        next = r;
+        fewest = left;
+      }
+      if (next != nullptr) ++shares[next];
+    }
+    for (Request* r : prefilling) {
+      if (shares[r] > 0) shape_.prefill_tokens += add(*r, shares[r]);
     }
     if (step.entries.empty()) return;
     num_mixed_ = shape_.decodes && shape_.prefill_tokens > 0 ? num_mixed_ + 1 : 0;

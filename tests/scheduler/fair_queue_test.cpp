@@ -14,9 +14,9 @@ constexpr Instant kStart{seconds(1000).ns};
 
 TEST(FairQueue, StartsTheOldestOfOneTenantFirst) {
   FairQueue queue(kOptions);
-  queue.push({RequestId{2}, "a", 0, 0, kStart, 1});
-  queue.push({RequestId{1}, "a", 0, 0, kStart, 2});
-  queue.push({RequestId{3}, "a", 0, 0, kStart - seconds(1), 3});
+  queue.push({RequestId{2}, "a", 0, kStart, 1});
+  queue.push({RequestId{1}, "a", 0, kStart, 2});
+  queue.push({RequestId{3}, "a", 0, kStart - seconds(1), 3});
   EXPECT_EQ(queue.front(kStart), RequestId{3});
   queue.erase(RequestId{3});
   EXPECT_EQ(queue.front(kStart), RequestId{2}) << "equal times: as they came";
@@ -24,47 +24,28 @@ TEST(FairQueue, StartsTheOldestOfOneTenantFirst) {
 
 TEST(FairQueue, WhatRanBeforeIsNext) {
   FairQueue queue(kOptions);
-  queue.push({RequestId{1}, "a", 0, 0, kStart, 1});
-  queue.push({RequestId{2}, "b", 3, 0, kStart, 2, true});
+  queue.push({RequestId{1}, "a", 0, kStart, 1});
+  queue.push({RequestId{2}, "b", 3, kStart, 2, true});
   queue.charge("b", 1'000'000);
   EXPECT_EQ(queue.front(kStart), RequestId{2});
 }
 
 TEST(FairQueue, AnUrgentClassPassesALowerOneUntilThatHasWaitedItsPeriods) {
   FairQueue queue(kOptions);
-  queue.push({RequestId{1}, "a", 2, 0, kStart});
-  queue.push({RequestId{2}, "b", 0, 0, kStart + seconds(9)});
+  queue.push({RequestId{1}, "a", 2, kStart});
+  queue.push({RequestId{2}, "b", 0, kStart + seconds(9)});
   EXPECT_EQ(queue.front(kStart + seconds(9)), RequestId{2});
   EXPECT_EQ(queue.front(kStart + seconds(19)), RequestId{2}) << "class 2 is class 1 by now";
   queue.charge("b", 1);
   EXPECT_EQ(queue.front(kStart + seconds(20)), RequestId{1}) << "as urgent, and served less";
 }
 
-TEST(FairQueue, AShortPromptPassesALongOneThatCameJustBefore) {
-  FairQueue queue({.per_prompt_token = microseconds(100)});
-  queue.push({RequestId{1}, "a", 0, 10'000, kStart});  // worth a second
-  queue.push({RequestId{2}, "a", 0, 0, kStart + milliseconds(999)});
-  queue.push({RequestId{3}, "a", 0, 0, kStart + milliseconds(1001)});
-  for (const uint64_t next : {2, 1, 3}) {
-    EXPECT_EQ(queue.front(kStart + seconds(2)), RequestId{next});
-    queue.erase(RequestId{next});
-  }
-}
-
-TEST(FairQueue, ALongPromptIsAsUrgentAsAShortOneOfAnotherTenant) {
-  FairQueue queue(kOptions);
-  queue.push({RequestId{1}, "a", 0, 1'000'000, kStart});
-  queue.push({RequestId{2}, "b", 0, 1, kStart});
-  queue.charge("b", 1);
-  EXPECT_EQ(queue.front(kStart), RequestId{1}) << "its tenant was served less";
-}
-
 TEST(FairQueue, NamesTheFirstOfTheTenantWithTheFewestPlaces) {
   FairQueue queue(kOptions);
   EXPECT_EQ(queue.front_of_fewest({}), std::nullopt);
-  queue.push({RequestId{1}, "a", 0, 0, kStart});
-  queue.push({RequestId{2}, "b", 1, 0, kStart});
-  queue.push({RequestId{3}, "b", 0, 0, kStart});
+  queue.push({RequestId{1}, "a", 0, kStart});
+  queue.push({RequestId{2}, "b", 1, kStart});
+  queue.push({RequestId{3}, "b", 0, kStart});
   EXPECT_EQ(queue.front_of_fewest({{"a", 2}, {"b", 1}}), RequestId{3});
   EXPECT_EQ(queue.front_of_fewest({{"a", 2}, {"b", 3}}), RequestId{1});
   EXPECT_EQ(queue.front_of_fewest({{"a", 1}}), RequestId{3}) << "b has none";
@@ -78,7 +59,7 @@ TEST(FairQueue, ServesTenantsByTokensAndWeights) {
   const std::map<std::string, uint32_t> weights = {{"a", 1}, {"b", 1}, {"c", 2}};
   uint64_t request = 0;
   for (const auto& [tenant, weight] : weights) {
-    for (int i = 0; i < 2000; ++i) queue.push({RequestId{++request}, tenant, 0, 0, kStart});
+    for (int i = 0; i < 2000; ++i) queue.push({RequestId{++request}, tenant, 0, kStart});
   }
   // Requests of "a" cost ten times those of "b".
   const std::map<std::string, uint64_t> cost = {{"a", 1000}, {"b", 100}, {"c", 500}};
@@ -96,11 +77,11 @@ TEST(FairQueue, ServesTenantsByTokensAndWeights) {
 
 TEST(FairQueue, TimeWithoutWorkEarnsNothing) {
   FairQueue queue(kOptions);
-  queue.push({RequestId{1}, "busy", 0, 0, kStart});
-  queue.push({RequestId{2}, "busy", 0, 0, kStart});
+  queue.push({RequestId{1}, "busy", 0, kStart});
+  queue.push({RequestId{2}, "busy", 0, kStart});
   queue.charge("busy", 1'000'000);
-  queue.push({RequestId{3}, "late", 0, 0, kStart});
-  queue.push({RequestId{4}, "late", 0, 0, kStart});
+  queue.push({RequestId{3}, "late", 0, kStart});
+  queue.push({RequestId{4}, "late", 0, kStart});
   // From here on both have the same right: "late" does not get a million tokens first.
   queue.charge("late", 10);
   EXPECT_EQ(queue.front(kStart), RequestId{1});
@@ -108,12 +89,12 @@ TEST(FairQueue, TimeWithoutWorkEarnsNothing) {
 
 TEST(FairQueue, ANewTenantBeginsAtTheLevelOfTheOneWhoWaitedLast) {
   FairQueue queue(kOptions);
-  queue.push({RequestId{1}, "light", 0, 0, kStart});
+  queue.push({RequestId{1}, "light", 0, kStart});
   queue.erase(RequestId{1});  // it runs, and nobody waits
   queue.charge("light", 30'000);
-  queue.push({RequestId{2}, "heavy", 0, 0, kStart});
-  queue.push({RequestId{3}, "heavy", 0, 0, kStart});
-  queue.push({RequestId{4}, "light", 0, 0, kStart});
+  queue.push({RequestId{2}, "heavy", 0, kStart});
+  queue.push({RequestId{3}, "heavy", 0, kStart});
+  queue.push({RequestId{4}, "light", 0, kStart});
   queue.erase(RequestId{2});
   queue.charge("heavy", 100);
   EXPECT_EQ(queue.front(kStart), RequestId{4}) << "else it pays for what it had while alone";
@@ -123,8 +104,8 @@ TEST(FairQueue, RemembersABoundedNumberOfIdleTenants) {
   FairQueue queue(kOptions);
   for (uint64_t t = 0; t < 1000; ++t) queue.charge("tenant " + std::to_string(t), t);
   EXPECT_EQ(queue.check(), "");
-  queue.push({RequestId{1}, "tenant 999", 0, 0, kStart});
-  queue.push({RequestId{2}, "tenant 1", 0, 0, kStart});
+  queue.push({RequestId{1}, "tenant 999", 0, kStart});
+  queue.push({RequestId{2}, "tenant 1", 0, kStart});
   EXPECT_EQ(queue.front(kStart), RequestId{1}) << "a forgotten tenant starts at the others' level";
 }
 
@@ -142,7 +123,7 @@ TEST(FairQueue, NobodyIsPassedForEver) {
     const RequestId id{++request};
     pushed[id] = now;
     queue.push({id, std::string(1, static_cast<char>('a' + draw(4))),
-                static_cast<uint32_t>(draw(3)), static_cast<uint32_t>(draw(20'000)), now});
+                static_cast<uint32_t>(draw(3)), now});
     if (i < 50) continue;
     const RequestId next = *queue.front(now);
     longest = std::max(longest, now - pushed.at(next));
@@ -150,7 +131,7 @@ TEST(FairQueue, NobodyIsPassedForEver) {
     queue.charge(std::string(1, static_cast<char>('a' + draw(4))), draw(100));
   }
   EXPECT_EQ(queue.check(), "");
-  EXPECT_LT(longest, seconds(60)) << "5 s of backlog, 22 s of head start, and fair turns";
+  EXPECT_LT(longest, seconds(60)) << "5 s of backlog, 20 s of head start, and fair turns";
 }
 
 }  // namespace

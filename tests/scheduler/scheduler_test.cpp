@@ -454,7 +454,7 @@ TEST_F(SchedulerTest, APromptCountsAsServedFromItsStart) {
   }
   for (uint64_t r = 11; r <= 16; ++r) submit_for("short", r);
   uint64_t running = 9;
-  for (const uint64_t next : {11, 1, 12, 13, 14, 15, 16, 2}) {  // nobody emits a token
+  for (const uint64_t next : {1, 11, 12, 13, 14, 15, 16, 2}) {  // nobody emits a token
     const std::string id = std::to_string(next);
     EXPECT_THAT(finish(running), ElementsAre("tell " + std::to_string(running) + ": length",
                                              "start " + id + ".1 on 10"));
@@ -498,22 +498,6 @@ TEST_F(SchedulerTest, WhoFillsTheQueueLeavesRoomForOthers) {
   EXPECT_THAT(submit_for("light", 22), ElementsAre(HasSubstr("refused")));
   EXPECT_THAT(submit_for("third", 31), ElementsAre("tell 31: admitted"));
   EXPECT_THAT(submit_for("fourth", 41), ElementsAre(HasSubstr("refused"))) << "it is full";
-}
-
-TEST_F(SchedulerTest, OrdersALongPromptAfterShortOnesThatComeSoonAfter) {
-  Scheduler wide({.max_running = 4, .max_context = 100'000, .order_per_running = Duration{}});
-  (void)wide.handle(RouterUp{NodeId{kR}}, now);
-  const auto order = [&](uint64_t request, size_t num_prompt) {
-    const RequestSpec spec{
-        .prompt = std::vector<TokenId>(num_prompt, 1), .max_tokens = 4, .timeout = seconds(10)};
-    return std::get<StartOnRouter>(wide.handle(Submitted{RequestId{request}, spec}, now).at(1))
-        .order;
-  };
-  const int64_t long_one = order(1, 20'000);  // two seconds
-  now = now + milliseconds(1900);
-  EXPECT_LT(order(2, 1), long_one);
-  now = now + milliseconds(200);
-  EXPECT_GT(order(3, 1), long_one);
 }
 
 TEST_F(SchedulerTest, DrainsARouterOntoAnother) {

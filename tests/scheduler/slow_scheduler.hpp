@@ -246,9 +246,7 @@ class SlowScheduler {
   }
   /// Among those of one tenant, smallest first.
   [[nodiscard]] auto turn(const Request& r) const {
-    const auto num_prompt = static_cast<int64_t>(r.spec.prompt.size());
-    return std::tuple(!r.is_next, urgent_from(r) + options_.fairness.per_prompt_token * num_prompt,
-                      urgent_from(r), r.submitted, r.sequence);
+    return std::tuple(!r.is_next, urgent_from(r), r.submitted, r.sequence);
   }
   [[nodiscard]] std::vector<const Request*> first_of_each_tenant() const {
     std::map<std::string_view, const Request*> firsts;
@@ -449,9 +447,7 @@ class SlowScheduler {
     Request& r = *find(request);
     const bool is_first = r.attempt == 0;
     if (is_first) {
-      const auto& [ageing, per_prompt_token, max_tenants] = options_.fairness;
-      r.order = (now_ + ageing * r.spec.priority +
-                 per_prompt_token * static_cast<int64_t>(r.spec.prompt.size()) +
+      r.order = (now_ + options_.fairness.ageing * r.spec.priority +
                  options_.order_per_running * static_cast<int64_t>(places_of(r.spec.tenant)))
                     .ns;
     }
