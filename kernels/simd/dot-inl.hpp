@@ -66,7 +66,7 @@ struct F8Row {
   HWY_INLINE float at(size_t k) const { return from_f8e4m3(data[k]); }
 };
 
-/// Up to so many rows the weights are read once and used from registers: memory is the limit.
+/// Up to so many rows the weights are used from registers: memory is the limit.
 constexpr size_t kMaxFewRows = 4;
 
 // Register tiles of few rows: kRows * kOutputs * kVecs accumulators, enough independent sums to
@@ -180,18 +180,17 @@ constexpr size_t kBlockOutputs = 12;
 constexpr size_t kBlockLength = 256;
 static_assert(kBlockRows % kTileRows == 0 && kBlockOutputs % kTileOutputs == 0 &&
               kBlockLength % kNumPartialSums == 0);
-using BlockSums = PartialSums[kBlockRows][kBlockOutputs];
 
-/// sums[r][o] += x[r] . w[o] over n elements, a multiple of kNumPartialSums.
+/// sums[r * kBlockOutputs + o] += x[r] . w[o] over n elements, a multiple of kNumPartialSums.
 template <size_t kRows, size_t kOutputs>
 HWY_INLINE void add_products(const float* HWY_RESTRICT x, size_t x_stride,
                              const float* HWY_RESTRICT w, size_t w_stride, size_t n,
-                             PartialSums (*HWY_RESTRICT sums)[kBlockOutputs]) {
+                             PartialSums* HWY_RESTRICT sums) {
   for (size_t v = 0; v < kVecs; ++v) {
     V lanes[kRows][kOutputs];
     for (size_t r = 0; r < kRows; ++r) {
       for (size_t o = 0; o < kOutputs; ++o) {
-        lanes[r][o] = hn::LoadU(kFloats, sums[r][o].data() + v * kLanes);
+        lanes[r][o] = hn::LoadU(kFloats, sums[r * kBlockOutputs + o].data() + v * kLanes);
       }
     }
     for (size_t k = v * kLanes; k < n; k += kNumPartialSums) {
@@ -206,7 +205,7 @@ HWY_INLINE void add_products(const float* HWY_RESTRICT x, size_t x_stride,
     }
     for (size_t r = 0; r < kRows; ++r) {
       for (size_t o = 0; o < kOutputs; ++o) {
-        hn::StoreU(lanes[r][o], kFloats, sums[r][o].data() + v * kLanes);
+        hn::StoreU(lanes[r][o], kFloats, sums[r * kBlockOutputs + o].data() + v * kLanes);
       }
     }
   }
@@ -214,47 +213,46 @@ HWY_INLINE void add_products(const float* HWY_RESTRICT x, size_t x_stride,
 
 template <size_t kRows>
 HWY_INLINE void add_products_of_rows(const float* x, size_t x_stride, const float* w,
-                                     size_t w_stride, size_t outputs, size_t n,
-                                     PartialSums (*sums)[kBlockOutputs]) {
+                                     size_t w_stride, size_t outputs, size_t n, PartialSums* sums) {
   size_t o = 0;
-  const auto at = [&] { return reinterpret_cast<PartialSums(*)[kBlockOutputs]>(&sums[0][o]); };
   for (; o + kTileOutputs <= outputs; o += kTileOutputs) {
-    add_products<kRows, kTileOutputs>(x, x_stride, w + o * w_stride, w_stride, n, at());
+    add_products<kRows, kTileOutputs>(x, x_stride, w + o * w_stride, w_stride, n, sums + o);
   }
   for (; o < outputs; ++o) {
-    add_products<kRows, 1>(x, x_stride, w + o * w_stride, w_stride, n, at());
+    add_products<kRows, 1>(x, x_stride, w + o * w_stride, w_stride, n, sums + o);
   }
 }
 
 /// At most kBlockRows rows and kBlockOutputs outputs.
 inline void dot_block(const float* x, size_t x_stride, size_t rows, const float* w, size_t w_stride,
                       size_t outputs, size_t n, float* out, size_t out_stride) {
-  alignas(64) BlockSums sums;
+  alignas(64) PartialSums sums[kBlockRows * kBlockOutputs];
   for (size_t r = 0; r < rows; ++r) {
-    for (size_t o = 0; o < outputs; ++o) sums[r][o].fill(0.0F);
+    for (size_t o = 0; o < outputs; ++o) sums[r * kBlockOutputs + o].fill(0.0F);
   }
   const size_t whole = n - n % kNumPartialSums;
   for (size_t k = 0; k < whole; k += kBlockLength) {
     const size_t length = std::min(kBlockLength, whole - k);
     for (size_t r = 0; r < rows; r += kTileRows) {
       const float* x_r = x + r * x_stride + k;
+      PartialSums* sums_r = sums + r * kBlockOutputs;
       switch (std::min(kTileRows, rows - r)) {
         case 1:
-          add_products_of_rows<1>(x_r, x_stride, w + k, w_stride, outputs, length, sums + r);
+          add_products_of_rows<1>(x_r, x_stride, w + k, w_stride, outputs, length, sums_r);
           break;
         case 2:
-          add_products_of_rows<2>(x_r, x_stride, w + k, w_stride, outputs, length, sums + r);
+          add_products_of_rows<2>(x_r, x_stride, w + k, w_stride, outputs, length, sums_r);
           break;
         case 3:
-          add_products_of_rows<3>(x_r, x_stride, w + k, w_stride, outputs, length, sums + r);
+          add_products_of_rows<3>(x_r, x_stride, w + k, w_stride, outputs, length, sums_r);
           break;
-        default: add_products_of_rows<4>(x_r, x_stride, w + k, w_stride, outputs, length, sums + r);
+        default: add_products_of_rows<4>(x_r, x_stride, w + k, w_stride, outputs, length, sums_r);
       }
     }
   }
   for (size_t r = 0; r < rows; ++r) {
     for (size_t o = 0; o < outputs; ++o) {
-      PartialSums& lanes = sums[r][o];
+      PartialSums& lanes = sums[r * kBlockOutputs + o];
       for (size_t k = whole; k < n; ++k) {
         lanes[k - whole] = std::fma(x[r * x_stride + k], w[o * w_stride + k], lanes[k - whole]);
       }

@@ -15,6 +15,7 @@
 
 #include <algorithm>
 #include <memory>
+#include <type_traits>
 
 #include "kernels/kernel_set.hpp"
 #include "kernels/simd/dot-inl.hpp"
@@ -80,22 +81,25 @@ void add_bias(const GemmParams& p, Range outputs) {
   }
 }
 
-/// REQUIRES: at most kMaxFewRows rows.
+/// REQUIRES: float32 weights, or at most kMaxFewRows rows.
 template <class Row>
-void product_of_few(const GemmParams& p, const RowsOf<Row>& w, Range outputs) {
-  dot_few(p.x.row(0), p.x.stride, p.x.rows, w, outputs.size(), p.w.in, p.y.row(0) + outputs.first,
-          p.y.stride);
+void product(const GemmParams& p, const RowsOf<Row>& w, Range outputs) {
+  float* out = p.y.row(0) + outputs.first;
+  if constexpr (std::is_same_v<Row, F32Row>) {
+    dot_all(p.x.row(0), p.x.stride, p.x.rows, w, outputs.size(), p.w.in, out, p.y.stride);
+  } else {
+    dot_few(p.x.row(0), p.x.stride, p.x.rows, w, outputs.size(), p.w.in, out, p.y.stride);
+  }
 }
 
-void product(const GemmParams& p, const RowsOf<F32Row>& w, Range outputs) {
-  dot_all(p.x.row(0), p.x.stride, p.x.rows, w, outputs.size(), p.w.in, p.y.row(0) + outputs.first,
-          p.y.stride);
-}
-
-void gemm_float32(const GemmParams& p, Range outputs) {
+/// From the weights as they are stored. Many rows pass over a part of the outputs at a time;
+/// cutting the outputs of a few rows costs more than the second pass over them (1.2 instead of 1.05
+/// ms for four rows on AVX2).
+template <class Row>
+void gemm_directly(const GemmParams& p, Range outputs) {
   const size_t at_once = p.x.rows <= kMaxFewRows ? outputs.size() : cached_outputs(p.w.in);
   for (size_t first = outputs.first; first < outputs.last; first += at_once) {
-    product(p, rows_of<F32Row>(p.w, first), {first, std::min(outputs.last, first + at_once)});
+    product(p, rows_of<Row>(p.w, first), {first, std::min(outputs.last, first + at_once)});
   }
 }
 
@@ -118,11 +122,11 @@ void gemm(const GemmParams& p, Range outputs) {
   if (p.x.rows == 0) return;
   const bool few = p.x.rows <= kMaxFewRows;
   if (p.w.dtype == DType::kF32) {
-    gemm_float32(p, outputs);
+    gemm_directly<F32Row>(p, outputs);
   } else if (p.w.dtype == DType::kBF16 && few) {
-    product_of_few(p, rows_of<Bf16Row>(p.w, outputs.first), outputs);
+    gemm_directly<Bf16Row>(p, outputs);
   } else if (p.w.dtype == DType::kF16 && few) {
-    product_of_few(p, rows_of<F16Row>(p.w, outputs.first), outputs);
+    gemm_directly<F16Row>(p, outputs);
   } else {
     gemm_converting_first(p, outputs);
   }

@@ -9,7 +9,7 @@
 namespace troupe::kernels {
 namespace {
 
-constexpr size_t kDims[] = {1, 3, 7, 15, 16, 17, 36, 72, 100, 127, 128, 129, 576};
+constexpr size_t kDims[] = {1, 3, 7, 15, 16, 17, 36, 72, 100, 127, 128, 129, 255, 257, 300, 576};
 constexpr size_t kRows[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 17, 64};
 
 template <class... Parts>
@@ -180,23 +180,33 @@ TEST(SameBits, AgreeForZerosOfBothSignsSubnormalsInfinitiesAndNan) {
   const std::vector<float> special = {0.0F,   -0.0F,     1e-40F, -1e-40F, 1e-30F, -1e-30F, 1e30F,
                                       -1e30F, kInfinity, -1.0F,  2.0F,    1e38F,  -3e38F};
   Draws draws(8);
-  for (const size_t n : {16, 17, 40, 64}) {
+  for (const auto& [rows, n] : {std::pair<size_t, size_t>(4, 16),
+                                {4, 17},
+                                {4, 40},
+                                {4, 64},
+                                {7, 16},
+                                {7, 17},
+                                {7, 40},
+                                {7, 300}}) {
     for (const bool with_nan : {false, true}) {
-      std::vector<float> a(4 * n);
+      std::vector<float> a(rows * n);
       std::vector<float> b(5 * n);
       // Some rows hold only signed zeros and numbers whose products vanish: sums of -0.
       for (size_t i = 0; i < a.size(); ++i) a[i] = special[draws.below(i < 2 * n ? 6 : 13)];
       for (size_t i = 0; i < b.size(); ++i) b[i] = special[draws.below(i < 2 * n ? 6 : 13)];
+      // And of one pair each product is a little below zero: all partial sums are -0, and so has to
+      // be what comes of them, also where the last ones get nothing more.
+      std::fill_n(a.begin(), n, 1e-30F);
+      std::fill_n(b.begin(), n, -1e-30F);
       if (with_nan) a[3 * n + 1] = std::numeric_limits<float>::quiet_NaN();
       const WeightView w{.data = b.data(), .dtype = DType::kF32, .out = 5, .in = n};
-      expect_same_bits(text("special", n), [&](Ops& ops) {
-        std::vector<float> y(20 + 8 * n);
-        ops.gemm({.x = {a.data(), 4, n}, .w = w, .y = {y.data(), 4, 5}});
-        ops.silu_mul({.gate = {a.data(), 4, n}, .up = {b.data(), 4, n}, .out = {&y[20], 4, n}});
-        ops.rms_norm({.x = {a.data(), 4, n},
-                      .weight = b.data(),
-                      .eps = 1e-6F,
-                      .out = {&y[20 + 4 * n], 4, n}});
+      expect_same_bits(text("special", rows, n), [&, rows = rows, n = n](Ops& ops) {
+        std::vector<float> y(5 * rows + 8 * n);
+        ops.gemm({.x = {a.data(), rows, n}, .w = w, .y = {y.data(), rows, 5}});
+        float* more = &y[5 * rows];
+        ops.silu_mul({.gate = {a.data(), 4, n}, .up = {b.data(), 4, n}, .out = {more, 4, n}});
+        ops.rms_norm(
+            {.x = {a.data(), 4, n}, .weight = b.data(), .eps = 1e-6F, .out = {more + 4 * n, 4, n}});
         return y;
       });
     }
