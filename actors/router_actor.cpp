@@ -1,7 +1,6 @@
 #include "actors/router_actor.hpp"
 
 #include <algorithm>
-#include <iterator>
 #include <map>
 #include <optional>
 #include <span>
@@ -10,9 +9,9 @@
 #include "actors/instant.hpp"
 #include "actors/kv_exchange.hpp"
 #include "actors/messages.hpp"
+#include "actors/prompt_scoring.hpp"
 #include "actors/shard_links.hpp"
 #include "actors/step_run.hpp"
-#include "base/check.hpp"
 #include "base/log.hpp"
 #include "scheduler/overlap.hpp"
 
@@ -125,10 +124,9 @@ class RouterShell {
     }
     request.order = msg.order;
     if (msg.emitted.empty() && msg.spec.sampling.num_prompt_logprobs) {
-      request.num_to_score = request.num_prompt - 1;
+      request.scoring = PromptScoring(request.num_prompt);
     }
-    // What is scored has to be computed.
-    request.fetching = request.num_to_score == 0 && exchange_.knows(msg.kv_from);
+    request.fetching = request.scoring.is_over() && exchange_.knows(msg.kv_from);
     const Request& here = requests_.emplace(msg.request, std::move(request)).first->second;
     if (!here.fetching) return fetch_ended(msg.request, msg.attempt);
     exchange_.fetch(msg.request, msg.attempt, msg.kv_from, here.cache_namespace, here.known);
@@ -196,7 +194,8 @@ class RouterShell {
               promise.deliver(status);
             },
             [promise, status, check](const caf::error&) mutable {
-              if (check) status.problem = "its KV-cache holder did not answer";
+              if (check && status.problem.empty())
+                status.problem = "its KV-cache holder did not answer";
               promise.deliver(status);
             });
     return promise;
@@ -218,15 +217,14 @@ class RouterShell {
     int64_t order = 0;
     bool fetching = false;  ///< its KV comes from another router; not in the batcher yet
     std::optional<uint32_t> num_cached;  ///< tokens that the first table had computed already
-    uint32_t num_to_score = 0;           ///< prompt tokens, from the second on
-    std::vector<model::SampledToken> scored;
+    PromptScoring scoring;
   };
 
   /// The step that is out, as the batcher and the learning of micro-batches know it.
   struct OutStep {
     StepId step;
     std::vector<scheduler::StepEntry> entries;
-    std::vector<size_t> num_scored;  ///< prompt tokens, by entry
+    std::vector<uint32_t> num_scored;  ///< prompt tokens, by entry
     Instant began;
     uint32_t num_rows = 0;
     bool prefills = false;
@@ -243,13 +241,11 @@ class RouterShell {
 
   void perform(const scheduler::ReserveBlocks& e) {
     const Request& request = requests_.at(e.request);
-    auto end = request.known.end();
-    const bool scores = request.scored.size() < request.num_to_score;
-    // Of what is cached nothing is used that a log-probability is still wanted of.
-    if (scores) end = request.known.begin() + static_cast<ptrdiff_t>(request.scored.size() + 1);
+    const auto begin = request.known.begin();
+    const auto end =
+        begin + request.scoring.num_cacheable(static_cast<uint32_t>(request.known.size()));
     tell_kv(e.ask,
-            kvcache::Reserve{
-                e.request, request.cache_namespace, {request.known.begin(), end}, e.num_tokens});
+            kvcache::Reserve{e.request, request.cache_namespace, {begin, end}, e.num_tokens});
   }
   void perform(const scheduler::ExtendBlocks& e) {
     tell_kv(e.ask, kvcache::Extend{e.request, e.num_tokens});
@@ -328,8 +324,13 @@ class RouterShell {
                        .wants_token = entry.wants_token,
                        .sampling = request.sampling,
                        .guide = request.guide});
-      if (request.scored.size() < request.num_to_score) add_scored(entry, request, parts.back());
-      step_->num_scored.push_back(parts.back().scored.size());
+      const auto scored = request.scoring.next_of(entry.first_position, entry.count);
+      step_->num_scored.push_back(scored.count);
+      if (scored.count > 0) {
+        const auto behind = request.known.begin() + scored.first + 1;
+        parts.back().first_scored = scored.first - entry.first_position;
+        parts.back().scored = {behind, behind + scored.count};
+      }
       if (!entry.wants_token) continue;
       const auto emitted = request.known.begin() + request.num_prompt;
       if (model::reads_prompt(request.sampling))
@@ -344,25 +345,13 @@ class RouterShell {
     run_.begin(step_->step, std::move(parts), step_->num_batches);
   }
 
-  /// The log-probability of a prompt's token comes from the row before it.
-  static void add_scored(const scheduler::StepEntry& entry, const Request& request,
-                         StepPart& part) {
-    const auto begin = static_cast<uint32_t>(request.scored.size());
-    const uint32_t end = std::min(entry.first_position + entry.count, request.num_to_score);
-    if (begin >= end) return;
-    CHECK_LE(entry.first_position, begin);
-    part.first_scored = begin - entry.first_position;
-    part.scored.assign(request.known.begin() + begin + 1, request.known.begin() + end + 1);
-  }
-
   void step_done(StepOutput output) {
     StepTokens message{.router = services_->self};
     std::vector<RequestId> ended;
     size_t sampled = 0, scored = 0;
     for (size_t i = 0; i < step_->entries.size(); ++i) {
       const scheduler::StepEntry& entry = step_->entries[i];
-      computed(entry);
-      take_scored(entry, std::span(output.scored).subspan(scored, step_->num_scored[i]));
+      computed(entry, std::span(output.scored).subspan(scored, step_->num_scored[i]));
       scored += step_->num_scored[i];
       if (!entry.wants_token) continue;
       const Result<model::SampledToken>& token = output.sampled[sampled++];
@@ -379,8 +368,7 @@ class RouterShell {
                         .first = static_cast<uint32_t>(request.known.size()) - request.num_prompt,
                         .tokens = {*token},
                         .num_cached = request.num_cached.value_or(0),
-                        .prompt_logprobs = std::exchange(request.scored, {})};
-      request.num_to_score = 0;
+                        .prompt_logprobs = request.scoring.finish()};
       request.known.push_back(token->token);
       const auto& stops = request.stop_token_ids;
       if (std::find(stops.begin(), stops.end(), token->token) != stops.end()) {
@@ -401,19 +389,14 @@ class RouterShell {
     batch(scheduler::StepDone{ended_step.step, took});
   }
 
-  void take_scored(const scheduler::StepEntry& entry, std::span<model::SampledToken> scored) {
-    const auto found = requests_.find(entry.request);
-    if (found == requests_.end()) return;  // cancelled during the step
-    std::ranges::move(scored, std::back_inserter(found->second.scored));
-  }
-
   /// A request's part of the step that ended. Others may share a prompt at once, and what is
   /// decoded block by block.
-  void computed(const scheduler::StepEntry& entry) {
+  void computed(const scheduler::StepEntry& entry, std::span<model::SampledToken> scored) {
     const auto found = requests_.find(entry.request);
     if (found == requests_.end()) return;  // cancelled during the step
     Request& request = found->second;
     request.num_computed = entry.first_position + entry.count;
+    request.scoring.take(scored);
     const bool prefill = request.num_computed <= request.num_prompt;
     if (prefill || request.num_computed % options_.block_tokens == 0) {
       tell_computed(entry.request, request);

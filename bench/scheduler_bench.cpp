@@ -16,6 +16,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "base/check.hpp"
 #include "base/random.hpp"
 #include "scheduler/batcher.hpp"
 #include "scheduler/scheduler.hpp"
@@ -115,7 +116,7 @@ BENCHMARK(step)
 class Cluster {
  public:
   Cluster(uint32_t running, uint32_t waiting, bool short_of_blocks = false)
-      : scheduler_({.max_queued = waiting + 1,
+      : scheduler_({.max_queued = waiting * 8 / 7 + 2,  // the last eighth is for other tenants
                     .max_queued_per_tenant = waiting + 1,
                     .max_running = running / kRouters * (short_of_blocks ? 2 : 1),
                     .kv_tokens = short_of_blocks ? running / kRouters * 1000 : 0,
@@ -123,20 +124,22 @@ class Cluster {
     for (uint64_t r = 1; r <= kRouters; ++r) tell(RouterUp{NodeId{r}});
     for (uint32_t i = 0; i < running; ++i) submit();
     for (uint32_t i = 0; i < waiting; ++i) submit();
+    CHECK_EQ(scheduler_.counts().running, uint64_t{running});
+    CHECK_EQ(scheduler_.counts().queued, uint64_t{waiting});
   }
   /// One of the running requests emits a token.
   void emit() {
-    const Place place = started_.front();
-    started_.pop_front();
-    tell(RouterEmitted{place.router, place.request, 1, next_[place.request]++, {{.token = 7}}});
+    const Place place = next_running();
+    tell(RouterEmitted{
+        place.router, place.request, place.attempt, next_[place.request]++, {{.token = 7}}});
     started_.push_back(place);
   }
   /// One ends, another one is submitted, and one that waits is started.
   void replace_one() {
-    const Place place = started_.front();
-    started_.pop_front();
-    tell(RouterFinished{place.router, place.request, 1, FinishReason::kStop});
+    const Place place = next_running();
+    tell(RouterFinished{place.router, place.request, place.attempt, FinishReason::kStop});
     next_.erase(place.request);
+    attempts_.erase(place.request);
     submit();
   }
 
@@ -145,7 +148,17 @@ class Cluster {
   struct Place {
     NodeId router;
     RequestId request;
+    uint32_t attempt = 0;
   };
+  /// The one whose turn it is, of those that were not cancelled since.
+  Place next_running() {
+    for (;;) {
+      const Place place = started_.front();
+      started_.pop_front();
+      const auto latest = attempts_.find(place.request);
+      if (latest != attempts_.end() && latest->second == place.attempt) return place;
+    }
+  }
   void submit() {
     RequestSpec spec{.prompt = std::vector<TokenId>(1000, static_cast<TokenId>(last_)),
                      .max_tokens = 1 << 18};
@@ -157,7 +170,10 @@ class Cluster {
     now_ = now_ + microseconds(1);
     for (SchedulerEffect& effect : scheduler_.handle(event, now_)) {
       if (const auto* start = std::get_if<StartOnRouter>(&effect)) {
-        started_.push_back({start->router, start->request});
+        started_.push_back({start->router, start->request, start->attempt});
+        attempts_[start->request] = start->attempt;
+      } else if (const auto* cancel = std::get_if<CancelOnRouter>(&effect)) {
+        attempts_.erase(cancel->request);
       }
     }
   }
@@ -165,6 +181,7 @@ class Cluster {
   Scheduler scheduler_;
   std::deque<Place> started_;
   std::unordered_map<RequestId, uint32_t> next_;
+  std::unordered_map<RequestId, uint32_t> attempts_;  ///< of those that run
   Instant now_;
   uint64_t last_ = 0;
 };

@@ -116,7 +116,7 @@ struct HolderStats {
   PrefixCacheStats cache;
   uint32_t running = 0;
   uint32_t waiting = 0;
-  uint64_t queried_tokens_total = 0;   ///< known tokens of granted requests
+  uint64_t queried_tokens_total = 0;   ///< looked up for granted requests, guests excepted
   uint64_t hit_tokens_total = 0;       ///< of these, cached
   uint64_t host_hit_tokens_total = 0;  ///< of these, in host slots
   uint64_t pending_total = 0;

@@ -185,8 +185,9 @@ class Batcher {
   void ask_for_room(Effects& effects);
   void ask_for_next(Effects& effects);
   void run_step(Effects& effects);
-  /// Of so many rows half go to those with the fewest rows left, the rest in order: a long prompt
-  /// takes at most twice as long, and short ones that come after it need not wait for its end.
+  /// Of so many rows half go to those with the fewest rows left, the rest in order: the first
+  /// prompt takes at most twice as long, and short ones that come after it need not wait for its
+  /// end.
   static std::vector<uint32_t> prefill_shares(const std::vector<RunningAt>& prefilling,
                                               uint32_t rows);
   /// It knows more tokens, or has got room: it may have to ask for more.

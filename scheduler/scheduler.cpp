@@ -110,7 +110,10 @@ std::optional<Error> Scheduler::reason_to_refuse(const RequestSpec& spec) const 
                  "queue_full: " + std::to_string(queue_.waiting(spec.tenant)) +
                      " requests of this tenant are waiting already; try again later"};
   }
-  if (const auto wait = wait_of(spec.tenant); wait && *wait > spec.timeout) {
+  const bool starts_at_once =
+      queue_.waiting(spec.tenant) == 0 && who_yields_to(spec.tenant, spec.priority).has_value();
+  const auto wait = wait_of(spec.tenant);
+  if (!starts_at_once && wait && *wait > spec.timeout) {
     return Error{Code::kResourceExhausted, "deadline: the wait for a place is about " +
                                                in_ms(*wait) + ", and the request's " +
                                                in_ms(spec.timeout) +
@@ -120,13 +123,9 @@ std::optional<Error> Scheduler::reason_to_refuse(const RequestSpec& spec) const 
 }
 
 /// Tenants take turns: before it come those of its own that wait, and one of each other tenant
-/// for each of them; but a tenant with few places is given one at once.
+/// for each of them.
 std::optional<Duration> Scheduler::wait_of(const std::string& tenant) const {
   const uint64_t own = queue_.waiting(tenant);
-  const auto most = tenant_with_most();
-  if (own == 0 && most != running_of_.end() && most->second >= places_of(tenant) + 2) {
-    return Duration{};
-  }
   const uint64_t others = queue_.num_waiting_tenants() - (own > 0 ? 1 : 0);
   return estimate_.wait(std::min<uint64_t>(queue_.size(), own + (own + 1) * others));
 }
@@ -315,7 +314,7 @@ void Scheduler::even_out_places(bool blocked, Instant now, Effects& effects) {
   while (!queue_.empty() && (blocked || !routers_.any_place())) {
     const RequestId request = *queue_.front_of_fewest(running_of_);
     const Entry& entry = requests_.at(request);
-    const auto yields = who_yields_to(entry);
+    const auto yields = who_yields_to(entry.spec.tenant, entry.spec.priority);
     if (!yields) return;
     const Entry& running = requests_.at(*yields);
     const auto share =
@@ -329,17 +328,18 @@ void Scheduler::even_out_places(bool blocked, Instant now, Effects& effects) {
   }
 }
 
-std::optional<RequestId> Scheduler::who_yields_to(const Entry& waiting) const {
+std::optional<RequestId> Scheduler::who_yields_to(const std::string& tenant,
+                                                  uint32_t priority) const {
   const auto most = tenant_with_most();
-  if (most == running_of_.end() || most->second < places_of(waiting.spec.tenant) + 2) {
+  if (most == running_of_.end() || most->second < places_of(tenant) + 2) {
     return std::nullopt;
   }
   // Else the first place that comes free would go back.
-  if (queue_.served(most->first) < queue_.served(waiting.spec.tenant)) return std::nullopt;
+  if (queue_.served(most->first) < queue_.served(tenant)) return std::nullopt;
   std::optional<RequestId> last;
   for (const auto& [request, entry] : requests_) {
     if (!entry.share || routers_.is_drained(entry.share->router)) continue;
-    if (entry.spec.tenant != most->first || entry.spec.priority < waiting.spec.priority) continue;
+    if (entry.spec.tenant != most->first || entry.spec.priority < priority) continue;
     if (!last || entry.order > requests_.at(*last).order) last = request;
   }
   return last;

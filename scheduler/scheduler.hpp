@@ -212,8 +212,9 @@ class Scheduler {
   /// with the fewest if that was served no more, until they differ by one at most. What was
   /// computed stays in the router's prefix cache.
   void even_out_places(bool blocked, Instant now, Effects& effects);
-  /// Whose place that would be; none if they are as even as can be.
-  [[nodiscard]] std::optional<RequestId> who_yields_to(const Entry& waiting) const;
+  /// Whose place a request of this tenant and class would get; none if they are as even as can be.
+  [[nodiscard]] std::optional<RequestId> who_yields_to(const std::string& tenant,
+                                                       uint32_t priority) const;
   [[nodiscard]] uint32_t places_of(const std::string& tenant) const;
   [[nodiscard]] Places::const_iterator tenant_with_most() const;
   void start_waiting(RequestId request, const RouterShare& share, Instant now, Effects& effects);
@@ -244,7 +245,8 @@ class Scheduler {
   std::string last_loss_;                              ///< why nothing serves
   bool stopping_ = false;
   /// At last_look_ nobody could start, give way or move, and since then only tokens came. They may
-  /// change whose turn it is, but looking costs hashes of prompts: so not with each of them.
+  /// change whose turn it is, but looking costs hashes of prompts: so it is the first one 10 ms or
+  /// more after the look that has it looked at again.
   bool settled_ = false;
   Instant last_look_;
   SchedulerCounts counts_;  ///< but for queued and running, which counts() fills in

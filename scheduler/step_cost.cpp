@@ -7,17 +7,13 @@ namespace {
 
 constexpr double kRate = 0.25;
 
-double moved(double known, double sample, double rate) {
-  return known == 0 ? sample : known + rate * (sample - known);
-}
-
 }  // namespace
 
 void StepCost::learn(const StepShape& step, Duration took) {
   const auto took_ns = static_cast<double>(took.ns);
   if (took_ns <= 0) return;
   if (step.prefill_tokens == 0) {
-    decode_ns_ = moved(decode_ns_, took_ns, kRate);
+    decode_ns_ = decode_ns_ == 0 ? took_ns : decode_ns_ + kRate * (took_ns - decode_ns_);
     return;
   }
   const auto rows = static_cast<double>(step.prefill_tokens);
@@ -29,9 +25,9 @@ void StepCost::learn(const StepShape& step, Duration took) {
 }
 
 void StepCost::Average::learn(double rows_sample, double ns_sample) {
-  const double rate = kRate * rows_sample / (rows_sample + 16);  // few rows tell little
-  rows = moved(rows, rows_sample, rate);
-  ns = moved(ns, ns_sample, rate);
+  const double rate = known() ? kRate * rows_sample / (rows_sample + 16) : 1;  // few tell little
+  rows += rate * (rows_sample - rows);
+  ns += rate * (ns_sample - ns);
 }
 
 std::optional<uint64_t> StepCost::prefill_tokens_within(uint32_t percent, Duration target) const {

@@ -81,6 +81,7 @@ TEST(SchedulingPressure, ChangesNoTokenOfTwoHundredRequests) {
   EXPECT_GT(hits, 1000U);
   EXPECT_GT(host_hits, 100U);
   EXPECT_GT(status.counts.resumed_total, 10U);
+  EXPECT_GT(status.counts.yielded_total, 0U);
 }
 
 }  // namespace

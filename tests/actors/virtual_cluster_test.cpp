@@ -61,6 +61,45 @@ TEST(VirtualCluster, MicroBatchesThatOvertakeEachOtherOnTheWireChangeNothing) {
   });
 }
 
+TEST(VirtualCluster, AScoredPromptMayBeCachedOrPreempted) {
+  std::vector<scheduler::RequestSpec> specs(3, greedy(60));
+  specs[0].prompt.resize(4);
+  specs[1].max_tokens = specs[2].max_tokens = 3;
+  for (TokenId t = 0; t < 60; ++t) specs[1].prompt.push_back(t * 7 % 100);
+  specs[1].prompt.resize(60);
+  specs[2].prompt = specs[1].prompt;
+  specs[2].sampling.num_prompt_logprobs = 2;
+  const std::vector<Stream> alone = generated_alone(kModel, specs);
+  ASSERT_EQ(alone[2].prompt_logprobs.size(), 59U);
+  uint64_t num_preempted = 0;
+  for_each_seed(20, [&](uint64_t seed) {
+    // Room for 80 tokens: the answer of the first outgrows it while the prompt is computed.
+    VirtualCluster cluster({.model = kModel,
+                            .batcher = {.max_step_tokens = 4, .max_running = 3},
+                            .kv_blocks = 20,
+                            .kv_block_tokens = 4},
+                           {.seed = seed, .max_frame_time = milliseconds(1)});
+    ASSERT_TRUE(cluster.run_until_serving());
+    const auto cached = cluster.submit(specs[1]);
+    ASSERT_TRUE(cluster.run_until_ended({cached}));
+    const auto scored = cluster.submit(specs[2]);
+    ASSERT_TRUE(cluster.run_until_ended({scored}));
+    expect_same(*scored, alone[2], "the prompt is cached");
+    const auto first = cluster.submit(specs[0]);
+    ASSERT_TRUE(cluster.run_until([&] { return !first->tokens.empty(); }));
+    const auto again = cluster.submit(specs[2]);
+    ASSERT_TRUE(cluster.run_until_ended({first, again}));
+    expect_same(*first, alone[0], "the long answer");
+    expect_same(*again, alone[2], "the prompt gives its blocks up");
+    EXPECT_EQ(cluster.left_over(), "");
+    const ClusterStatus status = cluster.status();
+    for (const NodeStatus& node : status.nodes) num_preempted += node.num_preempted;
+  });
+  if (std::getenv("TROUPE_SEED") == nullptr) {
+    EXPECT_GE(num_preempted, 20U);
+  }
+}
+
 TEST(VirtualCluster, DuplicatedAndReorderedFramesChangeNothing) {
   for_each_seed(60, [](uint64_t seed) {
     VirtualCluster cluster(

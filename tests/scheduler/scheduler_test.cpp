@@ -366,6 +366,22 @@ TEST_F(SchedulerTest, RefusesWhatWouldStillWaitAtItsDeadline) {
   EXPECT_THAT(submit(7, 3, 4, seconds(7)), ElementsAre("tell 7: admitted"));
 }
 
+TEST_F(SchedulerTest, TakesWhatGetsAPlaceAtOnceHoweverLongOthersWait) {
+  use({.max_running = 2, .max_context = 20});
+  up();
+  for (uint64_t r = 1; r <= 5; ++r) submit_for("heavy", r, 1);
+  for (uint64_t r = 1; r <= 2; ++r) {  // a place every 20 seconds; requests have 10
+    now = now + seconds(8);
+    finish(r);
+    for (uint64_t more = 10 * r; more < 10 * r + 3; ++more) submit_for("heavy", more, 1);
+  }
+  EXPECT_THAT(submit_for("heavy", 40, 1), ElementsAre(HasSubstr("deadline: "))) << "its line";
+  EXPECT_THAT(submit_for("low", 41, 2), ElementsAre(HasSubstr("deadline: ")))
+      << "nobody gives way to a lower class";
+  EXPECT_THAT(submit_for("light", 42, 1),
+              ElementsAre("tell 42: admitted", HasSubstr("cancel "), "start 42.1 on 10"));
+}
+
 TEST_F(SchedulerTest, MovesTheLastRequestFromARouterWithoutBlocksToOneWithRoom) {
   use({.max_running = 4, .kv_tokens = 20, .max_context = 100});
   const auto spec = [](TokenId token) {

@@ -213,14 +213,14 @@ class SlowScheduler {
     if (num_waiting() >= room || own >= options_.max_queued_per_tenant) {
       return Error{Code::kResourceExhausted, "queue_full"};
     }
-    if (const auto wait = wait_of(spec.tenant); wait && *wait > spec.timeout) {
+    const bool starts_at_once = own == 0 && who_yields_to(spec.tenant, spec.priority) != nullptr;
+    if (const auto wait = wait_of(spec.tenant); !starts_at_once && wait && *wait > spec.timeout) {
       return Error{Code::kResourceExhausted, "deadline"};
     }
     return std::nullopt;
   }
   [[nodiscard]] std::optional<Duration> wait_of(const std::string& tenant) const {
     const size_t own = num_waiting(tenant);
-    if (own == 0 && places_of(tenant_with_most()) >= places_of(tenant) + 2) return Duration{};
     if (!mean_gap_ns_) return std::nullopt;
     size_t num_others = 0;
     for (const Request* first : first_of_each_tenant()) num_others += first->spec.tenant != tenant;
@@ -401,7 +401,8 @@ class SlowScheduler {
   void even_out(bool blocked) {
     while (num_waiting() > 0 && (blocked || !any_place())) {
       const RequestId waiting = next_of_fewest();
-      const Request* yields = who_yields_to(*find(waiting));
+      const RequestSpec& spec = find(waiting)->spec;
+      const Request* yields = who_yields_to(spec.tenant, spec.priority);
       if (yields == nullptr) return;
       const auto choice = choose(*find(waiting), {}, yields);
       if (!choice) return;
@@ -412,14 +413,13 @@ class SlowScheduler {
       blocked = false;  // the next event shows whether there is room now
     }
   }
-  [[nodiscard]] const Request* who_yields_to(const Request& waiting) const {
-    const std::string& tenant = waiting.spec.tenant;
+  [[nodiscard]] const Request* who_yields_to(const std::string& tenant, uint32_t priority) const {
     const std::string most = tenant_with_most();
     if (places_of(most) < places_of(tenant) + 2 || served(most) < served(tenant)) return nullptr;
     const Request* last = nullptr;
     for (const Request& r : requests_) {
       if (r.waits() || r.spec.tenant != most || find(*r.router)->drained) continue;
-      if (r.spec.priority < waiting.spec.priority) continue;
+      if (r.spec.priority < priority) continue;
       if (last == nullptr || r.order > last->order) last = &r;
     }
     return last;

@@ -69,6 +69,15 @@ TEST(StepCost, FollowsACostThatGrowsOrFalls) {
   }
 }
 
+TEST(StepCost, LearnsNothingFromAStepThatTookNoLongerThanDecoding) {
+  StepCost cost;
+  decode(cost);
+  cost.learn({.decodes = true, .prefill_tokens = 16}, ms(kDecodeMs));
+  EXPECT_EQ(cost.prefill_tokens_within(200, {}), std::nullopt);
+  cost.learn({.decodes = true, .prefill_tokens = 200}, ms(kDecodeMs + 10));
+  EXPECT_EQ(cost.prefill_tokens_within(200, {}), 120U) << "a twentieth of a millisecond each";
+}
+
 TEST(StepCost, RecoversFromOneStepThatHung) {
   StepCost cost;
   decode(cost);
