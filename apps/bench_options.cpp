@@ -5,6 +5,7 @@
 #include <fstream>
 #include <iterator>
 
+#include "apps/whole_file.hpp"
 #include "base/parse.hpp"
 #include "model/tokenizer.hpp"
 
@@ -14,8 +15,6 @@ namespace json = boost::json;
 using loadgen::Plan;
 
 namespace {
-
-constexpr double kMaxSeconds = 1e8;  // about three years
 
 Error invalid(std::string message) { return Error{Code::kInvalidArgument, std::move(message)}; }
 
@@ -39,7 +38,7 @@ Result<void> check_numbers(const Values& values) {
   for (const char* name : {"timeout", "ready-timeout", "duration", "think-time", "trace-from",
                            "trace-to", "trace-speedup", "temperature", "range-ratio"}) {
     const auto value = optional_value<double>(values, name);
-    if (value && !(*value >= 0 && *value <= kMaxSeconds)) {
+    if (value && !(*value >= 0 && *value <= loadgen::kMaxSeconds)) {
       return invalid(std::string("--") + name + " must be a number from 0 to 1e8");
     }
   }
@@ -58,8 +57,11 @@ Result<void> check_used(const Values& values) {
     return values.count(name) != 0 && !values[name].defaulted();
   };
   const bool has_trace = given("mooncake") || given("azure");
+  const bool draws_prompts = !has_trace && !given("prompts");
+  const bool warms_up = values["num-warmups"].as<uint32_t>() > 0;  // with drawn prompts
   const bool has_load = given("concurrency") || given("request-rate") || given("sweep");
   const char* const trace = "--mooncake or --azure";
+  const char* const drawn = "drawn prompts: no file, or --num-warmups beside it";
   const char* const arrivals =
       "the arrivals of a trace: not --concurrency, --request-rate or --sweep";
   const struct {
@@ -68,6 +70,10 @@ Result<void> check_used(const Values& values) {
     const char* needs;
   } rules[] = {
       {"save-detailed", given("json"), "--json"},
+      {"input-len", draws_prompts || warms_up, drawn},
+      {"output-len", !has_trace || warms_up, drawn},
+      {"range-ratio", draws_prompts || warms_up, drawn},
+      {"prefix-len", draws_prompts || warms_up, drawn},
       {"num-prefixes", values["prefix-len"].as<uint32_t>() > 0, "--prefix-len"},
       {"turn-input-len", values["turns"].as<uint32_t>() > 1, "--turns above 1"},
       {"think-time", values["turns"].as<uint32_t>() > 1, "--turns above 1"},
@@ -88,7 +94,7 @@ Result<void> check_used(const Values& values) {
     return invalid("give one of --tokenizer and --token-ids: the tokenizer knows the ids");
   }
   if (given("json") && given("html") &&
-      values["json"].as<std::string>() == values["html"].as<std::string>()) {
+      file_of(values["json"].as<std::string>()) == file_of(values["html"].as<std::string>())) {
     return invalid("--json and --html name the same file");
   }
   return {};
@@ -123,9 +129,9 @@ Result<std::shared_ptr<const std::vector<loadgen::TraceRow>>> read_rows(const Va
     if (!parsed.ok()) return std::move(parsed).error().with_context(*path);
     const double speedup = values["trace-speedup"].as<double>();
     if (!(speedup > 0) ||
-        (!parsed->empty() && to_seconds(parsed->back().at) > speedup * kMaxSeconds)) {
+        (!parsed->empty() && to_seconds(parsed->back().at) > speedup * loadgen::kMaxSeconds)) {
       return invalid("--trace-speedup must be above 0, and make the trace no longer than " +
-                     std::to_string(static_cast<int64_t>(kMaxSeconds)) + " s");
+                     std::to_string(static_cast<int64_t>(loadgen::kMaxSeconds)) + " s");
     }
     const auto to = values.count("trace-to") == 0
                         ? std::nullopt
@@ -256,7 +262,8 @@ Options serve_option_table() {
        "NAME:CLIENTS or NAME:RATE/s, with :PRIORITY if wanted; repeated: each has its own load. "
        "The name is sent as the API key, and reports show it")  //
       ("background", text(),
-       "TOKENS:SECONDS[:KEY]: beside the others a prompt of so many tokens every so often");
+       "TOKENS:SECONDS[:KEY]: beside the others a prompt of so many tokens every so often, with an "
+       "API key of its own if wanted, which reports leave out");
   Options output("Results");
   output.add_options()  //
       ("goodput", po::value<std::vector<std::string>>()->multitoken(),

@@ -2,9 +2,11 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <ctime>
+#include <functional>
 #include <thread>
 
 #include "apps/ask.hpp"
@@ -29,17 +31,21 @@ std::string utc_now() {
   return text;
 }
 
-/// The line as it was typed, with the API key left out.
-std::string command_of(const Arguments& arguments, const std::string& api_key) {
+/// The line as it was typed, with the secrets in it left out.
+std::string command_of(const Arguments& arguments, std::vector<std::string> secrets) {
+  // The longest first, or one that begins like another would lose its beginning alone.
+  std::ranges::sort(secrets, std::ranges::greater{}, &std::string::size);
   std::string text = "troupe bench serve";
   for (const std::string& argument : arguments) {
     const bool needs_quotes = argument.find_first_of(" {}\"*") != std::string::npos;
     text.append(needs_quotes ? " '" : " ").append(argument).append(needs_quotes ? "'" : "");
   }
-  if (api_key.empty()) return text;
   constexpr std::string_view kHidden = "...";
-  for (size_t at = 0; (at = text.find(api_key, at)) != std::string::npos; at += kHidden.size()) {
-    text.replace(at, api_key.size(), kHidden);
+  for (const std::string& secret : secrets) {
+    if (secret.empty()) continue;
+    for (size_t at = 0; (at = text.find(secret, at)) != std::string::npos; at += kHidden.size()) {
+      text.replace(at, secret.size(), kHidden);
+    }
   }
   return text;
 }
@@ -173,7 +179,8 @@ Result<int> bench_serve(const Arguments& arguments, const Values& values) {
 
   const loadgen::Plan& plan = options.plan;
   loadgen::Benchmark benchmark{
-      .command = command_of(arguments, values["api-key"].as<std::string>()),
+      .command = command_of(arguments, {values["api-key"].as<std::string>(),
+                                        plan.background ? plan.background->api_key : ""}),
       .date = utc_now(),
       .url = options.url,
       .endpoint = options.endpoint,
@@ -237,8 +244,9 @@ int run_bench(const Arguments& arguments) {
           "text\nhas so many frequent words, which is near, or exact with --tokenizer. "
           "docs/benchmarking.md\nshows how to compare servers.\n"
           "\n"
-          "Exit codes: 0 done (refusals included), 4 some requests failed, 1 all did, 2 wrong "
-          "options (those\nwithout effect included), 3 no server, 130 interrupted.",
+          "Exit codes: 0 done (refusals included), 4 some requests failed, 1 all did or a report "
+          "could not be\nwritten, 2 wrong options (those without effect included), 3 no server, "
+          "130 interrupted.",
       .options = serve_option_table()};
   Values values;
   if (const auto code = line.parse(rest, values)) return *code;

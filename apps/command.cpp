@@ -60,8 +60,7 @@ const po::option* with_a_sign(const po::parsed_options& parsed, const Options& a
     if (known == nullptr || option.value.empty() || !option.value.front().starts_with('-'))
       continue;
     const po::value_semantic* type = known->semantic().get();
-    if (dynamic_cast<const po::typed_value<uint16_t>*>(type) != nullptr ||
-        dynamic_cast<const po::typed_value<uint32_t>*>(type) != nullptr ||
+    if (dynamic_cast<const po::typed_value<uint32_t>*>(type) != nullptr ||
         dynamic_cast<const po::typed_value<uint64_t>*>(type) != nullptr) {
       return &option;
     }

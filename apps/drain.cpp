@@ -18,7 +18,7 @@ Result<int> ask(const Values& values, bool drained) {
   const auto node = values["node"].as<std::string>();
   const json::object body{{"node", node}, {"drained", drained}};
   const auto response = TRY(client.post("/v1/troupe/drain", json::serialize(body)));
-  if (response.status != 200) return server_error(response.status, response.body);
+  if (response.status != 200) return gateway_error(response.status, response.body);
   std::printf("%s %s\n", node.c_str(),
               drained ? "is drained: it takes no requests" : "takes requests again");
   return kSuccess;

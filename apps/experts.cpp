@@ -42,7 +42,7 @@ double number(const json::value& value) {
 }
 
 Result<json::value> parsed(const gateway::ClientResponse& response) {
-  if (response.status != 200) return server_error(response.status, response.body);
+  if (response.status != 200) return gateway_error(response.status, response.body);
   boost::system::error_code failed;
   json::value answer = json::parse(response.body, failed);
   if (failed || !answer.is_object()) {
@@ -125,14 +125,14 @@ Result<int> rebalance(const gateway::HttpClient& client, const Values& values) {
     response = TRY(client.get("/v1/troupe/experts"));
     status = TRY(parsed(response));
   }
-  if (begun && number(member(status, "changes_total")) == changes) {
-    return Error{Code::kUnavailable, text(member(status, "last_change"))};
-  }
+  const bool abandoned = begun && number(member(status, "changes_total")) == changes;
+  const std::string outcome = text(member(status, "last_change"));
   if (values.count("json") != 0) {
     std::printf("%s\n", response.body.c_str());
-  } else {
-    std::printf("%s\n", text(member(status, "last_change")).c_str());
+  } else if (!abandoned) {
+    std::printf("%s\n", outcome.c_str());
   }
+  if (abandoned) return Error{Code::kInternal, outcome};
   return kSuccess;
 }
 

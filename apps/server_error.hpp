@@ -1,6 +1,6 @@
 #pragma once
 
-// What a gateway's error means to a command.
+// What a server's error means to a command.
 
 #include <string_view>
 
@@ -12,5 +12,9 @@ namespace troupe::apps {
 /// the request is at fault, else kUnavailable.
 /// @param body of the answer
 Error server_error(int status, std::string_view body);
+
+/// The same from a path below /v1/troupe/, which Troupe's gateways alone have: without words it is
+/// another server, so kUnavailable.
+Error gateway_error(int status, std::string_view body);
 
 }  // namespace troupe::apps

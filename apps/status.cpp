@@ -80,9 +80,10 @@ Result<void> find_problems(const json::value& status) {
   note("scheduler", status);
   for (const json::value& node : list(status, "nodes")) note(text(node, "name"), node);
   if (problems.empty()) return {};
-  return Error{
-      Code::kInternal,
-      "the integrity check found what must not be; restart the node and report it:" + problems};
+  return Error{Code::kInternal,
+               "the integrity check failed; where it found something wrong, restart the node and "
+               "report it:" +
+                   problems};
 }
 
 Result<int> show_status(const Values& values) {
@@ -90,7 +91,7 @@ Result<int> show_status(const Values& values) {
                                                       {.silence_timeout = seconds(10)}));
   const bool check = values.count("check") != 0;
   const auto response = TRY(client.get(check ? "/v1/troupe/status?check=1" : "/v1/troupe/status"));
-  if (response.status != 200) return server_error(response.status, response.body);
+  if (response.status != 200) return gateway_error(response.status, response.body);
   boost::system::error_code failed;
   const json::value status = json::parse(response.body, failed);
   if (failed || !status.is_object()) {
@@ -122,7 +123,7 @@ int run_status(const Arguments& arguments) {
                              "of the gateway")("json", "print the server's JSON")(
       "check",
       "let the scheduler and the routers look at their own integrity; fails if they find "
-      "something wrong");
+      "something wrong, or a node does not answer");
   Values values;
   if (const auto code = line.parse(arguments, values)) return *code;
   const auto done = show_status(values);

@@ -15,13 +15,6 @@ Error cannot_write(Code code, const std::string& path, const std::string& reason
   return Error{code, "cannot write " + path + ": " + reason};
 }
 
-/// The file itself, where the path is a link to it: the link shall stay one.
-fs::path target_of(const std::string& path) {
-  std::error_code failed;
-  const fs::path target = fs::canonical(path, failed);
-  return failed ? fs::path(path) : target;
-}
-
 /// A device or a pipe: nothing that a rename may replace.
 bool is_special(const fs::path& target) {
   std::error_code ignored;
@@ -33,10 +26,35 @@ fs::path draft_of(const fs::path& target) {
   return target.string() + "." + std::to_string(getpid()) + ".part";
 }
 
+/// What keeps it from being written, as errno says it; 0 if nothing does.
+int write(const fs::path& to, const std::string& text) {
+  errno = 0;
+  std::ofstream out(to, std::ios::binary);
+  out << text;
+  out.close();
+  return out ? 0 : errno != 0 ? errno : EIO;
+}
+
+Error cannot_write(const std::string& path, int failure) {
+  return cannot_write(Code::kResourceExhausted, path, std::strerror(failure));
+}
+
 }  // namespace
 
+fs::path file_of(const std::string& path) {
+  constexpr int kMaxLinks = 40;  // as in Linux
+  fs::path file = path;
+  std::error_code failed;
+  for (int i = 0; i < kMaxLinks && !fs::exists(file, failed) && fs::is_symlink(file, failed); ++i) {
+    file = file.parent_path() / fs::read_symlink(file, failed);
+  }
+  const fs::path absolute = fs::absolute(file, failed);
+  const fs::path canonical = failed ? file : fs::weakly_canonical(absolute, failed);
+  return failed ? file : canonical;  // a pipe of /dev/stdout has no path of its own
+}
+
 Result<void> check_writable(const std::string& path) {
-  const fs::path target = target_of(path);
+  const fs::path target = file_of(path);
   std::error_code ignored;
   if (fs::is_directory(target, ignored)) {
     return cannot_write(Code::kInvalidArgument, path, "it is a directory");
@@ -54,24 +72,27 @@ Result<void> check_writable(const std::string& path) {
 }
 
 Result<void> write_whole(const std::string& path, const std::string& text) {
-  const fs::path target = target_of(path);
-  const fs::path draft = is_special(target) ? target : draft_of(target);
-  std::ofstream out(draft, std::ios::binary);
-  out << text;
-  out.close();
-  std::error_code failed;
-  if (!out) {
-    failed.assign(errno != 0 ? errno : EIO, std::generic_category());
-  } else if (draft != target) {
-    std::error_code none_before;
-    const fs::file_status before = fs::status(target, none_before);
-    if (fs::exists(before)) fs::permissions(draft, before.permissions(), failed);
-    if (!failed) fs::rename(draft, target, failed);
+  const fs::path target = file_of(path);
+  if (is_special(target)) {
+    if (const int failure = write(target, text); failure != 0) return cannot_write(path, failure);
+    return {};
   }
-  if (!failed) return {};
+  const fs::path draft = draft_of(target);
   std::error_code ignored;
-  if (draft != target) fs::remove(draft, ignored);
-  return cannot_write(Code::kResourceExhausted, path, failed.message());
+  if (const int failure = write(draft, text); failure != 0) {
+    fs::remove(draft, ignored);
+    return cannot_write(path, failure);
+  }
+  const fs::file_status before = fs::status(target, ignored);
+  if (fs::exists(before)) fs::permissions(draft, before.permissions(), ignored);
+  std::error_code failed;
+  fs::rename(draft, target, failed);
+  if (!failed) return {};
+  if (const int failure = write(target, text); failure != 0) {
+    return cannot_write(path, failure).with_context(draft.string() + " has the text");
+  }
+  fs::remove(draft, ignored);
+  return {};
 }
 
 }  // namespace troupe::apps

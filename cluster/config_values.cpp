@@ -61,10 +61,10 @@ std::optional<uint64_t> parse_size(std::string_view text) {
 
 std::optional<std::pair<uint32_t, uint32_t>> parse_range(std::string_view text) {
   const size_t dash = text.find('-');
-  const auto first = parse_number<uint64_t>(text.substr(0, dash));
-  const auto last = dash == text.npos ? first : parse_number<uint64_t>(text.substr(dash + 1));
-  if (!first || !last || *first > *last || *last > UINT32_MAX) return std::nullopt;
-  return std::pair(static_cast<uint32_t>(*first), static_cast<uint32_t>(*last));
+  const auto first = parse_number<uint32_t>(text.substr(0, dash));
+  const auto last = dash == text.npos ? first : parse_number<uint32_t>(text.substr(dash + 1));
+  if (!first || !last || *first > *last) return std::nullopt;
+  return std::pair(*first, *last);
 }
 
 std::string duration_text(Duration duration) {

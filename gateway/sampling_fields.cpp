@@ -1,9 +1,9 @@
 #include "gateway/sampling_fields.hpp"
 
 #include <algorithm>
-#include <charconv>
 #include <limits>
 
+#include "base/parse.hpp"
 #include "model/json.hpp"
 
 namespace troupe::gateway {
@@ -20,10 +20,8 @@ void read_logit_bias(FieldReader& reader, model::SamplingParams& sampling) {
   }
   std::vector<std::pair<TokenId, float>> biases;
   for (const auto& [name, value] : *object) {
-    TokenId token = 0;
-    const char* end = name.data() + name.size();
-    const auto [parsed, error] = std::from_chars(name.data(), end, token);
-    if (error != std::errc() || parsed != end || token < 0) {
+    const auto token = parse_number<TokenId>(name);
+    if (!token || *token < 0) {
       return reader.fail("logit_bias", "must have token ids as keys; " +
                                            model::quoted(std::string_view(name)) + " is none.");
     }
@@ -33,7 +31,7 @@ void read_logit_bias(FieldReader& reader, model::SamplingParams& sampling) {
       return reader.fail("logit_bias", "must hold numbers between -100 and 100; " +
                                            model::describe(value) + " is none.");
     }
-    biases.emplace_back(token, static_cast<float>(bias));
+    biases.emplace_back(*token, static_cast<float>(bias));
   }
   std::sort(biases.begin(), biases.end());
   const auto twice = std::adjacent_find(biases.begin(), biases.end(), [](auto& a, auto& b) {

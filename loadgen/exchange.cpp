@@ -110,7 +110,9 @@ asio::awaitable<bool> Exchanges::talk(Active& active, const std::string& request
     const int64_t wait = parse_number<int64_t>(response.header("retry-after")).value_or(1);
     answer.retry_after =
         std::clamp(seconds(std::clamp<int64_t>(wait, 0, 3600)), milliseconds(100), kMaxRetryAfter);
-    answer.fail("HTTP " + std::to_string(response.status), error_message(response.body));
+    const auto words = server_words(response.body);
+    answer.fail("HTTP " + std::to_string(response.status),
+                report_line(words ? *words : response.body));
   } else if (answer.error_kind.empty() && !answer.finished) {
     answer.fail("stream cut", "the stream ended before the answer did");
   } else if (answer.error_kind.empty() && !answer.has_choice) {
@@ -129,7 +131,7 @@ bool Exchanges::take_event(std::string_view data, Instant at, const Active& acti
     return false;
   }
   if (event->error) {
-    answer.fail("error event", *event->error);
+    answer.fail("error event", report_line(*event->error));
     return false;
   }
   if (event->has_choice) {

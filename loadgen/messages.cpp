@@ -11,8 +11,6 @@ using gateway::JsonWriter;
 
 namespace {
 
-constexpr size_t kMaxErrorBytes = 200;
-
 /// Everything but the prompt, and the end of the object.
 std::string finish(JsonWriter& body, const BodyOptions& options, uint32_t max_tokens) {
   const auto field = [&](const char* name, const auto& value) {
@@ -80,15 +78,6 @@ void take_choice(AnswerEvent& event, const json::value& choice) {
   event.finish_reason = text_of(member(choice, "finish_reason"));
 }
 
-/// One line of ASCII: what a server says in an error may be anything.
-std::string shortened(std::string_view text) {
-  std::string line(text.substr(0, kMaxErrorBytes));
-  for (char& c : line) {
-    if (c < ' ' || c > '~') c = '?';
-  }
-  return line;
-}
-
 }  // namespace
 
 std::string completion_body(const BodyOptions& options, const std::vector<TokenId>& prompt,
@@ -131,10 +120,10 @@ Result<AnswerEvent> parse_event(std::string_view data) {
   const json::value value =
       json::parse(json::string_view(data.data(), data.size()), failed, &memory);
   if (failed || !value.is_object()) {
-    return Error{Code::kCorrupt, "an event is no JSON object: " + shortened(data)};
+    return Error{Code::kCorrupt, "an event is no JSON object: " + report_line(data)};
   }
   if (const json::value* error = member(value, "error"); error != nullptr && !error->is_null()) {
-    event.error = error_message(data);
+    event.error = server_words(data).value_or(std::string(data));
     return event;
   }
   event.usage = usage_of(member(value, "usage"));
@@ -145,19 +134,26 @@ Result<AnswerEvent> parse_event(std::string_view data) {
   return event;
 }
 
-std::string error_message(std::string_view body) {
+std::optional<std::string> server_words(std::string_view body) {
   boost::system::error_code failed;
   const json::value value = json::parse(json::string_view(body.data(), body.size()), failed);
-  if (!failed) {
-    const json::value* error = member(value, "error");
-    for (const json::value* place : {error, &value}) {
-      const std::string_view message = place == nullptr ? "" : text_of(member(*place, "message"));
-      if (!message.empty()) return shortened(message);
-    }
-    if (const std::string_view message = text_of(error); !message.empty())
-      return shortened(message);
+  if (failed) return std::nullopt;
+  const json::value* error = member(value, "error");
+  const json::value* of_error = error == nullptr ? nullptr : member(*error, "message");
+  for (const json::value* place : {of_error, member(value, "message"), error}) {
+    if (const std::string_view words = text_of(place); !words.empty()) return std::string(words);
   }
-  return shortened(body);
+  return std::nullopt;
+}
+
+std::string report_line(std::string_view text) {
+  constexpr std::string_view kCut = "...";
+  std::string line(text.substr(0, kMaxReportLine));
+  for (char& c : line) {
+    if (c < ' ' || c > '~') c = '?';
+  }
+  if (text.size() > kMaxReportLine) line.replace(kMaxReportLine - kCut.size(), kCut.size(), kCut);
+  return line;
 }
 
 }  // namespace troupe::loadgen

@@ -50,7 +50,7 @@ struct AnswerEvent {
   bool has_tool_call = false;
   std::string finish_reason;  ///< "" before the end
   std::optional<Usage> usage;
-  std::optional<std::string> error;  ///< the server's own words
+  std::optional<std::string> error;  ///< the server's own words, or all that it sent
 
   /// Something that was generated came with it.
   [[nodiscard]] bool has_output() const {
@@ -61,7 +61,12 @@ struct AnswerEvent {
 /// @errors kCorrupt: no JSON object, or not shaped like an event
 Result<AnswerEvent> parse_event(std::string_view data);
 
-/// What the body of a refusal or an error says, cut to a line.
-std::string error_message(std::string_view body);
+/// What the JSON of a refusal or an error says for people, whole; nothing if it says nothing.
+std::optional<std::string> server_words(std::string_view body);
+
+inline constexpr size_t kMaxReportLine = 200;
+/// One line of printable ASCII for a report, of what may be anything: other bytes become '?', and
+/// "..." ends a line that was cut to kMaxReportLine bytes.
+std::string report_line(std::string_view text);
 
 }  // namespace troupe::loadgen

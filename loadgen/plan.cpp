@@ -141,8 +141,8 @@ Result<void> check(const Plan& plan) {
   if (plan.max_concurrency && !draws_arrivals && !plan.replays_times()) {
     return invalid("--max-concurrency is for open loops; --concurrency bounds closed ones");
   }
-  if (plan.burstiness != 1 && !draws_arrivals) {
-    return invalid("--burstiness is for arrivals at a rate; there are none");
+  if (plan.burstiness != 1 && (!draws_arrivals || plan.rate == kAtOnce)) {
+    return invalid("--burstiness is for arrivals at a finite rate; there are none");
   }
   if (plan.duration && plan.duration->ns <= 0) return invalid("--duration must be above 0");
   if (!plan.tenant_loads.empty() && (!plan.duration || plan.num_prompts || plan.workload.rows)) {

@@ -91,7 +91,7 @@ void Source::next_conversation(Instant at) {
 void Source::let_arrive(Instant now) {
   while (next_arrival_ && *next_arrival_ <= now) {
     const Instant at = *next_arrival_;
-    if (!has_conversations() || (options_.duration && at >= start_ + *options_.duration)) {
+    if (options_.duration && at >= start_ + *options_.duration) {
       next_arrival_.reset();
       return;
     }

@@ -14,8 +14,6 @@ namespace json = boost::json;
 namespace {
 
 constexpr size_t kMaxHashIds = kMaxTraceTokens / kMooncakeBlockTokens;
-/// About three years: what lies further apart is a broken line.
-constexpr double kMaxSeconds = 1e8;
 
 /// Calls `take` for each line that is not blank; an error of it gets the line's number.
 Result<void> each_line(std::string_view text,

@@ -18,6 +18,8 @@ namespace troupe::loadgen {
 inline constexpr uint32_t kMooncakeBlockTokens = 512;
 /// Longer prompts and answers are taken for a broken line.
 inline constexpr uint32_t kMaxTraceTokens = 16U << 20;
+/// About three years: what lies further apart is a broken line.
+inline constexpr double kMaxSeconds = 1e8;
 
 /// One request of a file.
 struct TraceRow {

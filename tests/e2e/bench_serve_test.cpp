@@ -1,6 +1,8 @@
 // `troupe bench serve` against a real cluster: what it counts is what the cluster did.
 
 #include <gtest/gtest.h>
+#include <sched.h>
+#include <sys/mount.h>
 
 #include <boost/json.hpp>
 #include <fstream>
@@ -252,6 +254,7 @@ TEST(BenchServeOptions, AreRefusedWhereTheyWouldHaveNoEffectOrAnotherOne) {
   std::ofstream(trace) << R"({"timestamp":0,"input_length":1,"output_length":1})" << '\n'
                        << R"({"timestamp":9000,"input_length":1,"output_length":1})";
   const std::string json = (scratch / "json").string();
+  std::filesystem::create_symlink("json", scratch / "link");
   const std::pair<std::vector<std::string>, const char*> cases[] = {
       {{"--request-rate", "1e-12"}, "--request-rate must be 0.0001"},
       {{"--request-rate", "0"}, "--request-rate must be 0.0001"},
@@ -265,6 +268,8 @@ TEST(BenchServeOptions, AreRefusedWhereTheyWouldHaveNoEffectOrAnotherOne) {
       {{"--tenants", "a:1", "--api-key", "k"}, "--api-key"},
       {{"--save-detailed"}, "--save-detailed needs --json"},
       {{"--json", json, "--html", json}, "same file"},
+      {{"--json", json, "--html", (scratch / "." / "json").string()}, "same file"},
+      {{"--json", json, "--html", (scratch / "link").string()}, "same file"},
       {{"--num-prompts=-1"}, "--num-prompts must be a whole number"},
       {{"--concurrency=-1"}, "--concurrency must be a whole number"},
       {{"--timeout", "1e-12"}, "--timeout"},
@@ -272,12 +277,18 @@ TEST(BenchServeOptions, AreRefusedWhereTheyWouldHaveNoEffectOrAnotherOne) {
       {{"--turn-input-len", "4"}, "--turn-input-len needs --turns"},
       {{"--think-time", "1"}, "--think-time needs --turns"},
       {{"--burstiness", "2"}, "--burstiness"},
+      {{"--request-rate", "inf", "--num-prompts", "1", "--burstiness", "2"}, "--burstiness"},
       {{"--trace-speedup", "2"}, "--trace-speedup needs"},
       {{"--mooncake", trace, "--trace-speedup", "2", "--concurrency", "1"},
        "--trace-speedup needs"},
       {{"--mooncake", trace, "--trace-speedup", "1e-300"}, "--trace-speedup must be"},
       {{"--mooncake", trace, "--num-prompts", "3"}, "more than the 2 requests"},
       {{"--prompts", prompts, "--trace-to", "2"}, "--trace-to needs"},
+      {{"--mooncake", trace, "--input-len", "9"}, "--input-len needs"},
+      {{"--mooncake", trace, "--output-len", "9"}, "--output-len needs"},
+      {{"--mooncake", trace, "--range-ratio", "0.5"}, "--range-ratio needs"},
+      {{"--mooncake", trace, "--prefix-len", "9"}, "--prefix-len needs"},
+      {{"--prompts", prompts, "--input-len", "9"}, "--input-len needs"},
       {{"--prompt-as", "text", "--token-ids", "1:2"}, "--token-ids is for"},
       {{"--goodput", "ttft:1", "ttft:2"}, "two objectives"}};
   for (const auto& [options, message] : cases) {
@@ -286,6 +297,19 @@ TEST(BenchServeOptions, AreRefusedWhereTheyWouldHaveNoEffectOrAnotherOne) {
     EXPECT_NE(bench.output.find(message), std::string::npos)
         << options[0] << ": " << message << "\n"
         << bench.output;
+  }
+}
+
+TEST(BenchServeOptions, OfDrawnPromptsGoWithAFileWhereTheyHaveAnEffect) {
+  const Scratch scratch;
+  const std::string prompts = (scratch / "prompts").string(), trace = (scratch / "trace").string();
+  std::ofstream(prompts) << R"({"prompt": "a"})";
+  std::ofstream(trace) << R"({"timestamp":0,"input_length":1,"output_length":1})";
+  for (const std::vector<std::string>& options : std::vector<std::vector<std::string>>{
+           {"--prompts", prompts, "--output-len", "9"},
+           {"--mooncake", trace, "--num-warmups", "1", "--input-len", "9", "--prefix-len", "9"}}) {
+    const Finished bench = bench_nobody(options);
+    EXPECT_EQ(bench.code, 3) << bench.output;
   }
 }
 
@@ -368,7 +392,90 @@ TEST(BenchServeFiles, AreReplacedAsTheyWereAndOneFailureKeepsNoOtherBack) {
   EXPECT_EQ(json::parse(read_file(file)).at("completed"), 2);
   EXPECT_TRUE(std::filesystem::is_symlink(link));
   EXPECT_EQ(std::filesystem::status(file).permissions(), std::filesystem::perms(0600));
+  const Finished other =
+      troupe({"bench", "serve", "--url", "http://127.0.0.1:" + server.port(), "--num-prompts", "2",
+              "--json", "/dev/full", "--html", link.string()});
+  EXPECT_EQ(other.code, 1) << other.output;
+  EXPECT_NE(other.output.find("cannot write /dev/full: "), std::string::npos) << other.output;
+  EXPECT_NE(read_file(file).find("</html>"), std::string::npos);
+  EXPECT_TRUE(std::filesystem::is_symlink(link));
   EXPECT_EQ(std::ranges::distance(std::filesystem::directory_iterator(file.parent_path())), 2);
+}
+
+TEST(BenchServeFiles, AreWrittenWhereALinkPointsThoughNothingIsThere) {
+  const Scratch scratch;
+  const auto link = scratch / "link.json";
+  std::filesystem::create_symlink("file.json", link);
+  ScriptedServer server([](const std::string& request, int) {
+    return request.starts_with("GET ") ? models() : loadgen::streamed(4);
+  });
+  const Finished bench = troupe({"bench", "serve", "--url", "http://127.0.0.1:" + server.port(),
+                                 "--num-prompts", "2", "--json", link.string()});
+  EXPECT_EQ(bench.code, 0) << bench.output;
+  EXPECT_TRUE(std::filesystem::is_symlink(link));
+  EXPECT_TRUE(
+      std::filesystem::is_regular_file(std::filesystem::symlink_status(scratch / "file.json")));
+}
+
+TEST(BenchServeFiles, MayBeAPipe) {
+  const Scratch scratch;
+  ScriptedServer server([](const std::string& request, int) {
+    return request.starts_with("GET ") ? models() : loadgen::streamed(4);
+  });
+  const Finished bench =
+      finish({"/bin/sh", "-c",
+              kTroupe + " bench serve --num-prompts 2 --json /dev/stdout --url " +
+                  "http://127.0.0.1:" + server.port() + " | cat"});
+  EXPECT_NE(bench.output.find("\"completed\":2"), std::string::npos) << bench.output;
+}
+
+TEST(BenchServeFiles, ThatAreMountedAreWrittenOver) {
+  const Scratch scratch;
+  const auto file = scratch / "file.json";
+  std::ofstream(file) << "of last week";
+  constexpr int kCannotMount = 99;
+  const auto fork_with_mount = [&] {
+    const pid_t child = fork();
+    if (child != 0) return child;
+    // Nobody else shall see the mount, and it goes with the process.
+    const bool mounted = (unshare(CLONE_NEWNS) == 0 || unshare(CLONE_NEWUSER | CLONE_NEWNS) == 0) &&
+                         mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) == 0 &&
+                         mount(file.c_str(), file.c_str(), nullptr, MS_BIND, nullptr) == 0;
+    if (!mounted) _exit(kCannotMount);
+    return child;
+  };
+  ScriptedServer server([](const std::string& request, int) {
+    return request.starts_with("GET ") ? models() : loadgen::streamed(4);
+  });
+  const Finished bench =
+      finish({kTroupe, "bench", "serve", "--url", "http://127.0.0.1:" + server.port(),
+              "--num-prompts", "2", "--json", file.string()},
+             fork_with_mount);
+  if (bench.code == kCannotMount) GTEST_SKIP() << "this user may not mount";
+  EXPECT_EQ(bench.code, 0) << bench.output;
+  EXPECT_EQ(json::parse(read_file(file)).at("completed"), 2);
+  EXPECT_EQ(std::ranges::distance(std::filesystem::directory_iterator(file.parent_path())), 1);
+}
+
+TEST(BenchServeBackground, SendsItsKeyWhichNoReportShows) {
+  const Scratch scratch;
+  const std::string json = (scratch / "json").string();
+  int with_key = 0;
+  Finished bench;
+  {
+    ScriptedServer server([&](const std::string& request, int) {
+      if (request.starts_with("GET ")) return models();
+      if (request.find("\r\nAuthorization: Bearer batch\r\n") != std::string::npos) ++with_key;
+      return loadgen::streamed(4);
+    });
+    bench = troupe({"bench", "serve", "--url", "http://127.0.0.1:" + server.port(), "--num-prompts",
+                    "4", "--api-key", "bat", "--background", "8:0.05:batch", "--json", json});
+  }
+  ASSERT_EQ(bench.code, 0) << bench.output;
+  EXPECT_GE(with_key, 1);
+  const std::string report = read_file(json);
+  EXPECT_NE(report.find("--background 8:0.05:... "), std::string::npos) << report;
+  EXPECT_EQ(report.find("bat"), std::string::npos) << report;
 }
 
 TEST(BenchServePeer, IsMeasuredThoughItsStreamIsShapedInItsOwnWay) {

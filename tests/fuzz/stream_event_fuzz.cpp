@@ -16,8 +16,9 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (event.ok() && !event->has_choice) {
     CHECK(!event->has_output() && event->finish_reason.empty());
   }
-  const std::string message = error_message(text);
-  CHECK(message.size() <= 200);
+  (void)server_words(text);
+  const std::string message = report_line(text);
+  CHECK(message.size() <= kMaxReportLine);
   CHECK(std::ranges::all_of(message, [](char c) { return c >= ' ' && c <= '~'; }));
   return 0;
 }

@@ -94,12 +94,21 @@ TEST(Event, ThatIsNoneIsAnErrorAndOneOfAnotherShapeIsEmpty) {
 }
 
 TEST(Errors, AreToldInTheServersWords) {
-  EXPECT_EQ(error_message(R"({"error":{"message":"full"}})"), "full");
-  EXPECT_EQ(error_message(R"({"message":"vLLM's old form"})"), "vLLM's old form");
-  EXPECT_EQ(error_message(R"({"error":"plain"})"), "plain");
-  EXPECT_EQ(error_message("<html>\n\xff"), "<html>??");
-  EXPECT_EQ(error_message(std::string(1000, 'x')).size(), 200U);
+  EXPECT_EQ(server_words(R"({"error":{"message":"full"}})"), "full");
+  EXPECT_EQ(server_words(R"({"message":"vLLM's old form"})"), "vLLM's old form");
+  EXPECT_EQ(server_words(R"({"error":"plain"})"), "plain");
+  const std::string words = "Größe: " + std::string(1000, 'x');
+  EXPECT_EQ(server_words(R"({"error":{"message":")" + words + "\"}}"), words);
+  for (const char* other : {"<html>", "", "{}", "[1]", R"({"error":{"message":""}})"}) {
+    EXPECT_FALSE(server_words(other)) << other;
+  }
   EXPECT_EQ(*parse_event(R"({"error":{"message":"draining"}})")->error, "draining");
+}
+
+TEST(Errors, AreALineEachInAReport) {
+  EXPECT_EQ(report_line("<html>\n\xff"), "<html>??");
+  EXPECT_EQ(report_line(std::string(200, 'x')), std::string(200, 'x'));
+  EXPECT_EQ(report_line(std::string(201, 'x')), std::string(197, 'x') + "...");
 }
 
 }  // namespace
