@@ -200,9 +200,11 @@ void Generation::take_tokens(Choice& choice, const scheduler::TokensEmitted& emi
   std::vector<AnswerPart> parts;
   choice.num_cached = emitted.num_cached;
   if (emitted.first == 0) {
-    metrics_.first_token(now - plan_.arrived);
+    if (!plan_.echo_only) metrics_.first_token(now - plan_.arrived);
     if (plan_.echo) {
-      parts.push_back({AnswerPart::Kind::kContent, model_.tokenizer.decode(prompt_of(choice)), ""});
+      parts.push_back(
+          {AnswerPart::Kind::kContent,
+           model_.tokenizer.decode(prompt_of(choice), plan_.request.skip_special_tokens), ""});
       answer.add_prompt(prompt_of(choice), emitted.prompt_logprobs,
                         plan_.request.sampling.num_top_logprobs);
     }

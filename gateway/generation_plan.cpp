@@ -80,20 +80,26 @@ ApiResult<model::GrammarSpec> spec_of_calls(const GatewayModel& model,
   return spec;
 }
 
+/// Choices of a prompt that have it scored: a chat shows the log-probabilities of its prompt once.
+uint32_t num_scored_choices(const GenerationPlan& plan) {
+  return plan.kind == ResponseKind::kChat ? 1 : plan.request.num_choices;
+}
+
 /// What is written is held in memory as a whole.
 std::optional<ApiError> check_prompt_logprobs(const GenerationPlan& plan) {
   const auto& num_top = plan.request.sampling.num_prompt_logprobs;
   if (!num_top) return std::nullopt;
   uint64_t num_tokens = 0;
   for (const auto& prompt : plan.prompts) num_tokens += prompt.size();
-  const uint64_t wanted = num_tokens * plan.request.num_choices * (*num_top + 1);
+  const uint32_t num_choices = num_scored_choices(plan);
+  const uint64_t wanted = num_tokens * num_choices * (*num_top + 1);
   if (wanted <= kMaxPromptLogprobs) return std::nullopt;
   return invalid_value(plan.request.num_prompt_logprobs ? "prompt_logprobs" : "logprobs",
                        "Log-probabilities of " + std::to_string(num_tokens) + " prompt tokens, " +
                            std::to_string(*num_top) + " alternatives each and " +
-                           std::to_string(plan.request.num_choices) + " choices are " +
-                           std::to_string(wanted) + " in all; at most " +
-                           std::to_string(kMaxPromptLogprobs) + " are allowed.");
+                           std::to_string(num_choices) + " choices are " + std::to_string(wanted) +
+                           " in all; at most " + std::to_string(kMaxPromptLogprobs) +
+                           " are allowed.");
 }
 
 uint64_t fresh_seed() {
@@ -211,7 +217,9 @@ scheduler::RequestSpec spec_of(const GenerationPlan& plan, const GatewayModel& m
   spec.prompt = plan.prompts[prompt];
   spec.max_tokens = plan.max_tokens[prompt];
   spec.sampling = plan.request.sampling;
-  spec.sampling.seed += index % plan.request.num_choices;
+  const uint32_t choice = index % plan.request.num_choices;
+  spec.sampling.seed += choice;
+  if (choice >= num_scored_choices(plan)) spec.sampling.num_prompt_logprobs.reset();
   spec.stop_token_ids = plan.request.stop_token_ids;
   if (!plan.request.ignore_eos) {
     spec.stop_token_ids.insert(spec.stop_token_ids.end(), model.eos_token_ids.begin(),

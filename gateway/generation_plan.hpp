@@ -53,7 +53,8 @@ ApiResult<std::vector<std::vector<TokenId>>> tokens_of_prompts(const GatewayMode
 std::optional<ApiError> complete_plan(GenerationPlan& plan, const GatewayModel& model);
 
 /// What the cluster is asked for choice `index`: prompt index / n, seed + index % n, so that one
-/// prompt's answers do not depend on which other prompts came with it.
+/// prompt's answers do not depend on which other prompts came with it. Of a chat only the first
+/// choice has its prompt scored.
 scheduler::RequestSpec spec_of(const GenerationPlan& plan, const GatewayModel& model,
                                uint32_t index);
 

@@ -51,7 +51,7 @@ struct GrammarSpec {
 };
 
 /// Bounds of a compilation and of what it makes. With the defaults the slowest that we know takes
-/// about 40 ms, most well below 1 ms (bench/results/grammar.md).
+/// about 60 ms, most well below 1 ms (2-core AMD EPYC, AVX2, loaded: bench/results/grammar.md).
 struct GrammarLimits {
   size_t max_text_bytes = size_t{256} << 10;  ///< of `text`, or of all choices together
   size_t max_choices = 4096;                  ///< choices, enum values, anyOf branches, tools
@@ -68,9 +68,10 @@ struct GrammarLimits {
   /// 0: they are not looked at, which is most of the time that a regex takes; for a spec that has
   /// been compiled before.
   uint32_t max_automaton = 49'152;
-  /// Work of GrammarMachine that following one answer may take, 1 to 2 s where it is spent: so much
-  /// at most does it take to come back to a place from a token log. JSON takes 20 to 30 for a byte,
-  /// 100,000 tokens of four bytes may have 40; ambiguous grammars take thousands.
+  /// Work of GrammarMachine that following one answer may take, so that coming back to a place from
+  /// a token log takes a bounded time: the slowest answer that we know spends it in 5.4 s. JSON
+  /// takes 20 to 30 for a byte, 100,000 tokens of four bytes may have 40; ambiguous grammars take
+  /// thousands.
   uint64_t max_answer_work = uint64_t{1} << 24;
 };
 

@@ -63,7 +63,7 @@ class GrammarMachine {
   /// Work so far, in steps: instructions run, frames returned to and merged.
   [[nodiscard]] size_t work() const { return work_; }
 
-  /// 1 to 3 ms.
+  /// The slowest that we know takes 13 ms (bench/results/grammar.md).
   static constexpr size_t kMaxStepWork = 32'768;
   /// Counts like one state where the size of an automaton is bounded: a step may take a hundred
   /// and keep one thread.

@@ -38,13 +38,11 @@ class GrammarState {
   /// An end token has come: nothing follows.
   [[nodiscard]] bool finished() const { return finished_; }
 
-  /// What the way from the beginning took.
-  [[nodiscard]] uint64_t work() const { return work_; }
-
   [[nodiscard]] const std::shared_ptr<const Grammar>& grammar() const { return grammar_; }
   [[nodiscard]] const ThreadSetPtr& threads() const { return threads_; }
 
-  /// Equal states go on alike, whatever the ways to them took.
+  /// Equal states allow the same texts to follow. The one whose way took more work may sooner
+  /// exceed GrammarLimits::max_answer_work.
   friend bool operator==(const GrammarState& a, const GrammarState& b) {
     return a.grammar_ == b.grammar_ && a.finished_ == b.finished_ &&
            equal(*a.threads_, *b.threads_);

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <boost/json/parse.hpp>
 #include <map>
 
@@ -15,6 +16,11 @@ using namespace scheduler;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 namespace json = boost::json;
+
+size_t num_characters(std::string_view text) {
+  return static_cast<size_t>(
+      std::count_if(text.begin(), text.end(), [](char c) { return (c & 0xC0) != 0x80; }));
+}
 
 /// A cluster whose events are given by hand.
 class HandClient final : public actors::ClusterClient {
@@ -37,12 +43,14 @@ class HandClient final : public actors::ClusterClient {
 
 class GenerationTest : public ::testing::Test {
  protected:
-  /// Starts the request; each choice is request 1, 2, ... of the cluster.
+  /// Starts the request; each choice is request 1, 2, ... of the cluster. Prompts may spell special
+  /// tokens.
   void start(GenerationRequest request, ResponseKind kind = ResponseKind::kChat,
              std::vector<std::string> prompts = {"hi"}, bool echo = false, bool echo_only = false) {
     GenerationPlan plan{
         .kind = kind, .request = std::move(request), .echo = echo, .echo_only = echo_only};
-    for (const auto& prompt : prompts) plan.prompts.push_back(encode(prompt));
+    for (const auto& prompt : prompts)
+      plan.prompts.push_back(model_.tokenizer.encode(prompt).value());
     plan.request_id = "r";
     plan.created = 1;
     plan.timeout = seconds(9);
@@ -299,44 +307,68 @@ TEST_F(GenerationTest, EchoesThePrompt) {
 }
 
 TEST_F(GenerationTest, EchoesThePromptWithItsLogprobs) {
-  const std::vector<TokenId> prompt = encode("say good day");
-  ASSERT_GE(prompt.size(), 2U);
+  const std::string spelt =
+      std::string(model_.tokenizer.token_bytes(model_.tokenizer.bos().value())) + "say good day";
+  const std::vector<TokenId> prompt = model_.tokenizer.encode(spelt).value();
+  ASSERT_GE(prompt.size(), 3U);
+  ASSERT_TRUE(model_.tokenizer.is_special(prompt[0]));
   for (const bool echo_only : {false, true}) {
-    SCOPED_TRACE(echo_only);
+    for (const bool skip_special : {false, true}) {
+      SCOPED_TRACE(testing::Message() << "echo_only " << echo_only << ", skip " << skip_special);
+      client_.handlers.clear();
+      num_sent_.clear();
+      GenerationRequest request{.skip_special_tokens = skip_special};
+      request.sampling.want_logprobs = true;
+      request.sampling.num_top_logprobs = 1;
+      request.sampling.num_prompt_logprobs = 2;  // more than `logprobs` wants
+      start(request, ResponseKind::kText, {spelt}, /*echo=*/true, echo_only);
+      admit_all();
+      TokensEmitted event{RequestId{1}, num_sent_[0]++, {}};
+      event.tokens.push_back({.token = encode(" it").at(0), .logprob = -0.5F, .top_logprobs = {}});
+      for (size_t i = 1; i < prompt.size(); ++i) {
+        event.prompt_logprobs.push_back({.token = prompt[i],
+                                         .logprob = -static_cast<float>(i),
+                                         .top_logprobs = {{prompt[i], -1}, {prompt[0], -2}}});
+      }
+      client_.handlers[0](std::move(event));
+      finish(0);
+      const auto body = json::parse(poll().response->body);
+      const auto& logprobs = choice_of(body).at("logprobs");
+      const auto& values = logprobs.at("token_logprobs").as_array();
+      ASSERT_EQ(values.size(), prompt.size() + (echo_only ? 0 : 1));
+      EXPECT_TRUE(values[0].is_null());
+      EXPECT_TRUE(logprobs.at("top_logprobs").as_array()[0].is_null());
+      std::string text;
+      for (size_t i = 0; i < values.size(); ++i) {
+        EXPECT_EQ(logprobs.at("text_offset").as_array()[i].to_number<size_t>(),
+                  num_characters(text));
+        const bool is_shown = i > 0 || !skip_special;
+        if (is_shown) text += std::string_view(logprobs.at("tokens").as_array()[i].as_string());
+        if (i == 0) continue;
+        EXPECT_EQ(values[i].to_number<float>(), i < prompt.size() ? -static_cast<float>(i) : -0.5F);
+        EXPECT_EQ(logprobs.at("top_logprobs").as_array()[i].as_object().size(), 1U);
+      }
+      EXPECT_EQ(choice_of(body).at("text").as_string(), text);
+      EXPECT_EQ(choice_of(body).at("finish_reason").as_string(), echo_only ? "length" : "stop");
+      EXPECT_EQ(body.at("usage").at("completion_tokens").as_int64(), echo_only ? 0 : 1);
+    }
+  }
+}
+
+TEST_F(GenerationTest, CountsNoTokenWhereThePromptAloneIsShown) {
+  for (const bool echo_only : {true, false}) {
     client_.handlers.clear();
     num_sent_.clear();
-    GenerationRequest request;
-    request.sampling.want_logprobs = true;
-    request.sampling.num_top_logprobs = 1;
-    request.sampling.num_prompt_logprobs = 2;  // more than `logprobs` wants
-    start(request, ResponseKind::kText, {"say good day"}, /*echo=*/true, echo_only);
+    start({}, ResponseKind::kText, {"say"}, /*echo=*/true, echo_only);
     admit_all();
-    TokensEmitted event{RequestId{1}, num_sent_[0]++, {}};
-    event.tokens.push_back({.token = encode(" it").at(0), .logprob = -0.5F, .top_logprobs = {}});
-    for (size_t i = 1; i < prompt.size(); ++i) {
-      event.prompt_logprobs.push_back({.token = prompt[i],
-                                       .logprob = -static_cast<float>(i),
-                                       .top_logprobs = {{prompt[i], -1}, {prompt[0], -2}}});
-    }
-    client_.handlers[0](std::move(event));
+    emit_tokens(0, {encode(" it").at(0)});
     finish(0);
-    const auto body = json::parse(poll().response->body);
-    const auto& logprobs = choice_of(body).at("logprobs");
-    const auto& values = logprobs.at("token_logprobs").as_array();
-    ASSERT_EQ(values.size(), prompt.size() + (echo_only ? 0 : 1));
-    EXPECT_TRUE(values[0].is_null());
-    EXPECT_TRUE(logprobs.at("top_logprobs").as_array()[0].is_null());
-    std::string text;
-    for (size_t i = 0; i < values.size(); ++i) {
-      EXPECT_EQ(logprobs.at("text_offset").as_array()[i].to_number<size_t>(), text.size());
-      text += std::string_view(logprobs.at("tokens").as_array()[i].as_string());
-      if (i == 0) continue;
-      EXPECT_EQ(values[i].to_number<float>(), i < prompt.size() ? -static_cast<float>(i) : -0.5F);
-      EXPECT_EQ(logprobs.at("top_logprobs").as_array()[i].as_object().size(), 1U);
-    }
-    EXPECT_EQ(choice_of(body).at("text").as_string(), text);
-    EXPECT_EQ(choice_of(body).at("finish_reason").as_string(), echo_only ? "length" : "stop");
-    EXPECT_EQ(body.at("usage").at("completion_tokens").as_int64(), echo_only ? 0 : 1);
+    ASSERT_TRUE(poll().done);
+    const std::string count =
+        std::string("{engine=\"0\",model_name=\"m\"} ") + (echo_only ? "0\n" : "1\n");
+    const std::string text = metrics_.render({});
+    EXPECT_THAT(text, HasSubstr("vllm:generation_tokens_total" + count));
+    EXPECT_THAT(text, HasSubstr("vllm:time_to_first_token_seconds_count" + count));
   }
 }
 
@@ -368,6 +400,21 @@ TEST_F(GenerationTest, GivesThePromptsLogprobsInVllmsShape) {
   }
 }
 
+TEST_F(GenerationTest, ScoresThePromptOfAChatOnce) {
+  for (const ResponseKind kind : {ResponseKind::kChat, ResponseKind::kText}) {
+    client_.specs.clear();
+    GenerationRequest request{.num_choices = 3};
+    request.num_prompt_logprobs = request.sampling.num_prompt_logprobs = 2;
+    start(request, kind);
+    ASSERT_EQ(client_.specs.size(), 3U);
+    for (size_t i = 0; i < 3; ++i) {
+      const bool is_scored = i == 0 || kind == ResponseKind::kText;
+      EXPECT_EQ(client_.specs[i].sampling.num_prompt_logprobs,
+                is_scored ? std::optional<uint32_t>(2) : std::nullopt);
+    }
+  }
+}
+
 TEST_F(GenerationTest, RefusesMorePromptLogprobsThanItWouldHoldInMemory) {
   GenerationPlan plan{.kind = ResponseKind::kText, .prompts = {std::vector<TokenId>(100, 1)}};
   plan.request.num_choices = 16;
@@ -378,6 +425,8 @@ TEST_F(GenerationTest, RefusesMorePromptLogprobsThanItWouldHoldInMemory) {
   ASSERT_TRUE(error.has_value());
   EXPECT_EQ(error->param, "prompt_logprobs");
   EXPECT_THAT(error->message, HasSubstr("262144"));
+  plan.kind = ResponseKind::kChat;  // shows them once
+  EXPECT_FALSE(complete_plan(plan, model_.gateway).has_value());
 }
 
 TEST_F(GenerationTest, RefusalBecomesAStatusAndEndsTheOtherChoices) {

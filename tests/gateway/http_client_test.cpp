@@ -1,12 +1,12 @@
 #include "gateway/http_client.hpp"
 
-#include <arpa/inet.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <netinet/in.h>
+#include <netdb.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <memory>
 #include <thread>
 
 namespace troupe::gateway {
@@ -18,15 +18,21 @@ using ::testing::HasSubstr;
 /// Answers one connection with fixed bytes, whatever it is asked.
 class CannedServer {
  public:
-  explicit CannedServer(std::string answer) : fd_(::socket(AF_INET, SOCK_STREAM, 0)) {
-    sockaddr_in address{};
-    address.sin_family = AF_INET;
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    socklen_t size = sizeof address;
-    ::bind(fd_, reinterpret_cast<sockaddr*>(&address), size);
-    ::listen(fd_, 1);
-    ::getsockname(fd_, reinterpret_cast<sockaddr*>(&address), &size);
-    port_ = ntohs(address.sin_port);
+  /// @param host an address of this machine: where it cannot be had, listens() is false
+  explicit CannedServer(std::string answer, const char* host = "127.0.0.1") {
+    addrinfo hints{};
+    hints.ai_flags = AI_NUMERICHOST;
+    hints.ai_socktype = SOCK_STREAM;
+    addrinfo* found = nullptr;
+    if (::getaddrinfo(host, "0", &hints, &found) != 0) return;
+    const std::unique_ptr<addrinfo, void (*)(addrinfo*)> address(found, ::freeaddrinfo);
+    fd_ = ::socket(address->ai_family, SOCK_STREAM, 0);
+    if (::bind(fd_, address->ai_addr, address->ai_addrlen) != 0 || ::listen(fd_, 1) != 0) return;
+    char port[8] = {};
+    ::getsockname(fd_, address->ai_addr, &address->ai_addrlen);
+    ::getnameinfo(address->ai_addr, address->ai_addrlen, nullptr, 0, port, sizeof port,
+                  NI_NUMERICSERV);
+    port_ = port;
     thread_ = std::thread([this, answer = std::move(answer)] {
       const int connection = ::accept(fd_, nullptr, nullptr);
       char byte = 0;
@@ -40,16 +46,19 @@ class CannedServer {
     });
   }
   ~CannedServer() {
-    thread_.join();
+    if (thread_.joinable()) thread_.join();
     ::close(fd_);
   }
-  [[nodiscard]] std::string url() const { return "http://127.0.0.1:" + std::to_string(port_); }
+  [[nodiscard]] bool listens() const { return thread_.joinable(); }
+  [[nodiscard]] const std::string& port() const { return port_; }
+  /// Of the default host.
+  [[nodiscard]] std::string url() const { return "http://127.0.0.1:" + port_; }
 
   std::string request;
 
  private:
-  int fd_;
-  uint16_t port_ = 0;
+  int fd_ = -1;
+  std::string port_;
   std::thread thread_;
 };
 
@@ -146,6 +155,11 @@ TEST(HttpClient, NamesAServerWithBracketsAroundIpv6) {
   EXPECT_EQ(authority("::1", "8000"), "[::1]:8000");
   const auto response = HttpClient::create("http://[::1]:1").value().get("/");
   EXPECT_THAT(response.error().message, HasSubstr("cannot reach http://[::1]:1"));
+
+  CannedServer server("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", "::1");
+  if (!server.listens()) GTEST_SKIP() << "no IPv6 here";
+  ASSERT_TRUE(HttpClient::create("http://[::1]:" + server.port()).value().get("/x").ok());
+  EXPECT_THAT(server.request, HasSubstr("\r\nHost: [::1]:" + server.port() + "\r\n"));
 }
 
 TEST(HttpClient, SaysWhereNobodyListens) {

@@ -8,6 +8,7 @@
 #include <set>
 
 #include "gateway/openai_request.hpp"
+#include "gateway/openai_response.hpp"
 #include "gateway/openapi.hpp"
 #include "tests/gateway/fake_client.hpp"
 #include "tests/gateway/test_model.hpp"
@@ -226,6 +227,28 @@ TEST_F(ServiceTest, DescribesExactlyTheFieldsThatItReadsInOpenapi) {
   EXPECT_EQ(described("DrainRequest"), drain);
 }
 
+TEST_F(ServiceTest, DescribesTheFieldsOfItsAnswersInOpenapi) {
+  const auto document = json::parse(openapi_document());
+  for (const ResponseKind kind : {ResponseKind::kChat, ResponseKind::kText}) {
+    const ChoiceResult choice{.reasoning = "r",
+                              .tool_calls = {{"i", "n", "{}"}},
+                              .logprobs = "{}",
+                              .prompt_logprobs = "[null]",
+                              .finish_reason = "stop",
+                              .stop_reason = "s"};
+    const auto answer = json::parse(response_json({kind, "i", 1, "m"}, {&choice, 1}, {}));
+    const std::string name = kind == ResponseKind::kChat ? "ChatCompletion" : "Completion";
+    const auto& properties = document.at_pointer("/components/schemas/" + name + "/properties");
+    for (const auto& [field, value] : answer.as_object()) {
+      EXPECT_TRUE(properties.as_object().contains(field)) << name << ": " << field;
+    }
+    const auto& of_choice = properties.at_pointer("/choices/items/properties").as_object();
+    for (const auto& [field, value] : answer.at("choices").as_array().at(0).as_object()) {
+      EXPECT_TRUE(of_choice.contains(field)) << name << ": choices[]." << field;
+    }
+  }
+}
+
 TEST_F(ServiceTest, DescribesExactlyItsErrorsInOpenapi) {
   const auto document = json::parse(openapi_document());
   std::set<std::string> described_codes;
@@ -285,6 +308,7 @@ TEST(Metrics, ShowsWhatHappened) {
   status.serving = true;
   status.counts.running = 2;
   status.counts.queued = 5;
+  status.counts.yielded_total = 6;
   const std::string text = metrics.render(status);
   for (const char* line : {
            "vllm:num_requests_running{engine=\"0\",model_name=\"org/demo\"} 2\n",
@@ -303,6 +327,7 @@ TEST(Metrics, ShowsWhatHappened) {
            "troupe_client_disconnects_total 1\n",
            "troupe_build_info{version=\"9\"} 1\n",
            "troupe_serving 1\n",
+           "troupe_requests_yielded_total 6\n",
        }) {
     EXPECT_THAT(text, HasSubstr(line));
   }

@@ -11,7 +11,7 @@ namespace {
 using Kind = GrammarSpec::Kind;
 using testing::HasSubstr;
 
-/// Of processor time. The slowest takes 40 ms; sanitizers take ten times that, an explosion
+/// Of processor time. The slowest takes 60 ms; sanitizers take ten times that, an explosion
 /// forever.
 constexpr double kMaxSeconds = 5;
 
