@@ -72,7 +72,7 @@ class RouterEngine {
   /// What can be done while the shards compute: the shared expert, and, once a step, what is needed
   /// to guide answers by their grammars: microseconds as a rule. Each request may hold the step up:
   /// the slowest grammars that we know take 12 ms once and 68 ms for a mask, and coming back to a
-  /// place in a long answer of theirs takes 5.4 s (bench/results/grammar.md).
+  /// place in a long answer of theirs takes 0.25 s (bench/results/grammar.md).
   void compute_meanwhile(uint32_t lane);
   Segment resume(uint32_t lane, const experts::DispatchPlan& plan,
                  const std::vector<GatheredFrame>& answers);

@@ -224,6 +224,44 @@ void add_document(const std::string& name, const std::shared_ptr<const Vocabular
   });
 }
 
+/// Rules that call each other in many ways at once: the slowest to follow that we know.
+std::string ambiguous_ebnf(size_t num_rules, bool repeats) {
+  std::string any, rules;
+  for (size_t i = 0; i < num_rules; ++i) {
+    const std::string j = std::to_string((i + 1) % num_rules);
+    const std::string k = std::to_string((7 * i + 3) % num_rules);
+    any += (i == 0 ? "r" : " | r") + std::to_string(i);
+    rules += "r" + std::to_string(i) + " ::= [a-z] | [a-z] r" + j + " r" + k + "?\n";
+  }
+  return "root ::= ((" + any + ")" + (repeats ? "+" : "") + " \" \")*\n" + rules;
+}
+
+/// Follows an answer until its work is refused: what coming back to a place in it takes at most.
+/// The answer's words are as long as the bound of a byte lets them be.
+void add_slowest_answer(size_t num_rules, bool repeats) {
+  const auto grammar = compiled(Kind::kEbnf, ambiguous_ebnf(num_rules, repeats));
+  std::string answer;
+  GrammarState state(grammar);
+  GrammarMachine machine(*grammar);
+  for (std::string_view next = "a"; next != "" && answer.size() < 20'000;) {
+    if (state.advance(next, machine).ok()) {
+      answer += next;
+      next = "a";
+    } else {
+      next = next == "a" ? " " : "";
+    }
+  }
+  const std::string name = std::to_string(num_rules) + (repeats ? "+" : "");
+  benchmark::RegisterBenchmark(("slowest_answer/" + name).c_str(), [=](benchmark::State& run) {
+    for (auto _ : run) {
+      GrammarState again(grammar);
+      GrammarMachine machine(*grammar);
+      for (const char& byte : answer) CHECK(again.advance({&byte, 1}, machine).ok());
+    }
+    run.counters["bytes"] = static_cast<double>(answer.size());
+  })->Unit(benchmark::kMillisecond);
+}
+
 std::shared_ptr<const Vocabulary> made_up(size_t vocab_size) {
   const std::vector<std::string> tokens = made_up_tokens(vocab_size);
   const std::vector<std::string_view> views(tokens.begin(), tokens.end());
@@ -286,6 +324,10 @@ int run(int argc, char** argv) {
   }
   std::vector<std::string> choices;
   for (int i = 0; i < 1000; ++i) choices.push_back("choice number " + std::to_string(i));
+  for (const size_t num_rules : {5, 8, 13, 20, 50}) {
+    add_slowest_answer(num_rules, false);
+    add_slowest_answer(num_rules, true);
+  }
   add_compile("json_object", {.kind = Kind::kJsonObject});
   add_compile("schema", {.kind = Kind::kJsonSchema, .text = std::string(kPersonSchema)});
   add_compile("schema_200_properties", {.kind = Kind::kJsonSchema, .text = large_schema()});

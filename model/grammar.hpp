@@ -68,11 +68,11 @@ struct GrammarLimits {
   /// 0: they are not looked at, which is most of the time that a regex takes; for a spec that has
   /// been compiled before.
   uint32_t max_automaton = 49'152;
-  /// Work of GrammarMachine that following one answer may take, so that coming back to a place from
-  /// a token log takes a bounded time: the slowest answer that we know spends it in 5.4 s. JSON
-  /// takes 20 to 30 for a byte, 100,000 tokens of four bytes may have 40; ambiguous grammars take
-  /// thousands.
-  uint64_t max_answer_work = uint64_t{1} << 24;
+  /// Work of GrammarMachine that following one answer may take beyond `work_per_byte`, so that
+  /// coming back to a place from a token log takes a bounded time. JSON takes 20 to 30 for a byte,
+  /// ambiguous grammars thousands.
+  uint64_t max_answer_work = uint64_t{1} << 20;
+  uint64_t work_per_byte = 64;  ///< of an answer: what a long one may take in any case
 };
 
 /// @errors kInvalidArgument: the spec is wrong, uses what Troupe lacks or exceeds a limit; the

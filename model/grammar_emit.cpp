@@ -197,6 +197,7 @@ Result<std::shared_ptr<const Grammar>> GrammarEmitter::run(GrammarBuilder::Expr 
   grammar_.sets = builder_->sets_;
   grammar_.max_depth = builder_->limits_->max_depth;
   grammar_.max_answer_work = builder_->limits_->max_answer_work;
+  grammar_.work_per_byte = builder_->limits_->work_per_byte;
   push({.op = Op::kAccept});
   grammar_.start = here();
   emit(root.id);

@@ -44,6 +44,7 @@ struct Grammar {
   uint32_t start = 0;                // address of the root rule
   uint32_t max_depth = 0;
   uint64_t max_answer_work = 0;  // GrammarLimits
+  uint64_t work_per_byte = 0;    // GrammarLimits
 };
 
 }  // namespace troupe::model

@@ -52,15 +52,19 @@ Result<void> GrammarState::advance(std::string_view bytes, GrammarMachine& machi
       return Error{Code::kInvalidArgument,
                    "byte " + std::to_string(i) + " does not continue the grammar"};
     }
-    if (work_ + (machine.work() - before) > grammar_->max_answer_work) {
-      return Error{
-          Code::kResourceExhausted,
-          "the grammar is too ambiguous for so long an answer: following it takes more than " +
-              std::to_string(grammar_->max_answer_work) + " steps"};
+    const uint64_t allowed =
+        grammar_->max_answer_work + grammar_->work_per_byte * (num_bytes_ + i + 1);
+    if (work_ + (machine.work() - before) > allowed) {
+      return Error{Code::kResourceExhausted,
+                   "the grammar is too ambiguous for so long an answer: following it takes more "
+                   "than " +
+                       std::to_string(grammar_->max_answer_work) + " steps, and " +
+                       std::to_string(grammar_->work_per_byte) + " for each byte"};
     }
   }
   threads_ = std::move(threads);
   work_ += machine.work() - before;
+  num_bytes_ += bytes.size();
   return {};
 }
 

@@ -14,7 +14,7 @@
 
 namespace troupe::model {
 
-/// Cheap to copy: two shared pointers, a count and a flag.
+/// Cheap to copy: two shared pointers, two counts and a flag.
 class GrammarState {
  public:
   /// Before the first token.
@@ -52,6 +52,7 @@ class GrammarState {
   std::shared_ptr<const Grammar> grammar_;
   ThreadSetPtr threads_;
   uint64_t work_ = 0;
+  uint64_t num_bytes_ = 0;
   bool finished_ = false;
 };
 

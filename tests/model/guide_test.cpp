@@ -154,7 +154,7 @@ TEST(Guides, AMaskThatCannotBeMadeIsAnErrorHoweverOftenItIsAskedFor) {
 
 TEST(Guides, TheWorkForAnAnswerIsBoundedByItsTokensAlone) {
   const GrammarSpec spec{.kind = Kind::kJsonObject};
-  const auto grammar = compiled(spec, {.max_answer_work = 500});
+  const auto grammar = compiled(spec, {.max_answer_work = 500, .work_per_byte = 0});
   const auto answer = tokens_of("{\"a\":[" + std::string(20, '[') + "1");
   Guides guides(vocabulary());
   GuideState kept = bounded(grammar);
@@ -163,7 +163,7 @@ TEST(Guides, TheWorkForAnAnswerIsBoundedByItsTokensAlone) {
     const auto emitted = std::span(answer).first(n);
     const auto mask = guides.mask(spec, emitted, kept);
     // Another worker, which follows the whole answer at once.
-    GuideState resumed = bounded(compiled(spec, {.max_answer_work = 500}));
+    GuideState resumed = bounded(compiled(spec, {.max_answer_work = 500, .work_per_byte = 0}));
     const auto again = guides.mask(spec, emitted, resumed);
     ASSERT_EQ(mask.ok(), again.ok()) << n;
     was_refused = !mask.ok();
@@ -174,6 +174,15 @@ TEST(Guides, TheWorkForAnAnswerIsBoundedByItsTokensAlone) {
     EXPECT_EQ(mask.error().message, again.error().message);
   }
   EXPECT_TRUE(was_refused);
+}
+
+TEST(Guides, AnAnswerMayBeAsLongAsItLikesWhereItsBytesTakeNoMoreThanOthers) {
+  std::string answer = "{\"a\":[1";
+  for (int i = 0; i < 2000; ++i) answer += ",{\"b\":\"text\"}";
+  const GrammarSpec spec{.kind = Kind::kJsonObject};
+  GrammarState state(compiled(spec, {.max_answer_work = 0}));
+  const auto followed = state.advance(answer);
+  EXPECT_TRUE(followed.ok()) << followed.error().message;
 }
 
 TEST(Guides, LookAtNoAutomataAgain) {
