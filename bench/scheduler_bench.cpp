@@ -119,7 +119,7 @@ class Cluster {
       : scheduler_({.max_queued = waiting * 8 / 7 + 2,  // the last eighth is for other tenants
                     .max_queued_per_tenant = waiting + 1,
                     .max_running = running / kRouters * (short_of_blocks ? 2 : 1),
-                    .kv_tokens = short_of_blocks ? running / kRouters * 1000 : 0,
+                    .kv_tokens = short_of_blocks ? running / kRouters * 1001 : 0,
                     .max_context = 1 << 20}) {
     for (uint64_t r = 1; r <= kRouters; ++r) tell(RouterUp{NodeId{r}});
     for (uint32_t i = 0; i < running; ++i) submit();
