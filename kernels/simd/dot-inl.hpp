@@ -182,10 +182,9 @@ static_assert(kBlockRows % kTileRows == 0 && kBlockOutputs % kTileOutputs == 0 &
               kBlockLength % kNumPartialSums == 0);
 
 /// sums[r * kBlockOutputs + o] += x[r] . w[o] over n elements, a multiple of kNumPartialSums.
-template <size_t kRows, size_t kOutputs>
-HWY_INLINE void add_products(const float* HWY_RESTRICT x, size_t x_stride,
-                             const float* HWY_RESTRICT w, size_t w_stride, size_t n,
-                             PartialSums* HWY_RESTRICT sums) {
+template <size_t kRows, size_t kOutputs, class Row>
+HWY_INLINE void add_products(const float* HWY_RESTRICT x, size_t x_stride, const RowsOf<Row>& w,
+                             size_t n, PartialSums* HWY_RESTRICT sums) {
   for (size_t v = 0; v < kVecs; ++v) {
     V lanes[kRows][kOutputs];
     for (size_t r = 0; r < kRows; ++r) {
@@ -195,7 +194,7 @@ HWY_INLINE void add_products(const float* HWY_RESTRICT x, size_t x_stride,
     }
     for (size_t k = v * kLanes; k < n; k += kNumPartialSums) {
       V w_lanes[kOutputs];
-      for (size_t o = 0; o < kOutputs; ++o) w_lanes[o] = hn::LoadU(kFloats, w + o * w_stride + k);
+      for (size_t o = 0; o < kOutputs; ++o) w_lanes[o] = w.row(o).load(k);
       for (size_t r = 0; r < kRows; ++r) {
         const V x_lanes = hn::LoadU(kFloats, x + r * x_stride + k);
         for (size_t o = 0; o < kOutputs; ++o) {
@@ -211,21 +210,23 @@ HWY_INLINE void add_products(const float* HWY_RESTRICT x, size_t x_stride,
   }
 }
 
-template <size_t kRows>
-HWY_INLINE void add_products_of_rows(const float* x, size_t x_stride, const float* w,
-                                     size_t w_stride, size_t outputs, size_t n, PartialSums* sums) {
+template <size_t kRows, class Row>
+HWY_INLINE void add_products_of_rows(const float* x, size_t x_stride, const RowsOf<Row>& w,
+                                     size_t outputs, size_t n, PartialSums* sums) {
   size_t o = 0;
   for (; o + kTileOutputs <= outputs; o += kTileOutputs) {
-    add_products<kRows, kTileOutputs>(x, x_stride, w + o * w_stride, w_stride, n, sums + o);
+    add_products<kRows, kTileOutputs>(x, x_stride, RowsOf<Row>{w.data + o * w.stride, w.stride}, n,
+                                      sums + o);
   }
   for (; o < outputs; ++o) {
-    add_products<kRows, 1>(x, x_stride, w + o * w_stride, w_stride, n, sums + o);
+    add_products<kRows, 1>(x, x_stride, RowsOf<Row>{w.data + o * w.stride, w.stride}, n, sums + o);
   }
 }
 
 /// At most kBlockRows rows and kBlockOutputs outputs.
-inline void dot_block(const float* x, size_t x_stride, size_t rows, const float* w, size_t w_stride,
-                      size_t outputs, size_t n, float* out, size_t out_stride) {
+template <class Row>
+HWY_NOINLINE void dot_block(const float* x, size_t x_stride, size_t rows, const RowsOf<Row>& w,
+                            size_t outputs, size_t n, float* out, size_t out_stride) {
   alignas(64) PartialSums sums[kBlockRows * kBlockOutputs];
   for (size_t r = 0; r < rows; ++r) {
     for (size_t o = 0; o < outputs; ++o) sums[r * kBlockOutputs + o].fill(0.0F);
@@ -236,17 +237,12 @@ inline void dot_block(const float* x, size_t x_stride, size_t rows, const float*
     for (size_t r = 0; r < rows; r += kTileRows) {
       const float* x_r = x + r * x_stride + k;
       PartialSums* sums_r = sums + r * kBlockOutputs;
+      const RowsOf<Row> w_k{w.data + k, w.stride};
       switch (std::min(kTileRows, rows - r)) {
-        case 1:
-          add_products_of_rows<1>(x_r, x_stride, w + k, w_stride, outputs, length, sums_r);
-          break;
-        case 2:
-          add_products_of_rows<2>(x_r, x_stride, w + k, w_stride, outputs, length, sums_r);
-          break;
-        case 3:
-          add_products_of_rows<3>(x_r, x_stride, w + k, w_stride, outputs, length, sums_r);
-          break;
-        default: add_products_of_rows<4>(x_r, x_stride, w + k, w_stride, outputs, length, sums_r);
+        case 1: add_products_of_rows<1>(x_r, x_stride, w_k, outputs, length, sums_r); break;
+        case 2: add_products_of_rows<2>(x_r, x_stride, w_k, outputs, length, sums_r); break;
+        case 3: add_products_of_rows<3>(x_r, x_stride, w_k, outputs, length, sums_r); break;
+        default: add_products_of_rows<4>(x_r, x_stride, w_k, outputs, length, sums_r);
       }
     }
   }
@@ -254,7 +250,7 @@ inline void dot_block(const float* x, size_t x_stride, size_t rows, const float*
     for (size_t o = 0; o < outputs; ++o) {
       PartialSums& lanes = sums[r * kBlockOutputs + o];
       for (size_t k = whole; k < n; ++k) {
-        lanes[k - whole] = std::fma(x[r * x_stride + k], w[o * w_stride + k], lanes[k - whole]);
+        lanes[k - whole] = std::fma(x[r * x_stride + k], w.row(o).at(k), lanes[k - whole]);
       }
       V vecs[kVecs];
       for (size_t v = 0; v < kVecs; ++v) vecs[v] = hn::LoadU(kFloats, lanes.data() + v * kLanes);
@@ -264,14 +260,15 @@ inline void dot_block(const float* x, size_t x_stride, size_t rows, const float*
 }
 
 /// out[r][o] = x[r] . w[o], each by rule 1, for all rows and outputs.
-HWY_NOINLINE void dot_all(const float* x, size_t x_stride, size_t rows, const RowsOf<F32Row>& w,
+template <class Row>
+HWY_NOINLINE void dot_all(const float* x, size_t x_stride, size_t rows, const RowsOf<Row>& w,
                           size_t outputs, size_t n, float* out, size_t out_stride) {
   if (rows <= kMaxFewRows) return dot_few(x, x_stride, rows, w, outputs, n, out, out_stride);
   for (size_t r = 0; r < rows; r += kBlockRows) {
     for (size_t o = 0; o < outputs; o += kBlockOutputs) {
-      dot_block(x + r * x_stride, x_stride, std::min(kBlockRows, rows - r), w.data + o * w.stride,
-                w.stride, std::min(kBlockOutputs, outputs - o), n, out + r * out_stride + o,
-                out_stride);
+      dot_block(x + r * x_stride, x_stride, std::min(kBlockRows, rows - r),
+                RowsOf<Row>{w.data + o * w.stride, w.stride}, std::min(kBlockOutputs, outputs - o),
+                n, out + r * out_stride + o, out_stride);
     }
   }
 }
