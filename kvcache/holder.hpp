@@ -119,8 +119,8 @@ struct HolderStats {
   uint64_t queried_tokens_total = 0;   ///< looked up for granted requests, guests excepted
   uint64_t hit_tokens_total = 0;       ///< of these, cached
   uint64_t host_hit_tokens_total = 0;  ///< of these, in host slots
-  uint64_t pending_total = 0;
-  uint64_t refused_total = 0;
+  uint64_t pending_total = 0;          ///< guests excepted
+  uint64_t refused_total = 0;          ///< guests excepted
 };
 
 class Holder {

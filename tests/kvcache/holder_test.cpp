@@ -7,6 +7,7 @@ namespace troupe::kvcache {
 namespace {
 
 using ::testing::ElementsAre;
+using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using Tokens = std::vector<TokenId>;
 
@@ -336,6 +337,24 @@ TEST_F(HolderTest, RefusesWithoutEvictingAnything) {
   EXPECT_EQ(found(count_from(1, 16)), 16U);
   EXPECT_EQ(holder.stats().cache.evicted_total, 0U);
   EXPECT_EQ(holder.stats().refused_total, 3U);
+}
+
+TEST_F(HolderTest, CountsNoGuests) {
+  const uint64_t guest = kFirstGuest.value;
+  run(1, count_from(1, 8));
+  reserve(2, count_from(1, 8) + count_from(51, 8));
+  const HolderStats before = holder.stats();
+  EXPECT_THAT(reserve(guest, count_from(1, 8) + Tokens{70}),
+              ElementsAre("granted " + std::to_string(guest) + ": 0 1 4, cached 8"));
+  release(guest);
+  EXPECT_THAT(reserve(guest + 1, count_from(1, 8) + count_from(51, 5)),
+              ElementsAre(HasSubstr("waits for 2")));
+  EXPECT_THAT(reserve(guest + 2, count_from(71, 99)), ElementsAre(HasSubstr("refused")));
+  const HolderStats after = holder.stats();
+  EXPECT_EQ(after.queried_tokens_total, before.queried_tokens_total);
+  EXPECT_EQ(after.hit_tokens_total, before.hit_tokens_total);
+  EXPECT_EQ(after.pending_total, before.pending_total);
+  EXPECT_EQ(after.refused_total, before.refused_total);
 }
 
 TEST_F(HolderTest, GivesUpABlockItWouldCopyWhenThatIsTheLastRoom) {
