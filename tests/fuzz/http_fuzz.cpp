@@ -48,7 +48,9 @@ class EchoClient final : public actors::ClusterClient {
   }
   void cancel(RequestId) override {}
   void drain(const std::string&, bool) override {}
-  void experts(bool, std::function<void(Result<actors::ExpertsStatus>)>) override {}
+  void experts(bool, std::function<void(Result<actors::ExpertsStatus>)> on_experts) override {
+    on_experts(actors::ExpertsStatus{});
+  }
   [[nodiscard]] bool serving() const override { return true; }
   void status(bool, std::function<void(actors::ClusterStatus)> on_status) override {
     on_status({});
