@@ -236,10 +236,8 @@ std::string ambiguous_ebnf(size_t num_rules, bool repeats) {
   return "root ::= ((" + any + ")" + (repeats ? "+" : "") + " \" \")*\n" + rules;
 }
 
-/// Follows an answer until its work is refused: what coming back to a place in it takes at most.
-/// The answer's words are as long as the bound of a byte lets them be.
-void add_slowest_answer(size_t num_rules, bool repeats) {
-  const auto grammar = compiled(Kind::kEbnf, ambiguous_ebnf(num_rules, repeats));
+/// Until its work is refused; its words are as long as the bound of a byte lets them be.
+std::string slowest_answer(const std::shared_ptr<const Grammar>& grammar) {
   std::string answer;
   GrammarState state(grammar);
   GrammarMachine machine(*grammar);
@@ -251,12 +249,19 @@ void add_slowest_answer(size_t num_rules, bool repeats) {
       next = next == "a" ? " " : "";
     }
   }
+  return answer;
+}
+
+/// What coming back to a place in an answer takes at most.
+void add_slowest_answer(size_t num_rules, bool repeats) {
   const std::string name = std::to_string(num_rules) + (repeats ? "+" : "");
   benchmark::RegisterBenchmark(("slowest_answer/" + name).c_str(), [=](benchmark::State& run) {
+    const auto grammar = compiled(Kind::kEbnf, ambiguous_ebnf(num_rules, repeats));
+    const std::string answer = slowest_answer(grammar);
     for (auto _ : run) {
-      GrammarState again(grammar);
+      GrammarState state(grammar);
       GrammarMachine machine(*grammar);
-      for (const char& byte : answer) CHECK(again.advance({&byte, 1}, machine).ok());
+      for (const char& byte : answer) CHECK(state.advance({&byte, 1}, machine).ok());
     }
     run.counters["bytes"] = static_cast<double>(answer.size());
   })->Unit(benchmark::kMillisecond);

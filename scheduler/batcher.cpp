@@ -278,7 +278,7 @@ std::vector<uint32_t> Batcher::prefill_shares(const std::vector<RunningAt>& pref
     rows -= count;
     return count;
   };
-  if (prefilling.size() > 1) {
+  if (rows > 1 && prefilling.size() > 1) {
     std::vector<size_t> shortest(prefilling.size());
     std::iota(shortest.begin(), shortest.end(), size_t{0});
     std::ranges::stable_sort(shortest, {}, left);

@@ -110,10 +110,10 @@ std::optional<Error> Scheduler::reason_to_refuse(const RequestSpec& spec) const 
                  "queue_full: " + std::to_string(queue_.waiting(spec.tenant)) +
                      " requests of this tenant are waiting already; try again later"};
   }
-  const bool starts_at_once =
-      queue_.waiting(spec.tenant) == 0 && who_yields_to(spec.tenant, spec.priority).has_value();
-  const auto wait = wait_of(spec.tenant);
-  if (!starts_at_once && wait && *wait > spec.timeout) {
+  const auto starts_at_once = [&] {
+    return queue_.waiting(spec.tenant) == 0 && who_yields_to(spec.tenant, spec.priority);
+  };
+  if (const auto wait = wait_of(spec.tenant); wait && *wait > spec.timeout && !starts_at_once()) {
     return Error{Code::kResourceExhausted, "deadline: the wait for a place is about " +
                                                in_ms(*wait) + ", and the request's " +
                                                in_ms(spec.timeout) +

@@ -126,6 +126,8 @@ struct RowsOf {
   decltype(Row::data) data;
   size_t stride;
   HWY_INLINE Row row(size_t o) const { return {data + o * stride}; }
+  /// From row `o` and element `k` of each on.
+  HWY_INLINE RowsOf from(size_t o, size_t k) const { return {data + o * stride + k, stride}; }
 };
 
 /// Tiles of kRows x kOutputs along the outputs from o on. @returns the first output left over.
@@ -215,11 +217,10 @@ HWY_INLINE void add_products_of_rows(const float* x, size_t x_stride, const Rows
                                      size_t outputs, size_t n, PartialSums* sums) {
   size_t o = 0;
   for (; o + kTileOutputs <= outputs; o += kTileOutputs) {
-    add_products<kRows, kTileOutputs>(x, x_stride, RowsOf<Row>{w.data + o * w.stride, w.stride}, n,
-                                      sums + o);
+    add_products<kRows, kTileOutputs>(x, x_stride, w.from(o, 0), n, sums + o);
   }
   for (; o < outputs; ++o) {
-    add_products<kRows, 1>(x, x_stride, RowsOf<Row>{w.data + o * w.stride, w.stride}, n, sums + o);
+    add_products<kRows, 1>(x, x_stride, w.from(o, 0), n, sums + o);
   }
 }
 
@@ -237,7 +238,7 @@ HWY_NOINLINE void dot_block(const float* x, size_t x_stride, size_t rows, const 
     for (size_t r = 0; r < rows; r += kTileRows) {
       const float* x_r = x + r * x_stride + k;
       PartialSums* sums_r = sums + r * kBlockOutputs;
-      const RowsOf<Row> w_k{w.data + k, w.stride};
+      const RowsOf<Row> w_k = w.from(0, k);
       switch (std::min(kTileRows, rows - r)) {
         case 1: add_products_of_rows<1>(x_r, x_stride, w_k, outputs, length, sums_r); break;
         case 2: add_products_of_rows<2>(x_r, x_stride, w_k, outputs, length, sums_r); break;
@@ -266,9 +267,8 @@ HWY_NOINLINE void dot_all(const float* x, size_t x_stride, size_t rows, const Ro
   if (rows <= kMaxFewRows) return dot_few(x, x_stride, rows, w, outputs, n, out, out_stride);
   for (size_t r = 0; r < rows; r += kBlockRows) {
     for (size_t o = 0; o < outputs; o += kBlockOutputs) {
-      dot_block(x + r * x_stride, x_stride, std::min(kBlockRows, rows - r),
-                RowsOf<Row>{w.data + o * w.stride, w.stride}, std::min(kBlockOutputs, outputs - o),
-                n, out + r * out_stride + o, out_stride);
+      dot_block(x + r * x_stride, x_stride, std::min(kBlockRows, rows - r), w.from(o, 0),
+                std::min(kBlockOutputs, outputs - o), n, out + r * out_stride + o, out_stride);
     }
   }
 }

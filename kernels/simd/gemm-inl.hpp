@@ -112,9 +112,10 @@ void gemm_converting_first(const GemmParams& p, Range outputs) {
   }
 }
 
-/// So many rows use BF16 and F16 from where they are stored. AVX2 has units for the conversion that
-/// the products leave idle, so that it costs less than writing the floats (16 rows: 1.8 instead of
-/// 2.0 ms; 512 rows: 51 to 53 instead of 49 to 51). With AVX-512 both need the same two.
+/// So many rows use BF16 and F16 from where they are stored. With AVX2 converting again for each
+/// tile costs less than writing the floats (16 rows: 1.8 instead of 2.0 ms), until so many rows
+/// share what was written (512 rows: 51 to 53 instead of 49 to 51). Not measured with other
+/// lengths.
 constexpr size_t kMaxDirectRows = kVecs == 2 ? 64 : kMaxFewRows;
 
 void gemm(const GemmParams& p, Range outputs) {
