@@ -142,7 +142,7 @@ caf::actor spawn_worker(caf::actor_system& system, Process& process, const caf::
       actors::router_actor, &process.services, std::move(engine), holder, head,
       actors::RouterOptions{.batcher = {.max_step_tokens = config.max_step_tokens,
                                         .max_running = config.max_running,
-                                        .step_target = config.step_target},
+                                        .step = {.target = config.step_target}},
                             .micro_batches = config.micro_batches,
                             .block_tokens = config.kv_block_tokens,
                             .links = {.heartbeat_interval = config.heartbeat_interval,

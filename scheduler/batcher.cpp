@@ -11,14 +11,16 @@ namespace {
 
 /// After so many mixed steps one only decodes, so that its cost stays known.
 constexpr uint32_t kMixedBetweenMeasures = 15;
+/// A prompt waits for so many steps that only decode; then it gets on, whatever that costs.
+constexpr uint32_t kMaxRepaying = 15;
 
 }  // namespace
 
-Batcher::Batcher(BatcherOptions options) : options_(options) {
+Batcher::Batcher(BatcherOptions options) : options_(options), cost_(options.step) {
   CHECK_GE(options.max_running, 1U);
   // A request that decodes takes a row of each step: then nobody's token ever has to wait for one.
   CHECK_LE(options.max_running, options.max_step_tokens);
-  CHECK_GE(options.mixed_step_percent, 100U);
+  CHECK_GE(options.step.percent, 100U);
   CHECK_GE(options.min_prefill_tokens, 1U);
 }
 
@@ -238,8 +240,7 @@ void Batcher::run_step(Effects& effects) {
     budget -= count;
     return count;
   };
-  // Decode before prefill, so that a long prompt delays nobody's next token by more than its share.
-  std::vector<RunningAt> prefilling;
+  std::vector<RunningAt> decoding, prefilling;
   for (auto at = running_.begin(); at != running_.end(); ++at) {
     const Running& request = at->second;
     if (!request.decoding) {
@@ -247,23 +248,52 @@ void Batcher::run_step(Effects& effects) {
       continue;
     }
     const bool full = request.num_known >= request.max_context;  // it is about to leave
-    if (!full && request.num_room >= request.num_known) add(at, 1);
+    if (!full && request.num_room >= request.num_known) decoding.push_back(at);
   }
-  next.shape.decodes = !next.entries.empty();
-  uint32_t prefill = budget;
-  if (next.shape.decodes) {
-    const bool measure = num_mixed_ >= kMixedBetweenMeasures;
-    prefill = measure ? 0 : std::min(budget, mixed_prefill_tokens());
+  const bool mixes = !decoding.empty() && !prefilling.empty();
+  const bool measures = num_mixed_ >= kMixedBetweenMeasures;
+  if (mixes && !measures) {
+    const RunningAt first = prefilling.front();
+    const auto later =
+        std::ranges::find_if(decoding, [&](RunningAt at) { return at->first > first->first; });
+    const auto num_before = static_cast<uint32_t>(later - decoding.begin());
+    if (later != decoding.end() && goes_first(first->second, budget - num_before)) {
+      next.shape.passes_over = true;
+      decoding.erase(later, decoding.end());
+      prefilling.resize(1);
+    }
   }
-  const std::vector<uint32_t> shares = prefill_shares(prefilling, prefill);
+  // Decode before prefill, so that a long prompt delays nobody's next token by more than its share.
+  for (const RunningAt at : decoding) add(at, 1);
+  next.shape.decodes = !decoding.empty();
+  uint32_t rows = budget;
+  if (next.shape.decodes && !next.shape.passes_over) {
+    rows = measures ? 0 : std::min(budget, rows_beside());
+  }
+  const std::vector<uint32_t> shares = prefill_shares(prefilling, rows);
   for (size_t i = 0; i < prefilling.size(); ++i) {
     if (shares[i] > 0) next.shape.prefill_tokens += add(prefilling[i], shares[i]);
   }
   if (next.entries.empty()) return;
-  num_mixed_ = next.shape.decodes && next.shape.prefill_tokens > 0 ? num_mixed_ + 1 : 0;
+  const bool met = mixes && next.shape.prefill_tokens > 0;
+  num_mixed_ = met ? num_mixed_ + 1 : 0;
+  num_repaying_ = mixes && !met ? num_repaying_ + 1 : 0;
   next.step = last_step_ = StepId{last_step_.value + 1};
   effects.emplace_back(RunStep{next.step, next.entries});
   step_ = std::move(next);
+}
+
+uint32_t Batcher::rows_beside() const {
+  const uint64_t least = options_.min_prefill_tokens;
+  const uint64_t rows = cost_.rows_beside().value_or(least);
+  if (rows >= least)
+    return static_cast<uint32_t>(std::min<uint64_t>(rows, options_.max_step_tokens));
+  return cost_.overdrawn() && num_repaying_ < kMaxRepaying ? 0 : options_.min_prefill_tokens;
+}
+
+bool Batcher::goes_first(const Running& prompt, uint32_t room) const {
+  const uint32_t left = prompt.num_known - prompt.num_computed;
+  return left > rows_beside() && left <= std::min<uint64_t>(room, cost_.rows_instead().value_or(0));
 }
 
 std::vector<uint32_t> Batcher::prefill_shares(const std::vector<RunningAt>& prefilling,
@@ -290,14 +320,6 @@ std::vector<uint32_t> Batcher::prefill_shares(const std::vector<RunningAt>& pref
 }
 
 // --- views --------------------------------------------------------------------------------------
-
-uint32_t Batcher::mixed_prefill_tokens() const {
-  const uint64_t affordable =
-      cost_.prefill_tokens_within(options_.mixed_step_percent, options_.step_target)
-          .value_or(options_.min_prefill_tokens);
-  return static_cast<uint32_t>(std::min<uint64_t>(
-      std::max<uint64_t>(affordable, options_.min_prefill_tokens), options_.max_step_tokens));
-}
 
 Batcher::RunningAt Batcher::find_running(RequestId request) {
   const auto place = places_.find(request);

@@ -28,14 +28,13 @@ namespace troupe::scheduler {
 struct BatcherOptions {
   uint32_t max_step_tokens = 256;  ///< rows of one step
   uint32_t max_running = 16;       ///< requests with KV blocks; <= max_step_tokens
-  /// What prefill may make of a step in which others decode, in percent of the time of a step that
-  /// only decodes: their tokens come at most so much later because somebody's prompt is long.
-  uint32_t mixed_step_percent = 200;
-  /// A step may take so long in any case: nobody notices that tokens came faster, but everybody how
-  /// long the first one took. Half a dozen short steps that each take few rows of prefill also cost
-  /// more than a longer one.
-  Duration step_target = milliseconds(10);
-  /// Prefill rows that a step takes in any case, so that a prompt never waits for ever.
+  /// What prefill may make of the steps of those who decode: their tokens come on average at most
+  /// so much later because somebody's prompt is long. The target holds in any case: nobody notices
+  /// that tokens came faster, but everybody how long the first one took. Half a dozen short steps
+  /// that each take few rows of prefill also cost more than a longer one.
+  StepGoal step{.percent = 200, .target = milliseconds(10)};
+  /// Fewer prefill rows a step does not take, however dear they are: the first ones cost most.
+  /// Steps that only decode make up for it.
   uint32_t min_prefill_tokens = 16;
 };
 
@@ -131,8 +130,6 @@ class Batcher {
   [[nodiscard]] size_t num_waiting() const { return waiting_.size(); }
   [[nodiscard]] size_t num_running() const { return running_.size(); }
   [[nodiscard]] uint64_t num_preempted() const { return num_preempted_; }
-  /// Prefill rows that the next step may take while others decode.
-  [[nodiscard]] uint32_t mixed_prefill_tokens() const;
   /// Invariants: "" or the reason.
   [[nodiscard]] std::string check() const;
 
@@ -185,6 +182,11 @@ class Batcher {
   void ask_for_room(Effects& effects);
   void ask_for_next(Effects& effects);
   void run_step(Effects& effects);
+  /// Prefill rows that the next step may take while others decode.
+  [[nodiscard]] uint32_t rows_beside() const;
+  /// Those who decode and come later in order than this first prompt wait for it: a step without
+  /// them, of so many rows at most, can end it, and one with them cannot.
+  [[nodiscard]] bool goes_first(const Running& prompt, uint32_t room) const;
   /// Of so many rows half go to those with the fewest rows left, the rest in order: the first
   /// prompt takes at most twice as long, and short ones that come after it need not wait for its
   /// end.
@@ -214,7 +216,8 @@ class Batcher {
   bool admission_closed_ = false;   ///< nobody is taken in before blocks are freed
   bool frees_at_step_end_ = false;  ///< somebody left during the step that is out
   std::optional<OutStep> step_;
-  uint32_t num_mixed_ = 0;  ///< steps in a row that both decode and prefill
+  uint32_t num_mixed_ = 0;     ///< steps in a row in which prefill and decoding met
+  uint32_t num_repaying_ = 0;  ///< steps in a row for which prompts waited
   StepId last_step_;
   AskId last_ask_ = 0;
   uint64_t last_arrival_ = 0;

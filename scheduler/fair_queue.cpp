@@ -94,7 +94,7 @@ void FairQueue::charge(const std::string& tenant, uint64_t tokens, uint32_t weig
 
 uint64_t FairQueue::served(const std::string& tenant) const {
   const auto found = tenants_.find(tenant);
-  return found == tenants_.end() ? 0 : found->second.served;
+  return found == tenants_.end() ? 0 : found->second.served / kScale;
 }
 
 size_t FairQueue::waiting(const std::string& tenant) const {

@@ -50,7 +50,7 @@ class FairQueue {
   /// The tenant was served so many tokens, at `weight` of its share (2: it may have twice as many).
   void charge(const std::string& tenant, uint64_t tokens, uint32_t weight = 1);
 
-  /// By weight, as far as is remembered; compares tenants.
+  /// Tokens by weight, as far as is remembered; compares tenants.
   [[nodiscard]] uint64_t served(const std::string& tenant) const;
   [[nodiscard]] size_t size() const { return places_.size(); }
   [[nodiscard]] bool empty() const { return places_.empty(); }

@@ -334,14 +334,18 @@ std::optional<RequestId> Scheduler::who_yields_to(const std::string& tenant,
   if (most == running_of_.end() || most->second < places_of(tenant) + 2) {
     return std::nullopt;
   }
-  // Else the first place that comes free would go back.
-  if (queue_.served(most->first) < queue_.served(tenant)) return std::nullopt;
   std::optional<RequestId> last;
+  uint64_t num_owed = 0;
   for (const auto& [request, entry] : requests_) {
-    if (!entry.share || routers_.is_drained(entry.share->router)) continue;
+    if (!entry.share) continue;
+    if (entry.spec.tenant == tenant && entry.emitted.empty()) num_owed += entry.spec.prompt.size();
+    if (routers_.is_drained(entry.share->router)) continue;
     if (entry.spec.tenant != most->first || entry.spec.priority < priority) continue;
     if (!last || entry.order > requests_.at(*last).order) last = request;
   }
+  // Else the first place that comes free would go back. What the tenant was charged for prompts
+  // that are still to be computed is no service yet.
+  if (queue_.served(most->first) + num_owed < queue_.served(tenant)) return std::nullopt;
   return last;
 }
 
@@ -361,9 +365,9 @@ void Scheduler::start_waiting(RequestId request, const RouterShare& share, Insta
   queue_.erase(request);
   if (entry.submitted < now) estimate_.place_taken(now, !queue_.empty());
   if (entry.attempt == 0) {
-    entry.order = (now + options_.fairness.ageing * entry.spec.priority +
-                   options_.order_per_running * places_of(entry.spec.tenant))
-                      .ns;
+    Instant& turn = last_turn_[entry.spec.tenant];
+    turn = std::max(turn, now + options_.order_per_running * places_of(entry.spec.tenant));
+    entry.order = (turn + options_.fairness.ageing * entry.spec.priority).ns;
     // At once: else a tenant of long prompts counts as served little while they are computed.
     queue_.charge(entry.spec.tenant, entry.spec.prompt.size());
   }
@@ -403,7 +407,9 @@ void Scheduler::leave_router(Entry& entry) {
   entry.share.reset();
   settled_ = false;
   const auto of_tenant = running_of_.find(entry.spec.tenant);
-  if (--of_tenant->second == 0) running_of_.erase(of_tenant);
+  if (--of_tenant->second > 0) return;
+  running_of_.erase(of_tenant);
+  last_turn_.erase(entry.spec.tenant);
 }
 
 void Scheduler::end_what_is_late(Instant now, Effects& effects) {
@@ -486,6 +492,9 @@ std::string Scheduler::check() const {
     ++running_of[entry.spec.tenant];
   }
   if (running_of != running_of_) return "a tenant's count of requests is wrong";
+  for (const auto& [tenant, turn] : last_turn_) {
+    if (!running_of_.contains(tenant)) return "the turn of a tenant without requests is kept";
+  }
   if (std::string problem = routers_.check(shares); !problem.empty()) return problem;
   if (deadlines_.size() != requests_.size()) return "a deadline outlived its request";
   if (queue_.size() > options_.max_queued + num_resuming) return "the queue exceeds its bound";

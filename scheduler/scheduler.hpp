@@ -239,6 +239,9 @@ class Scheduler {
   RouterPool routers_;
   WaitEstimate estimate_;
   Places running_of_;
+  /// Of tenants with running requests: none of theirs comes before the one that started before it,
+  /// however few run by now.
+  std::map<std::string, Instant> last_turn_;
   std::set<std::pair<Instant, RequestId>> deadlines_;  ///< of every entry
   std::optional<Instant> queue_deadline_;              ///< the end of the wait for a router
   Instant last_heard_;                                 ///< of the last router that went down

@@ -14,14 +14,21 @@ void StepCost::learn(const StepShape& step, Duration took) {
   if (took_ns <= 0) return;
   if (step.prefill_tokens == 0) {
     decode_ns_ = decode_ns_ == 0 ? took_ns : decode_ns_ + kRate * (took_ns - decode_ns_);
+  } else {
+    const auto rows = static_cast<double>(step.prefill_tokens);
+    if (step.decodes) {
+      mixed_.learn(rows, std::max(0.0, took_ns - decode_ns_));
+    } else {
+      alone_.learn(rows, took_ns);
+    }
+  }
+  if (!step.decodes && !step.passes_over) {  // nobody waited
+    overdraft_ns_ = 0;
     return;
   }
-  const auto rows = static_cast<double>(step.prefill_tokens);
-  if (step.decodes) {
-    mixed_.learn(rows, std::max(0.0, took_ns - decode_ns_));
-  } else {
-    alone_.learn(rows, took_ns);
-  }
+  const double agreed = agreed_ns();
+  overdraft_ns_ = std::clamp(overdraft_ns_ + took_ns - (step.passes_over ? 0 : agreed), 0.0,
+                             kMaxSteps * agreed);
 }
 
 void StepCost::Average::learn(double rows_sample, double ns_sample) {
@@ -30,10 +37,21 @@ void StepCost::Average::learn(double rows_sample, double ns_sample) {
   ns += rate * (ns_sample - ns);
 }
 
-std::optional<uint64_t> StepCost::prefill_tokens_within(uint32_t percent, Duration target) const {
+double StepCost::agreed_ns() const {
+  return std::max(decode_ns_ * goal_.percent / 100.0, static_cast<double>(goal_.target.ns));
+}
+
+std::optional<uint64_t> StepCost::rows_beside() const {
+  return rows_within(agreed_ns() - overdraft_ns_ - decode_ns_);
+}
+
+std::optional<uint64_t> StepCost::rows_instead() const {
+  return rows_within(2 * agreed_ns() - overdraft_ns_);
+}
+
+std::optional<uint64_t> StepCost::rows_within(double budget_ns) const {
   if (decode_ns_ <= 0 || !(mixed_.known() || alone_.known())) return std::nullopt;
-  const double step_ns = std::max(decode_ns_ * percent / 100.0, static_cast<double>(target.ns));
-  const double budget_ns = step_ns - decode_ns_;
+  if (budget_ns <= 0) return 0;
   const Average& near = mixed_.known() ? mixed_ : alone_;
   const double mean_price = near.ns / near.rows;
   double price = mean_price;

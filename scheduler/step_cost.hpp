@@ -8,6 +8,9 @@
 // A row of prefill has no one price: the first few of a step make it read most experts and cost
 // more than those that follow. So the steps that mix and those that only prefill, which are larger,
 // are remembered apart, and what lies between lies on the line through both.
+//
+// From that follows how much prefill a step takes while others decode: their tokens come on average
+// no later than agreed. A step that took longer is paid for by those that follow.
 
 #include <cstdint>
 #include <optional>
@@ -19,22 +22,36 @@ namespace troupe::scheduler {
 /// What of a step decides its cost.
 struct StepShape {
   bool decodes = false;
+  bool passes_over = false;  ///< somebody who decodes gets no token
   uint32_t prefill_tokens = 0;
+};
+
+/// How long a token may take on average because others prefill: the longer of the two.
+struct StepGoal {
+  uint32_t percent = 200;  ///< of the time of a step that only decodes; >= 100
+  Duration target;
 };
 
 class StepCost {
  public:
+  explicit StepCost(StepGoal goal) : goal_(goal) {}
+
   /// REQUIRES: the step decodes or has rows of prefill.
   void learn(const StepShape& step, Duration took);
 
-  /// Rows of prefill that lengthen a step that decodes to `percent` of its time without them, or to
-  /// `target`, whichever is more.
-  /// @param percent >= 100
+  /// Rows of prefill that a step may take beside those who decode.
   /// @returns nothing as long as no step that decodes, or none that prefills, is known
-  [[nodiscard]] std::optional<uint64_t> prefill_tokens_within(uint32_t percent,
-                                                              Duration target) const;
+  [[nodiscard]] std::optional<uint64_t> rows_beside() const;
+  /// The same in a step of their own, for which those who decode wait up to twice as long as
+  /// agreed.
+  [[nodiscard]] std::optional<uint64_t> rows_instead() const;
+  /// Those who decode have waited for longer than agreed. At most kMaxSteps steps of it are
+  /// remembered: what hung for a second must not keep prompts waiting.
+  [[nodiscard]] bool overdrawn() const { return overdraft_ns_ > 0; }
 
  private:
+  static constexpr double kMaxSteps = 16;
+
   /// Of the prefill of some steps; both 0: not known.
   struct Average {
     double rows = 0;
@@ -42,8 +59,13 @@ class StepCost {
     void learn(double rows_sample, double ns_sample);
     [[nodiscard]] bool known() const { return ns > 0; }
   };
+  /// What a token may take.
+  [[nodiscard]] double agreed_ns() const;
+  [[nodiscard]] std::optional<uint64_t> rows_within(double budget_ns) const;
 
+  StepGoal goal_;
   double decode_ns_ = 0;  ///< 0: not known
+  double overdraft_ns_ = 0;
   Average mixed_, alone_;
 };
 

@@ -327,7 +327,7 @@ class MixedSteps {
   explicit MixedSteps(Duration step_target)
       : batcher_({.max_step_tokens = 256,
                   .max_running = 4,
-                  .step_target = step_target,
+                  .step = {.target = step_target},
                   .min_prefill_tokens = 4}) {
     run(Arrived{RequestId{1}, 200, 1 << 20, 0});
     for (int i = 0; i < 21; ++i) run_step(20);
@@ -382,6 +382,70 @@ TEST(Batcher, FillsShortStepsWithPrefillToTheTarget) {
   MixedSteps low(microseconds(1500));
   for (int i = 0; i < 50; ++i) low.run_step(20);
   EXPECT_NEAR(low.chunk(), 50, 5) << "twice the step is more than the target";
+}
+
+TEST_F(BatcherTest, DecodesOnlyUntilADearStepIsPaidFor) {
+  batcher = Batcher(
+      {.max_step_tokens = 64, .max_running = 3, .step = {.percent = 200}, .min_prefill_tokens = 4});
+  arrive(1, 3);
+  reserved(1);
+  done(1, milliseconds(1));
+  done(2, milliseconds(1));  // a token takes 1 ms, so it may take 2
+  arrive(2, 50);
+  reserved(2);
+  EXPECT_THAT(done(3, milliseconds(1)), ElementsAre("step 4: 1@5+1! 2@0+4"));
+  EXPECT_THAT(done(4, milliseconds(5)), ElementsAre("step 5: 1@6+1!")) << "3 ms too many";
+  EXPECT_THAT(done(5, milliseconds(1)), ElementsAre("step 6: 1@7+1!"));
+  EXPECT_THAT(done(6, milliseconds(1)), ElementsAre("step 7: 1@8+1!"));
+  EXPECT_THAT(done(7, milliseconds(1)), ElementsAre("step 8: 1@9+1! 2@4+4"));
+}
+
+TEST_F(BatcherTest, LetsAPromptGetOnHoweverDearItIs) {
+  batcher = Batcher(
+      {.max_step_tokens = 64, .max_running = 3, .step = {.percent = 100}, .min_prefill_tokens = 4});
+  arrive(1, 3, 1000);
+  reserved(1, 1000);
+  done(1, milliseconds(1));
+  done(2, milliseconds(1));
+  arrive(2, 8, 1000);
+  reserved(2, 1000);
+  uint64_t step = 3;
+  std::vector<uint64_t> with_prefill;
+  for (; step < 40; ++step) {
+    const bool prefilled = !with_prefill.empty() && with_prefill.back() == step;
+    const auto next = done(step, prefilled ? seconds(1) : milliseconds(1));
+    if (next.size() == 1 && next[0].find(" 2@") != std::string::npos) {
+      with_prefill.push_back(step + 1);
+      if (with_prefill.size() == 2) break;
+    }
+  }
+  EXPECT_THAT(with_prefill, ElementsAre(4, 20)) << "16 steps later: nothing pays for it";
+}
+
+TEST_F(BatcherTest, RunsAPromptThatComesBeforeThoseWhoDecodeWithoutThem) {
+  batcher = Batcher({.max_step_tokens = 128,
+                     .max_running = 5,
+                     .step = {.percent = 200},
+                     .min_prefill_tokens = 4});
+  arrive(1, 30, 100, 10);
+  reserved(1);
+  arrive(2, 30, 100, 30);
+  done(1, microseconds(3000));  // 0.1 ms for each row
+  for (uint64_t step = 2; step < 5; ++step) done(step, microseconds(1500));
+  reserved(2);
+  done(5, microseconds(1500));
+  for (uint64_t step = 6; step < 9; ++step) done(step, microseconds(1500));
+  // Both decode, 1.5 ms for a step; 15 rows may go beside them or 60 instead of them.
+  arrive(3, 20, 100, 20);
+  reserved(3);
+  EXPECT_THAT(done(9, microseconds(1500)), ElementsAre("step 10: 1@38+1! 3@0+20!"))
+      << "2 comes later in order and waits";
+  EXPECT_THAT(done(10, microseconds(3000)), ElementsAre("step 11: 1@39+1! 3@20+1! 2@32+1!"));
+  // 1.5 ms of the 3 that 2 waited are still owed to it: the next prompt has 4.5 of 6 left.
+  arrive(4, 70, 100, 21);
+  reserved(4);
+  EXPECT_THAT(done(11, microseconds(1500)), ElementsAre("step 12: 1@40+1! 3@21+1! 2@33+1!"));
+  EXPECT_THAT(done(12, microseconds(1500)), ElementsAre("step 13: 1@41+1! 3@22+1! 4@0+70!"));
 }
 
 }  // namespace

@@ -13,7 +13,7 @@ namespace troupe::scheduler {
 
 class BatcherTwin {
  public:
-  explicit BatcherTwin(BatcherOptions options) : options_(options) {}
+  explicit BatcherTwin(BatcherOptions options) : options_(options), cost_(options.step) {}
 
   std::vector<BatcherEffect> handle(const BatcherEvent& event) {
     effects_.clear();
@@ -153,6 +153,13 @@ class BatcherTwin {
     effects_.emplace_back(
         ReserveBlocks{next->ask, next->id, std::max(next->known, wanted_room(*next))});
   }
+  [[nodiscard]] uint32_t rows_beside() const {
+    const uint64_t least = options_.min_prefill_tokens;
+    const uint64_t affordable = cost_.rows_beside().value_or(least);
+    if (affordable < least && cost_.overdrawn() && num_repaying_ < 15) return 0;
+    return static_cast<uint32_t>(std::clamp<uint64_t>(
+        affordable, least, std::max<uint64_t>(least, options_.max_step_tokens)));
+  }
   void run() {
     RunStep step{StepId{last_step_.value + 1}, {}};
     uint32_t budget = options_.max_step_tokens;
@@ -163,26 +170,34 @@ class BatcherTwin {
       budget -= count;
       return count;
     };
+    std::vector<Request*> decoding, prefilling;
     for (Request& r : requests_) {
-      if (r.runs && r.decoding && r.known < r.max_context && r.room >= r.known) add(r, 1);
+      if (!r.runs) continue;
+      if (!r.decoding) prefilling.push_back(&r);
+      if (r.decoding && r.known < r.max_context && r.room >= r.known) decoding.push_back(&r);
     }
-    shape_ = {.decodes = !step.entries.empty()};
+    const bool mixes = !decoding.empty() && !prefilling.empty();
+    shape_ = {};
+    if (mixes && num_mixed_ < 15 && decoding.back() > prefilling[0]) {  // by place
+      const uint32_t left = prefilling[0]->known - prefilling[0]->computed;
+      const uint64_t instead = cost_.rows_instead().value_or(0);
+      const uint64_t room =
+          options_.max_step_tokens -
+          std::ranges::count_if(decoding, [&](const Request* r) { return r < prefilling[0]; });
+      if (left > rows_beside() && left <= std::min(instead, room)) {
+        shape_.passes_over = true;
+        std::erase_if(decoding, [&](const Request* r) { return r > prefilling[0]; });
+        prefilling = {prefilling[0]};
+      }
+    }
+    for (Request* r : decoding) add(*r, 1);
+    shape_.decodes = !decoding.empty();
     uint32_t prefill = budget;
-    if (shape_.decodes) {
-      const uint64_t affordable =
-          cost_.prefill_tokens_within(options_.mixed_step_percent, options_.step_target)
-              .value_or(options_.min_prefill_tokens);
-      prefill = num_mixed_ >= 15
-                    ? 0
-                    : static_cast<uint32_t>(std::min<uint64_t>(
-                          budget, std::max<uint64_t>(affordable, options_.min_prefill_tokens)));
+    if (shape_.decodes && !shape_.passes_over) {
+      prefill = num_mixed_ >= 15 ? 0 : std::min(budget, rows_beside());
     }
     // Row by row: half of them to the request with the fewest left, the rest to the first in order.
     std::map<Request*, uint32_t> shares;
-    std::vector<Request*> prefilling;
-    for (Request& r : requests_) {
-      if (r.runs && !r.decoding) prefilling.push_back(&r);
-    }
     for (uint32_t row = 0; row < prefill; ++row) {
       Request* next = nullptr;
       uint32_t fewest = 0;
@@ -198,7 +213,9 @@ class BatcherTwin {
       if (shares[r] > 0) shape_.prefill_tokens += add(*r, shares[r]);
     }
     if (step.entries.empty()) return;
-    num_mixed_ = shape_.decodes && shape_.prefill_tokens > 0 ? num_mixed_ + 1 : 0;
+    const bool met = mixes && shape_.prefill_tokens > 0;
+    num_mixed_ = met ? num_mixed_ + 1 : 0;
+    num_repaying_ = mixes && !met ? num_repaying_ + 1 : 0;
     last_step_ = step.step;
     out_ = true;
     effects_.emplace_back(std::move(step));
@@ -212,7 +229,7 @@ class BatcherTwin {
   StepCost cost_;
   StepId last_step_;
   AskId last_ask_ = 0;
-  uint32_t num_mixed_ = 0;
+  uint32_t num_mixed_ = 0, num_repaying_ = 0;
 };
 
 /// For comparing and for messages: "preempt 3; extend #7 3 to 12; step 4: 3@8+1! 5@0+6".

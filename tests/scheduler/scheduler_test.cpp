@@ -402,6 +402,45 @@ TEST_F(SchedulerTest, MovesTheLastRequestFromARouterWithoutBlocksToOneWithRoom) 
   EXPECT_EQ(scheduler.counts().moved_total, 1U);
 }
 
+TEST_F(SchedulerTest, RequestsOfATenantKeepTheirOrder) {
+  const auto order = [&](uint64_t request, const std::string& tenant, uint32_t priority) {
+    const RequestSpec spec{.prompt = {1, 2},
+                           .max_tokens = 4,
+                           .tenant = tenant,
+                           .priority = priority,
+                           .timeout = seconds(60)};
+    for (const SchedulerEffect& effect :
+         scheduler.handle(Submitted{RequestId{request}, spec}, now)) {
+      if (const auto* start = std::get_if<StartOnRouter>(&effect)) return Duration{start->order};
+    }
+    return Duration{};
+  };
+  use({.max_running = 8, .max_context = 20});
+  up();
+  now = Instant{seconds(100).ns};
+  for (uint64_t r = 1; r <= 4; ++r) {
+    EXPECT_EQ(order(r, "many", 1), seconds(110 + static_cast<int64_t>(r) - 1));
+  }
+  for (uint64_t r = 1; r <= 3; ++r) finish(r);
+  now = now + seconds(1);
+  EXPECT_EQ(order(5, "many", 1), seconds(113)) << "not 112: not before 4";
+  EXPECT_EQ(order(6, "many", 0), seconds(103)) << "another class";
+  EXPECT_EQ(order(7, "one", 1), seconds(111));
+  for (uint64_t r = 4; r <= 6; ++r) finish(r);
+  EXPECT_EQ(order(8, "many", 1), seconds(111)) << "nobody of its own is left to come after";
+}
+
+TEST_F(SchedulerTest, APromptThatIsStillToBeComputedIsNoServiceYet) {
+  use({.max_running = 4, .max_context = 20});
+  up();
+  for (uint64_t r = 1; r <= 6; ++r) submit_for("heavy", r);
+  EXPECT_THAT(submit_for("light", 11),
+              ElementsAre("tell 11: admitted", "cancel 4.1 on 10", "start 11.1 on 10"));
+  EXPECT_THAT(submit_for("light", 12),
+              ElementsAre("tell 12: admitted", "cancel 3.1 on 10", "start 12.1 on 10"))
+      << "it was charged the prompt of 11, but nothing of that has come";
+}
+
 TEST_F(SchedulerTest, ATenantWithMostPlacesGivesThemToOthersUntilTheyAreEven) {
   use({.max_running = 4, .max_context = 20});
   up();
@@ -410,9 +449,11 @@ TEST_F(SchedulerTest, ATenantWithMostPlacesGivesThemToOthersUntilTheyAreEven) {
   EXPECT_THAT(submit_for("light", 11),
               ElementsAre("tell 11: admitted", "cancel 4.1 on 10", "start 11.1 on 10"))
       << "its last one gives way";
-  emit(1, 0, {7, 8, 9});  // as much as 11 takes
-  EXPECT_THAT(submit_for("light", 12),
-              ElementsAre("tell 12: admitted", "cancel 3.1 on 10", "start 12.1 on 10"));
+  emit(11, 0, {7});
+  EXPECT_THAT(submit_for("light", 12), ElementsAre("tell 12: admitted")) << "it was served more";
+  now = now + milliseconds(20);
+  EXPECT_THAT(emit(1, 0, {7, 8, 9, 7}),  // as much as 11 took
+              ElementsAre("tell 1: tokens 0 [7 8 9 7]", "cancel 3.1 on 10", "start 12.1 on 10"));
   EXPECT_THAT(submit_for("light", 13), ElementsAre("tell 13: admitted")) << "two and two";
   emit(2, 0, {7, 8, 9});
   EXPECT_THAT(submit_for("third", 21),
@@ -429,13 +470,14 @@ TEST_F(SchedulerTest, TokensMakeTheTenantWithMostGiveWayWithinTenMilliseconds) {
   for (uint64_t r = 1; r <= 5; ++r) submit_for("heavy", r);
   EXPECT_THAT(submit_for("light", 11),
               ElementsAre("tell 11: admitted", "cancel 4.1 on 10", "start 11.1 on 10"));
+  emit(11, 0, {7});
   EXPECT_THAT(submit_for("light", 12), ElementsAre("tell 12: admitted")) << "it was served more";
   now = now + milliseconds(9);
-  EXPECT_THAT(emit(1, 0, {7, 8, 9}), ElementsAre("tell 1: tokens 0 [7 8 9]"))
+  EXPECT_THAT(emit(1, 0, {7, 8, 9, 7}), ElementsAre("tell 1: tokens 0 [7 8 9 7]"))
       << "as much as heavy now, but nobody looks at each token";
   now = now + milliseconds(1);
-  EXPECT_THAT(emit(1, 3, {7}),
-              ElementsAre("tell 1: tokens 3 [7]", "cancel 3.1 on 10", "start 12.1 on 10"));
+  EXPECT_THAT(emit(2, 0, {7}),
+              ElementsAre("tell 2: tokens 0 [7]", "cancel 3.1 on 10", "start 12.1 on 10"));
 }
 
 TEST_F(SchedulerTest, TokensMakeItTheTurnOfARequestThatFindsBlocks) {

@@ -415,7 +415,12 @@ class SlowScheduler {
   }
   [[nodiscard]] const Request* who_yields_to(const std::string& tenant, uint32_t priority) const {
     const std::string most = tenant_with_most();
-    if (places_of(most) < places_of(tenant) + 2 || served(most) < served(tenant)) return nullptr;
+    size_t owed = 0;
+    for (const Request& r : requests_) {
+      if (!r.waits() && r.spec.tenant == tenant && r.emitted.empty()) owed += r.spec.prompt.size();
+    }
+    if (places_of(most) < places_of(tenant) + 2) return nullptr;
+    if (served(most) + owed < served(tenant)) return nullptr;
     const Request* last = nullptr;
     for (const Request& r : requests_) {
       if (r.waits() || r.spec.tenant != most || find(*r.router)->drained) continue;
@@ -447,9 +452,11 @@ class SlowScheduler {
     Request& r = *find(request);
     const bool is_first = r.attempt == 0;
     if (is_first) {
-      r.order = (now_ + options_.fairness.ageing * r.spec.priority +
-                 options_.order_per_running * static_cast<int64_t>(places_of(r.spec.tenant)))
-                    .ns;
+      const auto num_running = static_cast<int64_t>(places_of(r.spec.tenant));
+      const Instant turn = now_ + options_.order_per_running * num_running;
+      Instant& last = last_turn_[r.spec.tenant];
+      last = std::max(last, turn);
+      r.order = (last + options_.fairness.ageing * r.spec.priority).ns;
     }
     r.is_next = false;
     start(r, choice);
@@ -483,6 +490,7 @@ class SlowScheduler {
   void leave(Request& r) {
     computes(*r.router, r);
     r.router.reset();
+    if (places_of(r.spec.tenant) == 0) last_turn_.erase(r.spec.tenant);
     settled_ = false;
   }
   void lose(RequestId request) {
@@ -598,12 +606,13 @@ class SlowScheduler {
   std::vector<Request> requests_;  ///< by id
   std::vector<Router> routers_;    ///< those that are up, by id
   std::vector<Computed> computed_;
-  std::map<std::string, uint64_t> served_;   ///< tokens, of the tenants that are remembered
-  std::string last_waited_;                  ///< the tenant whose request was the last to wait
-  std::optional<double> mean_gap_ns_;        ///< between places that came free
-  std::optional<Instant> last_place_taken_;  ///< if somebody has waited for the next one since
-  std::optional<Instant> end_of_wait_;       ///< for a router
-  Instant last_heard_;                       ///< of the last router that went down
+  std::map<std::string, uint64_t> served_;    ///< tokens, of the tenants that are remembered
+  std::map<std::string, Instant> last_turn_;  ///< of tenants that have some running
+  std::string last_waited_;                   ///< the tenant whose request was the last to wait
+  std::optional<double> mean_gap_ns_;         ///< between places that came free
+  std::optional<Instant> last_place_taken_;   ///< if somebody has waited for the next one since
+  std::optional<Instant> end_of_wait_;        ///< for a router
+  Instant last_heard_;                        ///< of the last router that went down
   bool stopping_ = false;
   Instant last_look_;     ///< for somebody to start, to give way or to move
   bool settled_ = false;  ///< since then nobody has started, left a router or stopped waiting

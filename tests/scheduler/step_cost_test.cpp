@@ -14,30 +14,32 @@ double prefill_ms(double rows) { return 5 * (1 - std::exp(-rows / 32)) + 0.04 * 
 
 Duration ms(double value) { return Duration{static_cast<int64_t>(value * 1e6)}; }
 
+constexpr StepGoal kDouble{.percent = 200};
+constexpr StepGoal kTarget{.percent = 100, .target = milliseconds(12)};
+
 void decode(StepCost& cost) { cost.learn({.decodes = true}, ms(kDecodeMs)); }
 void prefill(StepCost& cost, uint32_t rows) {
   cost.learn({.prefill_tokens = rows}, ms(prefill_ms(rows)));
 }
 /// Fills a step to 12 ms. @returns what it took
 double mix(StepCost& cost) {
-  const auto rows = static_cast<uint32_t>(*cost.prefill_tokens_within(100, ms(12)));
+  const auto rows = static_cast<uint32_t>(*cost.rows_beside());
   const double took = kDecodeMs + prefill_ms(rows);
   cost.learn({.decodes = true, .prefill_tokens = rows}, ms(took));
   return took;
 }
 
 TEST(StepCost, KnowsNothingBeforeItHasSeenBothKinds) {
-  StepCost cost;
-  EXPECT_EQ(cost.prefill_tokens_within(200, {}), std::nullopt);
+  StepCost cost(kDouble);
+  EXPECT_EQ(cost.rows_beside(), std::nullopt);
   decode(cost);
-  EXPECT_EQ(cost.prefill_tokens_within(200, {}), std::nullopt);
+  EXPECT_EQ(cost.rows_beside(), std::nullopt);
   prefill(cost, 256);
-  EXPECT_EQ(cost.prefill_tokens_within(200, {}),
-            static_cast<uint64_t>(kDecodeMs / (prefill_ms(256) / 256)));
+  EXPECT_EQ(cost.rows_beside(), static_cast<uint64_t>(kDecodeMs / (prefill_ms(256) / 256)));
 }
 
 TEST(StepCost, ComesToTheTargetThoughTheFirstRowsCostMost) {
-  StepCost cost;
+  StepCost cost(kTarget);
   decode(cost);
   prefill(cost, 256);
   for (int i = 0; i < 30; ++i) (void)mix(cost);
@@ -45,7 +47,7 @@ TEST(StepCost, ComesToTheTargetThoughTheFirstRowsCostMost) {
 }
 
 TEST(StepCost, RemembersSmallChunksWhileOnlyLargeOnesAreComputed) {
-  StepCost cost;
+  StepCost cost(kTarget);
   decode(cost);
   prefill(cost, 256);
   for (int i = 0; i < 30; ++i) (void)mix(cost);
@@ -54,13 +56,13 @@ TEST(StepCost, RemembersSmallChunksWhileOnlyLargeOnesAreComputed) {
 }
 
 TEST(StepCost, FollowsACostThatGrowsOrFalls) {
-  StepCost cost;
+  StepCost cost(kTarget);
   decode(cost);
   prefill(cost, 256);
   for (const double factor : {1.0, 3.0, 0.5}) {
     double took = 0;
     for (int i = 0; i < 100; ++i) {
-      const auto rows = static_cast<uint32_t>(*cost.prefill_tokens_within(100, ms(12)));
+      const auto rows = static_cast<uint32_t>(*cost.rows_beside());
       took = kDecodeMs + factor * prefill_ms(rows);
       if (rows > 0) cost.learn({.decodes = true, .prefill_tokens = rows}, ms(took));
       if (i % 10 == 0) cost.learn({.prefill_tokens = 256}, ms(factor * prefill_ms(256)));
@@ -70,27 +72,75 @@ TEST(StepCost, FollowsACostThatGrowsOrFalls) {
 }
 
 TEST(StepCost, LearnsNothingFromAStepThatTookNoLongerThanDecoding) {
-  StepCost cost;
+  StepCost cost(kDouble);
   decode(cost);
   cost.learn({.decodes = true, .prefill_tokens = 16}, ms(kDecodeMs));
-  EXPECT_EQ(cost.prefill_tokens_within(200, {}), std::nullopt);
+  EXPECT_EQ(cost.rows_beside(), std::nullopt);
   cost.learn({.decodes = true, .prefill_tokens = 200}, ms(kDecodeMs + 10));
-  EXPECT_EQ(cost.prefill_tokens_within(200, {}), 120U) << "a twentieth of a millisecond each";
+  decode(cost);
+  EXPECT_EQ(cost.rows_beside(), 120U) << "a twentieth of a millisecond each";
 }
 
 TEST(StepCost, RecoversFromOneStepThatHung) {
-  StepCost cost;
+  StepCost cost(kTarget);
   decode(cost);
   prefill(cost, 256);
   for (int i = 0; i < 30; ++i) (void)mix(cost);
   cost.learn({.decodes = true, .prefill_tokens = 60}, ms(500));
   for (int i = 0; i < 100; ++i) {
-    // The batcher gives prefill a few rows in any case.
-    const auto rows =
-        static_cast<uint32_t>(std::max<uint64_t>(16, *cost.prefill_tokens_within(100, ms(12))));
+    // The batcher gives prefill a few rows from time to time.
+    const auto rows = static_cast<uint32_t>(std::max<uint64_t>(16, *cost.rows_beside()));
     cost.learn({.decodes = true, .prefill_tokens = rows}, ms(kDecodeMs + prefill_ms(rows)));
   }
   EXPECT_NEAR(mix(cost), 12, 0.6);
+}
+
+TEST(StepCost, HasShorterStepsAfterOneThatTookTooLong) {
+  StepCost cost(kTarget);
+  for (int i = 0; i < 30; ++i) {
+    decode(cost);
+    cost.learn({.decodes = true, .prefill_tokens = 100}, ms(kDecodeMs + 5));
+  }
+  EXPECT_EQ(cost.rows_beside(), 120U) << "6 ms at a twentieth of a millisecond each";
+  EXPECT_EQ(cost.rows_instead(), 480U) << "24 ms";
+  cost.learn({.decodes = true, .prefill_tokens = 100}, ms(kTarget.target.ns / 1e6 + 4));
+  EXPECT_TRUE(cost.overdrawn());
+  EXPECT_NEAR(static_cast<double>(*cost.rows_beside()), 2 / 0.0625, 12);
+  decode(cost);
+  EXPECT_FALSE(cost.overdrawn()) << "6 ms of 12: 4 are paid back, what is left over is lost";
+  EXPECT_NEAR(static_cast<double>(*cost.rows_beside()), 6 / 0.0625, 12);
+}
+
+TEST(StepCost, CountsAStepWithoutThoseWhoDecodeAgainstTheNext) {
+  StepCost cost(kTarget);
+  decode(cost);
+  prefill(cost, 256);
+  cost.learn({.passes_over = true, .prefill_tokens = 100}, ms(9));
+  EXPECT_TRUE(cost.overdrawn());
+  EXPECT_EQ(cost.rows_beside(), 0U) << "12 - 9 ms are less than decoding takes";
+  EXPECT_GT(*cost.rows_instead(), 0U);
+  decode(cost);
+  EXPECT_TRUE(cost.overdrawn()) << "3 ms";
+  decode(cost);
+  EXPECT_FALSE(cost.overdrawn());
+}
+
+TEST(StepCost, OwesNobodyAnythingWhenNobodyDecodes) {
+  StepCost cost(kTarget);
+  decode(cost);
+  cost.learn({.decodes = true, .prefill_tokens = 16}, ms(50));
+  EXPECT_TRUE(cost.overdrawn());
+  prefill(cost, 256);
+  EXPECT_FALSE(cost.overdrawn());
+}
+
+TEST(StepCost, ForgetsMostOfAStepThatHung) {
+  StepCost cost(kTarget);
+  decode(cost);
+  cost.learn({.decodes = true, .prefill_tokens = 16}, ms(5000));
+  int steps = 0;
+  for (; cost.overdrawn(); ++steps) decode(cost);
+  EXPECT_EQ(steps, 32) << "16 steps of 12 ms, 6 ms at a time";
 }
 
 }  // namespace
