@@ -152,9 +152,9 @@ class ExpertShardShell {
     if (epoch <= epoch_ || links_.empty()) return;  // an epoch formed meanwhile comes first
     next_ = NextEpoch{epoch, msg.placement.held_by(services_->self)};
     auto loaded = std::make_shared<Result<ExpertTable>>(ExpertTable{});
-    services_->loader->submit([this, loaded, epoch, missing = missing_in(held_, next_->held),
-                               checkpoint = services_->checkpoint,
-                               me = caf::actor_cast<caf::actor>(self_)] {
+    services_->background->submit([this, loaded, epoch, missing = missing_in(held_, next_->held),
+                                   checkpoint = services_->checkpoint,
+                                   me = caf::actor_cast<caf::actor>(self_)] {
       *loaded = load_ahead(*checkpoint, missing);
       caf::anon_send(me, JobDone{[this, loaded, epoch] { loaded_ahead(epoch, loaded); }});
     });

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <map>
 #include <optional>
+#include <set>
 #include <span>
 #include <utility>
 
@@ -13,6 +14,7 @@
 #include "actors/shard_links.hpp"
 #include "actors/step_run.hpp"
 #include "base/log.hpp"
+#include "model/guide.hpp"
 #include "scheduler/overlap.hpp"
 
 namespace troupe::actors {
@@ -39,6 +41,7 @@ class RouterShell {
         kv_holder_(std::move(kv_holder)),
         scheduler_(std::move(scheduler)),
         options_(options),
+        guides_(std::make_shared<model::Guides>(services->vocabulary)),
         batcher_(options.batcher),
         overlap_(options.micro_batches),
         exchange_(self, services, engine_, kv_holder_, transfer_options(options),
@@ -208,7 +211,8 @@ class RouterShell {
     uint32_t max_tokens = 0;
     std::vector<TokenId> known;  ///< prompt and emitted
     model::SamplingParams sampling;
-    std::shared_ptr<model::GuideState> guide;  ///< with a grammar; used by the engine's jobs only
+    std::shared_ptr<model::GuideState> guide;  ///< with a grammar; used in the background only
+    std::shared_ptr<NextMask> mask;            ///< of the token behind `known`, once it was ordered
     std::vector<TokenId> stop_token_ids;
     std::string cache_namespace;
     std::vector<BlockId> block_table;
@@ -314,7 +318,8 @@ class RouterShell {
     step_ = OutStep{.step = e.step, .entries = std::move(e.entries), .began = now(self_)};
     std::vector<StepPart> parts;
     for (const scheduler::StepEntry& entry : step_->entries) {
-      const Request& request = requests_.at(entry.request);
+      Request& request = requests_.at(entry.request);
+      if (request.guide && !request.mask) make_mask(entry.request, request);
       const auto first = request.known.begin() + entry.first_position;
       step_->num_rows += entry.count;
       step_->prefills = step_->prefills || entry.count > 1;
@@ -323,7 +328,7 @@ class RouterShell {
                        .block_table = request.block_table,
                        .wants_token = entry.wants_token,
                        .sampling = request.sampling,
-                       .guide = request.guide});
+                       .mask = request.mask});
       const auto scored = request.scoring.next_of(entry.first_position, entry.count);
       step_->num_scored.push_back(scored.count);
       if (scored.count > 0) {
@@ -345,19 +350,47 @@ class RouterShell {
     run_.begin(step_->step, std::move(parts), step_->num_batches);
   }
 
+  /// Orders the mask of the request's next token, at most one at a time for each request. No step
+  /// waits for it, however long it takes: a token that cannot be sampled is left for a later one.
+  void make_mask(RequestId id, Request& request) {
+    request.mask = std::make_shared<NextMask>();
+    services_->background->submit(
+        [this, id, guides = guides_, grammar = request.sampling.grammar, state = request.guide,
+         emitted = std::vector(request.known.begin() + request.num_prompt, request.known.end()),
+         ordered = std::weak_ptr(request.mask), me = caf::actor_cast<caf::actor>(self_)] {
+          const std::shared_ptr<NextMask> mask = ordered.lock();
+          if (!mask) return;  // the request left
+          const auto allowed = guides->mask(*grammar, emitted, *state);
+          mask->set(allowed.ok() ? NextMask::Made({allowed->begin(), allowed->end()})
+                                 : allowed.error());
+          caf::anon_send(me, JobDone{[this, id, mask] { mask_made(id, mask); }});
+        });
+  }
+
+  void mask_made(RequestId id, const std::shared_ptr<NextMask>& mask) {
+    const auto found = requests_.find(id);
+    if (found != requests_.end() && found->second.mask == mask) batch(scheduler::MaskReady{id});
+  }
+
   void step_done(StepOutput output) {
     StepTokens message{.router = services_->self};
     std::vector<RequestId> ended;
+    std::set<RequestId> unsampled;
     size_t sampled = 0, scored = 0;
     for (size_t i = 0; i < step_->entries.size(); ++i) {
       const scheduler::StepEntry& entry = step_->entries[i];
       computed(entry, std::span(output.scored).subspan(scored, step_->num_scored[i]));
       scored += step_->num_scored[i];
       if (!entry.wants_token) continue;
-      const Result<model::SampledToken>& token = output.sampled[sampled++];
+      const auto& sampled_token = output.sampled[sampled++];
       const auto found = requests_.find(entry.request);
       if (found == requests_.end()) continue;  // cancelled during the step
       Request& request = found->second;
+      if (!sampled_token) {
+        unsampled.insert(entry.request);
+        continue;
+      }
+      const Result<model::SampledToken>& token = *sampled_token;
       if (!token.ok()) {
         fail(entry.request, request.attempt, token.error());
         ended.push_back(entry.request);
@@ -370,6 +403,7 @@ class RouterShell {
                         .num_cached = request.num_cached.value_or(0),
                         .prompt_logprobs = request.scoring.finish()};
       request.known.push_back(token->token);
+      request.mask.reset();
       const auto& stops = request.stop_token_ids;
       if (std::find(stops.begin(), stops.end(), token->token) != stops.end()) {
         emission.finished = true;
@@ -386,11 +420,16 @@ class RouterShell {
     if (!message.emissions.empty()) self_->send(scheduler_, std::move(message));
     for (const RequestId request : ended) leave(request);
     idle();
-    batch(scheduler::StepDone{ended_step.step, took});
+    batch(scheduler::StepDone{ended_step.step, took, unsampled});
+    for (const RequestId request : unsampled) {
+      // Made since the step looked: mask_made() may have come before the batcher knew.
+      if (requests_.at(request).mask->get() != nullptr) batch(scheduler::MaskReady{request});
+    }
   }
 
   /// A request's part of the step that ended. Others may share a prompt at once, and what is
-  /// decoded block by block.
+  /// decoded block by block. A row without a token will be computed again: others need not wait
+  /// for that, it writes the same KV.
   void computed(const scheduler::StepEntry& entry, std::span<model::SampledToken> scored) {
     const auto found = requests_.find(entry.request);
     if (found == requests_.end()) return;  // cancelled during the step
@@ -473,6 +512,7 @@ class RouterShell {
   caf::actor kv_holder_;
   caf::actor scheduler_;
   RouterOptions options_;
+  std::shared_ptr<model::Guides> guides_;  ///< used in the background only
   scheduler::Batcher batcher_;
   scheduler::Overlap overlap_;
   KvExchange exchange_;

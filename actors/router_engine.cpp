@@ -10,15 +10,29 @@ namespace {
 
 constexpr uint32_t kScoredAtOnce = 32;  // bounds the memory for logits
 
-bool is_guided(const StepPart& part) { return part.guide != nullptr; }
+std::optional<Result<model::SampledToken>> sample(const StepPart& part,
+                                                  std::span<const float> logits) {
+  std::span<const uint64_t> mask;
+  if (part.mask) {
+    const NextMask::Made* made = part.mask->get();
+    if (made == nullptr) return std::nullopt;
+    if (!made->ok()) return made->error();
+    mask = made->value();
+  }
+  const model::SampledToken token = model::sample(
+      logits, part.sampling, part.first_position + part.tokens.size(),
+      {.prompt = part.prompt, .emitted = part.emitted, .stop_token_ids = part.stop_token_ids},
+      mask);
+  if (token.token < 0) return model::no_token_error(token.token);
+  return token;
+}
 
 }  // namespace
 
 RouterEngine::RouterEngine(const model::ModelConfig& config,
                            std::shared_ptr<const model::RouterWeights> weights, kernels::Ops& ops,
-                           KvShape kv, AttentionForm form,
-                           Result<std::shared_ptr<const model::Vocabulary>> vocabulary)
-    : config_(config), weights_(std::move(weights)), kv_(kv), guides_(std::move(vocabulary)) {
+                           KvShape kv, AttentionForm form)
+    : config_(config), weights_(std::move(weights)), kv_(kv) {
   lanes_.reserve(kLanes);
   for (uint32_t i = 0; i < kLanes; ++i) {
     lanes_.push_back({.forward = Forward(config, *weights_, ops, kv_, form)});
@@ -35,7 +49,6 @@ Segment RouterEngine::begin(uint32_t lane_index, StepId step, std::vector<StepPa
   Lane& lane = lanes_[lane_index];
   lane.step = step;
   lane.parts = std::move(parts);
-  lane.is_guided = std::none_of(lane.parts.begin(), lane.parts.end(), is_guided);
   std::vector<StepSequence> sequences;
   sequences.reserve(lane.parts.size());
   for (const StepPart& part : lane.parts) {
@@ -49,19 +62,7 @@ Segment RouterEngine::begin(uint32_t lane_index, StepId step, std::vector<StepPa
 }
 
 void RouterEngine::compute_meanwhile(uint32_t lane_index) {
-  Lane& lane = lanes_[lane_index];
-  if (config_.num_shared_experts > 0) lane.forward.compute_shared();
-  if (lane.is_guided) return;
-  for (const StepPart& part : lane.parts) {
-    if (!is_guided(part)) continue;
-    // An Error shows when the part is sampled: it comes again.
-    if (part.wants_token) {
-      (void)guides_.mask(*part.sampling.grammar, part.emitted, *part.guide);
-    } else {
-      (void)guides_.prepare(*part.sampling.grammar, *part.guide);
-    }
-  }
-  lane.is_guided = true;
+  lanes_[lane_index].forward.compute_shared();
 }
 
 Segment RouterEngine::resume(uint32_t lane_index, const experts::DispatchPlan& plan,
@@ -105,7 +106,7 @@ Segment RouterEngine::advance(Lane& lane) {
       frame.payload = std::move(payload);
       segment.frames.push_back(std::move(frame));
     }
-    segment.has_work_meanwhile = config_.num_shared_experts > 0 || !lane.is_guided;
+    segment.has_work_meanwhile = config_.num_shared_experts > 0;
     return segment;
   }
   segment.output = output(lane);
@@ -134,18 +135,6 @@ StepOutput RouterEngine::output(Lane& lane) {
   }
   CHECK_EQ(num_sampled, logits.rows);
   return output;
-}
-
-Result<model::SampledToken> RouterEngine::sample(const StepPart& part,
-                                                 std::span<const float> logits) {
-  std::span<const uint64_t> mask;
-  if (is_guided(part)) mask = TRY(guides_.mask(*part.sampling.grammar, part.emitted, *part.guide));
-  const model::SampledToken token = model::sample(
-      logits, part.sampling, part.first_position + part.tokens.size(),
-      {.prompt = part.prompt, .emitted = part.emitted, .stop_token_ids = part.stop_token_ids},
-      mask);
-  if (token.token < 0) return model::no_token_error(token.token);
-  return token;
 }
 
 }  // namespace troupe::actors

@@ -5,14 +5,15 @@
 
 #include <algorithm>
 #include <memory>
+#include <optional>
 #include <span>
 #include <utility>
 #include <vector>
 
 #include "actors/forward.hpp"
+#include "actors/next_mask.hpp"
 #include "experts/dispatch_plan.hpp"
 #include "experts/placement.hpp"
-#include "model/guide.hpp"
 #include "model/sampling.hpp"
 #include "transport/frame.hpp"
 
@@ -25,7 +26,7 @@ struct StepPart {
   std::vector<BlockId> block_table;
   bool wants_token = false;
   model::SamplingParams sampling;
-  std::shared_ptr<model::GuideState> guide;  ///< of a request with a grammar; of the engine's jobs
+  std::shared_ptr<const NextMask> mask;  ///< of a request with a grammar
   // Of the token log what sampling reads, only with wants_token (model::reads_prompt, _emitted).
   std::vector<TokenId> prompt, emitted, stop_token_ids;
   /// Prompt tokens whose log-probabilities are wanted: those behind the rows first_scored, ...
@@ -35,8 +36,9 @@ struct StepPart {
 
 /// What the rows of a step, or of a part of it, were computed for.
 struct StepOutput {
-  /// Of parts with wants_token, in order; an Error ends the request.
-  std::vector<Result<model::SampledToken>> sampled;
+  /// Of parts with wants_token, in order; an Error ends the request, nullopt: its mask is not there
+  /// yet.
+  std::vector<std::optional<Result<model::SampledToken>>> sampled;
   std::vector<model::SampledToken> scored;  ///< of all parts, in order
 };
 
@@ -59,7 +61,7 @@ class RouterEngine {
  public:
   RouterEngine(const model::ModelConfig& config,
                std::shared_ptr<const model::RouterWeights> weights, kernels::Ops& ops, KvShape kv,
-               AttentionForm form, Result<std::shared_ptr<const model::Vocabulary>> vocabulary);
+               AttentionForm form);
 
   static constexpr uint32_t kLanes = 2;
 
@@ -69,10 +71,7 @@ class RouterEngine {
 
   /// @param step names the frames; @param lane < kLanes, with nothing out in it
   Segment begin(uint32_t lane, StepId step, std::vector<StepPart> parts);
-  /// What can be done while the shards compute: the shared expert, and, once a step, what is needed
-  /// to guide answers by their grammars: microseconds as a rule. Each request may hold the step up:
-  /// the slowest grammars that we know take 12 ms once and 68 ms for a mask, and coming back to a
-  /// place in a long answer of theirs takes 0.25 s (bench/results/grammar.md).
+  /// What can be done while the shards compute: the shared expert.
   void compute_meanwhile(uint32_t lane);
   Segment resume(uint32_t lane, const experts::DispatchPlan& plan,
                  const std::vector<GatheredFrame>& answers);
@@ -97,11 +96,9 @@ class RouterEngine {
     StepId step;
     std::vector<StepPart> parts;
     std::vector<float> expert_rows;
-    bool is_guided = false;  ///< the masks of this step are there, or none is needed
   };
   Segment advance(Lane& lane);
   StepOutput output(Lane& lane);
-  Result<model::SampledToken> sample(const StepPart& part, std::span<const float> logits);
 
   const model::ModelConfig& config_;
   std::shared_ptr<const model::RouterWeights> weights_;
@@ -109,7 +106,6 @@ class RouterEngine {
   std::vector<Lane> lanes_;
   std::shared_ptr<const experts::Placement> placement_;
   transport::FrameHeader prototype_;
-  model::Guides guides_;
 };
 
 }  // namespace troupe::actors

@@ -9,7 +9,9 @@
 
 #include "actors/executor.hpp"
 #include "base/ids.hpp"
+#include "base/result.hpp"
 #include "kernels/ops.hpp"
+#include "model/grammar_vocabulary.hpp"
 #include "model/weights.hpp"
 #include "transport/link.hpp"
 
@@ -21,8 +23,12 @@ struct WorkerServices {
   const model::Checkpoint* checkpoint = nullptr;
   kernels::Ops* ops = nullptr;
   Executor* executor = nullptr;
-  /// Beside it: loads experts while others are computed. Of expert shards only.
-  Executor* loader = nullptr;
+  /// Beside it: loads experts while others are computed; makes the masks of grammars while steps
+  /// run.
+  Executor* background = nullptr;
+  /// For grammars, or why there is none. Of routers.
+  Result<std::shared_ptr<const model::Vocabulary>> vocabulary =
+      Error{Code::kUnsupported, "not a router"};
   /// Opened after the worker is spawned (its frames go there) and before the node joins.
   transport::Port* port = nullptr;
 };

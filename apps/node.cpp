@@ -24,6 +24,7 @@
 #include "base/log.hpp"
 #include "cluster/config.hpp"
 #include "kernels/backend.hpp"
+#include "model/guide.hpp"
 #include "transport/net_devices.hpp"
 #include "transport/ports.hpp"
 
@@ -110,8 +111,6 @@ struct Process {
   kernels::ThreadPool pool;
   std::unique_ptr<kernels::Ops> ops = kernels::make_cpu_ops(&pool);
   std::shared_ptr<const model::RouterWeights> weights;  ///< router only
-  Result<std::shared_ptr<const model::Vocabulary>> vocabulary =
-      Error{Code::kUnsupported, "not a router"};
   actors::WorkerServices services;
   EndReason end;
 };
@@ -136,7 +135,7 @@ caf::actor spawn_worker(caf::actor_system& system, Process& process, const caf::
                       .block_tokens = config.kv_block_tokens,
                       .kv_dim = model.kv_dim(),
                       .num_host_slots = config.kv_host_blocks},
-      actors::AttentionForm::kAbsorbed, process.vocabulary);
+      actors::AttentionForm::kAbsorbed);
   log::info("kv_cache", {{"blocks", config.kv_blocks}, {"bytes", engine->kv_bytes()}});
   return system.spawn(
       actors::router_actor, &process.services, std::move(engine), holder, head,
@@ -157,13 +156,15 @@ Result<int> run(const std::string& config_path, const std::string& name) {
                   .node = node,
                   .checkpoint = TRY(model::Checkpoint::open(config.model)),
                   .pool = kernels::ThreadPool(node.threads)};
+  Result<std::shared_ptr<const model::Vocabulary>> vocabulary =
+      Error{Code::kUnsupported, "not a router"};
   if (node.role == cluster::Role::kRouter) {
     process.weights = TRY(process.checkpoint.load_router());
     log::info("weights_mapped", {{"model", config.model}});
     // Without a tokenizer it serves on; requests with a grammar get this error.
-    process.vocabulary = model::load_vocabulary(config.model, process.checkpoint.config());
-    if (!process.vocabulary.ok()) {
-      log::warning("no_structured_output", {{"reason", process.vocabulary.error().message}});
+    vocabulary = model::load_vocabulary(config.model, process.checkpoint.config());
+    if (!vocabulary.ok()) {
+      log::warning("no_structured_output", {{"reason", vocabulary.error().message}});
     }
   }
   const NodeId self = actors::fresh_node_id();
@@ -176,14 +177,14 @@ Result<int> run(const std::string& config_path, const std::string& name) {
   actors::bound_delivery(config.control_port, config.heartbeat_timeout);
   const std::string interface = TRY(transport::interface_towards(config.control_host));
   const auto executor = actors::make_thread_executor();  // its jobs end before the system does
-  const auto loader =
-      node.role == cluster::Role::kExperts ? actors::make_thread_executor() : nullptr;
+  const auto background = actors::make_thread_executor();
   process.services = {.self = self,
                       .cluster = actors::cluster_hash(config.name),
                       .checkpoint = &process.checkpoint,
                       .ops = process.ops.get(),
                       .executor = executor.get(),
-                      .loader = loader.get()};
+                      .background = background.get(),
+                      .vocabulary = std::move(vocabulary)};
   const caf::actor worker = spawn_worker(system, process, head);
   const auto stop_worker = [&] {
     caf::anon_send_exit(worker, caf::exit_reason::kill);

@@ -41,19 +41,15 @@ class Guides {
   explicit Guides(Result<std::shared_ptr<const Vocabulary>> vocabulary)
       : vocabulary_(std::move(vocabulary)) {}
 
-  /// Compiles, unless that has been done, without measuring the automata of regexes: that is for
-  /// whoever takes the request (GrammarLimits::max_automaton).
-  /// @errors those of compile_grammar; kInvalidArgument: there is no vocabulary
-  Result<void> prepare(const GrammarSpec& spec, GuideState& state);
-
   /// The tokens that may follow, as bits of a mask; an empty one allows all. Before the grammar
   /// begins: all but the end tokens, or all if it need not begin. Asked again with the same tokens,
   /// it gives the same answer, an error too, at once.
   /// @param emitted the answer so far; longer than at the last call, or the same
-  /// @errors as prepare(); kInvalidArgument: the answer does not follow its grammar, or the grammar
-  ///         is too ambiguous to go on. They depend on the tokens alone: whoever resumes the
-  ///         request ends it with the same one
-  /// Cost: prepare() once, then that of TokenMasker::mask and of GrammarState::advance for each new
+  /// @errors those of compile_grammar; kInvalidArgument: there is no vocabulary, the answer does
+  /// not
+  ///         follow its grammar, or the grammar is too ambiguous to go on. They depend on the
+  ///         tokens alone: whoever resumes the request ends it with the same one
+  /// Cost: compiling once, then that of TokenMasker::mask and of GrammarState::advance for each new
   /// token; for all tokens of an answer together GrammarLimits::max_answer_work bounds it.
   Result<std::span<const uint64_t>> mask(const GrammarSpec& spec, std::span<const TokenId> emitted,
                                          GuideState& state);
@@ -64,6 +60,9 @@ class Guides {
     std::shared_ptr<TokenMasker> masker;
   };
 
+  /// Compiles, unless that has been done, without measuring the automata of regexes: that is for
+  /// whoever takes the request (GrammarLimits::max_automaton).
+  Result<void> prepare(const GrammarSpec& spec, GuideState& state);
   Result<std::vector<uint64_t>> next_mask(const GrammarSpec& spec, std::span<const TokenId> emitted,
                                           GuideState& state);
 

@@ -237,8 +237,7 @@ Result<void> validate(const SamplingParams& params) {
 
 bool reads_emitted(const SamplingParams& params) {
   return reads_prompt(params) || params.presence_penalty != 0.0F ||
-         params.frequency_penalty != 0.0F || params.min_tokens > 0 || !params.bad_words.empty() ||
-         params.grammar != nullptr;
+         params.frequency_penalty != 0.0F || params.min_tokens > 0 || !params.bad_words.empty();
 }
 
 bool reads_prompt(const SamplingParams& params) { return params.repetition_penalty != 1.0F; }

@@ -113,6 +113,11 @@ void Batcher::on(const StepDone& event) {
     const RunningAt at = step_->requests[i];
     at->second.num_computed += entry.count;
     if (!entry.wants_token) continue;
+    if (event.unsampled.contains(entry.request)) {
+      --at->second.num_computed;
+      at->second.unsampled = true;
+      continue;
+    }
     ++at->second.num_known;
     at->second.decoding = true;
     review_room(at);
@@ -120,6 +125,11 @@ void Batcher::on(const StepDone& event) {
   cost_.learn(step_->shape, event.took);
   step_.reset();
   if (std::exchange(frees_at_step_end_, false)) blocks_freed();
+}
+
+void Batcher::on(const MaskReady& event) {
+  const RunningAt at = find_running(event.request);
+  if (at != running_.end()) at->second.unsampled = false;
 }
 
 void Batcher::on(const Left& event) {
@@ -243,6 +253,7 @@ void Batcher::run_step(Effects& effects) {
   std::vector<RunningAt> decoding, prefilling;
   for (auto at = running_.begin(); at != running_.end(); ++at) {
     const Running& request = at->second;
+    if (request.unsampled) continue;
     if (!request.decoding) {
       prefilling.push_back(at);
       continue;
@@ -361,7 +372,7 @@ std::string Batcher::check() const {
              std::to_string(running.num_known) + " known tokens, room " +
              std::to_string(running.num_room) + ", at most " + std::to_string(running.max_context);
     }
-    can_run = can_run || (running.num_known < running.max_context &&
+    can_run = can_run || (!running.unsampled && running.num_known < running.max_context &&
                           (!running.decoding || running.num_room >= running.num_known));
   }
   if (num_refused != num_refused_) return "the refused are counted wrongly";

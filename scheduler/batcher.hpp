@@ -72,10 +72,17 @@ struct BlocksPending {
 struct BlocksWake {
   RequestId request;
 };
-/// The step ran: every entry with wants_token got one token appended.
+/// The step ran: every entry with wants_token got one token appended, but for those named in
+/// `unsampled`. What their choice takes was not there in time (the mask of a grammar): their last
+/// row is computed again, in a step after MaskReady.
 struct StepDone {
   StepId step;
   Duration took;
+  std::set<RequestId> unsampled = {};
+};
+/// Ignored if it is not that what the request waits for.
+struct MaskReady {
+  RequestId request;
 };
 /// Finished, cancelled or failed: frees its place; it appears in no later step. Sent before the
 /// StepDone of the step that finished it. Its blocks may be read by the step that is out: the shell
@@ -83,8 +90,8 @@ struct StepDone {
 struct Left {
   RequestId request;
 };
-using BatcherEvent =
-    std::variant<Arrived, BlocksReserved, BlocksRefused, BlocksPending, BlocksWake, StepDone, Left>;
+using BatcherEvent = std::variant<Arrived, BlocksReserved, BlocksRefused, BlocksPending, BlocksWake,
+                                  StepDone, MaskReady, Left>;
 
 // --- effects ----------------------------------------------------------------------------------
 /// A table for a waiting request with room for all that it knows.
@@ -154,6 +161,7 @@ class Batcher {
     uint32_t num_computed = 0;  ///< positions that went through the model
     uint32_t num_room = 0;      ///< positions that have blocks
     bool decoding = false;      ///< its prefill is over
+    bool unsampled = false;     ///< in no step before MaskReady
     AskId ask = 0;              ///< the question that is out; 0: none
     bool refused = false;       ///< not asked again before blocks are freed
     bool retry = false;         ///< blocks were freed since it asked: a refusal is out of date
@@ -174,6 +182,7 @@ class Batcher {
   void on(const BlocksPending& event);
   void on(const BlocksWake& event);
   void on(const StepDone& event);
+  void on(const MaskReady& event);
   void on(const Left& event);
 
   /// Somebody's blocks are free: whoever was refused may ask again.

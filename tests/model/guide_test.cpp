@@ -110,7 +110,7 @@ TEST(Guides, RequestsWithOneGrammarCompileItOnce) {
     GuideState state;
     const GrammarSpec spec{
         .kind = Kind::kRegex, .text = std::move(text), .begins_after = begins_after};
-    EXPECT_TRUE(guides.prepare(spec, state).ok());
+    EXPECT_TRUE(guides.mask(spec, {}, state).ok());
     return state.masker;
   };
   const auto first = prepared("a", -1);

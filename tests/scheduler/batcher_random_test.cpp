@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <deque>
 #include <map>
+#include <set>
 
 #include "base/random.hpp"
 #include "scheduler/batcher.hpp"
@@ -109,19 +110,36 @@ class RandomShell {
     }
     released_.clear();
     std::vector<RequestId> finished;
+    std::set<RequestId> unsampled;
     for (const StepEntry& entry : step.entries) {
       const auto life = lives_.find(entry.request);
       // A request that left, perhaps to come back, has no part in this step any more.
       if (life == lives_.end() || !life->second.in_step) continue;
       life->second.num_computed += entry.count;
       life->second.in_step = false;
+      if (entry.wants_token && draw(6) == 0) {
+        --life->second.num_computed;
+        life->second.lacks_mask = true;
+        unsampled.insert(entry.request);
+        continue;
+      }
       if (entry.wants_token && ++life->second.num_known == life->second.ends_at) {
         finished.push_back(entry.request);
       }
     }
     num_finished_ += finished.size();
     for (const RequestId request : finished) leave(request);
-    tell(StepDone{step.step, microseconds(static_cast<int64_t>(draw(1000)))});
+    tell(StepDone{step.step, microseconds(static_cast<int64_t>(draw(1000))), unsampled});
+  }
+  /// That of a request that lacks it, as a rule.
+  void mask_comes() {
+    RequestId request{draw(60)};
+    for (const auto& [id, life] : lives_) {
+      if (life.lacks_mask && draw(4) != 0) request = id;
+    }
+    const auto life = lives_.find(request);
+    if (life != lives_.end()) life->second.lacks_mask = false;
+    tell(MaskReady{request});
   }
 
  private:
@@ -135,7 +153,7 @@ class RandomShell {
   struct Life {
     uint32_t num_known = 0, ends_at = 0, max_context = 0, num_computed = 0, room = 0;
     AskId ask = 0;
-    bool runs = false, in_step = false;
+    bool runs = false, in_step = false, lacks_mask = false;
   };
 
   void tell(const BatcherEvent& event) {
@@ -185,6 +203,7 @@ class RandomShell {
       Life& life = lives_[entry.request];
       ASSERT_TRUE(life.runs) << "it has no blocks";
       ASSERT_FALSE(life.in_step) << "twice in one step";
+      ASSERT_FALSE(life.lacks_mask) << "its row would be computed for nothing";
       ASSERT_GT(entry.count, 0U);
       ASSERT_EQ(entry.first_position, life.num_computed) << "each position once, in order";
       const uint32_t end = entry.first_position + entry.count;
@@ -235,6 +254,7 @@ TEST_P(RandomBatcherTest, ComputesEveryPositionOnceInOrderAndEndsEveryRequest) {
         case 5:
         case 6:
         case 7: return shell.holder_answers();
+        case 8: return shell.mask_comes();
         default: return shell.finish_step();
       }
     };
@@ -247,6 +267,7 @@ TEST_P(RandomBatcherTest, ComputesEveryPositionOnceInOrderAndEndsEveryRequest) {
     for (int i = 0; i < 100'000 && shell.num_live() > 0; ++i) {
       ASSERT_NO_FATAL_FAILURE(shell.holder_acts());
       ASSERT_NO_FATAL_FAILURE(shell.holder_answers());
+      ASSERT_NO_FATAL_FAILURE(shell.mask_comes());
       ASSERT_NO_FATAL_FAILURE(shell.finish_step());
     }
     EXPECT_EQ(shell.num_live(), 0U) << "somebody waits for ever";

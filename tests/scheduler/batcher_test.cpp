@@ -67,6 +67,13 @@ class BatcherTest : public ::testing::Test {
   std::vector<std::string> done(uint64_t step, Duration took = {}) {
     return tell(StepDone{StepId{step}, took});
   }
+  /// Without the token of this request.
+  std::vector<std::string> done_without(uint64_t step, uint64_t request) {
+    return tell(StepDone{StepId{step}, {}, {RequestId{request}}});
+  }
+  std::vector<std::string> mask_ready(uint64_t request) {
+    return tell(MaskReady{RequestId{request}});
+  }
   std::vector<std::string> leave(uint64_t request) { return tell(Left{RequestId{request}}); }
 
   Batcher batcher{{.max_step_tokens = 8, .max_running = 3}};
@@ -294,6 +301,43 @@ TEST_F(BatcherTest, DoesNotCreditARunningStepToAnotherLifeOfTheSameRequest) {
   arrive(1, 4);
   reserved(1);
   EXPECT_THAT(done(1), ElementsAre("step 2: 1@0+4!"));
+}
+
+TEST_F(BatcherTest, ComputesALastRowAgainWhenTheMaskThatItLackedIsThere) {
+  arrive(1, 3);
+  reserved(1);
+  arrive(2, 2);
+  reserved(2);
+  EXPECT_THAT(done_without(1, 1), ElementsAre("step 2: 2@0+2!")) << "the others go on";
+  EXPECT_THAT(done(2), ElementsAre("step 3: 2@2+1!"));
+  EXPECT_THAT(mask_ready(1), IsEmpty());
+  EXPECT_THAT(done(3), ElementsAre("step 4: 2@3+1! 1@2+1!"));
+  EXPECT_THAT(done(4), ElementsAre("step 5: 1@3+1! 2@4+1!"));
+  EXPECT_THAT(done_without(5, 1), ElementsAre("step 6: 2@5+1!"));
+  leave(2);
+  EXPECT_THAT(done(6), IsEmpty()) << "no step for a mask that is not there";
+  EXPECT_THAT(mask_ready(1), ElementsAre("step 7: 1@3+1!"));
+  EXPECT_THAT(done(7), ElementsAre("step 8: 1@4+1!"));
+}
+
+TEST_F(BatcherTest, AMaskMayBeLateForThePlaceOrTheLifeThatLackedIt) {
+  batcher = Batcher({.max_step_tokens = 8, .max_running = 2});
+  arrive(1, 4, 40, 1);
+  reserved(1, 5);
+  arrive(2, 3, 40, 2);
+  reserved(2, 4);
+  EXPECT_THAT(done(1), ElementsAre("extend 1: 6", "step 2: 1@4+1! 2@0+3!"));
+  refused(1);
+  EXPECT_THAT(done_without(2, 2), ElementsAre("preempt 2", "extend 1: 7"));
+  EXPECT_THAT(mask_ready(2), IsEmpty());
+  reserved(1);
+  leave(1);
+  EXPECT_THAT(done(3), ElementsAre("reserve 2: 4"));
+  EXPECT_THAT(reserved(2), ElementsAre("step 4: 2@0+3!"));
+  leave(2);
+  arrive(2, 4);
+  EXPECT_THAT(reserved(2), IsEmpty());
+  EXPECT_THAT(done_without(4, 2), ElementsAre("step 5: 2@0+4!"));
 }
 
 TEST_F(BatcherTest, WaitsWithAFullRequestUntilItLeaves) {

@@ -36,6 +36,7 @@ class BatcherTwin {
     uint32_t known = 0, max_context = 0, computed = 0, room = 0;
     AskId ask = 0;
     bool runs = false, pending = false, decoding = false, refused = false, retry = false;
+    bool unsampled = false;
     std::optional<StepEntry> in_step;
   };
 
@@ -95,7 +96,10 @@ class BatcherTwin {
     for (Request& r : requests_) {
       if (!r.in_step) continue;
       r.computed += r.in_step->count;
-      if (r.in_step->wants_token) {
+      r.unsampled = r.in_step->wants_token && e.unsampled.contains(r.id);
+      if (r.unsampled) {
+        --r.computed;
+      } else if (r.in_step->wants_token) {
         ++r.known;
         r.decoding = true;
       }
@@ -104,6 +108,9 @@ class BatcherTwin {
     cost_.learn(shape_, e.took);
     out_ = false;
     if (std::exchange(frees_at_end_, false)) freed();
+  }
+  void on(const MaskReady& e) {
+    if (Request* r = find(e.request); r != nullptr) r->unsampled = false;
   }
   void on(const Left& e) {
     const Request* r = find(e.request);
@@ -172,7 +179,7 @@ class BatcherTwin {
     };
     std::vector<Request*> decoding, prefilling;
     for (Request& r : requests_) {
-      if (!r.runs) continue;
+      if (!r.runs || r.unsampled) continue;
       if (!r.decoding) prefilling.push_back(&r);
       if (r.decoding && r.known < r.max_context && r.room >= r.known) decoding.push_back(&r);
     }

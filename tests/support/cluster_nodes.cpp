@@ -10,6 +10,7 @@
 #include "actors/router_actor.hpp"
 #include "actors/scheduler_actor.hpp"
 #include "base/check.hpp"
+#include "model/guide.hpp"
 
 namespace troupe::actors {
 namespace {
@@ -80,13 +81,14 @@ ClusterNodes::Node& ClusterNodes::add(const std::string& name) {
   node.pool = std::make_unique<kernels::ThreadPool>(options_.num_threads);
   node.ops = kernels::make_cpu_ops(node.pool.get());
   node.executor = host_.make_executor();
-  if (role == cluster::Role::kExperts) node.loader = host_.make_executor();
+  node.background = host_.make_executor();
   node.services = {.self = host_.fresh_id(),
                    .cluster = cluster_hash("test"),
                    .checkpoint = &checkpoint_,
                    .ops = node.ops.get(),
                    .executor = node.executor.get(),
-                   .loader = node.loader.get()};
+                   .background = node.background.get(),
+                   .vocabulary = loaded_vocabulary(options_.model)};
   node.worker = role == cluster::Role::kRouter
                     ? spawn_router(node)
                     : node.process.system->spawn(expert_shard_actor, &node.services,
@@ -102,14 +104,13 @@ caf::actor ClusterNodes::spawn_router(Node& node) {
   node.kv_holder = node.process.system->spawn(
       kv_holder_actor, kvcache::HolderOptions{options_.kv_blocks, options_.kv_host_blocks,
                                               options_.kv_block_tokens});
-  auto engine =
-      std::make_shared<RouterEngine>(config, *weights, *node.ops,
-                                     KvShape{.num_layers = config.num_layers,
-                                             .num_blocks = options_.kv_blocks,
-                                             .block_tokens = options_.kv_block_tokens,
-                                             .kv_dim = config.kv_dim(),
-                                             .num_host_slots = options_.kv_host_blocks},
-                                     AttentionForm::kAbsorbed, loaded_vocabulary(options_.model));
+  auto engine = std::make_shared<RouterEngine>(config, *weights, *node.ops,
+                                               KvShape{.num_layers = config.num_layers,
+                                                       .num_blocks = options_.kv_blocks,
+                                                       .block_tokens = options_.kv_block_tokens,
+                                                       .kv_dim = config.kv_dim(),
+                                                       .num_host_slots = options_.kv_host_blocks},
+                                               AttentionForm::kAbsorbed);
   return node.process.system->spawn(router_actor, &node.services, engine, node.kv_holder,
                                     node.process.scheduler,
                                     RouterOptions{.batcher = options_.batcher,
@@ -159,7 +160,7 @@ void ClusterNodes::stop(Node& node) {
   }
   node.port.reset();  // its peers see the link go down
   node.executor.reset();
-  node.loader.reset();
+  node.background.reset();
 }
 
 }  // namespace troupe::actors

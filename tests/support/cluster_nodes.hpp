@@ -70,7 +70,7 @@ class ClusterNodes {
     WorkerServices services;
     std::unique_ptr<kernels::ThreadPool> pool;
     std::unique_ptr<kernels::Ops> ops;
-    std::unique_ptr<Executor> executor, loader;  ///< only a shard has a loader
+    std::unique_ptr<Executor> executor, background;
     std::unique_ptr<transport::Port> port;
     caf::actor worker, node, kv_holder;  ///< null when killed; only a router has a kv_holder
     std::optional<Error> ended;          ///< what its node actor said when it gave up

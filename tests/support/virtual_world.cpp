@@ -42,11 +42,13 @@ class VirtualWorld::HoldingExecutor final : public Executor {
  public:
   HoldingExecutor(VirtualWorld& world, std::shared_ptr<Jobs> jobs)
       : world_(world), jobs_(std::move(jobs)) {}
-  ~HoldingExecutor() override { jobs_->clear(); }
+  ~HoldingExecutor() override { jobs_->waiting.clear(); }
   void submit(std::function<void()> job) override {
-    const Instant begins = jobs_->empty() ? world_.now() : jobs_->back().ends;
-    jobs_->push_back({std::move(job), begins + world_.draw_up_to(world_.options_.max_job_time)});
+    std::deque<Job>& waiting = jobs_->waiting;
+    const Instant begins = waiting.empty() ? world_.now() : waiting.back().ends;
+    waiting.push_back({std::move(job), begins + world_.draw_up_to(world_.options_.max_job_time)});
   }
+  void set_stalled(bool stalled) { jobs_->stalled = stalled; }
 
  private:
   VirtualWorld& world_;
@@ -78,6 +80,15 @@ std::unique_ptr<Executor> VirtualWorld::make_executor() {
 
 std::unique_ptr<transport::Port> VirtualWorld::open_port(transport::PortOptions options) {
   return network_.open(std::move(options));
+}
+
+void VirtualWorld::stall(Executor& executor) {
+  dynamic_cast<HoldingExecutor&>(executor).set_stalled(true);
+}
+
+void VirtualWorld::unstall_all() {
+  stalled_.clear();
+  for (const auto& jobs : executors_) jobs->stalled = false;
 }
 
 void VirtualWorld::end(const caf::actor& actor) {
@@ -150,7 +161,8 @@ std::vector<VirtualWorld::Choice> VirtualWorld::choices() {
     }
   }
   for (size_t e = 0; e < executors_.size(); ++e) {
-    if (!executors_[e]->empty() && executors_[e]->front().ends <= now_) {
+    const auto& [waiting, stalled] = *executors_[e];
+    if (!stalled && !waiting.empty() && waiting.front().ends <= now_) {
       choices.push_back({Kind::kJob, e});
     }
   }
@@ -195,9 +207,9 @@ void VirtualWorld::perform(const Choice& choice) {
     case Kind::kMessage: take_message(choice, step); break;
     case Kind::kJob: {
       note(step);
-      Jobs& jobs = *executors_[choice.id];
-      const std::function<void()> run = std::move(jobs.front().run);
-      jobs.pop_front();
+      std::deque<Job>& waiting = executors_[choice.id]->waiting;
+      const std::function<void()> run = std::move(waiting.front().run);
+      waiting.pop_front();
       run();
       break;
     }
@@ -258,7 +270,7 @@ bool VirtualWorld::jump(Instant latest) {
     if (timer) consider(*timer);
   }
   for (const auto& jobs : executors_) {
-    if (!jobs->empty()) consider(jobs->front().ends);
+    if (!jobs->stalled && !jobs->waiting.empty()) consider(jobs->waiting.front().ends);
   }
   for (const VirtualNetwork::Wire& wire : network_.wires()) {
     if (!wire.sent.empty()) consider(wire.sent.front().arrives);

@@ -74,7 +74,9 @@ class VirtualWorld final : public ClusterHost {
   void stall(const caf::actor& actor) {
     stalled_.insert(id_of(control_.home_of(actor), actor.id()));
   }
-  void unstall_all() { stalled_.clear(); }
+  /// From now on this executor runs nothing: a job without end.
+  void stall(Executor& executor);
+  void unstall_all();
 
   [[nodiscard]] uint64_t num_steps() const { return num_steps_; }
   /// Of them, those in which an actor took a message.
@@ -90,7 +92,10 @@ class VirtualWorld final : public ClusterHost {
     std::function<void()> run;
     Instant ends;
   };
-  using Jobs = std::deque<Job>;
+  struct Jobs {
+    std::deque<Job> waiting;
+    bool stalled = false;
+  };
 
   enum class Kind : uint8_t { kMessage, kJob, kFrame, kBytes, kReset };
   /// One thing that can happen now.
