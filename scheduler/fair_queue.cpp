@@ -63,14 +63,13 @@ std::optional<RequestId> FairQueue::front(Instant now) const {
 }
 
 std::optional<RequestId> FairQueue::front_of_fewest(
-    const std::map<std::string, uint32_t>& places) const {
-  using Rank = std::tuple<uint32_t, uint64_t, Place>;
+    const std::map<std::string, uint64_t>& held) const {
+  using Rank = std::tuple<uint64_t, uint64_t, Place>;
   std::optional<Rank> best;
   for (const auto& [name, tenant] : tenants_) {
     if (tenant.waiting.empty()) continue;
-    const auto held = places.find(name);
-    const Rank rank{held == places.end() ? 0 : held->second, tenant.served,
-                    *tenant.waiting.begin()};
+    const auto own = held.find(name);
+    const Rank rank{own == held.end() ? 0 : own->second, tenant.served, *tenant.waiting.begin()};
     if (!best || rank < *best) best = rank;
   }
   if (!best) return std::nullopt;

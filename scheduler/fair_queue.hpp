@@ -41,10 +41,11 @@ class FairQueue {
   void push(const Item& item);
   /// Whose turn it is. Cost: O(tenants remembered).
   [[nodiscard]] std::optional<RequestId> front(Instant now) const;
-  /// The first one of the tenant that holds the fewest places; of equal ones the one that was
-  /// served least. @param places of tenants; those not in it have none. Cost: as front().
+  /// The first one of the tenant that holds the fewest; of equal ones the one that was served
+  /// least.
+  /// @param held places or blocks of tenants; those not in it have none. Cost: as front().
   [[nodiscard]] std::optional<RequestId> front_of_fewest(
-      const std::map<std::string, uint32_t>& places) const;
+      const std::map<std::string, uint64_t>& held) const;
   /// Takes a request out; harmless if it does not wait here.
   void erase(RequestId request);
   /// The tenant was served so many tokens, at `weight` of its share (2: it may have twice as many).

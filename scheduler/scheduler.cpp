@@ -43,6 +43,7 @@ std::vector<SchedulerEffect> Scheduler::handle(const SchedulerEvent& event, Inst
   settled_ = true;  // unless somebody starts or leaves
   last_look_ = now;
   const bool blocked = start_queued(now, effects);
+  if (blocked) fill_room(now, effects);
   even_out_places(blocked, now, effects);
   relieve_overcommitted(effects);
   return effects;
@@ -310,6 +311,23 @@ bool Scheduler::start_queued(Instant now, Effects& effects) {
   return false;
 }
 
+void Scheduler::fill_room(Instant now, Effects& effects) {
+  Counts held;
+  for (const auto& [request, entry] : requests_) {
+    if (entry.share) held[entry.spec.tenant] += entry.share->num_kv;
+  }
+  while (!queue_.empty() && routers_.any_place()) {
+    const RequestSpec& next = requests_.at(*queue_.front(now)).spec;
+    const RequestId request = *queue_.front_of_fewest(held);
+    const Entry& entry = requests_.at(request);
+    if (entry.spec.priority > next.priority) return;
+    const auto share = routers_.choose(entry.spec.cache_namespace, entry.known());
+    if (!share || held[entry.spec.tenant] + share->num_kv > held[next.tenant]) return;
+    held[entry.spec.tenant] += share->num_kv;
+    start_waiting(request, *share, now, effects);
+  }
+}
+
 void Scheduler::even_out_places(bool blocked, Instant now, Effects& effects) {
   while (!queue_.empty() && (blocked || !routers_.any_place())) {
     const RequestId request = *queue_.front_of_fewest(running_of_);
@@ -349,12 +367,12 @@ std::optional<RequestId> Scheduler::who_yields_to(const std::string& tenant,
   return last;
 }
 
-uint32_t Scheduler::places_of(const std::string& tenant) const {
+uint64_t Scheduler::places_of(const std::string& tenant) const {
   const auto found = running_of_.find(tenant);
   return found == running_of_.end() ? 0 : found->second;
 }
 
-Scheduler::Places::const_iterator Scheduler::tenant_with_most() const {
+Scheduler::Counts::const_iterator Scheduler::tenant_with_most() const {
   return std::ranges::max_element(running_of_, {},
                                   [](const auto& tenant) { return tenant.second; });
 }
@@ -366,7 +384,8 @@ void Scheduler::start_waiting(RequestId request, const RouterShare& share, Insta
   if (entry.submitted < now) estimate_.place_taken(now, !queue_.empty());
   if (entry.attempt == 0) {
     Instant& turn = last_turn_[entry.spec.tenant];
-    turn = std::max(turn, now + options_.order_per_running * places_of(entry.spec.tenant));
+    turn = std::max(turn, now + options_.order_per_running *
+                                    static_cast<int64_t>(places_of(entry.spec.tenant)));
     entry.order = (turn + options_.fairness.ageing * entry.spec.priority).ns;
     // At once: else a tenant of long prompts counts as served little while they are computed.
     queue_.charge(entry.spec.tenant, entry.spec.prompt.size());
@@ -476,7 +495,7 @@ SchedulerCounts Scheduler::counts() const {
 std::string Scheduler::check() const {
   if (std::string problem = queue_.check(); !problem.empty()) return problem;
   std::vector<RouterShare> shares;
-  std::map<std::string, uint32_t> running_of;
+  Counts running_of;
   size_t num_resuming = 0;
   for (const auto& [request, entry] : requests_) {
     const std::string who = "request " + std::to_string(request.value);

@@ -183,7 +183,7 @@ class Scheduler {
     [[nodiscard]] std::vector<TokenId> known() const;
   };
   using Entries = std::map<RequestId, Entry>;
-  using Places = std::map<std::string, uint32_t>;  ///< running requests of tenants that have any
+  using Counts = std::map<std::string, uint64_t>;  ///< by tenant; 0 for those not in it
   using Effects = std::vector<SchedulerEffect>;
 
   void on(const Submitted& event, Instant now, Effects& effects);
@@ -208,6 +208,9 @@ class Scheduler {
   Entry* find_attempt(NodeId router, RequestId request, uint32_t attempt);
   /// @returns whether the request whose turn it is finds no room though somebody has a place
   bool start_queued(Instant now, Effects& effects);
+  /// Whose turn it is waits for KV blocks: a tenant that has fewer blocks, with what starts counted
+  /// in, need not wait with it. As those of its own tenant end, ever fewer pass.
+  void fill_room(Instant now, Effects& effects);
   /// With all places taken (or KV blocks), the tenant with the most gives one up to the waiting one
   /// with the fewest if that was served no more, until they differ by one at most. What was
   /// computed stays in the router's prefix cache.
@@ -215,8 +218,8 @@ class Scheduler {
   /// Whose place a request of this tenant and class would get; none if they are as even as can be.
   [[nodiscard]] std::optional<RequestId> who_yields_to(const std::string& tenant,
                                                        uint32_t priority) const;
-  [[nodiscard]] uint32_t places_of(const std::string& tenant) const;
-  [[nodiscard]] Places::const_iterator tenant_with_most() const;
+  [[nodiscard]] uint64_t places_of(const std::string& tenant) const;
+  [[nodiscard]] Counts::const_iterator tenant_with_most() const;
   void start_waiting(RequestId request, const RouterShare& share, Instant now, Effects& effects);
   void start(RequestId request, Entry& entry, const RouterShare& share, Effects& effects);
   /// A router with more requests than its KV blocks hold gives the last ones to one with room.
@@ -238,7 +241,7 @@ class Scheduler {
   FairQueue queue_;
   RouterPool routers_;
   WaitEstimate estimate_;
-  Places running_of_;
+  Counts running_of_;  ///< running requests; no zeros
   /// Of tenants with running requests: none of theirs comes before the one that started before it,
   /// however few run by now.
   std::map<std::string, Instant> last_turn_;

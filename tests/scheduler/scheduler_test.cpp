@@ -480,6 +480,29 @@ TEST_F(SchedulerTest, TokensMakeTheTenantWithMostGiveWayWithinTenMilliseconds) {
               ElementsAre("tell 2: tokens 0 [7]", "cancel 3.1 on 10", "start 12.1 on 10"));
 }
 
+TEST_F(SchedulerTest, ATenantThatWaitsForBlocksHoldsUpNobodyWithFewer) {
+  use({.max_running = 8, .kv_tokens = 20, .max_context = 20});
+  up();
+  const auto submit_of = [&](const std::string& tenant, uint64_t request, size_t num_prompt) {
+    const RequestSpec spec{
+        .prompt = std::vector<TokenId>(num_prompt, static_cast<TokenId>(request)),
+        .max_tokens = 4,
+        .tenant = tenant,
+        .timeout = seconds(100)};
+    return tell(Submitted{RequestId{request}, spec});
+  };
+  submit_of("large", 1, 8);
+  submit_of("large", 2, 8);
+  EXPECT_THAT(submit_of("large", 3, 8), ElementsAre("tell 3: admitted")) << "2 of 20 are left";
+  EXPECT_THAT(submit_of("small", 11, 1), ElementsAre("tell 11: admitted", "start 11.1 on 10"));
+  emit(11, 0, {7, 8, 9});
+  EXPECT_THAT(finish(11), ElementsAre("tell 11: length"));
+  EXPECT_THAT(submit_of("small", 12, 1), ElementsAre("tell 12: admitted", "start 12.1 on 10"))
+      << "though it was served more, and nobody gives way";
+  EXPECT_THAT(finish(1), ElementsAre("tell 1: length", "start 3.1 on 10"));
+  EXPECT_THAT(submit_of("small", 13, 1), ElementsAre("tell 13: admitted")) << "12 takes the rest";
+}
+
 TEST_F(SchedulerTest, TokensMakeItTheTurnOfARequestThatFindsBlocks) {
   use({.max_running = 4, .kv_tokens = 20, .max_context = 20});
   up();
@@ -494,7 +517,8 @@ TEST_F(SchedulerTest, TokensMakeItTheTurnOfARequestThatFindsBlocks) {
   submit_of("b", 2, 4);
   EXPECT_THAT(submit_of("a", 3, 8), ElementsAre("tell 3: admitted")) << "too few blocks are left";
   now = now + milliseconds(10);
-  EXPECT_THAT(submit_of("b", 4, 3), ElementsAre("tell 4: admitted")) << "it is the turn of 3";
+  EXPECT_THAT(submit_of("b", 4, 4), ElementsAre("tell 4: admitted"))
+      << "it is the turn of 3, and b would have more blocks than a";
   now = now + milliseconds(10);
   EXPECT_THAT(emit(1, 0, {7}), ElementsAre("tell 1: tokens 0 [7]", "start 4.1 on 10"));
 }

@@ -38,6 +38,7 @@ class SlowScheduler {
     settled_ = true;
     last_look_ = now_;
     const bool blocked = start_the_next();
+    if (blocked) fill_room();
     even_out(blocked);
     relieve();
     return effects_;
@@ -398,10 +399,30 @@ class SlowScheduler {
     if (num_waiting() == 0) last_place_taken_.reset();
     return false;
   }
+  void fill_room() {
+    while (num_waiting() > 0 && any_place()) {
+      const RequestSpec& blocked = find(next(now_))->spec;
+      const auto rank = [&](const Request* r) {
+        return std::tuple(kv_of(r->spec.tenant), served(r->spec.tenant), turn(*r));
+      };
+      const auto firsts = first_of_each_tenant();
+      const Request& r = **std::ranges::min_element(firsts, {}, rank);
+      const auto choice = choose(r);
+      if (r.spec.priority > blocked.priority || !choice) return;
+      const uint64_t needed = r.num_known() + 1 - choice->shared;
+      if (kv_of(r.spec.tenant) + needed > kv_of(blocked.tenant)) return;
+      start_waiting(r.id, *choice);
+    }
+  }
+  [[nodiscard]] uint64_t kv_of(const std::string& tenant) const {
+    uint64_t kv = 0;
+    for (const Request& r : requests_) kv += !r.waits() && r.spec.tenant == tenant ? r.kv() : 0;
+    return kv;
+  }
   void even_out(bool blocked) {
     while (num_waiting() > 0 && (blocked || !any_place())) {
       const RequestId waiting = next_of_fewest();
-      const RequestSpec& spec = find(waiting)->spec;
+      const RequestSpec spec = find(waiting)->spec;
       const Request* yields = who_yields_to(spec.tenant, spec.priority);
       if (yields == nullptr) return;
       const auto choice = choose(*find(waiting), {}, yields);
