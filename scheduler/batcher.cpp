@@ -262,13 +262,20 @@ void Batcher::run_step(Effects& effects) {
     if (!full && request.num_room >= request.num_known) decoding.push_back(at);
   }
   const bool mixes = !decoding.empty() && !prefilling.empty();
+  if (mixes) {
+    const auto num_near = std::ranges::count_if(prefilling, [&](RunningAt at) {
+      return at->second.num_known - at->second.num_computed <= options_.max_step_tokens;
+    });
+    next.shape.crowd = static_cast<double>(num_near) / static_cast<double>(decoding.size());
+  }
   const bool measures = num_mixed_ >= kMixedBetweenMeasures;
   if (mixes && !measures) {
     const RunningAt first = prefilling.front();
     const auto later =
         std::ranges::find_if(decoding, [&](RunningAt at) { return at->first > first->first; });
     const auto num_before = static_cast<uint32_t>(later - decoding.begin());
-    if (later != decoding.end() && goes_first(first->second, budget - num_before)) {
+    if (later != decoding.end() &&
+        goes_first(first->second, budget - num_before, next.shape.crowd)) {
       next.shape.passes_over = true;
       decoding.erase(later, decoding.end());
       prefilling.resize(1);
@@ -279,7 +286,7 @@ void Batcher::run_step(Effects& effects) {
   next.shape.decodes = !decoding.empty();
   uint32_t rows = budget;
   if (next.shape.decodes && !next.shape.passes_over) {
-    rows = measures ? 0 : std::min(budget, rows_beside());
+    rows = measures ? 0 : std::min(budget, rows_beside(next.shape.crowd));
   }
   const std::vector<uint32_t> shares = prefill_shares(prefilling, rows);
   for (size_t i = 0; i < prefilling.size(); ++i) {
@@ -294,17 +301,18 @@ void Batcher::run_step(Effects& effects) {
   step_ = std::move(next);
 }
 
-uint32_t Batcher::rows_beside() const {
+uint32_t Batcher::rows_beside(double crowd) const {
   const uint64_t least = options_.min_prefill_tokens;
-  const uint64_t rows = cost_.rows_beside().value_or(least);
+  const uint64_t rows = cost_.rows_beside(crowd).value_or(least);
   if (rows >= least)
     return static_cast<uint32_t>(std::min<uint64_t>(rows, options_.max_step_tokens));
   return cost_.overdrawn() && num_repaying_ < kMaxRepaying ? 0 : options_.min_prefill_tokens;
 }
 
-bool Batcher::goes_first(const Running& prompt, uint32_t room) const {
+bool Batcher::goes_first(const Running& prompt, uint32_t room, double crowd) const {
   const uint32_t left = prompt.num_known - prompt.num_computed;
-  return left > rows_beside() && left <= std::min<uint64_t>(room, cost_.rows_instead().value_or(0));
+  return left > rows_beside(crowd) &&
+         left <= std::min<uint64_t>(room, cost_.rows_instead(crowd).value_or(0));
 }
 
 std::vector<uint32_t> Batcher::prefill_shares(const std::vector<RunningAt>& prefilling,

@@ -29,9 +29,10 @@ struct BatcherOptions {
   uint32_t max_step_tokens = 256;  ///< rows of one step
   uint32_t max_running = 16;       ///< requests with KV blocks; <= max_step_tokens
   /// What prefill may make of the steps of those who decode: their tokens come on average at most
-  /// so much later because somebody's prompt is long. The target holds in any case: nobody notices
-  /// that tokens came faster, but everybody how long the first one took. Half a dozen short steps
-  /// that each take few rows of prefill also cost more than a longer one.
+  /// so much later because somebody's prompt is long. The crowd are the requests whose prefill one
+  /// step can end. The target holds in any case: nobody notices that tokens came faster, but
+  /// everybody how long the first one took. Half a dozen short steps that each take few rows of
+  /// prefill also cost more than a longer one.
   StepGoal step{.percent = 200, .target = milliseconds(10)};
   /// Fewer prefill rows a step does not take, however dear they are: the first ones cost most.
   /// Steps that only decode make up for it.
@@ -192,10 +193,10 @@ class Batcher {
   void ask_for_next(Effects& effects);
   void run_step(Effects& effects);
   /// Prefill rows that the next step may take while others decode.
-  [[nodiscard]] uint32_t rows_beside() const;
+  [[nodiscard]] uint32_t rows_beside(double crowd) const;
   /// Those who decode and come later in order than this first prompt wait for it: a step without
   /// them, of so many rows at most, can end it, and one with them cannot.
-  [[nodiscard]] bool goes_first(const Running& prompt, uint32_t room) const;
+  [[nodiscard]] bool goes_first(const Running& prompt, uint32_t room, double crowd) const;
   /// Of so many rows half go to those with the fewest rows left, the rest in order: the first
   /// prompt takes at most twice as long, and short ones that come after it need not wait for its
   /// end.

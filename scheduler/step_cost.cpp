@@ -26,7 +26,7 @@ void StepCost::learn(const StepShape& step, Duration took) {
     overdraft_ns_ = 0;
     return;
   }
-  const double agreed = agreed_ns();
+  const double agreed = agreed_ns(step.crowd);
   overdraft_ns_ = std::clamp(overdraft_ns_ + took_ns - (step.passes_over ? 0 : agreed), 0.0,
                              kMaxSteps * agreed);
 }
@@ -37,16 +37,17 @@ void StepCost::Average::learn(double rows_sample, double ns_sample) {
   ns += rate * (ns_sample - ns);
 }
 
-double StepCost::agreed_ns() const {
-  return std::max(decode_ns_ * goal_.percent / 100.0, static_cast<double>(goal_.target.ns));
+double StepCost::agreed_ns(double crowd) const {
+  const double percent = 100 + (goal_.percent - 100) * std::max(1.0, crowd);
+  return std::max(decode_ns_ * percent / 100, static_cast<double>(goal_.target.ns));
 }
 
-std::optional<uint64_t> StepCost::rows_beside() const {
-  return rows_within(agreed_ns() - overdraft_ns_ - decode_ns_);
+std::optional<uint64_t> StepCost::rows_beside(double crowd) const {
+  return rows_within(agreed_ns(crowd) - overdraft_ns_ - decode_ns_);
 }
 
-std::optional<uint64_t> StepCost::rows_instead() const {
-  return rows_within(2 * agreed_ns() - overdraft_ns_);
+std::optional<uint64_t> StepCost::rows_instead(double crowd) const {
+  return rows_within(2 * agreed_ns(crowd) - overdraft_ns_);
 }
 
 std::optional<uint64_t> StepCost::rows_within(double budget_ns) const {

@@ -10,7 +10,9 @@
 // are remembered apart, and what lies between lies on the line through both.
 //
 // From that follows how much prefill a step takes while others decode: their tokens come on average
-// no later than agreed. A step that took longer is paid for by those that follow.
+// no later than agreed. A step that took longer is paid for by those that follow. Agreed is that
+// prefill takes a share of the time, and more where more requests wait for their first token than
+// for their next one.
 
 #include <cstdint>
 #include <optional>
@@ -24,11 +26,14 @@ struct StepShape {
   bool decodes = false;
   bool passes_over = false;  ///< somebody who decodes gets no token
   uint32_t prefill_tokens = 0;
+  /// Requests about to get their first token for each one that decodes; below 1 counts as 1.
+  double crowd = 1;
 };
 
 /// How long a token may take on average because others prefill: the longer of the two.
 struct StepGoal {
-  uint32_t percent = 200;  ///< of the time of a step that only decodes; >= 100
+  /// Of the time of a step that only decodes; >= 100. What is above 100 is multiplied by the crowd.
+  uint32_t percent = 200;
   Duration target;
 };
 
@@ -40,11 +45,12 @@ class StepCost {
   void learn(const StepShape& step, Duration took);
 
   /// Rows of prefill that a step may take beside those who decode.
+  /// @param crowd as StepShape has it
   /// @returns nothing as long as no step that decodes, or none that prefills, is known
-  [[nodiscard]] std::optional<uint64_t> rows_beside() const;
+  [[nodiscard]] std::optional<uint64_t> rows_beside(double crowd) const;
   /// The same in a step of their own, for which those who decode wait up to twice as long as
   /// agreed.
-  [[nodiscard]] std::optional<uint64_t> rows_instead() const;
+  [[nodiscard]] std::optional<uint64_t> rows_instead(double crowd) const;
   /// Those who decode have waited for longer than agreed. At most kMaxSteps steps of it are
   /// remembered: what hung for a second must not keep prompts waiting.
   [[nodiscard]] bool overdrawn() const { return overdraft_ns_ > 0; }
@@ -60,7 +66,7 @@ class StepCost {
     [[nodiscard]] bool known() const { return ns > 0; }
   };
   /// What a token may take.
-  [[nodiscard]] double agreed_ns() const;
+  [[nodiscard]] double agreed_ns(double crowd) const;
   [[nodiscard]] std::optional<uint64_t> rows_within(double budget_ns) const;
 
   StepGoal goal_;

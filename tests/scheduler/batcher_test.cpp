@@ -444,6 +444,28 @@ TEST_F(BatcherTest, DecodesOnlyUntilADearStepIsPaidFor) {
   EXPECT_THAT(done(7, milliseconds(1)), ElementsAre("step 8: 1@9+1! 2@4+4"));
 }
 
+TEST_F(BatcherTest, TakesMorePrefillWhereManyWaitForTheirFirstTokenAndFewDecode) {
+  batcher = Batcher({.max_step_tokens = 100,
+                     .max_running = 8,
+                     .step = {.percent = 200},
+                     .min_prefill_tokens = 4});
+  arrive(1, 20, 300);
+  reserved(1, 300);
+  done(1, microseconds(2000));  // 0.1 ms for each row
+  done(2, milliseconds(1));
+  done(3, milliseconds(1));
+  for (uint64_t r = 2; r <= 4; ++r) {
+    arrive(r, 30, 300);
+    reserved(r, 300);
+  }
+  arrive(5, 200, 300);  // more than a step: not about to get its first token
+  reserved(5, 300);
+  EXPECT_THAT(done(4, milliseconds(1)), ElementsAre("step 5: 1@23+1! 2@0+30!"))
+      << "3 for one that decodes: 3 ms of prefill, of which no prompt is shorter";
+  EXPECT_THAT(done(5, milliseconds(4)), ElementsAre("step 6: 1@24+1! 2@30+1! 3@0+10"))
+      << "2 for 2: as much as decoding takes";
+}
+
 TEST_F(BatcherTest, LetsAPromptGetOnHoweverDearItIs) {
   batcher = Batcher(
       {.max_step_tokens = 64, .max_running = 3, .step = {.percent = 100}, .min_prefill_tokens = 4});

@@ -160,9 +160,9 @@ class BatcherTwin {
     effects_.emplace_back(
         ReserveBlocks{next->ask, next->id, std::max(next->known, wanted_room(*next))});
   }
-  [[nodiscard]] uint32_t rows_beside() const {
+  [[nodiscard]] uint32_t rows_beside(double crowd) const {
     const uint64_t least = options_.min_prefill_tokens;
-    const uint64_t affordable = cost_.rows_beside().value_or(least);
+    const uint64_t affordable = cost_.rows_beside(crowd).value_or(least);
     if (affordable < least && cost_.overdrawn() && num_repaying_ < 15) return 0;
     return static_cast<uint32_t>(std::clamp<uint64_t>(
         affordable, least, std::max<uint64_t>(least, options_.max_step_tokens)));
@@ -185,13 +185,19 @@ class BatcherTwin {
     }
     const bool mixes = !decoding.empty() && !prefilling.empty();
     shape_ = {};
+    if (mixes) {
+      double num_near = 0;
+      for (const Request* r : prefilling)
+        num_near += r->known - r->computed <= options_.max_step_tokens;
+      shape_.crowd = num_near / static_cast<double>(decoding.size());
+    }
     if (mixes && num_mixed_ < 15 && decoding.back() > prefilling[0]) {  // by place
       const uint32_t left = prefilling[0]->known - prefilling[0]->computed;
-      const uint64_t instead = cost_.rows_instead().value_or(0);
+      const uint64_t instead = cost_.rows_instead(shape_.crowd).value_or(0);
       const uint64_t room =
           options_.max_step_tokens -
           std::ranges::count_if(decoding, [&](const Request* r) { return r < prefilling[0]; });
-      if (left > rows_beside() && left <= std::min(instead, room)) {
+      if (left > rows_beside(shape_.crowd) && left <= std::min(instead, room)) {
         shape_.passes_over = true;
         std::erase_if(decoding, [&](const Request* r) { return r > prefilling[0]; });
         prefilling = {prefilling[0]};
@@ -201,7 +207,7 @@ class BatcherTwin {
     shape_.decodes = !decoding.empty();
     uint32_t prefill = budget;
     if (shape_.decodes && !shape_.passes_over) {
-      prefill = num_mixed_ >= 15 ? 0 : std::min(budget, rows_beside());
+      prefill = num_mixed_ >= 15 ? 0 : std::min(budget, rows_beside(shape_.crowd));
     }
     // Row by row: half of them to the request with the fewest left, the rest to the first in order.
     std::map<Request*, uint32_t> shares;

@@ -23,7 +23,7 @@ void prefill(StepCost& cost, uint32_t rows) {
 }
 /// Fills a step to 12 ms. @returns what it took
 double mix(StepCost& cost) {
-  const auto rows = static_cast<uint32_t>(*cost.rows_beside());
+  const auto rows = static_cast<uint32_t>(*cost.rows_beside(1));
   const double took = kDecodeMs + prefill_ms(rows);
   cost.learn({.decodes = true, .prefill_tokens = rows}, ms(took));
   return took;
@@ -31,11 +31,11 @@ double mix(StepCost& cost) {
 
 TEST(StepCost, KnowsNothingBeforeItHasSeenBothKinds) {
   StepCost cost(kDouble);
-  EXPECT_EQ(cost.rows_beside(), std::nullopt);
+  EXPECT_EQ(cost.rows_beside(1), std::nullopt);
   decode(cost);
-  EXPECT_EQ(cost.rows_beside(), std::nullopt);
+  EXPECT_EQ(cost.rows_beside(1), std::nullopt);
   prefill(cost, 256);
-  EXPECT_EQ(cost.rows_beside(), static_cast<uint64_t>(kDecodeMs / (prefill_ms(256) / 256)));
+  EXPECT_EQ(cost.rows_beside(1), static_cast<uint64_t>(kDecodeMs / (prefill_ms(256) / 256)));
 }
 
 TEST(StepCost, ComesToTheTargetThoughTheFirstRowsCostMost) {
@@ -62,7 +62,7 @@ TEST(StepCost, FollowsACostThatGrowsOrFalls) {
   for (const double factor : {1.0, 3.0, 0.5}) {
     double took = 0;
     for (int i = 0; i < 100; ++i) {
-      const auto rows = static_cast<uint32_t>(*cost.rows_beside());
+      const auto rows = static_cast<uint32_t>(*cost.rows_beside(1));
       took = kDecodeMs + factor * prefill_ms(rows);
       if (rows > 0) cost.learn({.decodes = true, .prefill_tokens = rows}, ms(took));
       if (i % 10 == 0) cost.learn({.prefill_tokens = 256}, ms(factor * prefill_ms(256)));
@@ -75,10 +75,10 @@ TEST(StepCost, LearnsNothingFromAStepThatTookNoLongerThanDecoding) {
   StepCost cost(kDouble);
   decode(cost);
   cost.learn({.decodes = true, .prefill_tokens = 16}, ms(kDecodeMs));
-  EXPECT_EQ(cost.rows_beside(), std::nullopt);
+  EXPECT_EQ(cost.rows_beside(1), std::nullopt);
   cost.learn({.decodes = true, .prefill_tokens = 200}, ms(kDecodeMs + 10));
   decode(cost);
-  EXPECT_EQ(cost.rows_beside(), 120U) << "a twentieth of a millisecond each";
+  EXPECT_EQ(cost.rows_beside(1), 120U) << "a twentieth of a millisecond each";
 }
 
 TEST(StepCost, RecoversFromOneStepThatHung) {
@@ -89,7 +89,7 @@ TEST(StepCost, RecoversFromOneStepThatHung) {
   cost.learn({.decodes = true, .prefill_tokens = 60}, ms(500));
   for (int i = 0; i < 100; ++i) {
     // The batcher gives prefill a few rows from time to time.
-    const auto rows = static_cast<uint32_t>(std::max<uint64_t>(16, *cost.rows_beside()));
+    const auto rows = static_cast<uint32_t>(std::max<uint64_t>(16, *cost.rows_beside(1)));
     cost.learn({.decodes = true, .prefill_tokens = rows}, ms(kDecodeMs + prefill_ms(rows)));
   }
   EXPECT_NEAR(mix(cost), 12, 0.6);
@@ -101,14 +101,14 @@ TEST(StepCost, HasShorterStepsAfterOneThatTookTooLong) {
     decode(cost);
     cost.learn({.decodes = true, .prefill_tokens = 100}, ms(kDecodeMs + 5));
   }
-  EXPECT_EQ(cost.rows_beside(), 120U) << "6 ms at a twentieth of a millisecond each";
-  EXPECT_EQ(cost.rows_instead(), 480U) << "24 ms";
+  EXPECT_EQ(cost.rows_beside(1), 120U) << "6 ms at a twentieth of a millisecond each";
+  EXPECT_EQ(cost.rows_instead(1), 480U) << "24 ms";
   cost.learn({.decodes = true, .prefill_tokens = 100}, ms(kTarget.target.ns / 1e6 + 4));
   EXPECT_TRUE(cost.overdrawn());
-  EXPECT_NEAR(static_cast<double>(*cost.rows_beside()), 2 / 0.0625, 12);
+  EXPECT_NEAR(static_cast<double>(*cost.rows_beside(1)), 2 / 0.0625, 12);
   decode(cost);
   EXPECT_FALSE(cost.overdrawn()) << "6 ms of 12: 4 are paid back, what is left over is lost";
-  EXPECT_NEAR(static_cast<double>(*cost.rows_beside()), 6 / 0.0625, 12);
+  EXPECT_NEAR(static_cast<double>(*cost.rows_beside(1)), 6 / 0.0625, 12);
 }
 
 TEST(StepCost, CountsAStepWithoutThoseWhoDecodeAgainstTheNext) {
@@ -117,12 +117,25 @@ TEST(StepCost, CountsAStepWithoutThoseWhoDecodeAgainstTheNext) {
   prefill(cost, 256);
   cost.learn({.passes_over = true, .prefill_tokens = 100}, ms(9));
   EXPECT_TRUE(cost.overdrawn());
-  EXPECT_EQ(cost.rows_beside(), 0U) << "12 - 9 ms are less than decoding takes";
-  EXPECT_GT(*cost.rows_instead(), 0U);
+  EXPECT_EQ(cost.rows_beside(1), 0U) << "12 - 9 ms are less than decoding takes";
+  EXPECT_GT(*cost.rows_instead(1), 0U);
   decode(cost);
   EXPECT_TRUE(cost.overdrawn()) << "3 ms";
   decode(cost);
   EXPECT_FALSE(cost.overdrawn());
+}
+
+TEST(StepCost, AgreesToLongerStepsWhenMoreWaitForTheirFirstTokenThanForTheNext) {
+  StepCost cost(kDouble);
+  decode(cost);
+  cost.learn({.decodes = true, .prefill_tokens = 100}, ms(kDecodeMs + 5));
+  EXPECT_EQ(cost.rows_beside(0.25), 120U) << "6 ms at a twentieth of a millisecond each";
+  EXPECT_EQ(cost.rows_beside(3), 360U);
+  EXPECT_EQ(cost.rows_instead(3), 960U) << "twice the 24 ms that a token may take";
+  cost.learn({.decodes = true, .prefill_tokens = 360, .crowd = 3}, ms(kDecodeMs + 18));
+  EXPECT_FALSE(cost.overdrawn());
+  cost.learn({.decodes = true, .prefill_tokens = 360}, ms(kDecodeMs + 18));
+  EXPECT_TRUE(cost.overdrawn());
 }
 
 TEST(StepCost, OwesNobodyAnythingWhenNobodyDecodes) {
