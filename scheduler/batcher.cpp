@@ -287,6 +287,7 @@ void Batcher::run_step(Effects& effects) {
   uint32_t rows = budget;
   if (next.shape.decodes && !next.shape.passes_over) {
     rows = measures ? 0 : std::min(budget, rows_beside(next.shape.crowd));
+    next.shape.dear = rows > cost_.rows_beside(next.shape.crowd).value_or(rows);
   }
   const std::vector<uint32_t> shares = prefill_shares(prefilling, rows);
   for (size_t i = 0; i < prefilling.size(); ++i) {

@@ -6,6 +6,9 @@ namespace troupe::scheduler {
 namespace {
 
 constexpr double kRate = 0.25;
+/// So many that wait for their first token count as much as one that decodes. Under steady load
+/// there are about as many of both, and longer steps make tokens later but none earlier.
+constexpr double kCrowdOfOne = 2;
 
 }  // namespace
 
@@ -27,8 +30,10 @@ void StepCost::learn(const StepShape& step, Duration took) {
     return;
   }
   const double agreed = agreed_ns(step.crowd);
-  overdraft_ns_ = std::clamp(overdraft_ns_ + took_ns - (step.passes_over ? 0 : agreed), 0.0,
-                             kMaxSteps * agreed);
+  double lent_ns = took_ns - (step.passes_over ? 0 : agreed);
+  // That others come out longer than meant is chance: as many come out shorter.
+  if (!step.passes_over && !step.dear) lent_ns = std::min(lent_ns, 0.0);
+  overdraft_ns_ = std::clamp(overdraft_ns_ + lent_ns, 0.0, kMaxSteps * agreed);
 }
 
 void StepCost::Average::learn(double rows_sample, double ns_sample) {
@@ -38,7 +43,7 @@ void StepCost::Average::learn(double rows_sample, double ns_sample) {
 }
 
 double StepCost::agreed_ns(double crowd) const {
-  const double percent = 100 + (goal_.percent - 100) * std::max(1.0, crowd);
+  const double percent = 100 + (goal_.percent - 100) * std::max(1.0, crowd / kCrowdOfOne);
   return std::max(decode_ns_ * percent / 100, static_cast<double>(goal_.target.ns));
 }
 

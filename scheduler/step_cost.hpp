@@ -10,9 +10,9 @@
 // are remembered apart, and what lies between lies on the line through both.
 //
 // From that follows how much prefill a step takes while others decode: their tokens come on average
-// no later than agreed. A step that took longer is paid for by those that follow. Agreed is that
-// prefill takes a share of the time, and more where more requests wait for their first token than
-// for their next one.
+// no later than agreed. A step that was to take longer is paid for by those that follow. Agreed is
+// that prefill takes a share of the time, and more where many requests wait for their first token
+// and few for their next one.
 
 #include <cstdint>
 #include <optional>
@@ -25,14 +25,16 @@ namespace troupe::scheduler {
 struct StepShape {
   bool decodes = false;
   bool passes_over = false;  ///< somebody who decodes gets no token
+  bool dear = false;         ///< it has more prefill than rows_beside()
   uint32_t prefill_tokens = 0;
-  /// Requests about to get their first token for each one that decodes; below 1 counts as 1.
+  /// Requests about to get their first token for each one that decodes; up to 2 change nothing.
   double crowd = 1;
 };
 
 /// How long a token may take on average because others prefill: the longer of the two.
 struct StepGoal {
-  /// Of the time of a step that only decodes; >= 100. What is above 100 is multiplied by the crowd.
+  /// Of the time of a step that only decodes; >= 100. What is above 100 is multiplied by half the
+  /// crowd.
   uint32_t percent = 200;
   Duration target;
 };

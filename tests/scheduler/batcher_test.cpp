@@ -454,16 +454,17 @@ TEST_F(BatcherTest, TakesMorePrefillWhereManyWaitForTheirFirstTokenAndFewDecode)
   done(1, microseconds(2000));  // 0.1 ms for each row
   done(2, milliseconds(1));
   done(3, milliseconds(1));
-  for (uint64_t r = 2; r <= 4; ++r) {
+  for (uint64_t r = 2; r <= 5; ++r) {
     arrive(r, 30, 300);
     reserved(r, 300);
   }
-  arrive(5, 200, 300);  // more than a step: not about to get its first token
-  reserved(5, 300);
-  EXPECT_THAT(done(4, milliseconds(1)), ElementsAre("step 5: 1@23+1! 2@0+30!"))
-      << "3 for one that decodes: 3 ms of prefill, of which no prompt is shorter";
-  EXPECT_THAT(done(5, milliseconds(4)), ElementsAre("step 6: 1@24+1! 2@30+1! 3@0+10"))
-      << "2 for 2: as much as decoding takes";
+  arrive(6, 200, 300);  // more than a step: not about to get its first token
+  reserved(6, 300);
+  EXPECT_THAT(done(4, milliseconds(1)), ElementsAre("step 5: 1@23+1! 2@0+20"))
+      << "4 for one that decodes: twice as much as for 2";
+  leave(2);
+  leave(3);
+  EXPECT_THAT(done(5, milliseconds(3)), ElementsAre("step 6: 1@24+1! 4@0+10"));
 }
 
 TEST_F(BatcherTest, LetsAPromptGetOnHoweverDearItIs) {

@@ -208,6 +208,7 @@ class BatcherTwin {
     uint32_t prefill = budget;
     if (shape_.decodes && !shape_.passes_over) {
       prefill = num_mixed_ >= 15 ? 0 : std::min(budget, rows_beside(shape_.crowd));
+      shape_.dear = cost_.rows_beside(shape_.crowd).value_or(UINT64_MAX) < prefill;
     }
     // Row by row: half of them to the request with the fewest left, the rest to the first in order.
     std::map<Request*, uint32_t> shares;

@@ -103,7 +103,8 @@ TEST(StepCost, HasShorterStepsAfterOneThatTookTooLong) {
   }
   EXPECT_EQ(cost.rows_beside(1), 120U) << "6 ms at a twentieth of a millisecond each";
   EXPECT_EQ(cost.rows_instead(1), 480U) << "24 ms";
-  cost.learn({.decodes = true, .prefill_tokens = 100}, ms(kTarget.target.ns / 1e6 + 4));
+  cost.learn({.decodes = true, .dear = true, .prefill_tokens = 100},
+             ms(kTarget.target.ns / 1e6 + 4));
   EXPECT_TRUE(cost.overdrawn());
   EXPECT_NEAR(static_cast<double>(*cost.rows_beside(1)), 2 / 0.0625, 12);
   decode(cost);
@@ -125,23 +126,34 @@ TEST(StepCost, CountsAStepWithoutThoseWhoDecodeAgainstTheNext) {
   EXPECT_FALSE(cost.overdrawn());
 }
 
-TEST(StepCost, AgreesToLongerStepsWhenMoreWaitForTheirFirstTokenThanForTheNext) {
+TEST(StepCost, AgreesToLongerStepsWhenManyWaitForTheirFirstTokenAndFewForTheNext) {
   StepCost cost(kDouble);
   decode(cost);
   cost.learn({.decodes = true, .prefill_tokens = 100}, ms(kDecodeMs + 5));
-  EXPECT_EQ(cost.rows_beside(0.25), 120U) << "6 ms at a twentieth of a millisecond each";
-  EXPECT_EQ(cost.rows_beside(3), 360U);
-  EXPECT_EQ(cost.rows_instead(3), 960U) << "twice the 24 ms that a token may take";
-  cost.learn({.decodes = true, .prefill_tokens = 360, .crowd = 3}, ms(kDecodeMs + 18));
+  EXPECT_EQ(cost.rows_beside(2), 120U) << "6 ms at a twentieth of a millisecond each";
+  EXPECT_EQ(cost.rows_beside(6), 360U);
+  EXPECT_EQ(cost.rows_instead(6), 960U) << "twice the 24 ms that a token may take";
+  cost.learn({.decodes = true, .dear = true, .prefill_tokens = 360, .crowd = 6},
+             ms(kDecodeMs + 18));
   EXPECT_FALSE(cost.overdrawn());
-  cost.learn({.decodes = true, .prefill_tokens = 360}, ms(kDecodeMs + 18));
+  cost.learn({.decodes = true, .dear = true, .prefill_tokens = 360}, ms(kDecodeMs + 18));
   EXPECT_TRUE(cost.overdrawn());
+}
+
+TEST(StepCost, CountsNoChanceAgainstTheNextSteps) {
+  StepCost cost(kTarget);
+  decode(cost);
+  for (int i = 0; i < 100; ++i) {
+    cost.learn({.decodes = true, .prefill_tokens = 100}, ms(kDecodeMs + (i % 2 == 0 ? 3 : 9)));
+    ASSERT_FALSE(cost.overdrawn());
+    ASSERT_GT(cost.rows_beside(1), 70U);
+  }
 }
 
 TEST(StepCost, OwesNobodyAnythingWhenNobodyDecodes) {
   StepCost cost(kTarget);
   decode(cost);
-  cost.learn({.decodes = true, .prefill_tokens = 16}, ms(50));
+  cost.learn({.decodes = true, .dear = true, .prefill_tokens = 16}, ms(50));
   EXPECT_TRUE(cost.overdrawn());
   prefill(cost, 256);
   EXPECT_FALSE(cost.overdrawn());
@@ -150,7 +162,7 @@ TEST(StepCost, OwesNobodyAnythingWhenNobodyDecodes) {
 TEST(StepCost, ForgetsMostOfAStepThatHung) {
   StepCost cost(kTarget);
   decode(cost);
-  cost.learn({.decodes = true, .prefill_tokens = 16}, ms(5000));
+  cost.learn({.decodes = true, .dear = true, .prefill_tokens = 16}, ms(5000));
   int steps = 0;
   for (; cost.overdrawn(); ++steps) decode(cost);
   EXPECT_EQ(steps, 32) << "16 steps of 12 ms, 6 ms at a time";
