@@ -45,10 +45,9 @@ class Guides {
   /// begins: all but the end tokens, or all if it need not begin. Asked again with the same tokens,
   /// it gives the same answer, an error too, at once.
   /// @param emitted the answer so far; longer than at the last call, or the same
-  /// @errors those of compile_grammar; kInvalidArgument: there is no vocabulary, the answer does
-  /// not
-  ///         follow its grammar, or the grammar is too ambiguous to go on. They depend on the
-  ///         tokens alone: whoever resumes the request ends it with the same one
+  /// @errors those of compile_grammar; kInvalidArgument: there is no vocabulary, the answer leaves
+  ///         its grammar, or the grammar is too ambiguous to go on. Errors depend on the tokens:
+  ///         whoever resumes the request ends it with the same one
   /// Cost: compiling once, then that of TokenMasker::mask and of GrammarState::advance for each new
   /// token; for all tokens of an answer together GrammarLimits::max_answer_work bounds it.
   Result<std::span<const uint64_t>> mask(const GrammarSpec& spec, std::span<const TokenId> emitted,
