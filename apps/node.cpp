@@ -156,8 +156,7 @@ Result<int> run(const std::string& config_path, const std::string& name) {
                   .node = node,
                   .checkpoint = TRY(model::Checkpoint::open(config.model)),
                   .pool = kernels::ThreadPool(node.threads)};
-  Result<std::shared_ptr<const model::Vocabulary>> vocabulary =
-      Error{Code::kUnsupported, "not a router"};
+  auto& vocabulary = process.services.vocabulary;
   if (node.role == cluster::Role::kRouter) {
     process.weights = TRY(process.checkpoint.load_router());
     log::info("weights_mapped", {{"model", config.model}});
@@ -184,7 +183,7 @@ Result<int> run(const std::string& config_path, const std::string& name) {
                       .ops = process.ops.get(),
                       .executor = executor.get(),
                       .background = background.get(),
-                      .vocabulary = std::move(vocabulary)};
+                      .vocabulary = vocabulary};
   const caf::actor worker = spawn_worker(system, process, head);
   const auto stop_worker = [&] {
     caf::anon_send_exit(worker, caf::exit_reason::kill);

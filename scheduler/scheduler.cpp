@@ -312,6 +312,7 @@ bool Scheduler::start_queued(Instant now, Effects& effects) {
 }
 
 void Scheduler::fill_room(Instant now, Effects& effects) {
+  if (queue_.num_waiting_tenants() < 2) return;  // the usual case: nobody else is there
   Counts held;
   for (const auto& [request, entry] : requests_) {
     if (entry.share) held[entry.spec.tenant] += entry.share->num_kv;

@@ -71,6 +71,14 @@ class SchedulerTest : public ::testing::Test {
                            .stop_token_ids = {},
                            .timeout = timeout}});
   }
+  std::vector<std::string> submit_of(const std::string& tenant, uint64_t request,
+                                     size_t num_prompt) {
+    const RequestSpec spec{.prompt = std::vector<TokenId>(num_prompt, 1),
+                           .max_tokens = 4,
+                           .tenant = tenant,
+                           .timeout = seconds(10)};
+    return tell(Submitted{RequestId{request}, spec});
+  }
   std::vector<std::string> emit(uint64_t request, uint32_t first, std::vector<TokenId> tokens,
                                 uint64_t router = kR, uint32_t attempt = 1) {
     RouterEmitted event{NodeId{router}, RequestId{request}, attempt, first, {}};
@@ -483,14 +491,6 @@ TEST_F(SchedulerTest, TokensMakeTheTenantWithMostGiveWayWithinTenMilliseconds) {
 TEST_F(SchedulerTest, ATenantThatWaitsForBlocksHoldsUpNobodyWithFewer) {
   use({.max_running = 8, .kv_tokens = 20, .max_context = 20});
   up();
-  const auto submit_of = [&](const std::string& tenant, uint64_t request, size_t num_prompt) {
-    const RequestSpec spec{
-        .prompt = std::vector<TokenId>(num_prompt, static_cast<TokenId>(request)),
-        .max_tokens = 4,
-        .tenant = tenant,
-        .timeout = seconds(100)};
-    return tell(Submitted{RequestId{request}, spec});
-  };
   submit_of("large", 1, 8);
   submit_of("large", 2, 8);
   EXPECT_THAT(submit_of("large", 3, 8), ElementsAre("tell 3: admitted")) << "2 of 20 are left";
@@ -506,13 +506,6 @@ TEST_F(SchedulerTest, ATenantThatWaitsForBlocksHoldsUpNobodyWithFewer) {
 TEST_F(SchedulerTest, TokensMakeItTheTurnOfARequestThatFindsBlocks) {
   use({.max_running = 4, .kv_tokens = 20, .max_context = 20});
   up();
-  const auto submit_of = [&](const std::string& tenant, uint64_t request, size_t num_prompt) {
-    const RequestSpec spec{.prompt = std::vector<TokenId>(num_prompt, 1),
-                           .max_tokens = 4,
-                           .tenant = tenant,
-                           .timeout = seconds(10)};
-    return tell(Submitted{RequestId{request}, spec});
-  };
   submit_of("a", 1, 8);
   submit_of("b", 2, 4);
   EXPECT_THAT(submit_of("a", 3, 8), ElementsAre("tell 3: admitted")) << "too few blocks are left";

@@ -422,7 +422,7 @@ class SlowScheduler {
   void even_out(bool blocked) {
     while (num_waiting() > 0 && (blocked || !any_place())) {
       const RequestId waiting = next_of_fewest();
-      const RequestSpec spec = find(waiting)->spec;
+      const RequestSpec& spec = find(waiting)->spec;
       const Request* yields = who_yields_to(spec.tenant, spec.priority);
       if (yields == nullptr) return;
       const auto choice = choose(*find(waiting), {}, yields);
