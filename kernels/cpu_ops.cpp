@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <memory>
+#include <numeric>
 #include <vector>
 
 #include "kernels/backend.hpp"
@@ -16,12 +17,44 @@ namespace {
 constexpr size_t kMultiplyAddsPerPart = 1U << 18U;
 /// A part of a product is a multiple of this many outputs: whole register tiles of every version.
 constexpr size_t kOutputsGranule = 24;
+/// The same of integer weights: whole blocks of the 8-bit rows that the outputs may become.
+constexpr size_t kIntegerGranule = kPanelBlock;
+static_assert(kIntegerGranule % kPanelRows == 0);
 /// Elements in a part of an operation on rows.
 constexpr size_t kElementsPerPart = 1U << 15U;
 /// Heads that read a KV row together, so that it is fetched from memory once for all of them.
 constexpr size_t kHeadsTogether = 4;
 
 constexpr size_t divide_up(size_t a, size_t b) { return (a + b - 1) / b; }
+
+/// Memory for activations in 8 bits, as long as an operation lasts.
+class QuantisedBuffers {
+ public:
+  QuantisedRows add(size_t rows, size_t cols) {
+    const size_t elements = rows * cols;
+    const size_t num_blocks = elements / kPanelBlock;
+    values_.push_back(std::make_unique_for_overwrite<int8_t[]>(elements));
+    wide_.push_back(std::make_unique_for_overwrite<int16_t[]>(elements));
+    scales_.push_back(std::make_unique_for_overwrite<float[]>(num_blocks));
+    sums_.push_back(std::make_unique_for_overwrite<int32_t[]>(num_blocks));
+    return {.values = values_.back().get(),
+            .wide = wide_.back().get(),
+            .scales = scales_.back().get(),
+            .sums = sums_.back().get(),
+            .rows = rows,
+            .cols = cols};
+  }
+
+ private:
+  std::vector<std::unique_ptr<int8_t[]>> values_;
+  std::vector<std::unique_ptr<int16_t[]>> wide_;
+  std::vector<std::unique_ptr<float[]>> scales_;
+  std::vector<std::unique_ptr<int32_t[]>> sums_;
+};
+
+bool same_rows(const ConstRows& a, const ConstRows& b) {
+  return a.data == b.data && a.rows == b.rows && a.cols == b.cols && a.stride == b.stride;
+}
 
 class CpuOps final : public Ops {
  public:
@@ -38,12 +71,10 @@ class CpuOps final : public Ops {
   void gemm(const GemmParams& p) override { gemm_many({&p, 1}); }
 
   void gemm_many(std::span<const GemmParams> products) override {
-    std::vector<Part> parts;
-    for (size_t i = 0; i < products.size(); ++i) {
-      check_shapes(products[i]);
-      add_parts(i, products[i].w.out, products[i].x.rows * products[i].w.in, parts);
-    }
-    run(parts.size(), [&](size_t i) { kernels_.gemm(products[parts[i].item], parts[i].outputs); });
+    for (const GemmParams& p : products) check_shapes(p);
+    QuantisedBuffers buffers;
+    const std::vector<QuantisedRows> quantised = quantise_inputs(products, buffers);
+    run_products(products, quantised);
   }
 
   void rms_norm(const RmsNormParams& p) override {
@@ -109,32 +140,41 @@ class CpuOps final : public Ops {
     }
     const auto gate_buffer = std::make_unique_for_overwrite<float[]>(inner_elements);
     const auto up_buffer = std::make_unique_for_overwrite<float[]>(inner_elements);
+    QuantisedBuffers buffers;
 
-    std::vector<GemmParams> gate;
-    std::vector<GemmParams> up;
+    std::vector<GemmParams> gate_up;  // two of each expert
     std::vector<GemmParams> down;
+    std::vector<QuantisedRows> inner;  // of the experts whose `down` are integers
     std::vector<Part> parts;
     size_t at = 0;
     for (const FfnParams& p : experts) {
       const Rows gate_out(gate_buffer.get() + at, p.x.rows, p.gate.out);
       const Rows up_out(up_buffer.get() + at, p.x.rows, p.gate.out);
       at += p.x.rows * p.gate.out;
-      add_parts(gate.size(), p.gate.out, 2 * p.x.rows * p.gate.in, parts);
-      gate.push_back({.x = p.x, .w = p.gate, .y = gate_out});
-      up.push_back({.x = p.x, .w = p.up, .y = up_out});
+      add_parts(down.size(), p.gate.out, 2 * p.x.rows * p.gate.in, granule_of(p), parts);
+      gate_up.push_back({.x = p.x, .w = p.gate, .y = gate_out});
+      gate_up.push_back({.x = p.x, .w = p.up, .y = up_out});
       down.push_back({.x = gate_out, .w = p.down, .y = p.y});
+      inner.push_back(is_integer(p.down.dtype) ? buffers.add(p.x.rows, p.gate.out)
+                                               : QuantisedRows());
     }
+    const std::vector<QuantisedRows> quantised = quantise_inputs(gate_up, buffers);
     run(parts.size(), [&](size_t i) {
-      const GemmParams& g = gate[parts[i].item];
-      const GemmParams& u = up[parts[i].item];
+      const size_t item = parts[i].item;
       const Range outputs = parts[i].outputs;
-      kernels_.gemm(g, outputs);
-      kernels_.gemm(u, outputs);
+      const GemmParams& g = gate_up[2 * item];
+      const GemmParams& u = gate_up[2 * item + 1];
+      product(g, quantised[2 * item], outputs);
+      product(u, quantised[2 * item + 1], outputs);
       const Rows g_part(g.y.data + outputs.first, g.y.rows, outputs.size(), g.y.stride);
       const Rows u_part(u.y.data + outputs.first, u.y.rows, outputs.size(), u.y.stride);
-      kernels_.silu_mul({.gate = g_part, .up = u_part, .out = g_part}, {0, g.y.rows});
+      const Range rows{0, g.y.rows};
+      kernels_.silu_mul({.gate = g_part, .up = u_part, .out = g_part}, rows);
+      if (inner[item].values != nullptr) {
+        kernels_.quantise({.x = g_part, .out = inner[item], .first_col = outputs.first}, rows);
+      }
     });
-    gemm_many(down);
+    run_products(down, inner);
   }
 
   void combine(const CombineParams& p) override {
@@ -152,13 +192,61 @@ class CpuOps final : public Ops {
 
   /// Cuts the outputs of product `item` into parts; nothing where there is nothing to compute.
   static void add_parts(size_t item, size_t outputs, size_t multiply_adds_per_output,
-                        std::vector<Part>& parts) {
+                        size_t granule, std::vector<Part>& parts) {
     if (multiply_adds_per_output == 0) return;
     const size_t wanted = divide_up(kMultiplyAddsPerPart, multiply_adds_per_output);
-    const size_t step = divide_up(wanted, kOutputsGranule) * kOutputsGranule;
+    const size_t step = divide_up(wanted, granule) * granule;
     for (size_t first = 0; first < outputs; first += step) {
       parts.push_back({item, {first, std::min(first + step, outputs)}});
     }
+  }
+
+  static size_t granule_of(const WeightView& w) {
+    return is_integer(w.dtype) ? kIntegerGranule : kOutputsGranule;
+  }
+  /// Of gate and up, whose outputs may become 8-bit rows in parts.
+  static size_t granule_of(const FfnParams& p) {
+    const size_t granule = std::max(granule_of(p.gate), granule_of(p.up));
+    return is_integer(p.down.dtype) ? std::lcm(granule, kIntegerGranule) : granule;
+  }
+
+  /// What products with integer weights read, in 8 bits; neighbours that read the same share it.
+  std::vector<QuantisedRows> quantise_inputs(std::span<const GemmParams> products,
+                                             QuantisedBuffers& buffers) {
+    std::vector<QuantisedRows> quantised(products.size());
+    for (size_t i = 0; i < products.size(); ++i) {
+      const ConstRows& x = products[i].x;
+      if (!is_integer(products[i].w.dtype) || x.rows == 0) continue;
+      if (i > 0 && quantised[i - 1].values != nullptr && same_rows(x, products[i - 1].x)) {
+        quantised[i] = quantised[i - 1];
+        continue;
+      }
+      quantised[i] = buffers.add(x.rows, x.cols);
+      over_rows(x.rows, x.cols,
+                [&](Range rows) { kernels_.quantise({.x = x, .out = quantised[i]}, rows); });
+    }
+    return quantised;
+  }
+
+  void product(const GemmParams& p, const QuantisedRows& quantised, Range outputs) {
+    if (is_integer(p.w.dtype)) {
+      kernels_.quantised_gemm({.x = quantised, .w = p.w, .bias = p.bias, .y = p.y}, outputs);
+    } else {
+      kernels_.gemm(p, outputs);
+    }
+  }
+
+  /// @param quantised by product: what quantise_inputs() gives
+  void run_products(std::span<const GemmParams> products,
+                    std::span<const QuantisedRows> quantised) {
+    std::vector<Part> parts;
+    for (size_t i = 0; i < products.size(); ++i) {
+      const GemmParams& p = products[i];
+      add_parts(i, p.w.out, p.x.rows * p.w.in, granule_of(p.w), parts);
+    }
+    run(parts.size(), [&](size_t i) {
+      product(products[parts[i].item], quantised[parts[i].item], parts[i].outputs);
+    });
   }
 
   template <class F>

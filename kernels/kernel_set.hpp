@@ -5,6 +5,7 @@
 
 #include <cstddef>
 
+#include "base/panels.hpp"
 #include "kernels/ops.hpp"
 
 namespace troupe::kernels {
@@ -16,10 +17,40 @@ struct Range {
   [[nodiscard]] size_t size() const { return last - first; }
 };
 
+/// Activations rounded to 8 bits by rule 5: 32 elements share a scale.
+struct QuantisedRows {
+  int8_t* values = nullptr;  ///< [rows, cols]
+  int16_t* wide = nullptr;   ///< the same in 16 bits, for those who multiply those
+  float* scales = nullptr;   ///< [rows, cols / 32]
+  int32_t* sums = nullptr;   ///< [rows, cols / 32] of the values
+  size_t rows = 0;
+  size_t cols = 0;
+  [[nodiscard]] size_t blocks() const { return cols / kPanelBlock; }
+};
+
+/// Columns [first_col, first_col + x.cols) of out = x. REQUIRES: both are multiples of 32.
+struct QuantiseParams {
+  ConstRows x;
+  QuantisedRows out;
+  size_t first_col = 0;
+};
+
+/// As GemmParams, with integer weights.
+struct QuantisedGemmParams {
+  QuantisedRows x;
+  WeightView w;
+  const float* bias = nullptr;
+  Rows y;
+};
+
 struct KernelSet {
   const char* target;
   void (*embed)(const EmbedParams&, Range rows);
+  /// Floating-point weights.
   void (*gemm)(const GemmParams&, Range outputs);
+  void (*quantise)(const QuantiseParams&, Range rows);
+  /// REQUIRES: outputs begin and end at multiples of 16.
+  void (*quantised_gemm)(const QuantisedGemmParams&, Range outputs);
   void (*rms_norm)(const RmsNormParams&, Range rows);
   void (*rope)(const RopeParams&, Range rows);
   void (*silu_mul)(const SiluMulParams&, Range rows);

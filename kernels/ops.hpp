@@ -15,6 +15,12 @@
 //    multiply-add per element, in ascending position.
 // 3. exp is one polynomial, written with fused multiply-adds, identical in every version.
 // 4. A row's result never depends on the other rows of the call.
+// 5. Products with integer weights round the activations of each row to 8 bits first, 32 at a time:
+//    scale = max|x| / 127, q = x * (127 / max|x|) rounded to the nearest (ties to even), 0 if all
+//    are 0; not finite: q = 0 and scale = NaN. Sums of products q * (w - zero) over 32 elements are
+//    exact integers s. Of each group of weights t = fma(float(s), scale, t), 32 after 32 elements
+//    in ascending order from t = 0; the result is fma(t, scale of the group, y), group after group
+//    from y = 0. Source: dynamic block-wise quantisation as in Dettmers et al. 2022.
 //
 // So results do not depend on batch, chunk, threads or placement. No operation allocates per row,
 // throws or fails: shapes are our own contract and are CHECKed.

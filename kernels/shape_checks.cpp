@@ -2,6 +2,8 @@
 
 #include <functional>
 
+#include "base/panels.hpp"
+
 namespace troupe::kernels {
 namespace {
 
@@ -20,6 +22,13 @@ void check_weight(const WeightView& w, size_t out, size_t in) {
   CHECK_EQ(w.in, in);
   CHECK(w.data != nullptr || out * in == 0);
   CHECK(w.scales == nullptr || w.dtype == DType::kF8E4M3);
+  if (is_integer(w.dtype)) {
+    CHECK(fits_panels(out, in));
+    CHECK(w.group_scales.data != nullptr);
+    CHECK(w.group_scales.group > 0 && w.group_scales.group % kPanelBlock == 0);
+    CHECK(w.group_scales.dtype == DType::kF32 || w.group_scales.dtype == DType::kBF16);
+    CHECK(w.group_scales.zeros == nullptr || w.dtype == DType::kI4);
+  }
 }
 
 /// The elements from the first to the end of the last row share no memory.

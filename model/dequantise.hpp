@@ -11,7 +11,7 @@
 namespace troupe::model {
 
 /// values[i] = the i-th number of `bytes`, which may be unaligned.
-/// REQUIRES: bytes.size() == values.size() * size_of(dtype).
+/// REQUIRES: bytes.size() == values.size() * size_of(dtype); no integers.
 void to_float32(Bytes bytes, DType dtype, std::span<float> values);
 
 /// Multiplies element (o, i) of [out, in] by its 128x128 block's scale, as WeightView defines it.

@@ -1,7 +1,7 @@
 #pragma once
 
-// Stored weight elements to float32. Every conversion is exact; FP8 with scales rounds once, in the
-// multiplication by the block's scale.
+// Stored weight elements to float32. Every conversion is exact; FP8 with scales and integers round
+// once, in the multiplication by their scale.
 
 #include <bit>
 #include <cmath>
@@ -10,6 +10,7 @@
 #include <cstring>
 #include <limits>
 
+#include "base/panels.hpp"
 #include "base/tensor_view.hpp"
 
 namespace troupe::kernels {
@@ -47,6 +48,27 @@ T load(const void* data, size_t i) {
 }
 }  // namespace internal
 
+/// The integer that stands at (o, i), its zero not subtracted. REQUIRES: is_integer(w.dtype).
+inline int stored_integer(const WeightView& w, size_t o, size_t i) {
+  const auto* bytes = static_cast<const uint8_t*>(w.data);
+  if (w.dtype == DType::kI8) return static_cast<int8_t>(bytes[panel_byte_of_i8(w.in, o, i)]);
+  const uint8_t both = bytes[panel_byte_of_i4(w.in, o, i)];
+  return in_high_half(i) ? both >> 4U : both & 0xfU;
+}
+
+inline float group_scale(const WeightView& w, size_t o, size_t g) {
+  const size_t at = panel_scale(w.num_groups(), o, g);
+  return w.group_scales.dtype == DType::kBF16
+             ? from_bf16(internal::load<uint16_t>(w.group_scales.data, at))
+             : internal::load<float>(w.group_scales.data, at);
+}
+
+inline int group_zero(const WeightView& w, size_t o, size_t g) {
+  if (w.dtype == DType::kI8) return 0;
+  const uint8_t* zeros = w.group_scales.zeros;
+  return zeros == nullptr ? kMiddleOfI4 : zeros[panel_scale(w.num_groups(), o, g)];
+}
+
 /// Element (o, i) of a weight matrix as float32.
 inline float weight_at(const WeightView& w, size_t o, size_t i) {
   const size_t at = o * w.in + i;
@@ -60,6 +82,12 @@ inline float weight_at(const WeightView& w, size_t o, size_t i) {
       const size_t blocks_in = (w.in + WeightView::kScaleBlock - 1) / WeightView::kScaleBlock;
       return value *
              w.scales[(o / WeightView::kScaleBlock) * blocks_in + i / WeightView::kScaleBlock];
+    }
+    case DType::kI8:
+    case DType::kI4: {
+      const size_t g = i / w.group_scales.group;
+      return static_cast<float>(stored_integer(w, o, i) - group_zero(w, o, g)) *
+             group_scale(w, o, g);
     }
   }
   return 0;

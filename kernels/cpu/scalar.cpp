@@ -7,6 +7,8 @@ const KernelSet& scalar_kernels() {
       .target = "scalar",
       .embed = scalar::embed,
       .gemm = scalar::gemm,
+      .quantise = scalar::quantise,
+      .quantised_gemm = scalar::quantised_gemm,
       .rms_norm = scalar::rms_norm,
       .rope = scalar::rope,
       .silu_mul = scalar::silu_mul,

@@ -9,6 +9,8 @@ namespace troupe::kernels::scalar {
 
 void embed(const EmbedParams& p, Range rows);
 void gemm(const GemmParams& p, Range outputs);
+void quantise(const QuantiseParams& p, Range rows);
+void quantised_gemm(const QuantisedGemmParams& p, Range outputs);
 void rms_norm(const RmsNormParams& p, Range rows);
 void rope(const RopeParams& p, Range rows);
 void silu_mul(const SiluMulParams& p, Range rows);

@@ -63,6 +63,8 @@ void convert_row(const WeightView& w, size_t o, float* out) {
     case DType::kF16: return convert(rows_of<F16Row>(w, o).row(0), 0, w.in, 1.0F, out);
     case DType::kBF16: return convert(rows_of<Bf16Row>(w, o).row(0), 0, w.in, 1.0F, out);
     case DType::kF8E4M3: break;
+    case DType::kI8:
+    case DType::kI4: return weight_row(w, o, out);  // embeddings, if any
   }
   const F8Row row = rows_of<F8Row>(w, o).row(0);
   if (w.scales == nullptr) return convert(row, 0, w.in, 1.0F, out);

@@ -15,6 +15,7 @@
 #include "kernels/cpu/scalar.hpp"
 #include "kernels/simd/attention-inl.hpp"
 #include "kernels/simd/gemm-inl.hpp"
+#include "kernels/simd/quantised-inl.hpp"
 #include "kernels/simd/rows-inl.hpp"
 
 HWY_BEFORE_NAMESPACE();
@@ -31,6 +32,8 @@ const KernelSet& target_kernels() {
 #endif
     .embed = embed,
     .gemm = gemm,
+    .quantise = quantise,
+    .quantised_gemm = quantised_gemm,
     .rms_norm = rms_norm,
     .rope = scalar::rope,  // a ten-thousandth of a step's time
     .silu_mul = silu_mul,

@@ -101,11 +101,9 @@ TEST_P(GemmBits, OfAnOutputDoNotDependOnTheOthers) {
   const auto run = [&](Ops& ops, size_t outputs_per_call) {
     std::vector<float> y(6 * 384);
     for (size_t o = 0; o < 384; o += outputs_per_call) {
-      WeightView part = w.view;
-      part.data = static_cast<const std::byte*>(w.view.data) + o * 300 * size_of(w.view.dtype);
-      part.out = outputs_per_call;
-      if (part.scales != nullptr) part.scales += o / 128 * 3;
-      ops.gemm({.x = {x.data(), 6, 300}, .w = part, .y = {y.data() + o, 6, part.out, 384}});
+      ops.gemm({.x = {x.data(), 6, 300},
+                .w = w.view.outputs(o, outputs_per_call),
+                .y = {y.data() + o, 6, outputs_per_call, 384}});
     }
     return y;
   };

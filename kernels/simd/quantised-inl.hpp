@@ -1,0 +1,306 @@
+// Products of 8-bit activations with integer weights in panels (rule 5 of kernels/ops.hpp). Sums of
+// integers are exact in any order, so each CPU adds as suits it; lanes are outputs, so that nothing
+// is added across lanes and the panels of the weights are read once, front to back.
+
+#if defined(TROUPE_KERNELS_SIMD_QUANTISED_INL) == defined(HWY_TARGET_TOGGLE)
+#ifdef TROUPE_KERNELS_SIMD_QUANTISED_INL
+#undef TROUPE_KERNELS_SIMD_QUANTISED_INL
+#else
+#define TROUPE_KERNELS_SIMD_QUANTISED_INL
+#endif
+
+#include <hwy/highway.h>
+
+#include "kernels/cpu/quantised.hpp"
+#include "kernels/cpu/scalar.hpp"
+#include "kernels/kernel_set.hpp"
+
+#if HWY_ARCH_X86
+#include <immintrin.h>
+#endif
+
+HWY_BEFORE_NAMESPACE();
+namespace troupe::kernels::HWY_NAMESPACE {
+
+#if HWY_ARCH_X86
+
+/// Reads T at bytes that may be unaligned.
+template <class T>
+HWY_INLINE T load_bits(const void* at) {
+  T value;
+  std::memcpy(&value, at, sizeof(T));
+  return value;
+}
+
+HWY_INLINE int32_t sum_lanes(__m256i v) {
+  const __m128i four = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+  const __m128i two = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0x4e));
+  return _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32(two, 0xb1)));
+}
+
+HWY_INLINE uint32_t max_lanes(__m256i v) {
+  const __m128i four = _mm_max_epu32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+  const __m128i two = _mm_max_epu32(four, _mm_shuffle_epi32(four, 0x4e));
+  return static_cast<uint32_t>(_mm_cvtsi128_si32(_mm_max_epu32(two, _mm_shuffle_epi32(two, 0xb1))));
+}
+
+void quantise(const QuantiseParams& p, Range rows) {
+  const QuantisedRows& out = p.out;
+  const __m256i magnitude = _mm256_set1_epi32(0x7fffffff);
+  for (size_t r = rows.first; r < rows.last; ++r) {
+    for (size_t first = 0; first < p.x.cols; first += kPanelBlock) {
+      const float* x = p.x.row(r) + first;
+      __m256 values[4];
+      __m256i max = _mm256_setzero_si256();
+      for (size_t v = 0; v < 4; ++v) {
+        values[v] = _mm256_loadu_ps(x + 8 * v);
+        max = _mm256_max_epu32(max, _mm256_and_si256(_mm256_castps_si256(values[v]), magnitude));
+      }
+      const BlockScale scale = block_scale(max_lanes(max));
+      const __m256 to_8_bits = _mm256_set1_ps(scale.to_8_bits);
+      __m256i integers[4];
+      for (size_t v = 0; v < 4; ++v) {
+        integers[v] = scale.to_8_bits == 0
+                          ? _mm256_setzero_si256()
+                          : _mm256_cvtps_epi32(_mm256_mul_ps(values[v], to_8_bits));
+      }
+      const size_t at = r * out.cols + p.first_col + first;
+      // Packing works in halves of 16 bytes, so that their quarters come out in the wrong order.
+      const __m256i low =
+          _mm256_permute4x64_epi64(_mm256_packs_epi32(integers[0], integers[1]), 0xd8);
+      const __m256i high =
+          _mm256_permute4x64_epi64(_mm256_packs_epi32(integers[2], integers[3]), 0xd8);
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(out.wide + at), low);
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(out.wide + at + 16), high);
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(out.values + at),
+                          _mm256_permute4x64_epi64(_mm256_packs_epi16(low, high), 0xd8));
+      out.scales[at / kPanelBlock] = scale.scale;
+      out.sums[at / kPanelBlock] = sum_lanes(_mm256_add_epi32(
+          _mm256_add_epi32(integers[0], integers[1]), _mm256_add_epi32(integers[2], integers[3])));
+    }
+  }
+}
+
+/// Eight outputs of a panel: lanes of one vector.
+constexpr size_t kHalfRows = 8;
+
+/// Scales of eight outputs from scale `at` on.
+template <DType kScale>
+HWY_INLINE __m256 load_scales(const void* scales, size_t at) {
+  if constexpr (kScale == DType::kBF16) {
+    const auto* bits = static_cast<const uint16_t*>(scales) + at;
+    const __m128i narrow = _mm_loadu_si128(reinterpret_cast<const __m128i*>(bits));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(narrow), 16));
+  } else {
+    return _mm256_loadu_ps(static_cast<const float*>(scales) + at);
+  }
+}
+
+/// kRows rows of activations over one product's weights.
+template <size_t kRows>
+struct ActivationRows {
+  const int8_t* values[kRows];
+  const int16_t* wide[kRows];
+  const float* scales[kRows];
+  const int32_t* sums[kRows];
+};
+
+/// The integer sums of one block of kI4 for kHalves * 8 outputs, no zero subtracted. A byte of
+/// weights is at most 15 and of activations 127: eight pairs of them fit into 16 bits.
+struct I4Weights {
+  static constexpr size_t kBytesPerBlock = kPanelBlock / 2 * kPanelRows;
+  template <size_t kRows>
+  static constexpr size_t kHalvesAtOnce = 2;
+
+  template <size_t kRows, size_t kHalves>
+  HWY_INLINE static void sum_block(const uint8_t* weights, const ActivationRows<kRows>& x, size_t k,
+                                   __m256i (&sums)[kRows][kHalves]) {
+    const __m256i low_half = _mm256_set1_epi8(15);
+    for (size_t r = 0; r < kRows; ++r) {
+      for (size_t h = 0; h < kHalves; ++h) sums[r][h] = _mm256_setzero_si256();
+    }
+    for (size_t c = 0; c < 4; ++c) {
+      __m256i low[kHalves], high[kHalves];
+      for (size_t h = 0; h < kHalves; ++h) {
+        const __m256i both = _mm256_loadu_si256(
+            reinterpret_cast<const __m256i*>(weights + c * kPanelRows * kPanelQuad + h * 32));
+        low[h] = _mm256_and_si256(both, low_half);
+        high[h] = _mm256_and_si256(_mm256_srli_epi16(both, 4), low_half);
+      }
+      for (size_t r = 0; r < kRows; ++r) {
+        const int8_t* at = x.values[r] + k + c * kPanelQuad;
+        const __m256i x_low = _mm256_set1_epi32(load_bits<int32_t>(at));
+        const __m256i x_high = _mm256_set1_epi32(load_bits<int32_t>(at + kPanelBlock / 2));
+        for (size_t h = 0; h < kHalves; ++h) {
+          sums[r][h] = _mm256_add_epi16(sums[r][h], _mm256_maddubs_epi16(low[h], x_low));
+          sums[r][h] = _mm256_add_epi16(sums[r][h], _mm256_maddubs_epi16(high[h], x_high));
+        }
+      }
+    }
+    const __m256i ones = _mm256_set1_epi16(1);
+    for (size_t r = 0; r < kRows; ++r) {
+      for (size_t h = 0; h < kHalves; ++h) sums[r][h] = _mm256_madd_epi16(sums[r][h], ones);
+    }
+  }
+};
+
+/// The same of kI8, through 16 bits: a product of two unsigned and signed bytes and its neighbour
+/// would not fit into 16.
+struct I8Weights {
+  static constexpr size_t kBytesPerBlock = kPanelBlock * kPanelRows;
+  template <size_t kRows>
+  static constexpr size_t kHalvesAtOnce = kRows <= 2 ? 2 : 1;
+
+  template <size_t kRows, size_t kHalves>
+  HWY_INLINE static void sum_block(const uint8_t* weights, const ActivationRows<kRows>& x, size_t k,
+                                   __m256i (&sums)[kRows][kHalves]) {
+    __m256i pairs[kRows][kHalves][2];  // four outputs each, two partial sums for each of them
+    for (size_t r = 0; r < kRows; ++r) {
+      for (size_t h = 0; h < kHalves; ++h) {
+        pairs[r][h][0] = pairs[r][h][1] = _mm256_setzero_si256();
+      }
+    }
+    for (size_t q = 0; q < kPanelBlock / kPanelQuad; ++q) {
+      __m256i w[kHalves][2];
+      for (size_t h = 0; h < kHalves; ++h) {
+        for (size_t i = 0; i < 2; ++i) {
+          w[h][i] = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(
+              weights + q * kPanelRows * kPanelQuad + h * 32 + i * 16)));
+        }
+      }
+      for (size_t r = 0; r < kRows; ++r) {
+        const __m256i x_quad =
+            _mm256_set1_epi64x(load_bits<int64_t>(x.wide[r] + k + q * kPanelQuad));
+        for (size_t h = 0; h < kHalves; ++h) {
+          for (size_t i = 0; i < 2; ++i) {
+            pairs[r][h][i] = _mm256_add_epi32(pairs[r][h][i], _mm256_madd_epi16(w[h][i], x_quad));
+          }
+        }
+      }
+    }
+    for (size_t r = 0; r < kRows; ++r) {
+      for (size_t h = 0; h < kHalves; ++h) {
+        sums[r][h] =
+            _mm256_permute4x64_epi64(_mm256_hadd_epi32(pairs[r][h][0], pairs[r][h][1]), 0xd8);
+      }
+    }
+  }
+};
+
+/// y[r][h] of kHalves * 8 outputs, `half` the first of them in the panel.
+/// @param panel the panel's weights, at the first byte of `half`
+/// @param scale_at index of the scale of the panel's first group and the first output
+template <class Weights, DType kScale, bool kZeros, size_t kRows, size_t kHalves>
+HWY_INLINE void panel_products(const uint8_t* panel, const WeightView& w, size_t scale_at,
+                               const ActivationRows<kRows>& x, __m256 (&y)[kRows][kHalves]) {
+  constexpr bool kIsI4 = std::is_same_v<Weights, I4Weights>;
+  for (size_t r = 0; r < kRows; ++r) {
+    for (size_t h = 0; h < kHalves; ++h) y[r][h] = _mm256_setzero_ps();
+  }
+  const size_t group = std::min(w.group_scales.group, w.in);
+  for (size_t first = 0; first < w.in; first += group, scale_at += kPanelRows) {
+    const size_t last = std::min(first + group, w.in);
+    __m256i zeros[kHalves];
+    for (size_t h = 0; h < kHalves; ++h) {
+      zeros[h] = kZeros ? _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(
+                              w.group_scales.zeros + scale_at + h * kHalfRows)))
+                        : _mm256_set1_epi32(kMiddleOfI4);
+    }
+    __m256 t[kRows][kHalves];
+    for (size_t r = 0; r < kRows; ++r) {
+      for (size_t h = 0; h < kHalves; ++h) t[r][h] = _mm256_setzero_ps();
+    }
+    for (size_t k = first; k < last; k += kPanelBlock) {
+      __m256i sums[kRows][kHalves];
+      Weights::sum_block(panel + k / kPanelBlock * Weights::kBytesPerBlock, x, k, sums);
+      for (size_t r = 0; r < kRows; ++r) {
+        const __m256 scale = _mm256_set1_ps(x.scales[r][k / kPanelBlock]);
+        const __m256i x_sum = _mm256_set1_epi32(x.sums[r][k / kPanelBlock]);
+        for (size_t h = 0; h < kHalves; ++h) {
+          if constexpr (kIsI4) {
+            const __m256i too_much =
+                kZeros ? _mm256_mullo_epi32(x_sum, zeros[h]) : _mm256_slli_epi32(x_sum, 3);
+            sums[r][h] = _mm256_sub_epi32(sums[r][h], too_much);
+          }
+          t[r][h] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sums[r][h]), scale, t[r][h]);
+        }
+      }
+    }
+    for (size_t h = 0; h < kHalves; ++h) {
+      const __m256 scale = load_scales<kScale>(w.group_scales.data, scale_at + h * kHalfRows);
+      for (size_t r = 0; r < kRows; ++r) y[r][h] = _mm256_fmadd_ps(t[r][h], scale, y[r][h]);
+    }
+  }
+}
+
+template <class Weights, DType kScale, bool kZeros, size_t kRows>
+HWY_NOINLINE void rows_by_panels(const QuantisedGemmParams& p, size_t first_row, Range outputs) {
+  constexpr size_t kHalves = Weights::template kHalvesAtOnce<kRows>;
+  ActivationRows<kRows> x;
+  for (size_t r = 0; r < kRows; ++r) {
+    const size_t at = (first_row + r) * p.x.cols;
+    x.values[r] = p.x.values + at;
+    x.wide[r] = p.x.wide + at;
+    x.scales[r] = p.x.scales + at / kPanelBlock;
+    x.sums[r] = p.x.sums + at / kPanelBlock;
+  }
+  const size_t panel_bytes = p.w.in / kPanelBlock * Weights::kBytesPerBlock;
+  for (size_t o = outputs.first; o < outputs.last; o += kHalves * kHalfRows) {
+    const size_t within = o % kPanelRows;
+    const auto* panel =
+        static_cast<const uint8_t*>(p.w.data) + o / kPanelRows * panel_bytes + within * kPanelQuad;
+    const size_t scale_at = panel_scale(p.w.num_groups(), o, 0);
+    __m256 y[kRows][kHalves];
+    panel_products<Weights, kScale, kZeros>(panel, p.w, scale_at, x, y);
+    for (size_t r = 0; r < kRows; ++r) {
+      for (size_t h = 0; h < kHalves; ++h) {
+        const size_t at = o + h * kHalfRows;
+        if (p.bias != nullptr) y[r][h] = _mm256_add_ps(y[r][h], _mm256_loadu_ps(p.bias + at));
+        _mm256_storeu_ps(p.y.row(first_row + r) + at, y[r][h]);
+      }
+    }
+  }
+}
+
+constexpr size_t kQuantisedTileRows = 4;
+
+template <class Weights, DType kScale, bool kZeros>
+void quantised_rows(const QuantisedGemmParams& p, Range outputs) {
+  for (size_t r = 0; r < p.x.rows; r += kQuantisedTileRows) {
+    switch (std::min(kQuantisedTileRows, p.x.rows - r)) {
+      case 1: rows_by_panels<Weights, kScale, kZeros, 1>(p, r, outputs); break;
+      case 2: rows_by_panels<Weights, kScale, kZeros, 2>(p, r, outputs); break;
+      case 3: rows_by_panels<Weights, kScale, kZeros, 3>(p, r, outputs); break;
+      default: rows_by_panels<Weights, kScale, kZeros, 4>(p, r, outputs);
+    }
+  }
+}
+
+template <DType kScale>
+void quantised_gemm_with(const QuantisedGemmParams& p, Range outputs) {
+  if (p.w.dtype == DType::kI8) return quantised_rows<I8Weights, kScale, false>(p, outputs);
+  if (p.w.group_scales.zeros != nullptr) return quantised_rows<I4Weights, kScale, true>(p, outputs);
+  quantised_rows<I4Weights, kScale, false>(p, outputs);
+}
+
+void quantised_gemm(const QuantisedGemmParams& p, Range outputs) {
+  if (p.w.group_scales.dtype == DType::kBF16) {
+    quantised_gemm_with<DType::kBF16>(p, outputs);
+  } else {
+    quantised_gemm_with<DType::kF32>(p, outputs);
+  }
+}
+
+#else
+
+void quantise(const QuantiseParams& p, Range rows) { scalar::quantise(p, rows); }
+void quantised_gemm(const QuantisedGemmParams& p, Range outputs) {
+  scalar::quantised_gemm(p, outputs);
+}
+
+#endif
+
+}  // namespace troupe::kernels::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#endif
