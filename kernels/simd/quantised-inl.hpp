@@ -22,6 +22,10 @@
 HWY_BEFORE_NAMESPACE();
 namespace troupe::kernels::HWY_NAMESPACE {
 
+// Loops over a tile: unrolled early, or GCC keeps the tile in memory.
+#undef TROUPE_UNROLL
+#define TROUPE_UNROLL _Pragma("GCC unroll 8")
+
 #if HWY_ARCH_X86
 
 /// Reads T at bytes that may be unaligned.
@@ -81,6 +85,16 @@ void quantise(const QuantiseParams& p, Range rows) {
   }
 }
 
+/// Adds where it stands: GCC would put off the sums of a tile, and its products wait in memory.
+HWY_INLINE void add_16(__m256i& sum, __m256i products) {
+  sum = _mm256_add_epi16(sum, products);
+  asm("" : "+x"(sum));
+}
+HWY_INLINE void add_32(__m256i& sum, __m256i products) {
+  sum = _mm256_add_epi32(sum, products);
+  asm("" : "+x"(sum));
+}
+
 /// Eight outputs of a panel: lanes of one vector.
 constexpr size_t kHalfRows = 8;
 
@@ -116,30 +130,31 @@ struct I4Weights {
   HWY_INLINE static void sum_block(const uint8_t* weights, const ActivationRows<kRows>& x, size_t k,
                                    __m256i (&sums)[kRows][kHalves]) {
     const __m256i low_half = _mm256_set1_epi8(15);
-    for (size_t r = 0; r < kRows; ++r) {
-      for (size_t h = 0; h < kHalves; ++h) sums[r][h] = _mm256_setzero_si256();
+    TROUPE_UNROLL for (size_t r = 0; r < kRows; ++r) {
+      TROUPE_UNROLL for (size_t h = 0; h < kHalves; ++h) sums[r][h] = _mm256_setzero_si256();
     }
     for (size_t c = 0; c < 4; ++c) {
       __m256i low[kHalves], high[kHalves];
-      for (size_t h = 0; h < kHalves; ++h) {
+      TROUPE_UNROLL for (size_t h = 0; h < kHalves; ++h) {
         const __m256i both = _mm256_loadu_si256(
             reinterpret_cast<const __m256i*>(weights + c * kPanelRows * kPanelQuad + h * 32));
         low[h] = _mm256_and_si256(both, low_half);
         high[h] = _mm256_and_si256(_mm256_srli_epi16(both, 4), low_half);
       }
-      for (size_t r = 0; r < kRows; ++r) {
+      TROUPE_UNROLL for (size_t r = 0; r < kRows; ++r) {
         const int8_t* at = x.values[r] + k + c * kPanelQuad;
         const __m256i x_low = _mm256_set1_epi32(load_bits<int32_t>(at));
         const __m256i x_high = _mm256_set1_epi32(load_bits<int32_t>(at + kPanelBlock / 2));
-        for (size_t h = 0; h < kHalves; ++h) {
-          sums[r][h] = _mm256_add_epi16(sums[r][h], _mm256_maddubs_epi16(low[h], x_low));
-          sums[r][h] = _mm256_add_epi16(sums[r][h], _mm256_maddubs_epi16(high[h], x_high));
+        TROUPE_UNROLL for (size_t h = 0; h < kHalves; ++h) {
+          add_16(sums[r][h], _mm256_maddubs_epi16(low[h], x_low));
+          add_16(sums[r][h], _mm256_maddubs_epi16(high[h], x_high));
         }
       }
     }
     const __m256i ones = _mm256_set1_epi16(1);
-    for (size_t r = 0; r < kRows; ++r) {
-      for (size_t h = 0; h < kHalves; ++h) sums[r][h] = _mm256_madd_epi16(sums[r][h], ones);
+    TROUPE_UNROLL for (size_t r = 0; r < kRows; ++r) {
+      TROUPE_UNROLL for (size_t h = 0; h < kHalves; ++h) sums[r][h] =
+          _mm256_madd_epi16(sums[r][h], ones);
     }
   }
 };
@@ -155,31 +170,31 @@ struct I8Weights {
   HWY_INLINE static void sum_block(const uint8_t* weights, const ActivationRows<kRows>& x, size_t k,
                                    __m256i (&sums)[kRows][kHalves]) {
     __m256i pairs[kRows][kHalves][2];  // four outputs each, two partial sums for each of them
-    for (size_t r = 0; r < kRows; ++r) {
-      for (size_t h = 0; h < kHalves; ++h) {
+    TROUPE_UNROLL for (size_t r = 0; r < kRows; ++r) {
+      TROUPE_UNROLL for (size_t h = 0; h < kHalves; ++h) {
         pairs[r][h][0] = pairs[r][h][1] = _mm256_setzero_si256();
       }
     }
     for (size_t q = 0; q < kPanelBlock / kPanelQuad; ++q) {
       __m256i w[kHalves][2];
-      for (size_t h = 0; h < kHalves; ++h) {
-        for (size_t i = 0; i < 2; ++i) {
+      TROUPE_UNROLL for (size_t h = 0; h < kHalves; ++h) {
+        TROUPE_UNROLL for (size_t i = 0; i < 2; ++i) {
           w[h][i] = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(
               weights + q * kPanelRows * kPanelQuad + h * 32 + i * 16)));
         }
       }
-      for (size_t r = 0; r < kRows; ++r) {
+      TROUPE_UNROLL for (size_t r = 0; r < kRows; ++r) {
         const __m256i x_quad =
             _mm256_set1_epi64x(load_bits<int64_t>(x.wide[r] + k + q * kPanelQuad));
-        for (size_t h = 0; h < kHalves; ++h) {
-          for (size_t i = 0; i < 2; ++i) {
-            pairs[r][h][i] = _mm256_add_epi32(pairs[r][h][i], _mm256_madd_epi16(w[h][i], x_quad));
+        TROUPE_UNROLL for (size_t h = 0; h < kHalves; ++h) {
+          TROUPE_UNROLL for (size_t i = 0; i < 2; ++i) {
+            add_32(pairs[r][h][i], _mm256_madd_epi16(w[h][i], x_quad));
           }
         }
       }
     }
-    for (size_t r = 0; r < kRows; ++r) {
-      for (size_t h = 0; h < kHalves; ++h) {
+    TROUPE_UNROLL for (size_t r = 0; r < kRows; ++r) {
+      TROUPE_UNROLL for (size_t h = 0; h < kHalves; ++h) {
         sums[r][h] =
             _mm256_permute4x64_epi64(_mm256_hadd_epi32(pairs[r][h][0], pairs[r][h][1]), 0xd8);
       }
@@ -194,29 +209,29 @@ template <class Weights, DType kScale, bool kZeros, size_t kRows, size_t kHalves
 HWY_INLINE void panel_products(const uint8_t* panel, const WeightView& w, size_t scale_at,
                                const ActivationRows<kRows>& x, __m256 (&y)[kRows][kHalves]) {
   constexpr bool kIsI4 = std::is_same_v<Weights, I4Weights>;
-  for (size_t r = 0; r < kRows; ++r) {
-    for (size_t h = 0; h < kHalves; ++h) y[r][h] = _mm256_setzero_ps();
+  TROUPE_UNROLL for (size_t r = 0; r < kRows; ++r) {
+    TROUPE_UNROLL for (size_t h = 0; h < kHalves; ++h) y[r][h] = _mm256_setzero_ps();
   }
   const size_t group = std::min(w.group_scales.group, w.in);
   for (size_t first = 0; first < w.in; first += group, scale_at += kPanelRows) {
     const size_t last = std::min(first + group, w.in);
     __m256i zeros[kHalves];
-    for (size_t h = 0; h < kHalves; ++h) {
+    TROUPE_UNROLL for (size_t h = 0; h < kHalves; ++h) {
       zeros[h] = kZeros ? _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(
                               w.group_scales.zeros + scale_at + h * kHalfRows)))
                         : _mm256_set1_epi32(kMiddleOfI4);
     }
     __m256 t[kRows][kHalves];
-    for (size_t r = 0; r < kRows; ++r) {
-      for (size_t h = 0; h < kHalves; ++h) t[r][h] = _mm256_setzero_ps();
+    TROUPE_UNROLL for (size_t r = 0; r < kRows; ++r) {
+      TROUPE_UNROLL for (size_t h = 0; h < kHalves; ++h) t[r][h] = _mm256_setzero_ps();
     }
     for (size_t k = first; k < last; k += kPanelBlock) {
       __m256i sums[kRows][kHalves];
       Weights::sum_block(panel + k / kPanelBlock * Weights::kBytesPerBlock, x, k, sums);
-      for (size_t r = 0; r < kRows; ++r) {
+      TROUPE_UNROLL for (size_t r = 0; r < kRows; ++r) {
         const __m256 scale = _mm256_set1_ps(x.scales[r][k / kPanelBlock]);
         const __m256i x_sum = _mm256_set1_epi32(x.sums[r][k / kPanelBlock]);
-        for (size_t h = 0; h < kHalves; ++h) {
+        TROUPE_UNROLL for (size_t h = 0; h < kHalves; ++h) {
           if constexpr (kIsI4) {
             const __m256i too_much =
                 kZeros ? _mm256_mullo_epi32(x_sum, zeros[h]) : _mm256_slli_epi32(x_sum, 3);
@@ -226,9 +241,10 @@ HWY_INLINE void panel_products(const uint8_t* panel, const WeightView& w, size_t
         }
       }
     }
-    for (size_t h = 0; h < kHalves; ++h) {
+    TROUPE_UNROLL for (size_t h = 0; h < kHalves; ++h) {
       const __m256 scale = load_scales<kScale>(w.group_scales.data, scale_at + h * kHalfRows);
-      for (size_t r = 0; r < kRows; ++r) y[r][h] = _mm256_fmadd_ps(t[r][h], scale, y[r][h]);
+      TROUPE_UNROLL for (size_t r = 0; r < kRows; ++r) y[r][h] =
+          _mm256_fmadd_ps(t[r][h], scale, y[r][h]);
     }
   }
 }
