@@ -30,12 +30,12 @@ Result<std::unique_ptr<LocalModel>> LocalModel::load(const model::Checkpoint& ch
       local->experts_[{layer, expert}] = TRY(checkpoint.load_expert(layer, expert));
     }
   }
-  const size_t num_blocks = (local->options_.max_context + kBlockTokens - 1) / kBlockTokens;
+  const size_t num_blocks = local->blocks_per_sequence() * size_t{local->options_.num_sequences};
   local->kv_ = std::make_unique<KvStore>(KvShape{.num_layers = config.num_layers,
                                                  .num_blocks = num_blocks,
                                                  .block_tokens = kBlockTokens,
                                                  .kv_dim = config.kv_dim()});
-  for (uint32_t b = 0; b < num_blocks; ++b) local->block_table_.push_back(BlockId{b});
+  for (uint32_t b = 0; b < num_blocks; ++b) local->block_ids_.push_back(BlockId{b});
   local->forward_ =
       std::make_unique<Forward>(config, *local->weights_, *local->ops_, *local->kv_, options.form);
   return local;
@@ -60,12 +60,17 @@ Result<void> LocalModel::check_tokens(std::span<const TokenId> tokens, size_t nu
 
 ConstRows LocalModel::step(std::span<const TokenId> tokens, uint32_t first_position,
                            uint32_t num_logits) {
-  const size_t hidden = config().hidden_size;
   const StepSequence sequence{.tokens = tokens,
                               .first_position = first_position,
-                              .block_table = block_table_,
+                              .block_table = block_table(0),
                               .num_logits = num_logits};
-  forward_->begin({&sequence, 1});
+  return step({&sequence, 1});
+}
+
+ConstRows LocalModel::step(std::span<const StepSequence> sequences) {
+  const size_t hidden = config().hidden_size;
+  work_ = work_outside_experts(config(), *weights_, options_.form, sequences);
+  forward_->begin(sequences);
   while (forward_->advance() == Forward::Status::kExchange) {
     const Exchange exchange = forward_->exchange();
     const size_t num_tasks = exchange.topk_idx.size();
@@ -77,11 +82,49 @@ ConstRows LocalModel::step(std::span<const TokenId> tokens, uint32_t first_posit
                         .expert = exchange.topk_idx[i]});
     }
     compute_experts(*ops_, experts_, exchange.layer, tasks_, hidden, scratch_);
+    work_ += work_of(scratch_.ffns);
     slot_row_.resize(num_tasks);
     std::iota(slot_row_.begin(), slot_row_.end(), 0U);
     forward_->provide(ConstRows(expert_rows_.data(), num_tasks, hidden), slot_row_);
   }
   return forward_->logits();
+}
+
+size_t LocalModel::blocks_per_sequence() const {
+  return (options_.max_context + kBlockTokens - 1) / kBlockTokens;
+}
+
+std::span<const BlockId> LocalModel::block_table(uint32_t sequence) const {
+  CHECK_LT(sequence, options_.num_sequences);
+  return std::span(block_ids_).subspan(sequence * blocks_per_sequence(), blocks_per_sequence());
+}
+
+void LocalModel::copy_kv(uint32_t from, uint32_t to, uint32_t num_positions) {
+  for (size_t b = 0; b * kBlockTokens < num_positions; ++b) {
+    const auto source = kv_->whole_block(block_table(from)[b]);
+    std::ranges::copy(source, kv_->whole_block(block_table(to)[b]).begin());
+  }
+}
+
+void LocalModel::read_weights() {
+  std::vector<WeightView> matrices{weights_->embedding, weights_->head};
+  const auto add_ffn = [&](const model::FfnWeights& ffn) {
+    matrices.insert(matrices.end(), {ffn.gate, ffn.up, ffn.down});
+  };
+  for (const model::LayerWeights& layer : weights_->layers) {
+    const model::AttentionWeights& a = layer.attention;
+    matrices.insert(matrices.end(), {a.q, a.q_a, a.q_b, a.kv_a, a.o});
+    add_ffn(layer.dense);
+    add_ffn(layer.shared);
+  }
+  for (const auto& [key, expert] : experts_) add_ffn(expert.ffn);
+  constexpr size_t kPageBytes = 4096;
+  pool_.parallel_for(matrices.size(), [&](size_t i) {
+    const auto* bytes = static_cast<const volatile unsigned char*>(matrices[i].data);
+    const size_t size = bytes == nullptr ? 0 : matrices[i].size_bytes();
+    for (size_t at = 0; at < size; at += kPageBytes) (void)bytes[at];
+    if (size > 0) (void)bytes[size - 1];
+  });
 }
 
 Result<void> LocalModel::logits(

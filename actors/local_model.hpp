@@ -1,7 +1,7 @@
 #pragma once
 
 // The whole model in one process: router and all experts, no actors. `troupe generate`, `logits`,
-// `eval` and the tests that compare a cluster with one process run it.
+// `eval`, `bench local` and the tests that compare a cluster with one process run it.
 
 #include <functional>
 #include <memory>
@@ -11,6 +11,7 @@
 
 #include "actors/expert_compute.hpp"
 #include "actors/forward.hpp"
+#include "actors/step_work.hpp"
 #include "base/result.hpp"
 #include "kernels/backend.hpp"
 #include "model/guide.hpp"
@@ -24,6 +25,7 @@ struct LocalModelOptions {
   size_t num_threads = 1;
   AttentionForm form = AttentionForm::kAbsorbed;
   uint32_t max_context = 0;     ///< tokens of one sequence; 0: the model's maximum
+  uint32_t num_sequences = 1;   ///< of so many tokens; more than one are for step() alone
   uint32_t chunk_tokens = 256;  ///< prefill goes through in chunks of this many
   /// For requests with a grammar, or why there is none.
   Result<std::shared_ptr<const model::Vocabulary>> vocabulary =
@@ -46,6 +48,20 @@ class LocalModel {
       const scheduler::RequestSpec& spec,
       const std::function<bool(const model::SampledToken&)>& on_token);
 
+  /// One step over some sequences, as a router would run it. Valid until the next step: the logits
+  /// that they ask for, as Forward::logits().
+  /// REQUIRES: token ids are in the vocabulary; earlier positions were computed.
+  ConstRows step(std::span<const StepSequence> sequences);
+  /// The KV blocks of one sequence, enough for max_context.
+  /// REQUIRES: sequence < num_sequences
+  [[nodiscard]] std::span<const BlockId> block_table(uint32_t sequence) const;
+  /// Gives sequence `to` a copy of the KV of sequence `from`, up to that many positions.
+  void copy_kv(uint32_t from, uint32_t to, uint32_t num_positions);
+  /// What the last step had to read and compute at least.
+  [[nodiscard]] const StepWork& last_work() const { return work_; }
+  /// Reads a byte of every page of the weights, so that no step waits for the disk.
+  void read_weights();
+
   [[nodiscard]] const model::ModelConfig& config() const { return checkpoint_.config(); }
   [[nodiscard]] const char* target() const { return ops_->target(); }
 
@@ -54,6 +70,7 @@ class LocalModel {
   Result<void> check_tokens(std::span<const TokenId> tokens, size_t num_more) const;
   /// One step over one sequence; logits for the last `num_logits` tokens.
   ConstRows step(std::span<const TokenId> tokens, uint32_t first_position, uint32_t num_logits);
+  [[nodiscard]] size_t blocks_per_sequence() const;
 
   model::Checkpoint checkpoint_;
   LocalModelOptions options_;
@@ -63,11 +80,12 @@ class LocalModel {
   ExpertTable experts_;
   std::unique_ptr<KvStore> kv_;
   std::unique_ptr<Forward> forward_;
-  std::vector<BlockId> block_table_;
+  std::vector<BlockId> block_ids_;  ///< of all sequences, one after the other
   ExpertScratch scratch_;
   std::vector<ExpertTask> tasks_;
   std::vector<float> expert_rows_;
   std::vector<uint32_t> slot_row_;
+  StepWork work_;
   model::Guides guides_;
 };
 

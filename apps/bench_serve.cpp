@@ -5,12 +5,12 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
-#include <ctime>
 #include <functional>
 #include <thread>
 
 #include "apps/ask.hpp"
 #include "apps/bench_options.hpp"
+#include "apps/bench_results.hpp"
 #include "apps/command.hpp"
 #include "apps/whole_file.hpp"
 #include "gateway/http_client.hpp"
@@ -21,15 +21,6 @@ namespace {
 
 constexpr auto kReadyPoll = std::chrono::milliseconds(200);
 constexpr int64_t kPlainProgressSeconds = 10;
-
-std::string utc_now() {
-  const std::time_t now = std::time(nullptr);
-  std::tm utc{};
-  gmtime_r(&now, &utc);
-  char text[64];
-  std::strftime(text, sizeof text, "%Y-%m-%d %H:%M:%S UTC", &utc);
-  return text;
-}
 
 /// The line as it was typed, with the secrets in it left out.
 std::string command_of(const Arguments& arguments, std::vector<std::string> secrets) {
@@ -204,16 +195,7 @@ Result<int> bench_serve(const Arguments& arguments, const Values& values) {
 
 }  // namespace
 
-int run_bench(const Arguments& arguments) {
-  if (arguments.empty() || arguments.front() != "serve") {
-    const bool asked =
-        !arguments.empty() && (arguments.front() == "--help" || arguments.front() == "-h");
-    (asked ? std::cout : std::cerr)
-        << "usage: troupe bench serve [OPTIONS]\n\nserve  measure a running server; see troupe "
-           "bench serve --help\n";
-    return asked ? kSuccess : kUsage;
-  }
-  const Arguments rest(arguments.begin() + 1, arguments.end());
+int run_bench_serve(const Arguments& arguments) {
   const CommandLine line{
       .usage = "troupe bench serve [OPTIONS]",
       .text =
@@ -249,8 +231,8 @@ int run_bench(const Arguments& arguments) {
           "130 interrupted.",
       .options = serve_option_table()};
   Values values;
-  if (const auto code = line.parse(rest, values)) return *code;
-  const auto code = bench_serve(rest, values);
+  if (const auto code = line.parse(arguments, values)) return *code;
+  const auto code = bench_serve(arguments, values);
   return code.ok() ? *code : fail(code.error());
 }
 

@@ -14,7 +14,7 @@ const std::vector<Command>& commands() {
       {"drain", "take a router out of service; its requests go on elsewhere", run_drain},
       {"undrain", "have a drained router take requests again", run_undrain},
       {"chat", "talk to a running cluster", run_chat},
-      {"bench", "measure a running server: throughput and latency under load", run_bench},
+      {"bench", "measure a running server, a model in this process, or the kernels", run_bench},
       {"head", "run the head of a cluster: gateway and scheduler", run_head},
       {"node", "run one node of a cluster: a router or an expert shard", run_node},
       {"generate", "generate text with a model in this process", run_generate},

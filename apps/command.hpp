@@ -56,6 +56,9 @@ int fail(const Error& error);
 std::optional<std::string> nearest(std::string_view word, const std::vector<std::string>& names);
 
 int run_bench(const Arguments&);
+int run_bench_kernels(const Arguments&);
+int run_bench_local(const Arguments&);
+int run_bench_serve(const Arguments&);
 int run_chat(const Arguments&);
 int run_config(const Arguments&);
 int run_detokenize(const Arguments&);

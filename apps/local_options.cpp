@@ -16,7 +16,7 @@ void add_local_options(Options& options) {
       "form of MLA: absorbed or expanded; they round differently");
 }
 
-Result<std::unique_ptr<actors::LocalModel>> load_local_model(const Values& values, bool guided) {
+Result<actors::LocalModelOptions> read_local_options(const Values& values) {
   actors::LocalModelOptions options;
   options.num_threads = values["threads"].as<uint32_t>();
   if (options.num_threads < 1 || options.num_threads > 1024) {
@@ -29,6 +29,11 @@ Result<std::unique_ptr<actors::LocalModel>> load_local_model(const Values& value
     return Error{Code::kInvalidArgument,
                  "--attention must be absorbed or expanded, not '" + form + "'"};
   }
+  return options;
+}
+
+Result<std::unique_ptr<actors::LocalModel>> load_local_model(const Values& values, bool guided) {
+  actors::LocalModelOptions options = TRY(read_local_options(values));
   const auto checkpoint = TRY(model::Checkpoint::open(values["model"].as<std::string>()));
   if (guided) {
     options.vocabulary =

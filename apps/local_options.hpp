@@ -15,6 +15,9 @@ namespace troupe::apps {
 /// Adds --model, --threads, --attention.
 void add_local_options(Options& options);
 
+/// What those options say of how the model runs. @errors kInvalidArgument naming the option
+Result<actors::LocalModelOptions> read_local_options(const Values& values);
+
 /// Opens and loads what those options name.
 /// @param guided requests will have a grammar, for which the tokenizer is needed
 Result<std::unique_ptr<actors::LocalModel>> load_local_model(const Values& values,

@@ -1,0 +1,444 @@
+#include "apps/kernel_cases.hpp"
+
+#include <algorithm>
+#include <numeric>
+
+#include "actors/step_work.hpp"
+#include "apps/machine_rates.hpp"
+#include "base/random.hpp"
+
+namespace troupe::apps {
+namespace {
+
+using kernels::Ops;
+
+constexpr size_t kBlockTokens = 16;
+/// Sequences that decode together at most: their KV lies in memory at the same time.
+constexpr size_t kMaxDecoding = 64;
+
+/// How weights are stored.
+struct WeightForm {
+  const char* name;
+  DType dtype;
+  size_t group;  ///< of integers; 0: a scale for each row
+};
+constexpr WeightForm kForms[] = {{"bf16", DType::kBF16, 0},
+                                 {"f8", DType::kF8E4M3, 0},
+                                 {"i8", DType::kI8, 0},
+                                 {"i4-g32", DType::kI4, 32}};
+constexpr WeightForm kFloat{"f32", DType::kF32, 0};
+
+std::vector<float> values(size_t n) {
+  std::vector<float> out(n);
+  for (size_t i = 0; i < n; ++i) out[i] = static_cast<float>(random_uniform(1, i % 4096)) - 0.5F;
+  return out;
+}
+
+/// A matrix without memory: its shape.
+WeightView matrix(const WeightForm& form, size_t out, size_t in) {
+  WeightView w{.dtype = form.dtype, .out = out, .in = in};
+  if (is_integer(form.dtype)) {
+    w.group_scales = {.dtype = DType::kBF16, .group = form.group == 0 ? in : form.group};
+  }
+  return w;
+}
+
+/// The same with elements and scales from memory.
+WeightView place(WeightView w, ColdMemory& memory) {
+  w.data = memory.next(w.size_bytes());
+  if (w.dtype == DType::kF8E4M3) {
+    const size_t scales = (w.out + 127) / 128 * ((w.in + 127) / 128);
+    w.scales = reinterpret_cast<const float*>(memory.next(scales * sizeof(float)));
+  }
+  if (is_integer(w.dtype)) {
+    w.group_scales.data = memory.next(w.out * w.num_groups() * size_of(w.group_scales.dtype));
+  }
+  return w;
+}
+
+/// What products with all of some matrices do.
+KernelWork work_of(std::span<const WeightView> matrices, size_t rows) {
+  KernelWork work;
+  for (WeightView w : matrices) {
+    static const float kScale = 0;  // held_bytes() asks whether there are scales
+    if (w.dtype == DType::kF8E4M3) w.scales = &kScale;
+    work.bytes += actors::held_bytes(w);
+    (is_integer(w.dtype) ? work.integer_multiply_adds : work.float_multiply_adds) +=
+        uint64_t{rows} * w.out * w.in;
+  }
+  return work;
+}
+
+std::string sizes(size_t out, size_t in) {
+  return " " + std::to_string(out) + "x" + std::to_string(in);
+}
+
+/// Collects the cases of a shape for one number of rows.
+class Cases {
+ public:
+  Cases(const KernelShape& shape, size_t rows, size_t context, std::vector<KernelCase>& out)
+      : s_(shape), rows_(rows), context_(std::max<size_t>(context, rows)), out_(out) {}
+
+  void add_all() {
+    add_embed();
+    add_rms_norm();
+    if (s_.q_rank == 0) {
+      add_gemm("q", s_.heads * (s_.nope + s_.rope), s_.hidden, kForms);
+    } else {
+      add_gemm("q_a", s_.q_rank, s_.hidden, kForms);
+      add_gemm("q_b", s_.heads * (s_.nope + s_.rope), s_.q_rank, kForms);
+    }
+    add_gemm("kv_a", s_.kv_rank + s_.rope, s_.hidden, kForms);
+    add_rope();
+    add_per_head("q_latent", s_.kv_rank, s_.nope);
+    add_absorbed();
+    add_per_head("o_latent", s_.v, s_.kv_rank);
+    add_expanded();
+    add_gemm("o", s_.hidden, s_.heads * s_.v, kForms);
+    add_gemm("gate", s_.num_experts, s_.hidden, {&kFloat, 1});
+    add_topk_gate();
+    add_gemm("expert_up", s_.expert_inner, s_.hidden, kForms);
+    add_ffn("experts", s_.topk, s_.expert_inner);
+    add_ffn("shared", 1, s_.num_shared * s_.expert_inner);
+    add_ffn("dense", 1, s_.dense_inner);
+    add_silu_mul();
+    add_combine();
+    add_add();
+    add_gemm("head", s_.vocab, s_.hidden, kForms);
+  }
+
+ private:
+  using Prepare = decltype(KernelCase::prepare);
+
+  void add(const char* op, std::string what, const char* dtype, KernelWork work, Prepare prepare,
+           size_t context = 0) {
+    out_.push_back({.op = op,
+                    .what = std::move(what),
+                    .dtype = dtype,
+                    .rows = rows_,
+                    .context = context,
+                    .work = work,
+                    .prepare = std::move(prepare)});
+  }
+
+  /// Work of an operation on rows: floats read and written, and multiply-adds if it has any.
+  static KernelWork row_work(size_t floats, size_t multiply_adds = 0) {
+    return {.bytes = floats * sizeof(float), .float_multiply_adds = multiply_adds};
+  }
+
+  void add_gemm(const char* what, size_t out, size_t in, std::span<const WeightForm> forms) {
+    for (const WeightForm& form : forms) {
+      const WeightView w = matrix(form, out, in);
+      add("gemm", what + sizes(out, in), form.name, work_of({&w, 1}, rows_),
+          [w, rows = rows_](Ops& ops, ColdMemory& memory) {
+            return [&ops, &memory, w, rows, x = values(rows * w.in),
+                    y = std::vector<float>(rows * w.out)]() mutable {
+              ops.gemm({.x = {x.data(), rows, w.in},
+                        .w = place(w, memory),
+                        .y = {y.data(), rows, w.out}});
+            };
+          });
+    }
+  }
+
+  /// The absorbed form's products, one for each head.
+  void add_per_head(const char* what, size_t out, size_t in) {
+    const std::vector<WeightView> all(s_.heads, matrix(kFloat, out, in));
+    add("gemm_many", what + (" " + std::to_string(s_.heads) + "x" + sizes(out, in).substr(1)),
+        kFloat.name, work_of(all, rows_), [all, rows = rows_](Ops& ops, ColdMemory& memory) {
+          const size_t heads = all.size(), in_cols = all[0].in, out_cols = all[0].out;
+          return [&ops, &memory, all, rows, heads, in_cols, out_cols,
+                  x = values(rows * heads * in_cols),
+                  y = std::vector<float>(rows * heads * out_cols)]() mutable {
+            std::vector<kernels::GemmParams> products;
+            for (size_t h = 0; h < heads; ++h) {
+              products.push_back(
+                  {.x = {x.data() + h * in_cols, rows, in_cols, heads * in_cols},
+                   .w = place(all[h], memory),
+                   .y = {y.data() + h * out_cols, rows, out_cols, heads * out_cols}});
+            }
+            ops.gemm_many(products);
+          };
+        });
+  }
+
+  void add_ffn(const char* what, size_t num_experts, size_t inner) {
+    for (const WeightForm& form : kForms) {
+      const size_t hidden = s_.hidden;
+      const WeightView up = matrix(form, inner, hidden), down = matrix(form, hidden, inner);
+      std::vector<WeightView> all;
+      for (size_t e = 0; e < num_experts; ++e) all.insert(all.end(), {up, up, down});
+      add("grouped_ffn",
+          what + std::string(" ") + std::to_string(num_experts) + "x" +
+              sizes(inner, hidden).substr(1),
+          form.name, work_of(all, rows_),
+          [up, down, num_experts, rows = rows_](Ops& ops, ColdMemory& memory) {
+            return [&ops, &memory, up, down, rows, x = values(rows * up.in),
+                    y = std::vector<float>(num_experts * rows * up.in),
+                    experts = std::vector<kernels::FfnParams>(num_experts)]() mutable {
+              for (size_t e = 0; e < experts.size(); ++e) {
+                experts[e] = {.x = {x.data(), rows, up.in},
+                              .gate = place(up, memory),
+                              .up = place(up, memory),
+                              .down = place(down, memory),
+                              .y = {y.data() + e * rows * up.in, rows, up.in}};
+              }
+              ops.grouped_ffn(experts);
+            };
+          });
+    }
+  }
+
+  /// KV of some sequences, and the rows that see it.
+  struct Contexts {
+    std::vector<std::vector<const float*>> blocks;
+    std::vector<kernels::AttentionRow> rows;
+
+    /// Rows of sequences of their own, or the last rows of one.
+    void place(bool decoding, size_t num_rows, size_t context, size_t kv_dim, ColdMemory& memory) {
+      const size_t num_blocks = (context + kBlockTokens - 1) / kBlockTokens;
+      blocks.resize(decoding ? num_rows : 1);
+      for (auto& table : blocks) {
+        table.resize(num_blocks);
+        for (const float*& block : table) {
+          block =
+              reinterpret_cast<const float*>(memory.next(kBlockTokens * kv_dim * sizeof(float)));
+        }
+      }
+      rows.clear();
+      for (size_t r = 0; r < num_rows; ++r) {
+        rows.push_back({.blocks = blocks[decoding ? r : 0],
+                        .context_len = static_cast<uint32_t>(
+                            decoding ? context : context - num_rows + 1 + r)});
+      }
+    }
+  };
+
+  [[nodiscard]] uint64_t row_positions(bool decoding) const {
+    return decoding ? rows_ * context_ : rows_ * context_ - rows_ * (rows_ - 1) / 2;
+  }
+  [[nodiscard]] uint64_t kv_bytes(bool decoding) const {
+    return (decoding ? rows_ : 1) * context_ * (s_.kv_rank + s_.rope) * sizeof(float);
+  }
+
+  void add_absorbed() {
+    for (const bool decoding : {true, false}) {
+      if (decoding ? rows_ > kMaxDecoding : rows_ == 1) continue;  // one row is both
+      const size_t heads = s_.heads, rank = s_.kv_rank, rope = s_.rope;
+      const KernelWork work{
+          .bytes = kv_bytes(decoding),
+          .float_multiply_adds = heads * (2 * rank + rope) * row_positions(decoding)};
+      add(
+          "mla_absorbed", decoding ? "decode" : "chunk", "", work,
+          [=, rows = rows_, context = context_](Ops& ops, ColdMemory& memory) {
+            return
+                [&ops, &memory, heads, rank, rope, rows, context, decoding,
+                 q = values(rows * heads * (rank + rope)),
+                 out = std::vector<float>(rows * heads * rank), contexts = Contexts()]() mutable {
+                  contexts.place(decoding, rows, context, rank + rope, memory);
+                  ops.mla_absorbed({.q_latent = {q.data(), rows, heads * rank},
+                                    .q_rope = {q.data() + rows * heads * rank, rows, heads * rope},
+                                    .rows = contexts.rows,
+                                    .block_tokens = kBlockTokens,
+                                    .num_heads = heads,
+                                    .kv_rank = rank,
+                                    .rope_dim = rope,
+                                    .scale = 0.1F,
+                                    .out = {out.data(), rows, heads * rank}});
+                };
+          },
+          context_);
+    }
+  }
+
+  void add_expanded() {
+    const size_t heads = s_.heads, rank = s_.kv_rank, rope = s_.rope, nope = s_.nope, v = s_.v;
+    const KernelWork work{.bytes = kv_bytes(false) + heads * (nope + v) * rank * sizeof(float),
+                          .float_multiply_adds = heads * ((nope + rope + v) * row_positions(false) +
+                                                          (nope + v) * rank * context_)};
+    add(
+        "mla_expanded", "chunk", kFloat.name, work,
+        [=, rows = rows_, context = context_](Ops& ops, ColdMemory& memory) {
+          return [&ops, &memory, heads, rank, rope, nope, v, rows, context,
+                  q = values(rows * heads * (nope + rope)),
+                  out = std::vector<float>(rows * heads * v), contexts = Contexts()]() mutable {
+            contexts.place(false, rows, context, rank + rope, memory);
+            const WeightView kv_b = place(matrix(kFloat, heads * (nope + v), rank), memory);
+            ops.mla_expanded({.q = {q.data(), rows, heads * (nope + rope)},
+                              .kv_b = static_cast<const float*>(kv_b.data),
+                              .rows = contexts.rows,
+                              .block_tokens = kBlockTokens,
+                              .num_heads = heads,
+                              .kv_rank = rank,
+                              .nope_dim = nope,
+                              .rope_dim = rope,
+                              .v_dim = v,
+                              .scale = 0.1F,
+                              .out = {out.data(), rows, heads * v}});
+          };
+        },
+        context_);
+  }
+
+  void add_embed() {
+    const WeightView table = matrix(kForms[0], s_.vocab, s_.hidden);
+    KernelWork work = row_work(rows_ * s_.hidden);
+    work.bytes += rows_ * s_.hidden * size_of(table.dtype);
+    add("embed", "hidden " + std::to_string(s_.hidden), kForms[0].name, work,
+        [table, rows = rows_](Ops& ops, ColdMemory& memory) {
+          std::vector<TokenId> tokens;
+          for (size_t r = 0; r < rows; ++r) {
+            tokens.push_back(static_cast<TokenId>(random_bits(2, r) % table.out));
+          }
+          return [&ops, placed = place(table, memory), rows, tokens,
+                  out = std::vector<float>(rows * table.in)]() mutable {
+            for (TokenId& t : tokens) {  // other rows of the table each time
+              t = static_cast<TokenId>((static_cast<size_t>(t) + 4099) % placed.out);
+            }
+            ops.embed({.table = placed, .tokens = tokens, .out = {out.data(), rows, placed.in}});
+          };
+        });
+  }
+
+  void add_rms_norm() {
+    const size_t n = s_.hidden;
+    add("rms_norm", "hidden " + std::to_string(n), "", row_work(2 * rows_ * n, rows_ * n),
+        [n, rows = rows_](Ops& ops, ColdMemory&) {
+          return [&ops, n, rows, x = values(rows * n), weight = values(n),
+                  out = std::vector<float>(rows * n)]() mutable {
+            ops.rms_norm({.x = {x.data(), rows, n},
+                          .weight = weight.data(),
+                          .eps = 1e-6F,
+                          .out = {out.data(), rows, n}});
+          };
+        });
+  }
+
+  void add_rope() {
+    const size_t heads = s_.heads, dim = s_.rope, head_dim = s_.nope + s_.rope;
+    add("rope", "q " + std::to_string(heads) + " heads of " + std::to_string(dim), "",
+        row_work(2 * rows_ * heads * dim), [=, rows = rows_](Ops& ops, ColdMemory&) {
+          std::vector<uint32_t> positions(rows);
+          std::iota(positions.begin(), positions.end(), 1000U);
+          return [&ops, heads, dim, head_dim, rows, positions, inv_freq = values(dim / 2),
+                  x = values(rows * heads * head_dim)]() mutable {
+            ops.rope({.x = {x.data(), rows, heads * head_dim},
+                      .num_heads = heads,
+                      .head_dim = head_dim,
+                      .dim = dim,
+                      .positions = positions,
+                      .inv_freq = inv_freq});
+          };
+        });
+  }
+
+  void add_topk_gate() {
+    const KernelShape s = s_;
+    add("topk_gate", std::to_string(s.topk) + " of " + std::to_string(s.num_experts), "",
+        row_work(rows_ * (s.num_experts + 2 * s.topk)), [s, rows = rows_](Ops& ops, ColdMemory&) {
+          return [&ops, s, rows, logits = values(rows * s.num_experts),
+                  bias = values(s.num_experts), idx = std::vector<ExpertIdx>(rows * s.topk),
+                  weight = std::vector<float>(rows * s.topk)]() mutable {
+            const bool has_bias = s.gate == kernels::GateMethod::kNoauxTc;
+            ops.topk_gate({.logits = {logits.data(), rows, s.num_experts},
+                           .bias = has_bias ? bias.data() : nullptr,
+                           .method = s.gate,
+                           .num_groups = s.num_groups,
+                           .topk_groups = s.topk_groups,
+                           .topk = s.topk,
+                           .normalize = has_bias,
+                           .topk_idx = idx.data(),
+                           .topk_weight = weight.data()});
+          };
+        });
+  }
+
+  void add_silu_mul() {
+    const size_t n = s_.expert_inner;
+    add("silu_mul", "inner " + std::to_string(n), "", row_work(3 * rows_ * n),
+        [n, rows = rows_](Ops& ops, ColdMemory&) {
+          return [&ops, n, rows, gate = values(rows * n), up = values(rows * n),
+                  out = std::vector<float>(rows * n)]() mutable {
+            ops.silu_mul({.gate = {gate.data(), rows, n},
+                          .up = {up.data(), rows, n},
+                          .out = {out.data(), rows, n}});
+          };
+        });
+  }
+
+  void add_combine() {
+    const size_t hidden = s_.hidden, topk = s_.topk;
+    add("combine", std::to_string(topk) + " of " + std::to_string(hidden), "",
+        row_work(rows_ * hidden * (topk + 3), rows_ * hidden * topk),
+        [=, rows = rows_](Ops& ops, ColdMemory&) {
+          std::vector<uint32_t> slots(rows * topk);
+          std::iota(slots.begin(), slots.end(), 0U);
+          return [&ops, hidden, topk, rows, slots, weight = values(rows * topk),
+                  expert_rows = values(rows * topk * hidden), shared = values(rows * hidden),
+                  residual = std::vector<float>(rows * hidden)]() mutable {
+            ops.combine({.expert_rows = {expert_rows.data(), rows * topk, hidden},
+                         .slot_row = slots.data(),
+                         .topk_weight = weight.data(),
+                         .topk = topk,
+                         .shared = {shared.data(), rows, hidden},
+                         .residual = {residual.data(), rows, hidden}});
+          };
+        });
+  }
+
+  void add_add() {
+    const size_t n = s_.hidden;
+    add("add", "hidden " + std::to_string(n), "", row_work(3 * rows_ * n),
+        [n, rows = rows_](Ops& ops, ColdMemory&) {
+          return [&ops, n, rows, x = std::vector<float>(rows * n), y = values(rows * n)]() mutable {
+            ops.add({.x = {x.data(), rows, n}, .y = {y.data(), rows, n}});
+          };
+        });
+  }
+
+  const KernelShape& s_;
+  size_t rows_;
+  size_t context_;  ///< at least as many positions as rows
+  std::vector<KernelCase>& out_;
+};
+
+}  // namespace
+
+Result<KernelShape> kernel_shape(std::string_view name) {
+  constexpr KernelShape kShapes[] = {
+      {"v2-lite", 2048, 10944, 1408, 2, 64, 6, 1, 1, kernels::GateMethod::kGreedy, 16, 0, 512, 128,
+       64, 128, 102400},
+      {"v3", 7168, 18432, 2048, 1, 256, 8, 8, 4, kernels::GateMethod::kNoauxTc, 128, 1536, 512, 128,
+       64, 128, 129280}};
+  for (const KernelShape& shape : kShapes) {
+    if (name == shape.name) return shape;
+  }
+  return Error{Code::kInvalidArgument,
+               "--shape must be v2-lite or v3, not \"" + std::string(name) + "\""};
+}
+
+const std::byte* ColdMemory::next(size_t bytes) {
+  constexpr size_t kAlignment = 64;
+  const size_t piece = (bytes + kAlignment - 1) / kAlignment * kAlignment;
+  if (bytes_.size() < piece + kAlignment) {
+    bytes_.assign(std::max(bytes_beyond_caches(), piece) + kAlignment, std::byte{0x31});
+    at_ = 0;
+  }
+  if (at_ + piece + kAlignment > bytes_.size()) at_ = 0;
+  const std::byte* aligned =
+      bytes_.data() + (kAlignment - reinterpret_cast<uintptr_t>(bytes_.data()) % kAlignment);
+  return aligned + std::exchange(at_, at_ + piece);
+}
+
+std::string KernelCase::name() const {
+  return op + " " + what + (dtype.empty() ? "" : " " + dtype) + " " + std::to_string(rows);
+}
+
+std::vector<KernelCase> kernel_cases(const KernelShape& shape, std::span<const uint32_t> rows,
+                                     uint32_t context) {
+  std::vector<KernelCase> cases;
+  for (const uint32_t r : rows) Cases(shape, r, context, cases).add_all();
+  return cases;
+}
+
+}  // namespace troupe::apps

@@ -1,0 +1,109 @@
+#include "apps/machine_rates.hpp"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <functional>
+#include <vector>
+
+#include "apps/bench_results.hpp"
+
+namespace troupe::apps {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+/// The shortest of as many calls as fit into the time, five at least; in seconds.
+double best_time(double limit_s, const std::function<void()>& call) {
+  const auto start = Clock::now();
+  double best = 1e9;
+  for (int i = 0; i < 5 || seconds_since(start) < limit_s; ++i) {
+    const auto before = Clock::now();
+    call();
+    best = std::min(best, seconds_since(before));
+  }
+  return best;
+}
+
+uint64_t sum_of(const uint64_t* words, size_t count) {
+  constexpr size_t kLanes = 16;  // independent sums, so that additions do not wait for each other
+  uint64_t sums[kLanes] = {};
+  for (size_t i = 0; i + kLanes <= count; i += kLanes) {
+    for (size_t lane = 0; lane < kLanes; ++lane) sums[lane] += words[i + lane];
+  }
+  uint64_t sum = 0;
+  for (const uint64_t lane : sums) sum += lane;
+  return sum;
+}
+
+double read_rate(kernels::ThreadPool& pool) {
+  constexpr size_t kPartWords = (size_t{1} << 20U) / sizeof(uint64_t);
+  const size_t num_parts = bytes_beyond_caches() / sizeof(uint64_t) / kPartWords;
+  const std::vector<uint64_t> words(num_parts * kPartWords, 1);
+  std::vector<uint64_t> sums(num_parts);
+  const double time = best_time(1, [&] {
+    pool.parallel_for(
+        num_parts, [&](size_t i) { sums[i] = sum_of(words.data() + i * kPartWords, kPartWords); });
+  });
+  CHECK_EQ(sums[0], kPartWords);  // and so nobody leaves the reading out
+  return static_cast<double>(words.size() * sizeof(uint64_t)) / time;
+}
+
+/// The best product of a few shapes whose operands fit into a core's second-level cache.
+double product_rate(kernels::Ops& ops, size_t num_threads, DType dtype) {
+  double best = 0;
+  for (const size_t rows : {48, 96}) {
+    for (const size_t in : {256, 512}) {
+      const size_t out = 192 * num_threads;
+      const std::vector<std::byte> bytes(out * in * size_of(dtype), std::byte{0x31});
+      const std::vector<float> scales(out, 0.01F);
+      WeightView w{.data = bytes.data(), .dtype = dtype, .out = out, .in = in};
+      if (is_integer(dtype)) w.group_scales = {.data = scales.data(), .group = in};
+      const std::vector<float> x(rows * in, 0.5F);
+      std::vector<float> y(rows * out);
+      const double time = best_time(0.1, [&] {
+        ops.gemm({.x = {x.data(), rows, in}, .w = w, .y = {y.data(), rows, out}});
+      });
+      best = std::max(best, static_cast<double>(rows * out * in) / time);
+    }
+  }
+  return best;
+}
+
+}  // namespace
+
+size_t bytes_beyond_caches() {
+  const auto last_level = static_cast<size_t>(std::max(0L, sysconf(_SC_LEVEL3_CACHE_SIZE)));
+  return std::max(size_t{256} << 20U, 4 * last_level);
+}
+
+MachineRates measure_machine(kernels::ThreadPool& pool, kernels::Ops& ops) {
+  return {.read_bytes_per_s = read_rate(pool),
+          .float_multiply_adds_per_s = product_rate(ops, pool.num_threads(), DType::kF32),
+          .integer_multiply_adds_per_s = product_rate(ops, pool.num_threads(), DType::kI8)};
+}
+
+void describe_machine(const MachineRates& rates, size_t num_threads, const char* target,
+                      boost::json::object& values) {
+  values["cpu_info"] = cpu_name();
+  values["n_threads"] = num_threads;
+  values["target"] = target;
+  values["machine_read_bytes_per_s"] = rates.read_bytes_per_s;
+  values["machine_float_multiply_adds_per_s"] = rates.float_multiply_adds_per_s;
+  values["machine_integer_multiply_adds_per_s"] = rates.integer_multiply_adds_per_s;
+}
+
+std::string machine_note(const MachineRates& rates, size_t num_threads, const char* target) {
+  return formatted(
+      "Machine: %s, %zu threads, %s; reads %.1f GB/s, multiplies %.1f G/s in float32 "
+      "and %.1f G/s with 8-bit weights.",
+      cpu_name().c_str(), num_threads, target, rates.read_bytes_per_s * 1e-9,
+      rates.float_multiply_adds_per_s * 1e-9, rates.integer_multiply_adds_per_s * 1e-9);
+}
+
+}  // namespace troupe::apps

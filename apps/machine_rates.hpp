@@ -1,0 +1,45 @@
+#pragma once
+
+// What this machine can do at best, measured now with these threads: what results are a fraction
+// of.
+
+#include <boost/json.hpp>
+#include <cstddef>
+#include <string>
+
+#include "kernels/ops.hpp"
+#include "kernels/thread_pool.hpp"
+
+namespace troupe::apps {
+
+struct MachineRates {
+  /// Of memory beyond the caches, as in STREAM the best of several passes.
+  double read_bytes_per_s = 0;
+  /// Of the fastest product whose operands stay in the caches.
+  double float_multiply_adds_per_s = 0;
+  double integer_multiply_adds_per_s = 0;  ///< 8-bit weights
+
+  /// The part of the time that reading so many bytes would take at best.
+  [[nodiscard]] double bandwidth_fraction(double bytes, double seconds) const {
+    return bytes / read_bytes_per_s / seconds;
+  }
+  /// The part of the time that so many multiply-adds would take at best.
+  [[nodiscard]] double compute_fraction(double floats, double integers, double seconds) const {
+    return (floats / float_multiply_adds_per_s + integers / integer_multiply_adds_per_s) / seconds;
+  }
+};
+
+/// Takes about two seconds.
+MachineRates measure_machine(kernels::ThreadPool& pool, kernels::Ops& ops);
+
+/// So much memory does not stay in the caches: four times the last-level cache, 256 MiB at least.
+size_t bytes_beyond_caches();
+
+/// For the results of programs: processor, threads, instruction set and rates.
+void describe_machine(const MachineRates& rates, size_t num_threads, const char* target,
+                      boost::json::object& values);
+
+/// The same as a line for people.
+std::string machine_note(const MachineRates& rates, size_t num_threads, const char* target);
+
+}  // namespace troupe::apps
