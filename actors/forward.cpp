@@ -211,7 +211,7 @@ void Forward::attend_absorbed(const model::AttentionWeights& weights) {
   products_.clear();
   for (size_t h = 0; h < heads; ++h) {
     products_.push_back({.x = columns(q, h * qk_dim, nope),
-                         .w = float_matrix(weights.w_uk_t.data() + h * rank * nope, rank, nope),
+                         .w = weights.uk_t.outputs(h * rank, rank),
                          .y = columns(q_latent, h * rank, rank)});
     for (uint32_t r = 0; r < num_rows_; ++r) {
       std::memcpy(q_rope.row(r) + h * rope, q.row(r) + h * qk_dim + nope, rope * sizeof(float));
@@ -231,9 +231,8 @@ void Forward::attend_absorbed(const model::AttentionWeights& weights) {
   const Rows out = rows(heads_, heads * v_dim);
   products_.clear();
   for (size_t h = 0; h < heads; ++h) {
-    const float* values = weights.kv_b.data() + (h * (nope + v_dim) + nope) * rank;
     products_.push_back({.x = columns(o_latent, h * rank, rank),
-                         .w = float_matrix(values, v_dim, rank),
+                         .w = weights.uv.outputs(h * v_dim, v_dim),
                          .y = columns(out, h * v_dim, v_dim)});
   }
   ops_.gemm_many(products_);

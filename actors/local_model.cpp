@@ -22,7 +22,7 @@ LocalModel::LocalModel(model::Checkpoint checkpoint, const LocalModelOptions& op
 Result<std::unique_ptr<LocalModel>> LocalModel::load(const model::Checkpoint& checkpoint,
                                                      const LocalModelOptions& options) {
   std::unique_ptr<LocalModel> local(new LocalModel(checkpoint, options));
-  local->weights_ = TRY(checkpoint.load_router());
+  local->weights_ = TRY(checkpoint.load_router(options.form == AttentionForm::kExpanded));
   const model::ModelConfig& config = checkpoint.config();
   for (LayerIdx layer = 0; layer < config.num_layers; ++layer) {
     if (!config.is_moe_layer(layer)) continue;

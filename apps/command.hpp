@@ -68,6 +68,7 @@ int run_eval(const Arguments&);
 int run_generate(const Arguments&);
 int run_head(const Arguments&);
 int run_logits(const Arguments&);
+int run_make_model(const Arguments&);
 int run_node(const Arguments&);
 int run_show(const Arguments&);
 int run_status(const Arguments&);

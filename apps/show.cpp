@@ -77,6 +77,10 @@ void print_text(const model::Checkpoint& checkpoint) {
   std::printf("tensors           %llu, %llu ignored (MTP, rotary buffers)\n",
               static_cast<unsigned long long>(summary.num_tensors),
               static_cast<unsigned long long>(summary.ignored_tensors));
+  if (c.quantised) {
+    std::printf("quantised         experts %s, the rest %s\n", c.quantised->experts.c_str(),
+                c.quantised->rest.c_str());
+  }
   for (const auto& [dtype, bytes] : summary.bytes_by_dtype) {
     std::printf("%-17s %s\n", std::string(to_string(dtype)).c_str(), size(bytes).c_str());
   }
@@ -91,16 +95,19 @@ void print_json(const model::Checkpoint& checkpoint) {
     bytes +=
         (bytes.empty() ? "\"" : ",\"") + std::string(to_string(dtype)) + "\":" + std::to_string(n);
   }
+  const std::string schemes = c.quantised ? ",\"schemes\":{\"experts\":\"" + c.quantised->experts +
+                                                "\",\"rest\":\"" + c.quantised->rest + "\"}"
+                                          : "";
   std::printf(
       "{\"model\":%s,\"architecture\":\"%s\",\"parameters_total\":%llu,\"parameters_active\":%llu,"
       "\"num_layers\":%u,\"hidden_size\":%u,\"vocab_size\":%u,\"num_routed_experts\":%u,"
       "\"num_experts_per_tok\":%u,\"max_position_embeddings\":%u,\"kv_bytes_per_token\":%llu,"
-      "\"bytes_by_dtype\":{%s}}\n",
+      "\"bytes_by_dtype\":{%s}%s}\n",
       json_string(checkpoint.directory()).c_str(), name_of(c.architecture),
       static_cast<unsigned long long>(summary.total_parameters),
       static_cast<unsigned long long>(summary.active_parameters), c.num_layers, c.hidden_size,
       c.vocab_size, c.num_routed_experts, c.num_experts_per_tok, c.max_position_embeddings,
-      kv_bytes, bytes.c_str());
+      kv_bytes, bytes.c_str(), schemes.c_str());
 }
 
 }  // namespace

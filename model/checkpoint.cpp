@@ -1,8 +1,9 @@
 #include <xxhash.h>
 
 #include <algorithm>
-#include <array>
 #include <charconv>
+#include <map>
+#include <optional>
 #include <utility>
 
 #include "model/json.hpp"
@@ -48,27 +49,21 @@ bool is_ignored(std::string_view name, const ModelConfig& config) {
 
 /// Parameters and bytes of the tensors that the model uses.
 Checkpoint::Summary summarise(const ModelConfig& config, const TensorStore& store,
-                              const std::vector<bool>& expected) {
+                              const std::vector<std::optional<TensorUse>>& uses) {
   Checkpoint::Summary summary;
   summary.num_tensors = store.tensors().size() + store.num_unlisted();
   summary.ignored_tensors = store.num_unlisted();
-  std::array<uint64_t, 4> bytes{};
-  for (size_t i = 0; i < expected.size(); ++i) {
-    const TensorHeader& header = store.tensors()[i].header;
-    if (!expected[i]) {
+  std::map<DType, uint64_t> bytes;
+  for (size_t i = 0; i < uses.size(); ++i) {
+    if (!uses[i]) {
       ++summary.ignored_tensors;
       continue;
     }
-    bytes[static_cast<size_t>(*header.dtype)] += header.end - header.begin;
-    if (!header.name.ends_with("_scale_inv")) {
-      summary.total_parameters += header.num_elements();
-    }
+    const TensorHeader& header = store.tensors()[i].header;
+    bytes[uses[i]->counted_as] += header.end - header.begin;
+    summary.total_parameters += uses[i]->parameters;
   }
-  for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16, DType::kF8E4M3}) {
-    if (bytes[static_cast<size_t>(dtype)] > 0) {
-      summary.bytes_by_dtype.emplace_back(dtype, bytes[static_cast<size_t>(dtype)]);
-    }
-  }
+  summary.bytes_by_dtype.assign(bytes.begin(), bytes.end());
   uint64_t moe_layers = 0;
   for (LayerIdx layer = 0; layer < config.num_layers; ++layer) {
     moe_layers += config.is_moe_layer(layer) ? 1 : 0;
@@ -79,24 +74,6 @@ Checkpoint::Summary summarise(const ModelConfig& config, const TensorStore& stor
       config.tie_word_embeddings ? 0 : uint64_t{config.vocab_size} * config.hidden_size;
   summary.active_parameters = summary.total_parameters - embedding - moe_layers * idle * expert;
   return summary;
-}
-
-/// [H, dn+dv, kl] -> [H, kl, dn]: the K rows of each head, transposed.
-std::vector<float> transpose_keys(const ModelConfig& config, const std::vector<float>& kv_b) {
-  const size_t latent = config.kv_lora_rank;
-  const size_t nope = config.qk_nope_head_dim;
-  const size_t rows = nope + config.v_head_dim;
-  std::vector<float> out(size_t{config.num_heads} * latent * nope);
-  for (size_t head = 0; head < config.num_heads; ++head) {
-    const float* keys = kv_b.data() + head * rows * latent;
-    float* transposed = out.data() + head * latent * nope;
-    for (size_t row = 0; row < nope; ++row) {
-      for (size_t column = 0; column < latent; ++column) {
-        transposed[column * nope + row] = keys[row * latent + column];
-      }
-    }
-  }
-  return out;
 }
 
 }  // namespace
@@ -129,7 +106,7 @@ Result<Checkpoint> Checkpoint::open(const std::string& directory) {
   }
   for (size_t i = 0; i < store.tensors().size(); ++i) {
     const StoredTensor& tensor = store.tensors()[i];
-    if (!checker.expected()[i] && !is_ignored(tensor.header.name, *config)) {
+    if (!checker.uses()[i] && !is_ignored(tensor.header.name, *config)) {
       return Error{Code::kUnsupported,
                    store.name_of(tensor) +
                        " is not part of the architecture that config.json describes; Troupe does "
@@ -137,7 +114,7 @@ Result<Checkpoint> Checkpoint::open(const std::string& directory) {
     }
   }
   const uint64_t digest = XXH3_64bits_withSeed(text.data(), text.size(), TRY(store.digest()));
-  const Summary summary = summarise(*config, store, checker.expected());
+  const Summary summary = summarise(*config, store, checker.uses());
   return Checkpoint(std::make_shared<const State>(
       State{directory, std::move(*config), std::move(store), std::move(layouts), digest, summary}));
 }
@@ -150,14 +127,11 @@ uint64_t Checkpoint::digest() const { return state_->digest; }
 
 Checkpoint::Summary Checkpoint::summary() const { return state_->summary; }
 
-Result<std::shared_ptr<const RouterWeights>> Checkpoint::load_router() const {
-  LoadingVisitor loader(state_->config, state_->store);
+Result<std::shared_ptr<const RouterWeights>> Checkpoint::load_router(bool with_kv_b) const {
+  LoadingVisitor loader(state_->config, state_->store, with_kv_b);
   auto weights = std::make_shared<RouterWeights>();
   TRY(visit_router(state_->config, loader, *weights));
   weights->storage = TRY(loader.finish());
-  for (LayerWeights& layer : weights->layers) {
-    layer.attention.w_uk_t = transpose_keys(state_->config, layer.attention.kv_b);
-  }
   return std::shared_ptr<const RouterWeights>(std::move(weights));
 }
 

@@ -356,7 +356,7 @@ Result<ModelConfig> parse_config(std::string_view text) {
   TRY(read_feed_forward(keys, config));
   TRY(read_gate(keys, config));
   config.rope = TRY(read_rope(keys, config.max_position_embeddings));
-  config.fp8 = TRY(read_quantization(keys));
+  TRY(read_quantization(keys, config));
   TRY(read_tokens(keys, config));
   TRY(keys.refuse_unread(kHarmlessKeys));
   return config;

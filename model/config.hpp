@@ -40,6 +40,13 @@ struct RopeRamp {
   double high = 0;
 };
 
+/// What Troupe's own quantization_config says: names of schemes, as docs/quantisation.md lists
+/// them. They are for people; the tensors' own types and shapes tell how each is stored.
+struct QuantisedSchemes {
+  std::string experts;  ///< of the routed experts
+  std::string rest;     ///< of the other matrices
+};
+
 struct ModelConfig {
   Architecture architecture = Architecture::kDeepseekV3;
   uint32_t vocab_size = 0;
@@ -67,7 +74,8 @@ struct ModelConfig {
   RopeConfig rope;
   bool attention_bias = false;
   bool tie_word_embeddings = false;
-  bool fp8 = false;  ///< F8_E4M3 weights with 128x128 weight_scale_inv
+  bool fp8 = false;                           ///< F8_E4M3 weights with 128x128 weight_scale_inv
+  std::optional<QuantisedSchemes> quantised;  ///< integers in panels (docs/quantisation.md)
   uint32_t max_position_embeddings = 0;
   std::optional<TokenId> bos_token_id;
   std::vector<TokenId> eos_token_ids;

@@ -3,8 +3,10 @@
 #include <boost/json/array.hpp>
 #include <boost/json/object.hpp>
 #include <string>
+#include <utility>
 
 #include "model/json.hpp"
+#include "model/quantise.hpp"
 
 namespace troupe::model {
 namespace {
@@ -55,6 +57,48 @@ Result<void> read_rope_object(const json::value& value, const std::string& name,
   return keys.refuse_unread({});
 }
 
+Result<void> read_fp8(KeyReader& keys, ModelConfig& config) {
+  TRY(keys.only_text("fmt", "e4m3"));
+  TRY(keys.only_text("activation_scheme", "dynamic"));
+  if (const auto scale = TRY(keys.optional_text("scale_fmt")); scale && *scale != "float") {
+    TRY(keys.only_text("scale_fmt", "ue8m0"));
+  }
+  (void)keys.find("modules_to_not_convert");  // the tensors' own types tell
+  const json::value* block = keys.find("weight_block_size");
+  if (block == nullptr && keys.contains("weight_block_size")) {
+    return keys.error(Code::kUnsupported, "weight_block_size",
+                      "is null (one scale per tensor); only [128, 128] is supported");
+  }
+  if (block != nullptr && *block != json::array{128, 128}) {
+    return keys.error(Code::kUnsupported, "weight_block_size",
+                      "is " + describe(*block) + "; only [128, 128] is supported");
+  }
+  config.fp8 = true;
+  return keys.refuse_unread({});
+}
+
+Result<void> read_troupe(KeyReader& keys, ModelConfig& config) {
+  if (const uint32_t version = TRY(keys.size({"version"}, 1, 1U << 30)); version != 1) {
+    return keys.error(Code::kUnsupported, "version",
+                      "is " + std::to_string(version) + "; this Troupe reads version 1");
+  }
+  QuantisedSchemes schemes;
+  for (const auto& [key, scheme] :
+       {std::pair("experts", &schemes.experts), std::pair("rest", &schemes.rest)}) {
+    const auto name = TRY(keys.optional_text(key));
+    if (!name) {
+      return keys.lacks(key);
+    }
+    if (!parse_scheme(*name)) {
+      return keys.error(Code::kUnsupported, key,
+                        "is " + quoted(*name) + "; the schemes are " + scheme_names());
+    }
+    *scheme = *name;
+  }
+  config.quantised = schemes;
+  return keys.refuse_unread({});
+}
+
 }  // namespace
 
 Result<RopeConfig> read_rope(KeyReader& keys, uint32_t max_positions) {
@@ -75,10 +119,10 @@ Result<RopeConfig> read_rope(KeyReader& keys, uint32_t max_positions) {
   return rope;
 }
 
-Result<bool> read_quantization(KeyReader& parent) {
+Result<void> read_quantization(KeyReader& parent, ModelConfig& config) {
   const json::value* value = parent.find("quantization_config");
   if (value == nullptr) {
-    return false;
+    return {};
   }
   if (!value->is_object()) {
     return parent.error(Code::kInvalidArgument, "quantization_config",
@@ -89,24 +133,14 @@ Result<bool> read_quantization(KeyReader& parent) {
   if (!method) {
     return keys.lacks("quant_method");
   }
-  TRY(keys.only_text("quant_method", "fp8"));
-  TRY(keys.only_text("fmt", "e4m3"));
-  TRY(keys.only_text("activation_scheme", "dynamic"));
-  if (const auto scale = TRY(keys.optional_text("scale_fmt")); scale && *scale != "float") {
-    TRY(keys.only_text("scale_fmt", "ue8m0"));
+  if (*method == "troupe") {
+    return read_troupe(keys, config);
   }
-  (void)keys.find("modules_to_not_convert");  // the tensors' own types tell
-  const json::value* block = keys.find("weight_block_size");
-  if (block == nullptr && keys.contains("weight_block_size")) {
-    return keys.error(Code::kUnsupported, "weight_block_size",
-                      "is null (one scale per tensor); only [128, 128] is supported");
+  if (*method == "fp8") {
+    return read_fp8(keys, config);
   }
-  if (block != nullptr && *block != json::array{128, 128}) {
-    return keys.error(Code::kUnsupported, "weight_block_size",
-                      "is " + describe(*block) + "; only [128, 128] is supported");
-  }
-  TRY(keys.refuse_unread({}));
-  return true;
+  return keys.error(Code::kUnsupported, "quant_method",
+                    "is " + quoted(*method) + "; Troupe takes \"fp8\" and its own \"troupe\"");
 }
 
 }  // namespace troupe::model

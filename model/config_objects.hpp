@@ -15,7 +15,7 @@ namespace troupe::model {
 /// @param max_positions of the whole model: YaRN's original context where none is given
 Result<RopeConfig> read_rope(KeyReader& keys, uint32_t max_positions);
 
-/// Whether quantization_config is there; Troupe takes FP8 with 128x128 blocks only.
-Result<bool> read_quantization(KeyReader& keys);
+/// quantization_config, if it is there: FP8 with 128x128 blocks, or Troupe's own integers.
+Result<void> read_quantization(KeyReader& keys, ModelConfig& config);
 
 }  // namespace troupe::model

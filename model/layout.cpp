@@ -33,7 +33,6 @@ Result<void> visit_attention(const ModelConfig& config, LayerIdx layer, TensorVi
   const uint64_t hidden = config.hidden_size;
   const uint64_t heads = config.num_heads;
   const uint64_t latent = config.kv_lora_rank;
-  const uint64_t kv_rows = heads * (config.qk_nope_head_dim + config.v_head_dim);
   const std::string prefix = layer_prefix(layer) + "self_attn.";
   TRY(visitor.floats(layer_prefix(layer) + "input_layernorm.weight", {hidden}, weights.input_norm));
   TRY(visit_queries(config, prefix, visitor, weights));
@@ -43,7 +42,8 @@ Result<void> visit_attention(const ModelConfig& config, LayerIdx layer, TensorVi
     TRY(visitor.floats(prefix + "o_proj.bias", {hidden}, weights.o_bias));
   }
   TRY(visitor.floats(prefix + "kv_a_layernorm.weight", {latent}, weights.kv_a_norm));
-  TRY(visitor.floats(prefix + "kv_b_proj.weight", {kv_rows, latent}, weights.kv_b));
+  TRY(visitor.key_value(prefix + "kv_b_proj",
+                        {heads, config.qk_nope_head_dim, config.v_head_dim, latent}, weights));
   TRY(visitor.matrix(prefix + "o_proj.weight", hidden, heads * config.v_head_dim, weights.o));
   return visitor.floats(layer_prefix(layer) + "post_attention_layernorm.weight", {hidden},
                         weights.post_norm);
@@ -75,10 +75,13 @@ Result<void> visit_router(const ModelConfig& config, TensorVisitor& visitor,
                           RouterWeights& weights) {
   const uint64_t hidden = config.hidden_size;
   const uint64_t vocab = config.vocab_size;
-  TRY(visitor.matrix("model.embed_tokens.weight", vocab, hidden, weights.embedding));
+  TRY(visitor.table("model.embed_tokens.weight", vocab, hidden, weights.embedding));
   TRY(visitor.floats("model.norm.weight", {hidden}, weights.final_norm));
-  TRY(visitor.matrix(config.tie_word_embeddings ? "model.embed_tokens.weight" : "lm_head.weight",
-                     vocab, hidden, weights.head));
+  if (config.tie_word_embeddings) {
+    TRY(visitor.table("model.embed_tokens.weight", vocab, hidden, weights.head));
+  } else {
+    TRY(visitor.matrix("lm_head.weight", vocab, hidden, weights.head));
+  }
   weights.layers.resize(config.num_layers);
   for (LayerIdx layer = 0; layer < config.num_layers; ++layer) {
     TRY(visit_layer(config, layer, visitor, weights.layers[layer]));

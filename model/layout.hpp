@@ -22,9 +22,21 @@ class TensorVisitor {
   TensorVisitor& operator=(const TensorVisitor&) = delete;
   virtual ~TensorVisitor() = default;
 
-  /// A weight matrix [out, in] in its stored type.
+  /// A weight matrix [out, in] in its stored type; integers lie in tensors named `name` + "_i8"...
   virtual Result<void> matrix(const std::string& name, uint64_t out, uint64_t in,
                               WeightView& view) = 0;
+
+  /// A matrix whose rows are looked up, in its stored type; never integers.
+  virtual Result<void> table(const std::string& name, uint64_t out, uint64_t in,
+                             WeightView& view) = 0;
+
+  /// kv_b_proj of one layer, stored as one matrix (`name`.weight) or as its two halves, made ready
+  /// for the absorbed form (`name`.key_t.weight and `name`.value.weight, as AttentionWeights says).
+  struct KeyValueShape {
+    uint64_t heads, nope, v, latent;
+  };
+  virtual Result<void> key_value(const std::string& name, const KeyValueShape& shape,
+                                 AttentionWeights& weights) = 0;
 
   /// Rows [first, first + out) of matrix `index` of a stack [count, rows, in].
   struct Slice {
@@ -34,7 +46,7 @@ class TensorVisitor {
   virtual Result<void> stacked_matrix(const std::string& name, const Slice& slice,
                                       WeightView& view) = 0;
 
-  /// A tensor of any supported type, wanted as float32.
+  /// A tensor of any floating-point type, wanted as float32.
   virtual Result<void> floats(const std::string& name, const std::vector<uint64_t>& shape,
                               std::vector<float>& values) = 0;
 };

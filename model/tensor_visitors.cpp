@@ -1,7 +1,10 @@
 #include "model/tensor_visitors.hpp"
 
+#include <cstring>
+#include <span>
 #include <utility>
 
+#include "base/panels.hpp"
 #include "model/dequantise.hpp"
 #include "model/json.hpp"
 
@@ -14,6 +17,15 @@ uint64_t blocks(uint64_t size) { return (size + kBlock - 1) / kBlock; }
 
 FileRange whole(const StoredTensor& tensor) {
   return {tensor.file, tensor.header.begin, tensor.header.end};
+}
+
+/// Elements that share a scale if a row of `in` has `num_groups` scales; nothing if none does.
+std::optional<uint64_t> scale_group(uint64_t in, uint64_t num_groups) {
+  if (num_groups == 1) return in;
+  for (const uint64_t group : {32, 64, 128, 256}) {
+    if ((in + group - 1) / group == num_groups) return group;
+  }
+  return std::nullopt;
 }
 
 }  // namespace
@@ -67,13 +79,122 @@ Result<const StoredTensor*> TensorLocator::scales(const std::string& name,
   return numbers(name + "_scale_inv", shape);
 }
 
-Result<LocatedMatrix> TensorLocator::matrix(const std::string& name, uint64_t out,
-                                            uint64_t in) const {
+Result<LocatedMatrix> TensorLocator::float_matrix(const std::string& name, uint64_t out,
+                                                  uint64_t in) const {
   const StoredTensor* tensor = TRY(find(name, {out, in}));
   const StoredTensor* scale_tensor = TRY(scales(name, *tensor));
-  return LocatedMatrix{tensor,       whole(*tensor),
-                       out,          in,
-                       scale_tensor, scale_tensor != nullptr ? whole(*scale_tensor) : FileRange()};
+  return LocatedMatrix{.tensor = tensor,
+                       .bytes = whole(*tensor),
+                       .dtype = *tensor->header.dtype,
+                       .out = out,
+                       .in = in,
+                       .scales = scale_tensor,
+                       .scale_bytes = scale_tensor != nullptr ? whole(*scale_tensor) : FileRange()};
+}
+
+Result<LocatedMatrix> TensorLocator::matrix(const std::string& name, uint64_t out,
+                                            uint64_t in) const {
+  if (store_.find(name) == nullptr) {
+    if (const StoredTensor* tensor = store_.find(name + "_i8")) {
+      return integers(name, *tensor, DType::kI8, out, in);
+    }
+    if (const StoredTensor* tensor = store_.find(name + "_i4")) {
+      return integers(name, *tensor, DType::kI4, out, in);
+    }
+  }
+  return float_matrix(name, out, in);
+}
+
+Result<LocatedMatrix> TensorLocator::integers(const std::string& name, const StoredTensor& tensor,
+                                              DType dtype, uint64_t out, uint64_t in) const {
+  const auto corrupt = [&](const StoredTensor& which, const std::string& what) {
+    return Error{Code::kCorrupt, store_.name_of(which) + " " + what};
+  };
+  if (!config_.quantised) {
+    return Error{Code::kUnsupported,
+                 store_.name_of(tensor) +
+                     " is a matrix of integers in panels, but config.json has no "
+                     "quantization_config with quant_method \"troupe\""};
+  }
+  const std::vector<uint64_t> matrix_shape = {out, in};
+  if (!fits_panels(out, in)) {
+    return corrupt(tensor, "is in panels of integers, which a matrix " + shape_text(matrix_shape) +
+                               " does not fit");
+  }
+  const std::string_view stored = dtype == DType::kI8 ? "I8" : "U8";
+  if (tensor.header.stored_dtype != stored) {
+    return corrupt(tensor, "has dtype " + std::string(tensor.header.stored_dtype) + ", not " +
+                               std::string(stored));
+  }
+  const std::vector<uint64_t> shape =
+      dtype == DType::kI8
+          ? std::vector<uint64_t>{out / kPanelRows, in / kPanelQuad, kPanelRows, kPanelQuad}
+          : std::vector<uint64_t>{out / kPanelRows, in / kPanelBlock, kPanelBlock / kPanelQuad / 2,
+                                  kPanelRows, kPanelQuad};
+  if (tensor.header.shape != shape) {
+    return corrupt(tensor, "has shape " + shape_text(tensor.header.shape) +
+                               ", but config.json asks for a matrix " + shape_text(matrix_shape) +
+                               ", in panels " + shape_text(shape));
+  }
+  const StoredTensor* scales = store_.find(name + "_scale");
+  if (scales == nullptr) {
+    return Error{Code::kNotFound, "tensor " + quoted(name + "_scale") + " is missing; " +
+                                      store_.name_of(tensor) + " needs it"};
+  }
+  const std::vector<uint64_t>& scale_shape = scales->header.shape;
+  const std::optional<uint64_t> group =
+      scale_shape.size() == 3 && scale_shape[0] == out / kPanelRows && scale_shape[2] == kPanelRows
+          ? scale_group(in, scale_shape[1])
+          : std::nullopt;
+  if (!group) {
+    return corrupt(*scales, "has shape " + shape_text(scale_shape) + ", which fits no scales of " +
+                                "groups of 32, 64, 128 or 256 or of whole rows for a matrix " +
+                                shape_text(matrix_shape));
+  }
+  if (scales->header.dtype != DType::kF32 && scales->header.dtype != DType::kBF16) {
+    return corrupt(*scales, "has dtype " + std::string(scales->header.stored_dtype) +
+                                "; scales of integers are BF16 or F32");
+  }
+  const StoredTensor* zeros = dtype == DType::kI4 ? store_.find(name + "_zero") : nullptr;
+  if (zeros != nullptr &&
+      (zeros->header.shape != scale_shape || zeros->header.stored_dtype != "U8")) {
+    return corrupt(*zeros, "is " + std::string(zeros->header.stored_dtype) + " " +
+                               shape_text(zeros->header.shape) + "; it must be U8 and, as " +
+                               quoted(scales->header.name) + ", " + shape_text(scale_shape));
+  }
+  return LocatedMatrix{.tensor = &tensor,
+                       .bytes = whole(tensor),
+                       .dtype = dtype,
+                       .out = out,
+                       .in = in,
+                       .scales = scales,
+                       .scale_bytes = whole(*scales),
+                       .group = *group,
+                       .zeros = zeros};
+}
+
+Result<LocatedKeyValue> TensorLocator::key_value(const std::string& name,
+                                                 const TensorVisitor::KeyValueShape& s) const {
+  LocatedKeyValue located;
+  const std::string key_t = name + ".key_t.weight";
+  if (store_.find(key_t) == nullptr && store_.find(key_t + "_i8") == nullptr &&
+      store_.find(key_t + "_i4") == nullptr) {
+    located.whole = TRY(float_matrix(name + ".weight", s.heads * (s.nope + s.v), s.latent));
+    return located;
+  }
+  located.key_t = TRY(matrix(key_t, s.heads * s.latent, s.nope));
+  located.value = TRY(matrix(name + ".value.weight", s.heads * s.v, s.latent));
+  const auto splits = [](const LocatedMatrix& m, uint64_t rows_of_head) {
+    return is_integer(m.dtype) ? rows_of_head % kPanelRows == 0 : m.dtype != DType::kF8E4M3;
+  };
+  for (const auto& [half, rows] :
+       {std::pair(&located.key_t, s.latent), std::pair(&located.value, s.v)}) {
+    if (!splits(*half, rows)) {
+      return Error{Code::kCorrupt, store_.name_of(*half->tensor) + " cannot be cut into heads of " +
+                                       std::to_string(rows) + " rows as it is stored"};
+    }
+  }
+  return located;
 }
 
 Result<LocatedMatrix> TensorLocator::stacked_matrix(const std::string& name,
@@ -83,9 +204,12 @@ Result<LocatedMatrix> TensorLocator::stacked_matrix(const std::string& name,
   const uint64_t row_bytes = slice.in * size_of(*tensor->header.dtype);
   const uint64_t begin =
       tensor->header.begin + (slice.index * slice.rows + slice.first) * row_bytes;
-  LocatedMatrix located{tensor,       {tensor->file, begin, begin + slice.out * row_bytes},
-                        slice.out,    slice.in,
-                        scale_tensor, {}};
+  LocatedMatrix located{.tensor = tensor,
+                        .bytes = {tensor->file, begin, begin + slice.out * row_bytes},
+                        .dtype = *tensor->header.dtype,
+                        .out = slice.out,
+                        .in = slice.in,
+                        .scales = scale_tensor};
   if (scale_tensor == nullptr) {
     return located;
   }
@@ -104,27 +228,47 @@ Result<LocatedMatrix> TensorLocator::stacked_matrix(const std::string& name,
 }
 
 CheckingVisitor::CheckingVisitor(const ModelConfig& config, const TensorStore& store)
-    : store_(store), locator_(config, store), expected_(store.tensors().size()) {}
+    : store_(store), locator_(config, store), uses_(store.tensors().size()) {}
 
-void CheckingVisitor::note(const StoredTensor* tensor) {
-  if (tensor != nullptr) {
-    expected_[static_cast<size_t>(tensor - store_.tensors().data())] = true;
-  }
+void CheckingVisitor::note(const StoredTensor& tensor, const TensorUse& use) {
+  uses_[static_cast<size_t>(&tensor - store_.tensors().data())] = use;
+}
+
+void CheckingVisitor::note(const LocatedMatrix& located, uint64_t parameters) {
+  note(*located.tensor, {located.dtype, parameters});
+  if (located.scales != nullptr) note(*located.scales, {*located.scales->header.dtype, 0});
+  if (located.zeros != nullptr) note(*located.zeros, {DType::kI4, 0});
 }
 
 Result<void> CheckingVisitor::matrix(const std::string& name, uint64_t out, uint64_t in,
                                      WeightView&) {
-  const LocatedMatrix located = TRY(locator_.matrix(name, out, in));
-  note(located.tensor);
-  note(located.scales);
+  note(TRY(locator_.matrix(name, out, in)), out * in);
+  return {};
+}
+
+Result<void> CheckingVisitor::table(const std::string& name, uint64_t out, uint64_t in,
+                                    WeightView&) {
+  note(TRY(locator_.float_matrix(name, out, in)), out * in);
+  return {};
+}
+
+Result<void> CheckingVisitor::key_value(const std::string& name, const KeyValueShape& shape,
+                                        AttentionWeights&) {
+  const LocatedKeyValue located = TRY(locator_.key_value(name, shape));
+  if (located.whole) {
+    note(*located.whole, located.whole->out * located.whole->in);
+    return {};
+  }
+  for (const LocatedMatrix* half : {&located.key_t, &located.value}) {
+    note(*half, half->out * half->in);
+  }
   return {};
 }
 
 Result<void> CheckingVisitor::stacked_matrix(const std::string& name, const Slice& slice,
                                              WeightView&) {
   const LocatedMatrix located = TRY(locator_.stacked_matrix(name, slice));
-  note(located.tensor);
-  note(located.scales);
+  note(located, located.tensor->header.num_elements());
   return {};
 }
 
@@ -132,14 +276,15 @@ Result<void> CheckingVisitor::floats(const std::string& name, const std::vector<
                                      std::vector<float>&) {
   if (shape.size() == 2) {
     WeightView unused;
-    return matrix(name, shape[0], shape[1], unused);
+    return table(name, shape[0], shape[1], unused);
   }
-  note(TRY(locator_.numbers(name, shape)));
+  const StoredTensor* tensor = TRY(locator_.numbers(name, shape));
+  note(*tensor, {*tensor->header.dtype, tensor->header.num_elements()});
   return {};
 }
 
-LoadingVisitor::LoadingVisitor(const ModelConfig& config, const TensorStore& store)
-    : store_(store), locator_(config, store) {}
+LoadingVisitor::LoadingVisitor(const ModelConfig& config, const TensorStore& store, bool with_kv_b)
+    : store_(store), locator_(config, store), with_kv_b_(with_kv_b) {}
 
 Result<std::vector<float>> LoadingVisitor::read_floats(const StoredTensor& tensor,
                                                        const FileRange& bytes) const {
@@ -149,22 +294,97 @@ Result<std::vector<float>> LoadingVisitor::read_floats(const StoredTensor& tenso
   return values;
 }
 
+Result<std::vector<float>> LoadingVisitor::read_matrix(const LocatedMatrix& located) const {
+  std::vector<float> values = TRY(read_floats(*located.tensor, located.bytes));
+  if (located.scales != nullptr) {
+    apply_block_scales(values, located.out, located.in,
+                       TRY(read_floats(*located.scales, located.scale_bytes)));
+  }
+  return values;
+}
+
+void LoadingVisitor::want(const FileRange& range, WeightView& view, Wanted::Part part) {
+  wanted_.push_back({&view, part});
+  ranges_.push_back(range);
+}
+
 Result<void> LoadingVisitor::add(const LocatedMatrix& located, WeightView& view) {
-  view.dtype = *located.tensor->header.dtype;
+  view.dtype = located.dtype;
   view.out = located.out;
   view.in = located.in;
-  if (located.scales != nullptr) {
+  want(located.bytes, view, Wanted::Part::kData);
+  if (is_integer(located.dtype)) {
+    view.group_scales.dtype = *located.scales->header.dtype;
+    view.group_scales.group = located.group;
+    want(located.scale_bytes, view, Wanted::Part::kScales);
+    if (located.zeros != nullptr) want(whole(*located.zeros), view, Wanted::Part::kZeros);
+  } else if (located.scales != nullptr) {
     storage_->scales.push_back(TRY(read_floats(*located.scales, located.scale_bytes)));
     view.scales = storage_->scales.back().data();
   }
-  views_.push_back(&view);
-  ranges_.push_back(located.bytes);
   return {};
 }
 
 Result<void> LoadingVisitor::matrix(const std::string& name, uint64_t out, uint64_t in,
                                     WeightView& view) {
   return add(TRY(locator_.matrix(name, out, in)), view);
+}
+
+Result<void> LoadingVisitor::table(const std::string& name, uint64_t out, uint64_t in,
+                                   WeightView& view) {
+  return add(TRY(locator_.float_matrix(name, out, in)), view);
+}
+
+Result<void> LoadingVisitor::key_value(const std::string& name, const KeyValueShape& shape,
+                                       AttentionWeights& weights) {
+  const LocatedKeyValue located = TRY(locator_.key_value(name, shape));
+  if (!located.whole) {
+    if (with_kv_b_) {
+      return Error{Code::kUnsupported,
+                   store_.name_of(*located.key_t.tensor) +
+                       " was made for the absorbed form of attention; the expanded form needs a "
+                       "checkpoint with kv_b_proj.weight"};
+    }
+    TRY(add(located.key_t, weights.uk_t));
+    return add(located.value, weights.uv);
+  }
+  const LocatedMatrix& kv_b = *located.whole;
+  const bool in_16_bits = size_of(kv_b.dtype) == 2;
+  std::vector<float> values;
+  if (!in_16_bits || with_kv_b_) values = TRY(read_matrix(kv_b));
+  if (in_16_bits) {
+    const std::vector<std::byte> bytes = TRY(store_.read(kv_b.bytes));
+    split_key_value<uint16_t>(bytes, shape, kv_b.dtype, weights);
+  } else {
+    split_key_value<float>(std::as_bytes(std::span(values)), shape, DType::kF32, weights);
+  }
+  if (with_kv_b_) weights.kv_b = std::move(values);
+  return {};
+}
+
+/// [H, dn+dv, kl] -> uk_t [H, kl, dn] and uv [H, dv, kl].
+template <class T>
+void LoadingVisitor::split_key_value(Bytes kv_b, const KeyValueShape& s, DType dtype,
+                                     AttentionWeights& weights) {
+  const auto copy_of = [&](WeightView& view, uint64_t out, uint64_t in) {
+    std::vector<std::byte>& bytes = storage_->copies.emplace_back(out * in * sizeof(T));
+    view = {.data = bytes.data(), .dtype = dtype, .out = out, .in = in};
+    return bytes.data();
+  };
+  std::byte* keys = copy_of(weights.uk_t, s.heads * s.latent, s.nope);
+  std::byte* values = copy_of(weights.uv, s.heads * s.v, s.latent);
+  const uint64_t value_bytes = s.v * s.latent * sizeof(T);
+  for (uint64_t head = 0; head < s.heads; ++head) {
+    const std::byte* from = kv_b.data() + head * (s.nope + s.v) * s.latent * sizeof(T);
+    std::byte* to = keys + head * s.latent * s.nope * sizeof(T);
+    for (uint64_t row = 0; row < s.nope; ++row) {
+      for (uint64_t column = 0; column < s.latent; ++column) {
+        std::memcpy(to + (column * s.nope + row) * sizeof(T),
+                    from + (row * s.latent + column) * sizeof(T), sizeof(T));
+      }
+    }
+    std::memcpy(values + head * value_bytes, from + s.nope * s.latent * sizeof(T), value_bytes);
+  }
 }
 
 Result<void> LoadingVisitor::stacked_matrix(const std::string& name, const Slice& slice,
@@ -179,19 +399,32 @@ Result<void> LoadingVisitor::floats(const std::string& name, const std::vector<u
     values = TRY(read_floats(*tensor, whole(*tensor)));
     return {};
   }
-  const LocatedMatrix located = TRY(locator_.matrix(name, shape[0], shape[1]));
-  values = TRY(read_floats(*located.tensor, located.bytes));
-  if (located.scales != nullptr) {
-    apply_block_scales(values, located.out, located.in,
-                       TRY(read_floats(*located.scales, located.scale_bytes)));
-  }
+  values = TRY(read_matrix(TRY(locator_.float_matrix(name, shape[0], shape[1]))));
   return {};
+}
+
+Result<void> LoadingVisitor::vector(const std::string& name, uint64_t size, WeightView& view) {
+  const StoredTensor* tensor = TRY(locator_.numbers(name, {size}));
+  return add({.tensor = tensor,
+              .bytes = whole(*tensor),
+              .dtype = *tensor->header.dtype,
+              .out = 1,
+              .in = size},
+             view);
 }
 
 Result<std::shared_ptr<const void>> LoadingVisitor::finish() {
   MappedRanges mapped = TRY(store_.map(ranges_));
-  for (size_t i = 0; i < views_.size(); ++i) {
-    views_[i]->data = mapped.addresses[i];
+  for (size_t i = 0; i < wanted_.size(); ++i) {
+    const std::byte* address = mapped.addresses[i];
+    WeightView& view = *wanted_[i].view;
+    switch (wanted_[i].part) {
+      case Wanted::Part::kData: view.data = address; break;
+      case Wanted::Part::kScales: view.group_scales.data = address; break;
+      case Wanted::Part::kZeros:
+        view.group_scales.zeros = reinterpret_cast<const uint8_t*>(address);
+        break;
+    }
   }
   storage_->mappings = std::move(mapped.storage);
   return std::shared_ptr<const void>(std::move(storage_));

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "base/bytes.hpp"
 #include "model/layout.hpp"
 #include "model/tensor_store.hpp"
 
@@ -17,10 +18,20 @@ namespace troupe::model {
 struct LocatedMatrix {
   const StoredTensor* tensor = nullptr;
   FileRange bytes;
+  DType dtype = DType::kF32;
   uint64_t out = 0;
   uint64_t in = 0;
-  const StoredTensor* scales = nullptr;  ///< F8_E4M3 only
+  const StoredTensor* scales = nullptr;  ///< of F8_E4M3 and of integers
   FileRange scale_bytes;
+  uint64_t group = 0;                   ///< integers: elements that share a scale
+  const StoredTensor* zeros = nullptr;  ///< kI4 only, or nullptr
+};
+
+/// kv_b_proj of one layer, in one of its two forms of storage.
+struct LocatedKeyValue {
+  std::optional<LocatedMatrix> whole;  ///< nothing: in halves
+  LocatedMatrix key_t;
+  LocatedMatrix value;
 };
 
 /// Finds tensors by name and compares them with what the layout asks for.
@@ -30,10 +41,16 @@ class TensorLocator {
   TensorLocator(const ModelConfig& config, const TensorStore& store)
       : config_(config), store_(store) {}
 
+  /// Floating-point or integers.
   [[nodiscard]] Result<LocatedMatrix> matrix(const std::string& name, uint64_t out,
                                              uint64_t in) const;
+  /// Floating-point only.
+  [[nodiscard]] Result<LocatedMatrix> float_matrix(const std::string& name, uint64_t out,
+                                                   uint64_t in) const;
   [[nodiscard]] Result<LocatedMatrix> stacked_matrix(const std::string& name,
                                                      const TensorVisitor::Slice& slice) const;
+  [[nodiscard]] Result<LocatedKeyValue> key_value(const std::string& name,
+                                                  const TensorVisitor::KeyValueShape& shape) const;
   /// A tensor of unquantised numbers.
   [[nodiscard]] Result<const StoredTensor*> numbers(const std::string& name,
                                                     const std::vector<uint64_t>& shape) const;
@@ -43,43 +60,62 @@ class TensorLocator {
                                                  const std::vector<uint64_t>& shape) const;
   [[nodiscard]] Result<const StoredTensor*> scales(const std::string& name,
                                                    const StoredTensor& tensor) const;
+  [[nodiscard]] Result<LocatedMatrix> integers(const std::string& name, const StoredTensor& tensor,
+                                               DType dtype, uint64_t out, uint64_t in) const;
 
   const ModelConfig& config_;
   const TensorStore& store_;
 };
 
-/// Checks that a tensor is there, has its shape and a known type, and notes it as expected.
+/// What the layout makes of a stored tensor.
+struct TensorUse {
+  DType counted_as = DType::kF32;
+  uint64_t parameters = 0;  ///< numbers of the model; 0 for scales and zeros
+};
+
+/// Checks that a tensor is there, has its shape and a known type, and notes what it is used as.
 class CheckingVisitor final : public TensorVisitor {
  public:
   CheckingVisitor(const ModelConfig& config, const TensorStore& store);
 
   Result<void> matrix(const std::string& name, uint64_t out, uint64_t in, WeightView&) override;
+  Result<void> table(const std::string& name, uint64_t out, uint64_t in, WeightView&) override;
+  Result<void> key_value(const std::string& name, const KeyValueShape& shape,
+                         AttentionWeights&) override;
   Result<void> stacked_matrix(const std::string& name, const Slice& slice, WeightView&) override;
   Result<void> floats(const std::string& name, const std::vector<uint64_t>& shape,
                       std::vector<float>&) override;
 
-  /// By position in store.tensors(): whether the layout asked for it.
-  [[nodiscard]] const std::vector<bool>& expected() const { return expected_; }
+  /// By position in store.tensors(): nothing where the layout did not ask for it.
+  [[nodiscard]] const std::vector<std::optional<TensorUse>>& uses() const { return uses_; }
 
  private:
-  void note(const StoredTensor* tensor);
+  void note(const StoredTensor& tensor, const TensorUse& use);
+  void note(const LocatedMatrix& located, uint64_t parameters);
 
   const TensorStore& store_;
   TensorLocator locator_;
-  std::vector<bool> expected_;
+  std::vector<std::optional<TensorUse>> uses_;
 };
 
 /// Copies what is wanted as float32 at once, and collects the matrices to map them together.
 class LoadingVisitor final : public TensorVisitor {
  public:
-  LoadingVisitor(const ModelConfig& config, const TensorStore& store);
+  /// @param with_kv_b see Checkpoint::load_router()
+  LoadingVisitor(const ModelConfig& config, const TensorStore& store, bool with_kv_b = false);
 
   Result<void> matrix(const std::string& name, uint64_t out, uint64_t in,
                       WeightView& view) override;
+  Result<void> table(const std::string& name, uint64_t out, uint64_t in, WeightView& view) override;
+  Result<void> key_value(const std::string& name, const KeyValueShape& shape,
+                         AttentionWeights& weights) override;
   Result<void> stacked_matrix(const std::string& name, const Slice& slice,
                               WeightView& view) override;
   Result<void> floats(const std::string& name, const std::vector<uint64_t>& shape,
                       std::vector<float>& values) override;
+
+  /// A vector in its stored type, as a matrix of one row.
+  Result<void> vector(const std::string& name, uint64_t size, WeightView& view);
 
   /// Maps all matrices visited so far and fills their views. Call once, at the end.
   /// @returns what has to live as long as the views.
@@ -89,14 +125,26 @@ class LoadingVisitor final : public TensorVisitor {
   struct Storage {
     std::shared_ptr<const void> mappings;
     std::deque<std::vector<float>> scales;
+    std::deque<std::vector<std::byte>> copies;
+  };
+  /// Where the address of a mapped range goes.
+  struct Wanted {
+    WeightView* view;
+    enum class Part : uint8_t { kData, kScales, kZeros } part;
   };
 
   Result<void> add(const LocatedMatrix& located, WeightView& view);
+  void want(const FileRange& range, WeightView& view, Wanted::Part part);
   Result<std::vector<float>> read_floats(const StoredTensor& tensor, const FileRange& bytes) const;
+  Result<std::vector<float>> read_matrix(const LocatedMatrix& located) const;
+  template <class T>
+  void split_key_value(Bytes kv_b, const KeyValueShape& shape, DType dtype,
+                       AttentionWeights& weights);
 
   const TensorStore& store_;
   TensorLocator locator_;
-  std::vector<WeightView*> views_;
+  bool with_kv_b_;
+  std::vector<Wanted> wanted_;
   std::vector<FileRange> ranges_;
   std::shared_ptr<Storage> storage_ = std::make_shared<Storage>();
 };

@@ -33,8 +33,9 @@ struct AttentionWeights {
   WeightView kv_a;                ///< [kl+dr, D]: latent rows, then rope rows
   std::vector<float> kv_a_bias;   ///< [kl+dr] or empty
   std::vector<float> kv_a_norm;   ///< [kl]
-  std::vector<float> kv_b;        ///< [H, dn+dv, kl] in float32: K rows, then V rows
-  std::vector<float> w_uk_t;      ///< [H, kl, dn]: K rows of kv_b transposed, for the absorbed form
+  WeightView uk_t;                ///< [H*kl, dn]: K rows of kv_b, those of each head transposed
+  WeightView uv;                  ///< [H*dv, kl]: V rows of kv_b
+  std::vector<float> kv_b;        ///< [H, dn+dv, kl]: K rows, then V rows; if asked for
   WeightView o;                   ///< [D, H*dv]
   std::vector<float> o_bias;      ///< [D] or empty
   std::vector<float> post_norm;   ///< [D], before the FFN
@@ -85,9 +86,13 @@ class Checkpoint {
   [[nodiscard]] const ModelConfig& config() const;
   [[nodiscard]] const std::string& directory() const;
 
-  /// Maps all but the routed experts; norms, biases, gates and kv_b are copied as float32.
-  /// @errors kCorrupt if a file has changed; kResourceExhausted if it cannot be mapped.
-  [[nodiscard]] Result<std::shared_ptr<const RouterWeights>> load_router() const;
+  /// Maps all but the routed experts; norms, biases and gates are copied as float32, and kv_b_proj
+  /// unless it is stored in halves: as it is from 16 bits, from others as float32.
+  /// @param with_kv_b the expanded form of attention is wanted too: AttentionWeights::kv_b
+  /// @errors kCorrupt if a file has changed; kResourceExhausted if it cannot be mapped;
+  ///         kUnsupported if kv_b is wanted and stored in halves.
+  [[nodiscard]] Result<std::shared_ptr<const RouterWeights>> load_router(
+      bool with_kv_b = false) const;
 
   /// Maps the pages of one routed expert and no others (per-expert or fused tensors).
   /// @errors as load_router(); kInvalidArgument if there is no such expert.
@@ -100,6 +105,7 @@ class Checkpoint {
   struct Summary {
     uint64_t total_parameters = 0;
     uint64_t active_parameters = 0;  ///< per token, head included, embedding excluded
+    /// Scales count as what they are, zeros as kI4.
     std::vector<std::pair<DType, uint64_t>> bytes_by_dtype;
     uint64_t num_tensors = 0;
     uint64_t ignored_tensors = 0;  ///< left out, see Checkpoint

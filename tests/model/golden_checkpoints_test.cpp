@@ -95,7 +95,7 @@ TEST(GoldenCheckpoints, AllOpenAndLoadEveryTensor) {
       const LayerWeights& weights = (*router)->layers[layer];
       EXPECT_EQ(weights.attention.q.empty(), config.q_lora_rank > 0);
       EXPECT_EQ(weights.dense.gate.empty(), config.is_moe_layer(layer));
-      EXPECT_EQ(weights.attention.w_uk_t.size(),
+      EXPECT_EQ(weights.attention.uk_t.out * weights.attention.uk_t.in,
                 size_t{config.num_heads} * config.kv_lora_rank * config.qk_nope_head_dim);
       if (!config.is_moe_layer(layer)) {
         continue;

@@ -63,7 +63,7 @@ class TinyCheckpoint : public ::testing::Test {
 TEST_F(TinyCheckpoint, GivesTheRouterEveryTensorInItsPlace) {
   const auto checkpoint = open();
   ASSERT_TRUE(checkpoint.ok()) << checkpoint.error().message;
-  const auto router = checkpoint->load_router();
+  const auto router = checkpoint->load_router(true);
   ASSERT_TRUE(router.ok()) << router.error().message;
   const RouterWeights& weights = **router;
   EXPECT_EQ(bytes_of(weights.embedding), tensors["model.embed_tokens.weight"].bytes);
@@ -125,16 +125,38 @@ TEST_F(TinyCheckpoint, OutlivesTheCheckpointItWasLoadedFrom) {
   EXPECT_EQ(bytes_of(weights->ffn.up), tensors[std::string(kExpert2) + "up_proj.weight"].bytes);
 }
 
-TEST_F(TinyCheckpoint, TransposesTheKeyRowsOfEachHead) {
+/// Every number of a matrix of floats.
+std::vector<float> numbers_of(const WeightView& view) {
+  std::vector<float> values(view.out * view.in);
+  to_float32({static_cast<const std::byte*>(view.data), view.size_bytes()}, view.dtype, values);
+  return values;
+}
+
+TEST_F(TinyCheckpoint, CutsKeyAndValueRowsIntoTheirHalvesKeysTransposed) {
+  const std::string name = "model.layers.1.self_attn.kv_b_proj.weight";
+  tensors[name] = ramp_bf16({14, 6}, 1);  // small integers: exact
   const auto router = open()->load_router();
   ASSERT_TRUE(router.ok());
-  const AttentionWeights& a = (*router)->layers[1].attention;
-  ASSERT_EQ(a.w_uk_t.size(), 2U * 6 * 4);
-  for (size_t head = 0; head < 2; ++head) {
-    for (size_t latent = 0; latent < 6; ++latent) {
-      for (size_t row = 0; row < 4; ++row) {
-        EXPECT_EQ(a.w_uk_t[(head * 6 + latent) * 4 + row],
-                  a.kv_b[(head * (4 + 3) + row) * 6 + latent]);
+  for (const auto& [layer, dtype] : {std::pair(0, DType::kF32), std::pair(1, DType::kBF16)}) {
+    const AttentionWeights& a = (*router)->layers[static_cast<size_t>(layer)].attention;
+    EXPECT_TRUE(a.kv_b.empty()) << "nobody asked for it";
+    EXPECT_EQ(a.uk_t.dtype, dtype);
+    EXPECT_EQ(a.uv.dtype, dtype);
+    ASSERT_EQ(a.uk_t.out, 2U * 6);
+    ASSERT_EQ(a.uk_t.in, 4U);
+    ASSERT_EQ(a.uv.out, 2U * 3);
+    ASSERT_EQ(a.uv.in, 6U);
+    const std::vector<float> keys = numbers_of(a.uk_t), values = numbers_of(a.uv);
+    const std::vector<float> kv_b =
+        layer == 0 ? floats_of(tensors["model.layers.0.self_attn.kv_b_proj.weight"])
+                   : floats_of(ramp({14, 6}, 1));
+    for (size_t head = 0; head < 2; ++head) {
+      for (size_t latent = 0; latent < 6; ++latent) {
+        for (size_t row = 0; row < 7; ++row) {
+          const float got = row < 4 ? keys[(head * 6 + latent) * 4 + row]
+                                    : values[(head * 3 + row - 4) * 6 + latent];
+          EXPECT_EQ(got, kv_b[(head * 7 + row) * 6 + latent]);
+        }
       }
     }
   }
@@ -388,9 +410,10 @@ TEST_F(TinyCheckpoint, DequantisesFp8KeyValueProjectionsWithPartialBlocks) {
   }
   const auto checkpoint = open();
   ASSERT_TRUE(checkpoint.ok()) << checkpoint.error().message;
-  const auto router = checkpoint->load_router();
+  const auto router = checkpoint->load_router(true);
   ASSERT_TRUE(router.ok()) << router.error().message;
   const AttentionWeights& a = (*router)->layers[1].attention;
+  EXPECT_EQ(a.uk_t.dtype, DType::kF32);
   for (size_t row = 0; row < 280; ++row) {
     for (size_t column = 0; column < 130; ++column) {
       const float scale = static_cast<float>(1 + 2 * (row / 128) + column / 128);

@@ -1,0 +1,45 @@
+#include "apps/scheme_options.hpp"
+
+#include <boost/json.hpp>
+#include <thread>
+
+namespace troupe::apps {
+namespace po = boost::program_options;
+namespace {
+
+Result<model::Scheme> scheme_of(const std::string& option, const std::string& name) {
+  if (const auto scheme = model::parse_scheme(name)) return *scheme;
+  return Error{Code::kInvalidArgument,
+               option + " must be one of " + model::scheme_names() + ", not '" + name + "'"};
+}
+
+}  // namespace
+
+void add_scheme_options(Options& options) {
+  options.add_options()("scheme,s", po::value<std::string>()->required(),
+                        ("of all matrices: " + model::scheme_names()).c_str())(
+      "experts", po::value<std::string>(), "scheme of the routed experts instead")(
+      "rest", po::value<std::string>(), "scheme of all but the routed experts instead")(
+      "threads", po::value<uint32_t>()->default_value(std::thread::hardware_concurrency()),
+      "compute threads; the result does not depend on it");
+}
+
+Result<std::string> read_scheme_options(const Values& values, model::SavePlan& plan) {
+  plan.num_threads = values["threads"].as<uint32_t>();
+  if (plan.num_threads < 1 || plan.num_threads > 1024) {
+    return Error{Code::kInvalidArgument, "--threads must be between 1 and 1024"};
+  }
+  const auto all = values["scheme"].as<std::string>();
+  TRY(scheme_of("--scheme", all));
+  const auto name_of = [&](const char* option) {
+    return values.count(option) != 0 ? values[option].as<std::string>() : all;
+  };
+  const std::string experts = name_of("experts"), rest = name_of("rest");
+  plan.experts = TRY(scheme_of("--experts", experts));
+  plan.rest = TRY(scheme_of("--rest", rest));
+  if (!plan.experts.in_panels() && !plan.rest.in_panels()) return std::string();
+  return boost::json::serialize(boost::json::object{
+      {"quant_method", "troupe"}, {"version", 1}, {"experts", experts}, {"rest", rest}});
+}
+
+}  // namespace troupe::apps
