@@ -1,23 +1,17 @@
 // troupe bench local: a model in this process, in llama-bench's terms.
 
-#include <sys/resource.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <chrono>
 #include <cmath>
-#include <ctime>
 #include <filesystem>
-#include <fstream>
 #include <memory>
-#include <sstream>
 
 #include "apps/bench_results.hpp"
 #include "apps/command.hpp"
 #include "apps/local_options.hpp"
 #include "apps/machine_rates.hpp"
+#include "apps/own_process.hpp"
 #include "apps/version.hpp"
-#include "base/parse.hpp"
 #include "base/random.hpp"
 #include "loadgen/statistics.hpp"
 
@@ -236,9 +230,16 @@ json::array list_of(const std::vector<double>& numbers) {
   return json::array(numbers.begin(), numbers.end());
 }
 
-/// One test, measured.
-void add_row(const Test& test, const std::vector<double>& seconds, const StepWork& work,
-             const MachineRates& rates, uint32_t chunk_tokens, loadgen::ResultTable::Row& row) {
+/// The repetitions of a test, and what they had to read and compute together.
+struct Measured {
+  Test test;
+  std::vector<double> seconds;
+  StepWork work;
+};
+
+void add_row(const Measured& measured, const MachineRates& rates, uint32_t chunk_tokens,
+             loadgen::ResultTable::Row& row) {
+  const auto& [test, seconds, work] = measured;
   const auto tokens = static_cast<double>(test.num_tokens());
   std::vector<double> rate, nanoseconds;
   double total_s = 0;
@@ -291,31 +292,6 @@ void add_row(const Test& test, const std::vector<double>& seconds, const StepWor
   row.cells.push_back(formatted("%.0f %%", 100 * compute));
 }
 
-/// Seconds since the kernel started this process, to 10 ms.
-double process_age() {
-  std::ifstream file("/proc/self/stat");
-  std::string stat;
-  std::getline(file, stat);
-  std::istringstream fields(stat.substr(stat.rfind(')') + 2));  // the name may hold anything
-  std::string skipped;
-  for (int i = 3; i < 22; ++i) fields >> skipped;
-  double started = 0;
-  fields >> started;
-  timespec now{};
-  clock_gettime(CLOCK_BOOTTIME, &now);
-  return static_cast<double>(now.tv_sec) + static_cast<double>(now.tv_nsec) * 1e-9 -
-         started / static_cast<double>(sysconf(_SC_CLK_TCK));
-}
-
-/// "VmRSS" or "VmHWM" of this process, in bytes.
-uint64_t memory_of(const std::string& name) {
-  std::ifstream status("/proc/self/status");
-  for (std::string line; std::getline(status, line);) {
-    if (line.starts_with(name + ":")) return std::stoull(line.substr(name.size() + 1)) * 1024;
-  }
-  return 0;
-}
-
 /// Runs a prompt on a model that was loaded a moment ago.
 /// @param opened when the checkpoint was about to be opened @param loaded when weights were mapped
 void add_cold_start(Runner& runner, uint32_t num_prompt, const ModelFacts& facts,
@@ -324,15 +300,13 @@ void add_cold_start(Runner& runner, uint32_t num_prompt, const ModelFacts& facts
   const Test prompt{.num_prompt = num_prompt};
   runner.run(prompt);
   const auto ms = [](std::chrono::duration<double> time) { return time.count() * 1e3; };
-  const double since_start_ms = process_age() * 1e3;
+  const double since_start_ms = process_age_s() * 1e3;
   const double since_open_ms = ms(Clock::now() - opened), load_ms = ms(loaded - opened);
-  const uint64_t resident = memory_of("VmRSS"), peak = memory_of("VmHWM");
+  const uint64_t resident = process_memory("VmRSS"), peak = process_memory("VmHWM");
   const auto over_weights = [&](uint64_t bytes) {
     return static_cast<double>(bytes) / static_cast<double>(facts.weight_bytes);
   };
-  rusage usage{};
-  getrusage(RUSAGE_SELF, &usage);
-  const int64_t from_disk = int64_t{usage.ru_inblock} * 512;
+  const uint64_t from_disk = read_from_disk();
 
   json::object& values = row.values;
   values["test"] = "cold start " + prompt.name();
@@ -357,13 +331,11 @@ void add_cold_start(Runner& runner, uint32_t num_prompt, const ModelFacts& facts
                 static_cast<double>(peak) * 1e-6, over_weights(peak)));
 }
 
-Result<int> bench_local(const Values& values) {
-  BenchOptions options = TRY(read_options(values));
-  const ResultTarget target = TRY(read_result_target(values));
+Result<loadgen::ResultTable> measure(const std::string& directory, const BenchOptions& options) {
   MeasuringLine line;
-  line.show("loading " + values["model"].as<std::string>());
+  line.show("loading " + directory);
   const auto opened = Clock::now();
-  const auto checkpoint = TRY(model::Checkpoint::open(values["model"].as<std::string>()));
+  const auto checkpoint = TRY(model::Checkpoint::open(directory));
   if (options.model.max_context > checkpoint.config().max_position_embeddings) {
     return Error{Code::kInvalidArgument,
                  std::to_string(options.model.max_context) + " positions exceed the model's " +
@@ -374,12 +346,13 @@ Result<int> bench_local(const Values& values) {
 
   const ModelFacts facts = facts_of(checkpoint);
   const std::string date = utc_now();
+  const size_t num_threads = options.model.num_threads;
   loadgen::ResultTable table;
   table.titles = {"model", "size",   "params",  "weights",   "threads", "target", "test",
                   "t/s",   "median", "MB/step", "bandwidth", "M/token", "peak"};
   const auto new_row = [&] {
     loadgen::ResultTable::Row row;
-    row.cells = model_cells(facts, options.model.num_threads, local->target());
+    row.cells = model_cells(facts, num_threads, local->target());
     row.values["troupe_version"] = kVersion;
     row.values["test_time"] = date;
     describe_model(facts, row.values);
@@ -392,33 +365,43 @@ Result<int> bench_local(const Values& values) {
     add_cold_start(runner, options.cold_prompt, facts, opened, loaded, table, row);
     table.rows.push_back(std::move(row));
   }
-  if (!options.tests.empty()) {
-    line.show("reading the weights");
-    local->read_weights();
-    line.show("measuring the machine");
-    kernels::ThreadPool pool(options.model.num_threads);
-    const auto ops = kernels::make_cpu_ops(&pool);
-    const MachineRates rates = measure_machine(pool, *ops);
-    table.notes.push_back(machine_note(rates, options.model.num_threads, local->target()));
-    for (const Test& test : options.tests) {
-      line.show(test.name() + ": preparing");
-      runner.prepare(test);
-      runner.run(test);
-      std::vector<double> seconds;
-      StepWork work;
-      for (uint32_t r = 0; r < options.repetitions; ++r) {
-        line.show(formatted("%s: %u of %u", test.name().c_str(), r + 1, options.repetitions));
-        const auto start = Clock::now();
-        work += runner.run(test);
-        seconds.push_back(seconds_since(start));
-      }
-      loadgen::ResultTable::Row row = new_row();
-      describe_machine(rates, options.model.num_threads, local->target(), row.values);
-      add_row(test, seconds, work, rates, options.model.chunk_tokens, row);
-      table.rows.push_back(std::move(row));
+  if (options.tests.empty()) return table;
+  line.show("reading the weights");
+  local->read_weights();
+  line.show("measuring the machine");
+  kernels::ThreadPool pool(num_threads);
+  const auto ops = kernels::make_cpu_ops(&pool);
+  const MachineRates before = measure_machine(pool, *ops);
+  std::vector<Measured> all;
+  for (const Test& test : options.tests) {
+    line.show(test.name() + ": preparing");
+    runner.prepare(test);
+    runner.run(test);
+    Measured measured{.test = test};
+    for (uint32_t r = 0; r < options.repetitions; ++r) {
+      line.show(formatted("%s: %u of %u", test.name().c_str(), r + 1, options.repetitions));
+      const auto start = Clock::now();
+      measured.work += runner.run(test);
+      measured.seconds.push_back(seconds_since(start));
     }
+    all.push_back(std::move(measured));
   }
-  TRY(write_results(target, table));
+  line.show("measuring the machine again");
+  const MachineRates rates = best_of(before, measure_machine(pool, *ops));
+  table.notes.push_back(machine_note(rates, num_threads, local->target()));
+  for (const Measured& measured : all) {
+    loadgen::ResultTable::Row row = new_row();
+    describe_machine(rates, num_threads, local->target(), row.values);
+    add_row(measured, rates, options.model.chunk_tokens, row);
+    table.rows.push_back(std::move(row));
+  }
+  return table;
+}
+
+Result<int> bench_local(const Values& values) {
+  const BenchOptions options = TRY(read_options(values));
+  const ResultTarget target = TRY(read_result_target(values));
+  TRY(write_results(target, TRY(measure(values["model"].as<std::string>(), options))));
   return kSuccess;
 }
 
@@ -429,22 +412,21 @@ int run_bench_local(const Arguments& arguments) {
       .usage = "troupe bench local --model DIR [OPTIONS]",
       .text =
           "Measures a model in this process, without server and cluster, in llama-bench's terms:\n"
-          "pp512 computes a prompt of 512 tokens, tg128 decodes 128 tokens one after the other, "
-          "tg128 b16\nthe same for 16 sequences together, @ d4096 behind 4096 positions in the KV "
-          "cache. Options with\na comma list make all combinations; 0 leaves prompts or decoding "
-          "out.\n\n"
+          "pp512 computes a prompt of 512 tokens, tg128 decodes 128 tokens one after the other,\n"
+          "tg128 b16 the same for 16 sequences together, @ d4096 behind 4096 positions in the KV\n"
+          "cache. Options with a comma list make all combinations; -p 0 or -n 0 leaves prompts or\n"
+          "decoding out.\n\n"
           "  troupe bench local --model models/demo\n"
-          "  troupe bench local --model DIR -p 512 -n 128 -d 0,4096 -b 1,16 -o json --output "
-          "r.json\n"
+          "  troupe bench local --model DIR -p 512 -n 128 -d 0,4096 -b 1,16 -o json\n"
           "  troupe bench local --model DIR --cold-start -p 512 -n 0\n\n"
-          "t/s counts the tokens of all sequences: mean and standard deviation of the repetitions "
-          "after one\nthat does not count, and their median. Tokens are random, logits are "
-          "computed, nothing is sampled.\nAll weights are read once before.\n\n"
-          "MB/step is what a step must read at least (weights once, of the routed experts those "
-          "chosen, and\nthe KV), M/token the millions of multiply-adds of a token. bandwidth and "
-          "peak are the parts of the\ntime that they would take at the rates of this machine, "
-          "measured before with the same threads.\ndocs/benchmarking.md explains the columns and "
-          "the names in JSON and CSV."};
+          "t/s counts the tokens of all sequences: mean and standard deviation of the repetitions\n"
+          "after one that does not count, and their median. Tokens are random, logits are\n"
+          "computed, nothing is sampled. All weights are read once before.\n\n"
+          "MB/step is what a step must read at least (weights once, of the routed experts those\n"
+          "chosen, and the KV), M/token the millions of multiply-adds of a token. bandwidth and\n"
+          "peak are the parts of the time that these would take at the rates of this machine,\n"
+          "measured before and after with the same threads. docs/benchmarking.md explains the\n"
+          "columns and the names in JSON and CSV."};
   add_local_options(line.options);
   const auto list = [](const char* value) {
     return po::value<std::string>()->default_value(value);

@@ -46,7 +46,7 @@ double read_rate(kernels::ThreadPool& pool) {
   const size_t num_parts = bytes_beyond_caches() / sizeof(uint64_t) / kPartWords;
   const std::vector<uint64_t> words(num_parts * kPartWords, 1);
   std::vector<uint64_t> sums(num_parts);
-  const double time = best_time(1, [&] {
+  const double time = best_time(0.5, [&] {
     pool.parallel_for(
         num_parts, [&](size_t i) { sums[i] = sum_of(words.data() + i * kPartWords, kPartWords); });
   });
@@ -55,21 +55,24 @@ double read_rate(kernels::ThreadPool& pool) {
 }
 
 /// The best product of a few shapes whose operands fit into a core's second-level cache.
-double product_rate(kernels::Ops& ops, size_t num_threads, DType dtype) {
+double product_rate(kernels::Ops& ops, size_t num_threads, std::initializer_list<DType> dtypes) {
+  struct Shape {
+    size_t rows, out, in;
+  };
   double best = 0;
-  for (const size_t rows : {48, 96}) {
-    for (const size_t in : {256, 512}) {
-      const size_t out = 192 * num_threads;
-      const std::vector<std::byte> bytes(out * in * size_of(dtype), std::byte{0x31});
+  for (const DType dtype : dtypes) {
+    for (const Shape s : {Shape{24, 192, 512}, Shape{96, 96, 512}, Shape{48, 384, 1024}}) {
+      const size_t out = s.out * num_threads;
+      const std::vector<std::byte> bytes(out * s.in * bits_of(dtype) / 8, std::byte{0x31});
       const std::vector<float> scales(out, 0.01F);
-      WeightView w{.data = bytes.data(), .dtype = dtype, .out = out, .in = in};
-      if (is_integer(dtype)) w.group_scales = {.data = scales.data(), .group = in};
-      const std::vector<float> x(rows * in, 0.5F);
-      std::vector<float> y(rows * out);
-      const double time = best_time(0.1, [&] {
-        ops.gemm({.x = {x.data(), rows, in}, .w = w, .y = {y.data(), rows, out}});
+      WeightView w{.data = bytes.data(), .dtype = dtype, .out = out, .in = s.in};
+      if (is_integer(dtype)) w.group_scales = {.data = scales.data(), .group = s.in};
+      const std::vector<float> x(s.rows * s.in, 0.5F);
+      std::vector<float> y(s.rows * out);
+      const double time = best_time(0.05, [&] {
+        ops.gemm({.x = {x.data(), s.rows, s.in}, .w = w, .y = {y.data(), s.rows, out}});
       });
-      best = std::max(best, static_cast<double>(rows * out * in) / time);
+      best = std::max(best, static_cast<double>(s.rows * out * s.in) / time);
     }
   }
   return best;
@@ -82,10 +85,20 @@ size_t bytes_beyond_caches() {
   return std::max(size_t{256} << 20U, 4 * last_level);
 }
 
+MachineRates best_of(const MachineRates& a, const MachineRates& b) {
+  return {.read_bytes_per_s = std::max(a.read_bytes_per_s, b.read_bytes_per_s),
+          .float_multiply_adds_per_s =
+              std::max(a.float_multiply_adds_per_s, b.float_multiply_adds_per_s),
+          .integer_multiply_adds_per_s =
+              std::max(a.integer_multiply_adds_per_s, b.integer_multiply_adds_per_s)};
+}
+
 MachineRates measure_machine(kernels::ThreadPool& pool, kernels::Ops& ops) {
   return {.read_bytes_per_s = read_rate(pool),
-          .float_multiply_adds_per_s = product_rate(ops, pool.num_threads(), DType::kF32),
-          .integer_multiply_adds_per_s = product_rate(ops, pool.num_threads(), DType::kI8)};
+          .float_multiply_adds_per_s =
+              product_rate(ops, pool.num_threads(), {DType::kF32, DType::kBF16}),
+          .integer_multiply_adds_per_s =
+              product_rate(ops, pool.num_threads(), {DType::kI8, DType::kI4})};
 }
 
 void describe_machine(const MachineRates& rates, size_t num_threads, const char* target,
@@ -101,7 +114,7 @@ void describe_machine(const MachineRates& rates, size_t num_threads, const char*
 std::string machine_note(const MachineRates& rates, size_t num_threads, const char* target) {
   return formatted(
       "Machine: %s, %zu threads, %s; reads %.1f GB/s, multiplies %.1f G/s in float32 "
-      "and %.1f G/s with 8-bit weights.",
+      "and %.1f G/s with integer weights.",
       cpu_name().c_str(), num_threads, target, rates.read_bytes_per_s * 1e-9,
       rates.float_multiply_adds_per_s * 1e-9, rates.integer_multiply_adds_per_s * 1e-9);
 }

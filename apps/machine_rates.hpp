@@ -17,7 +17,7 @@ struct MachineRates {
   double read_bytes_per_s = 0;
   /// Of the fastest product whose operands stay in the caches.
   double float_multiply_adds_per_s = 0;
-  double integer_multiply_adds_per_s = 0;  ///< 8-bit weights
+  double integer_multiply_adds_per_s = 0;  ///< with integer weights
 
   /// The part of the time that reading so many bytes would take at best.
   [[nodiscard]] double bandwidth_fraction(double bytes, double seconds) const {
@@ -29,7 +29,10 @@ struct MachineRates {
   }
 };
 
-/// Takes about two seconds.
+/// The higher of each rate: what disturbs a machine makes it slower, never faster.
+MachineRates best_of(const MachineRates& a, const MachineRates& b);
+
+/// Takes about a second.
 MachineRates measure_machine(kernels::ThreadPool& pool, kernels::Ops& ops);
 
 /// So much memory does not stay in the caches: four times the last-level cache, 256 MiB at least.

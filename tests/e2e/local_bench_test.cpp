@@ -1,0 +1,203 @@
+// `troupe bench local` and `troupe bench kernels` as a user runs them: what they count and print,
+// never how fast anything was.
+
+#include <gtest/gtest.h>
+
+#include <boost/json.hpp>
+#include <cmath>
+#include <set>
+
+#include "tests/e2e/processes.hpp"
+
+namespace troupe {
+namespace {
+
+namespace json = boost::json;
+
+/// Runs a bench with JSON results in a file; reads them.
+json::array results_of(std::vector<std::string> arguments) {
+  const Scratch scratch;
+  const std::string path = (scratch / "results.json").string();
+  arguments.insert(arguments.begin(), "bench");
+  arguments.insert(arguments.end(), {"-o", "json", "--output", path});
+  const Finished bench = troupe(std::move(arguments));
+  EXPECT_EQ(bench.code, 0) << bench.output;
+  return bench.code == 0 ? json::parse(read_file(path)).as_array() : json::array();
+}
+
+double number(const json::value& row, const char* name) { return row.at(name).to_number<double>(); }
+
+TEST(BenchLocal, MakesARowForEveryCombination) {
+  const json::array rows = results_of({"local", "--model", kDemo, "-p", "8,20", "-n", "3", "-d",
+                                       "0,40", "-b", "1,3", "-r", "2", "--threads", "1"});
+  std::vector<std::string> tests;
+  for (const json::value& row : rows) tests.emplace_back(row.at("test").as_string());
+  EXPECT_EQ(tests, (std::vector<std::string>{"pp8", "pp20", "tg3", "tg3 b3", "pp8 @ d40",
+                                             "pp20 @ d40", "tg3 @ d40", "tg3 b3 @ d40"}));
+  for (const json::value& row : rows) {
+    EXPECT_EQ(row.at("model_type"), "demo");
+    EXPECT_EQ(row.at("format"), "BF16");
+    EXPECT_EQ(row.at("n_threads"), 1);
+    ASSERT_EQ(row.at("samples_ts").as_array().size(), 2U);
+    const double a = row.at("samples_ts").at(0).to_number<double>();
+    const double b = row.at("samples_ts").at(1).to_number<double>();
+    EXPECT_GT(std::min(a, b), 0);
+    EXPECT_NEAR(number(row, "avg_ts"), (a + b) / 2, 1e-6 * a);
+    EXPECT_NEAR(number(row, "stddev_ts"), std::abs(a - b) / std::sqrt(2.0), 1e-6 * (a + b));
+    EXPECT_GT(number(row, "machine_read_bytes_per_s"), 0);
+    EXPECT_GT(number(row, "compute_fraction"), 0);
+  }
+}
+
+TEST(BenchLocal, CountsWhatStepsReadAndCompute) {
+  const json::array rows = results_of(
+      {"local", "--model", kDemo, "-p", "0", "-n", "2", "-d", "0,16", "-b", "1,4", "-r", "1"});
+  ASSERT_EQ(rows.size(), 4U);
+  const json::value &one = rows[0], &four = rows[1], &deep = rows[2];
+  constexpr double kPosition = 4 * (64 + 16) * 4;  // bytes of a position of the demo model's KV
+  // Two steps see 1 and 2 positions; behind 16 others 17 and 18.
+  EXPECT_EQ(number(one, "kv_bytes_per_step"), 1.5 * kPosition);
+  EXPECT_EQ(number(four, "kv_bytes_per_step"), 4 * 1.5 * kPosition);
+  EXPECT_EQ(number(deep, "kv_bytes_per_step"), 17.5 * kPosition);
+  EXPECT_EQ(number(one, "experts_per_step"), 3 * 3);  // three layers with three experts a token
+  EXPECT_GT(number(four, "experts_per_step"), 3 * 3);
+  EXPECT_LT(number(four, "experts_per_step"), 4 * 3 * 3 + 1);
+  EXPECT_GT(number(four, "weight_bytes_per_step"), number(one, "weight_bytes_per_step"));
+  EXPECT_LT(number(four, "weight_bytes_per_step"), number(one, "model_size"));
+  EXPECT_GT(number(one, "float_multiply_adds_per_token"), 0);
+  // The same with its own rate: bytes / time / rate.
+  EXPECT_NEAR(number(one, "bandwidth_fraction"),
+              2 * (number(one, "weight_bytes_per_step") + number(one, "kv_bytes_per_step")) /
+                  (number(one, "avg_ns") * 1e-9) / number(one, "machine_read_bytes_per_s"),
+              1e-6 * number(one, "bandwidth_fraction"));
+}
+
+TEST(BenchLocal, DrawsItsTokensFromTheSeed) {
+  const auto run = [](const char* seed) {
+    const json::array rows = results_of(
+        {"local", "--model", kDemo, "-p", "0", "-n", "8", "-b", "2", "-r", "1", "--seed", seed});
+    return number(rows.at(0), "experts_per_step");
+  };
+  EXPECT_EQ(run("1"), run("1"));
+  EXPECT_NE(run("1"), run("2"));
+}
+
+TEST(BenchLocal, MeasuresAColdStart) {
+  const json::array rows =
+      results_of({"local", "--model", kDemo, "-p", "8", "-n", "0", "-r", "1", "--cold-start"});
+  ASSERT_EQ(rows.size(), 2U);
+  const json::value& cold = rows[0];
+  EXPECT_EQ(cold.at("test"), "cold start pp8");
+  EXPECT_LE(number(cold, "load_ms"), number(cold, "first_token_ms"));
+  // The process is older than the checkpoint is open; its age is known to 10 ms.
+  EXPECT_GE(number(cold, "first_token_since_process_start_ms") + 20,
+            number(cold, "first_token_ms"));
+  EXPECT_GT(number(cold, "resident_bytes"), 1e6);
+  EXPECT_GE(number(cold, "peak_resident_bytes"), number(cold, "resident_bytes"));
+  EXPECT_EQ(rows[1].at("test"), "pp8");
+}
+
+TEST(BenchLocal, PrintsATableAndItsProgressApart) {
+  const Finished bench =
+      troupe({"bench", "local", "--model", kDemo, "-p", "4", "-n", "2", "-r", "1"});
+  EXPECT_EQ(bench.code, 0);
+  EXPECT_NE(bench.output.find("| model |"), std::string::npos) << bench.output;
+  EXPECT_NE(bench.output.find("| tg2  |"), std::string::npos) << bench.output;
+  EXPECT_NE(bench.output.find("\nMachine: "), std::string::npos) << bench.output;
+  EXPECT_NE(bench.output.find("tg2: 1 of 1\n"), std::string::npos) << bench.output;
+}
+
+TEST(BenchKernels, CountsBytesAndMultiplyAddsOfEachCase) {
+  const json::array rows = results_of(
+      {"kernels", "--rows", "1,4", "--filter", "gemm kv_a", "--time", "0", "--threads", "1"});
+  ASSERT_EQ(rows.size(), 8U);
+  constexpr uint64_t kElements = 576 * 2048;
+  const std::vector<std::pair<std::string, uint64_t>> bytes = {
+      {"bf16", kElements * 2},
+      {"f8", kElements + 5 * 16 * 4},  // blocks of 128 x 128
+      {"i8", kElements + 576 * 2},     // a BF16 scale a row
+      {"i4-g32", kElements / 2 + kElements / 32 * 2}};
+  for (size_t i = 0; i < 8; ++i) {
+    const json::value& row = rows[i];
+    EXPECT_EQ(row.at("op"), "gemm");
+    EXPECT_EQ(row.at("case"), "kv_a 576x2048");
+    EXPECT_EQ(row.at("dtype").as_string(), bytes[i % 4].first);
+    EXPECT_EQ(number(row, "bytes"), bytes[i % 4].second) << bytes[i % 4].first;
+    const uint64_t rows_in = i < 4 ? 1 : 4;
+    EXPECT_EQ(number(row, "rows"), rows_in);
+    const bool integers = i % 4 >= 2;
+    EXPECT_EQ(number(row, "integer_multiply_adds"), integers ? rows_in * kElements : 0);
+    EXPECT_EQ(number(row, "float_multiply_adds"), integers ? 0 : rows_in * kElements);
+    EXPECT_GT(number(row, "median_us"), 0);
+    EXPECT_LE(number(row, "min_us"), number(row, "median_us"));
+  }
+}
+
+TEST(BenchKernels, RunsEveryOperation) {
+  const json::array rows = results_of({"kernels", "--rows", "2", "--context", "20", "--time", "0"});
+  std::set<std::string> ops;
+  for (const json::value& row : rows) {
+    ops.emplace(row.at("op").as_string());
+    EXPECT_EQ(row.at("rows"), 2);
+    EXPECT_EQ(row.at("context"), row.at("op").as_string().starts_with("mla") ? 20 : 0);
+    EXPECT_GT(number(row, "bytes"), 0);
+    EXPECT_GE(number(row, "samples"), 3);
+  }
+  EXPECT_EQ(ops, (std::set<std::string>{"embed", "rms_norm", "gemm", "gemm_many", "rope",
+                                        "mla_absorbed", "mla_expanded", "topk_gate", "grouped_ffn",
+                                        "silu_mul", "combine", "add"}));
+}
+
+TEST(BenchKernels, KnowsTheShapesOfV3) {
+  const json::array rows = results_of(
+      {"kernels", "--shape", "v3", "--rows", "1", "--filter", "topk_gate", "--time", "0"});
+  ASSERT_EQ(rows.size(), 1U);
+  EXPECT_EQ(rows[0].at("case"), "8 of 256");
+  EXPECT_EQ(rows[0].at("shape"), "v3");
+}
+
+TEST(BenchCommands, RefuseWhatTheyDoNotKnow) {
+  const std::vector<std::pair<std::vector<std::string>, std::string>> wrong = {
+      {{"locla"}, "did you mean 'local'?"},
+      {{"local"}, "'--model' is required"},
+      {{"local", "-m", kDemo, "--repetition-count", "3"}, "unrecognised option"},
+      {{"local", "-m", kDemo, "-p", "8,x"}, "--n-prompt must be numbers such as 1,16"},
+      {{"local", "-m", kDemo, "-p", "8,-1"}, "--n-prompt must be numbers such as 1,16"},
+      {{"local", "-m", kDemo, "-b", "0"}, "--batch must be between 1 and"},
+      {{"local", "-m", kDemo, "-r", "0"}, "--repetitions must be between 1 and"},
+      {{"local", "-m", kDemo, "--ubatch", "0"}, "--ubatch must be between 1 and"},
+      {{"local", "-m", kDemo, "--threads", "0"}, "--threads must be between 1 and 1024"},
+      {{"local", "-m", kDemo, "-p", "0", "-n", "0"}, "nothing to measure"},
+      {{"local", "-m", kDemo, "-d", "4600"}, "5112 positions exceed the model's 4608"},
+      {{"local", "-m", kDemo, "-o", "yaml"}, "md, json or csv, not \"yaml\""},
+      {{"local", "-m", kDemo, "--output", "/no/such/folder/x"}, "cannot write"},
+      {{"local", "-m", "/no/such/model"}, "/no/such/model"},
+      {{"kernels", "--shape", "v4"}, "--shape must be v2-lite or v3, not \"v4\""},
+      {{"kernels", "--rows", "1,"}, "--rows must be numbers such as 1,16"},
+      {{"kernels", "--threads", "0"}, "--threads must be between 1 and 1024"},
+      {{"kernels", "--time", "-1"}, "--time must be between 0 and"},
+      {{"kernels", "--filter", "nothing like it"}, "no case has \"nothing like it\""},
+      {{"kernels", "extra"}, "too many positional options"},
+  };
+  for (auto [arguments, message] : wrong) {
+    std::string line;
+    for (const std::string& argument : arguments) line += " " + argument;
+    arguments.insert(arguments.begin(), "bench");
+    const Finished bench = troupe(arguments);
+    EXPECT_EQ(bench.code, 2) << line;
+    EXPECT_NE(bench.output.find(message), std::string::npos) << line << ": " << bench.output;
+  }
+}
+
+TEST(BenchCommands, HaveHelp) {
+  for (const char* what : {"serve", "local", "kernels"}) {
+    const Finished help = troupe({"bench", what, "--help"});
+    EXPECT_EQ(help.code, 0);
+    EXPECT_NE(help.output.find("usage: troupe bench " + std::string(what)), std::string::npos);
+    const Finished all = troupe({"bench", "--help"});
+    EXPECT_NE(all.output.find(what), std::string::npos) << all.output;
+  }
+}
+
+}  // namespace
+}  // namespace troupe
