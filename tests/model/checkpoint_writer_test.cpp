@@ -220,7 +220,9 @@ TEST_F(WrittenCheckpoint, GoesOnAfterTheLastCompleteFile) {
   const auto interrupted = save(sharded, failing);
   ASSERT_FALSE(interrupted.ok());
   EXPECT_EQ(interrupted.error().code, Code::kCancelled);
-  EXPECT_FALSE(Checkpoint::open(sharded.directory).ok()) << "half a model must not load";
+  const auto half = Checkpoint::open(sharded.directory);
+  ASSERT_FALSE(half.ok()) << "half a model must not load";
+  EXPECT_THAT(half.error().message, HasSubstr("not complete"));
   EXPECT_FALSE(fs::exists(sharded.directory + "/config.json"));
 
   const FailingSource rest(1 << 20);
