@@ -56,13 +56,13 @@ void add_attention(const model::ModelConfig& config, const model::AttentionWeigh
   add_vectors({&weights.input_norm, &weights.q_a_bias, &weights.q_a_norm, &weights.kv_a_bias,
                &weights.kv_a_norm, &weights.o_bias, &weights.post_norm},
               work);
-  // K and V rows of kv_b, K transposed in the absorbed form.
-  work.weight_bytes += heads * (nope + v) * rank * sizeof(float);
   work.kv_bytes += counts.positions * config.kv_dim() * sizeof(float);
   if (form == AttentionForm::kAbsorbed) {
-    work.float_multiply_adds += counts.rows * heads * (nope + v) * rank;
+    add_product(weights.uk_t, counts.rows, work);
+    add_product(weights.uv, counts.rows, work);
     work.float_multiply_adds += counts.row_positions * heads * (2 * rank + rope);
   } else {
+    work.weight_bytes += heads * (nope + v) * rank * sizeof(float);
     work.float_multiply_adds += counts.positions * heads * (nope + v) * rank;
     work.float_multiply_adds += counts.row_positions * heads * (nope + rope + v);
   }

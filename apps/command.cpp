@@ -23,6 +23,7 @@ const std::vector<Command>& commands() {
       {"tokenize", "turn text into token ids", run_tokenize},
       {"detokenize", "turn token ids into text", run_detokenize},
       {"show", "describe a model: architecture, sizes, bytes", run_show},
+      {"quantize", "write a model anew in fewer bits", run_quantize},
       {"make-model", "write a model of a real shape with random weights", run_make_model},
       {"config", "validate or show a cluster configuration", run_config},
       {"version", "print the version", run_version},

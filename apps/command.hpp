@@ -70,6 +70,7 @@ int run_head(const Arguments&);
 int run_logits(const Arguments&);
 int run_make_model(const Arguments&);
 int run_node(const Arguments&);
+int run_quantize(const Arguments&);
 int run_show(const Arguments&);
 int run_status(const Arguments&);
 int run_tokenize(const Arguments&);

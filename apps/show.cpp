@@ -81,6 +81,9 @@ void print_text(const model::Checkpoint& checkpoint) {
     std::printf("quantised         experts %s, the rest %s\n", c.quantised->experts.c_str(),
                 c.quantised->rest.c_str());
   }
+  if (c.published) {
+    std::printf("quantised         %s\n", std::string(to_string(c.published->format)).c_str());
+  }
   for (const auto& [dtype, bytes] : summary.bytes_by_dtype) {
     std::printf("%-17s %s\n", std::string(to_string(dtype)).c_str(), size(bytes).c_str());
   }

@@ -1,3 +1,4 @@
+#include <unistd.h>
 #include <xxhash.h>
 
 #include <algorithm>
@@ -6,6 +7,7 @@
 #include <optional>
 #include <utility>
 
+#include "model/checkpoint_writer.hpp"
 #include "model/json.hpp"
 #include "model/mapped_file.hpp"
 #include "model/tensor_store.hpp"
@@ -81,7 +83,15 @@ Checkpoint::Summary summarise(const ModelConfig& config, const TensorStore& stor
 Checkpoint::Checkpoint(std::shared_ptr<const State> state) : state_(std::move(state)) {}
 
 Result<Checkpoint> Checkpoint::open(const std::string& directory) {
-  const std::string text = TRY(read_text_file(directory + "/config.json", kMaxConfigBytes));
+  const std::string config_path = directory + "/config.json";
+  if (::access(config_path.c_str(), F_OK) != 0 &&
+      ::access((directory + "/" + std::string(kUnfinishedFile)).c_str(), F_OK) == 0) {
+    return Error{Code::kNotFound,
+                 directory +
+                     " is not complete: the run that writes it was interrupted, or "
+                     "is not done; the same command goes on"};
+  }
+  const std::string text = TRY(read_text_file(config_path, kMaxConfigBytes));
   auto config = parse_config(text);
   if (!config.ok()) {
     return std::move(config).error().with_context(directory);

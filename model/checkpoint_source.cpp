@@ -89,6 +89,11 @@ Result<std::unique_ptr<const CheckpointSource>> CheckpointSource::open(
                                          config.quantised->rest +
                                          "); begin with the original checkpoint"};
   }
+  if (config.published) {
+    return Error{Code::kUnsupported, checkpoint.directory() + " is quantised already (" +
+                                         std::string(to_string(config.published->format)) +
+                                         "); begin with the original checkpoint"};
+  }
   const TensorStore store = TRY(TensorStore::open(checkpoint.directory()));
   std::unique_ptr<CheckpointSource> source(new CheckpointSource());
   LoadingVisitor loader(config, store);

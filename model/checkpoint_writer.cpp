@@ -30,7 +30,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr std::string_view kUnfinished = "troupe-unfinished.json";
 constexpr std::string_view kPartial = ".partial";
 constexpr std::string_view kConfig = "config.json";
 constexpr std::string_view kIndex = "model.safetensors.index.json";
@@ -269,8 +268,8 @@ class Saving {
     }
     TRY(sync_directory(plan_.directory));
     TRY(write_text(path_of(kConfig), plan_.config_json));
-    if (::unlink(path_of(kUnfinished).c_str()) != 0) {
-      return system_error("cannot remove " + path_of(kUnfinished), errno);
+    if (::unlink(path_of(kUnfinishedFile).c_str()) != 0) {
+      return system_error("cannot remove " + path_of(kUnfinishedFile), errno);
     }
     TRY(sync_directory(plan_.directory));
     summary_.bytes = output_.bytes;
@@ -300,7 +299,7 @@ class Saving {
 
   /// Makes the directory ours: it is empty, or an earlier run with the same settings left it.
   Result<File> claim() {
-    std::set<std::string> known = {std::string(kUnfinished), std::string(kIndex)};
+    std::set<std::string> known = {std::string(kUnfinishedFile), std::string(kIndex)};
     for (const OutputFile& file : output_.files) known.insert(file.name);
     for (const std::string& from : plan_.copied_files) {
       known.insert(fs::path(from).filename().string());
@@ -314,7 +313,7 @@ class Saving {
       if (name == kConfig) {
         return refusal("already holds a checkpoint");
       }
-      begun = begun || name == kUnfinished;
+      begun = begun || name == kUnfinishedFile;
       if (name.ends_with(kPartial)) name.resize(name.size() - kPartial.size());
       if (!known.contains(name)) foreign = name;
     }
@@ -323,7 +322,7 @@ class Saving {
     if (!begun && !fs::is_empty(plan_.directory, failed)) {
       return refusal("is not empty");
     }
-    File lock = TRY(File::open(path_of(kUnfinished), O_RDWR | O_CREAT));
+    File lock = TRY(File::open(path_of(kUnfinishedFile), O_RDWR | O_CREAT));
     if (::flock(lock.fd(), LOCK_EX | LOCK_NB) != 0) {
       return Error{Code::kUnavailable, "another run is writing " + plan_.directory};
     }

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <functional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/result.hpp"
@@ -14,6 +15,9 @@
 #include "model/quantise.hpp"
 
 namespace troupe::model {
+
+/// In a directory that is not complete: what the run that writes it was asked for.
+inline constexpr std::string_view kUnfinishedFile = "troupe-unfinished.json";
 
 /// Where the numbers come from. Names are those of the layout with an expert's own matrices, and
 /// kv_b_proj is whole: "model.layers.1.self_attn.kv_b_proj.weight".

@@ -47,6 +47,23 @@ struct QuantisedSchemes {
   std::string rest;     ///< of the other matrices
 };
 
+/// Formats of integer weights that others publish (published_integers.hpp).
+enum class PublishedFormat : uint8_t {
+  kCompressedInt8,  ///< compressed-tensors, int-quantized
+  kCompressedInt4,  ///< compressed-tensors, pack-quantized
+  kGptq,
+  kGptqV2,
+  kAwq,
+};
+
+/// "compressed-tensors int-quantized"...
+std::string_view to_string(PublishedFormat format);
+
+struct PublishedIntegers {
+  PublishedFormat format = PublishedFormat::kCompressedInt8;
+  uint32_t group = 0;  ///< elements of a row that share a scale; 0: the whole row
+};
+
 struct ModelConfig {
   Architecture architecture = Architecture::kDeepseekV3;
   uint32_t vocab_size = 0;
@@ -74,7 +91,8 @@ struct ModelConfig {
   RopeConfig rope;
   bool attention_bias = false;
   bool tie_word_embeddings = false;
-  bool fp8 = false;                           ///< F8_E4M3 weights with 128x128 weight_scale_inv
+  bool fp8 = false;  ///< F8_E4M3 weights with 128x128 weight_scale_inv
+  std::optional<PublishedIntegers> published;
   std::optional<QuantisedSchemes> quantised;  ///< integers in panels (docs/quantisation.md)
   uint32_t max_position_embeddings = 0;
   std::optional<TokenId> bos_token_id;

@@ -1,5 +1,6 @@
 #include "model/config_objects.hpp"
 
+#include <array>
 #include <boost/json/array.hpp>
 #include <boost/json/object.hpp>
 #include <string>
@@ -77,6 +78,120 @@ Result<void> read_fp8(KeyReader& keys, ModelConfig& config) {
   return keys.refuse_unread({});
 }
 
+/// -1 and null stand for whole rows.
+Result<uint32_t> read_group_size(KeyReader& keys) {
+  const json::value* value = keys.find("group_size");
+  if (value == nullptr || (value->is_int64() && value->get_int64() == -1)) {
+    return 0U;
+  }
+  const uint32_t group = TRY(keys.size({"group_size"}, 1, 1U << 20));
+  if (group % 32 != 0) {
+    return keys.error(Code::kUnsupported, "group_size",
+                      "is " + std::to_string(group) + ", not a multiple of 32");
+  }
+  return group;
+}
+
+Result<void> only_bits(KeyReader& keys, std::string_view name, uint32_t bits) {
+  if (const uint32_t given = TRY(keys.size({name}, 1, 64)); given != bits) {
+    return keys.error(Code::kUnsupported, name,
+                      "is " + std::to_string(given) + "; Troupe reads " + std::to_string(bits) +
+                          " of this format");
+  }
+  return {};
+}
+
+/// GPTQ and AWQ.
+Result<void> read_packed(KeyReader& keys, PublishedFormat format, ModelConfig& config) {
+  // How it was made, which changes nothing in what is stored; tensors tell what stays unconverted.
+  constexpr auto kHarmless = std::to_array<std::string_view>({"modules_to_not_convert",
+                                                              "true_sequential",
+                                                              "damp_percent",
+                                                              "static_groups",
+                                                              "lm_head",
+                                                              "model_name_or_path",
+                                                              "model_file_base_name",
+                                                              "dataset",
+                                                              "batch_size",
+                                                              "tokenizer",
+                                                              "meta",
+                                                              "model_seqlen",
+                                                              "block_name_to_quantize",
+                                                              "use_cuda_fp16",
+                                                              "max_input_length",
+                                                              "backend",
+                                                              "cache_block_outputs",
+                                                              "exllama_config",
+                                                              "use_exllama",
+                                                              "do_fuse",
+                                                              "fuse_max_seq_len",
+                                                              "modules_to_fuse",
+                                                              "module_name_preceding_first_block",
+                                                              "pad_token_id",
+                                                              "sym"});
+  TRY(only_bits(keys, "bits", 4));
+  PublishedIntegers published{.format = format, .group = TRY(read_group_size(keys))};
+  if (format == PublishedFormat::kAwq) {
+    TRY(keys.only_flag("zero_point", true));
+    TRY(keys.only_text("version", "gemm"));
+  } else {
+    TRY(keys.only_flag("desc_act", false));
+    TRY(keys.only_flag("is_marlin_format", false));
+    const auto form = TRY(keys.optional_text("checkpoint_format"));
+    if (form && *form == "gptq_v2") {
+      published.format = PublishedFormat::kGptqV2;
+    } else {
+      TRY(keys.only_text("checkpoint_format", "gptq"));
+    }
+  }
+  config.published = published;
+  return keys.refuse_unread(kHarmless);
+}
+
+Result<void> read_compressed_tensors(KeyReader& keys, ModelConfig& config) {
+  constexpr auto kHarmless = std::to_array<std::string_view>(
+      {"ignore", "global_compression_ratio", "quantization_status", "version"});
+  constexpr auto kHarmlessOfWeights = std::to_array<std::string_view>(
+      {"observer", "observer_kwargs", "block_structure", "scale_dtype", "zp_dtype"});
+  const auto format = TRY(keys.optional_text("format"));
+  const bool int8 = format == "int-quantized";
+  if (!format || (!int8 && format != "pack-quantized")) {
+    return keys.error(Code::kUnsupported, "format",
+                      (format ? "is " + quoted(*format) : std::string("is missing")) +
+                          "; Troupe reads \"int-quantized\" and \"pack-quantized\"");
+  }
+  const json::value* groups = keys.find("config_groups");
+  if (groups == nullptr || !groups->is_object() || groups->get_object().size() != 1 ||
+      !groups->get_object().begin()->value().is_object()) {
+    return keys.error(Code::kUnsupported, "config_groups", "must be an object of one group");
+  }
+  const json::object& group = groups->get_object().begin()->value().get_object();
+  const json::value* weights = group.if_contains("weights");
+  if (weights == nullptr || !weights->is_object()) {
+    return keys.error(Code::kInvalidArgument, "config_groups", "has no weights");
+  }
+  KeyReader weight_keys(weights->get_object(), "config.json: quantization_config.weights.");
+  TRY(only_bits(weight_keys, "num_bits", int8 ? 8 : 4));
+  TRY(weight_keys.only_text("type", "int"));
+  TRY(weight_keys.only_flag("symmetric", true));
+  TRY(weight_keys.only_flag("dynamic", false));
+  if (weight_keys.find("actorder") != nullptr) {
+    return weight_keys.error(Code::kUnsupported, "actorder", "is not null");
+  }
+  TRY(weight_keys.only_text("strategy", int8 ? "channel" : "group"));
+  config.published = PublishedIntegers{
+      .format = int8 ? PublishedFormat::kCompressedInt8 : PublishedFormat::kCompressedInt4,
+      .group = TRY(read_group_size(weight_keys))};
+  TRY(weight_keys.refuse_unread(kHarmlessOfWeights));
+  for (const char* other : {"kv_cache_scheme", "sparsity_config", "transform_config"}) {
+    const json::value* value = keys.find(other);
+    if (value != nullptr && !(value->is_object() && value->get_object().empty())) {
+      return keys.error(Code::kUnsupported, other, "is " + describe(*value));
+    }
+  }
+  return keys.refuse_unread(kHarmless);
+}
+
 Result<void> read_troupe(KeyReader& keys, ModelConfig& config) {
   if (const uint32_t version = TRY(keys.size({"version"}, 1, 1U << 30)); version != 1) {
     return keys.error(Code::kUnsupported, "version",
@@ -100,6 +215,17 @@ Result<void> read_troupe(KeyReader& keys, ModelConfig& config) {
 }
 
 }  // namespace
+
+std::string_view to_string(PublishedFormat format) {
+  switch (format) {
+    case PublishedFormat::kCompressedInt8: return "compressed-tensors int-quantized";
+    case PublishedFormat::kCompressedInt4: return "compressed-tensors pack-quantized";
+    case PublishedFormat::kGptq: return "GPTQ";
+    case PublishedFormat::kGptqV2: return "GPTQ v2";
+    case PublishedFormat::kAwq: return "AWQ";
+  }
+  return "";
+}
 
 Result<RopeConfig> read_rope(KeyReader& keys, uint32_t max_positions) {
   RopeConfig rope;
@@ -139,8 +265,16 @@ Result<void> read_quantization(KeyReader& parent, ModelConfig& config) {
   if (*method == "fp8") {
     return read_fp8(keys, config);
   }
+  if (*method == "gptq" || *method == "awq") {
+    return read_packed(keys, *method == "awq" ? PublishedFormat::kAwq : PublishedFormat::kGptq,
+                       config);
+  }
+  if (*method == "compressed-tensors") {
+    return read_compressed_tensors(keys, config);
+  }
   return keys.error(Code::kUnsupported, "quant_method",
-                    "is " + quoted(*method) + "; Troupe takes \"fp8\" and its own \"troupe\"");
+                    "is " + quoted(*method) +
+                        "; Troupe takes fp8, compressed-tensors, gptq, awq and its own, troupe");
 }
 
 }  // namespace troupe::model

@@ -15,7 +15,8 @@ namespace troupe::model {
 /// @param max_positions of the whole model: YaRN's original context where none is given
 Result<RopeConfig> read_rope(KeyReader& keys, uint32_t max_positions);
 
-/// quantization_config, if it is there: FP8 with 128x128 blocks, or Troupe's own integers.
+/// quantization_config, if it is there: FP8 with 128x128 blocks, Troupe's own integers, or
+/// those of compressed-tensors, GPTQ and AWQ.
 Result<void> read_quantization(KeyReader& keys, ModelConfig& config);
 
 }  // namespace troupe::model

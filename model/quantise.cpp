@@ -143,7 +143,8 @@ Grid grid_of_i4(const float* x, size_t count, const Range& range, bool zeros) {
   // Symmetric grids reach 8 steps to the side of the larger end and 7 to the other, so 8/7 of the
   // range covers both ends.
   constexpr std::array kSymmetric = {1.0F, 8.0F / 7.0F, 1.07F, 0.94F, 0.88F, 0.82F};
-  constexpr std::array kAsymmetric = {1.0F, 1.04F, 0.95F, 0.9F, 0.85F, 0.8F};
+  // Asymmetric ones have 15 steps; 16/15 of the range leaves room for the rounding of the zero.
+  constexpr std::array kAsymmetric = {1.0F, 16.0F / 15.0F, 1.03F, 0.96F, 0.92F, 0.87F};
   Grid best = candidate(range, 1.0F, zeros);
   Lanes least = error_of(x, count, best);
   const auto take_better = [&](const Grid& grid) {
@@ -157,6 +158,11 @@ Grid grid_of_i4(const float* x, size_t count, const Range& range, bool zeros) {
   };
   for (const float part : std::span(zeros ? kAsymmetric : kSymmetric).subspan(1)) {
     take_better(candidate(range, part, zeros));
+  }
+  if (zeros) {  // some groups lie so that 8 is the best zero and a negative scale the best end
+    for (const float part : std::span(kSymmetric).first(2)) {
+      take_better(candidate(range, part, false));
+    }
   }
   const Lanes scales = refitted(x, count, best);
   Grid refit;

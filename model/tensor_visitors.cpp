@@ -102,7 +102,83 @@ Result<LocatedMatrix> TensorLocator::matrix(const std::string& name, uint64_t ou
       return integers(name, *tensor, DType::kI4, out, in);
     }
   }
+  if (auto located = TRY(published(name, out, in))) {
+    return *std::move(located);
+  }
   return float_matrix(name, out, in);
+}
+
+Result<std::optional<LocatedMatrix>> TensorLocator::published(const std::string& name, uint64_t out,
+                                                              uint64_t in) const {
+  if (!config_.published) return std::optional<LocatedMatrix>();
+  const PublishedFormat format = config_.published->format;
+  const bool int8 = format == PublishedFormat::kCompressedInt8;
+  const bool compressed = int8 || format == PublishedFormat::kCompressedInt4;
+  // "x.weight" is "x.weight_packed" or "x.qweight" there, but "x.weight" again if it is I8.
+  const std::string stem = name.substr(0, name.size() - std::string_view("weight").size());
+  const std::string weight = int8 ? name : compressed ? name + "_packed" : stem + "qweight";
+  const StoredTensor* tensor = store_.find(weight);
+  if (tensor == nullptr || (int8 && tensor->header.stored_dtype != "I8")) {
+    return std::optional<LocatedMatrix>();
+  }
+  if (!fits_panels(out, in)) {
+    return Error{Code::kUnsupported,
+                 store_.name_of(*tensor) + " is a matrix " + shape_text({out, in}) +
+                     "; integers must be multiples of 16 rows of multiples of 32"};
+  }
+  constexpr uint64_t kPerWord = 8;
+  const uint64_t group = config_.published->group == 0 ? in : config_.published->group;
+  const uint64_t groups = (in + group - 1) / group;
+  using Shape = std::vector<uint64_t>;
+  const auto part = [&](const std::string& part_name, std::string_view dtype,
+                        const Shape& shape) -> Result<const StoredTensor*> {
+    const StoredTensor* found = store_.find(part_name);
+    if (found == nullptr) {
+      return Error{Code::kNotFound, "tensor " + quoted(part_name) + " is missing; " +
+                                        store_.name_of(*tensor) + " needs it"};
+    }
+    const bool type_fits =
+        dtype.empty() ? found->header.dtype.has_value() && *found->header.dtype != DType::kF8E4M3
+                      : found->header.stored_dtype == dtype;
+    if (!type_fits || found->header.shape != shape) {
+      return Error{Code::kCorrupt,
+                   store_.name_of(*found) + " is " + std::string(found->header.stored_dtype) + " " +
+                       shape_text(found->header.shape) + "; " + std::string(to_string(format)) +
+                       " asks for " +
+                       (dtype.empty() ? "a floating-point type" : std::string(dtype)) + " " +
+                       shape_text(shape)};
+    }
+    return found;
+  };
+  LocatedMatrix located{.dtype = int8 ? DType::kI8 : DType::kI4,
+                        .out = out,
+                        .in = in,
+                        .group = group,
+                        .published = format};
+  const auto optional_part = [&](const std::string& part_name, std::string_view dtype,
+                                 const Shape& shape) -> Result<void> {
+    if (store_.find(part_name) != nullptr) {
+      located.others.push_back(TRY(part(part_name, dtype, shape)));
+    }
+    return {};
+  };
+  if (int8) {
+    located.tensor = TRY(part(weight, "I8", {out, in}));
+  } else if (compressed) {
+    located.tensor = TRY(part(weight, "I32", {out, in / kPerWord}));
+    TRY(optional_part(name + "_shape", "I64", {2}));
+  } else {
+    const bool awq = format == PublishedFormat::kAwq;
+    located.tensor =
+        TRY(part(weight, "I32", awq ? Shape{in, out / kPerWord} : Shape{in / kPerWord, out}));
+    located.zeros = TRY(part(stem + "qzeros", "I32", {groups, out / kPerWord}));
+    if (!awq) TRY(optional_part(stem + "g_idx", "I32", {in}));
+  }
+  located.scales = compressed ? TRY(part(name + "_scale", "", {out, groups}))
+                              : TRY(part(stem + "scales", "", {groups, out}));
+  located.bytes = whole(*located.tensor);
+  located.scale_bytes = whole(*located.scales);
+  return std::optional(std::move(located));
 }
 
 Result<LocatedMatrix> TensorLocator::integers(const std::string& name, const StoredTensor& tensor,
@@ -179,7 +255,9 @@ Result<LocatedKeyValue> TensorLocator::key_value(const std::string& name,
   const std::string key_t = name + ".key_t.weight";
   if (store_.find(key_t) == nullptr && store_.find(key_t + "_i8") == nullptr &&
       store_.find(key_t + "_i4") == nullptr) {
-    located.whole = TRY(float_matrix(name + ".weight", s.heads * (s.nope + s.v), s.latent));
+    const uint64_t rows = s.heads * (s.nope + s.v);
+    located.whole = TRY(published(name + ".weight", rows, s.latent));
+    if (!located.whole) located.whole = TRY(float_matrix(name + ".weight", rows, s.latent));
     return located;
   }
   located.key_t = TRY(matrix(key_t, s.heads * s.latent, s.nope));
@@ -238,6 +316,7 @@ void CheckingVisitor::note(const LocatedMatrix& located, uint64_t parameters) {
   note(*located.tensor, {located.dtype, parameters});
   if (located.scales != nullptr) note(*located.scales, {*located.scales->header.dtype, 0});
   if (located.zeros != nullptr) note(*located.zeros, {DType::kI4, 0});
+  for (const StoredTensor* other : located.others) note(*other, {DType::kI4, 0});
 }
 
 Result<void> CheckingVisitor::matrix(const std::string& name, uint64_t out, uint64_t in,
@@ -294,7 +373,42 @@ Result<std::vector<float>> LoadingVisitor::read_floats(const StoredTensor& tenso
   return values;
 }
 
+template <class Use>
+Result<void> LoadingVisitor::with_published(const LocatedMatrix& located, const Use& use) const {
+  for (const StoredTensor* other : located.others) {
+    if (!other->header.name.ends_with("g_idx")) continue;
+    const std::vector<std::byte> bytes = TRY(store_.read(whole(*other)));
+    for (uint64_t i = 0; i < located.in; ++i) {
+      int32_t group;
+      std::memcpy(&group, bytes.data() + i * sizeof group, sizeof group);
+      if (group != static_cast<int32_t>(i / located.group)) {
+        return Error{Code::kUnsupported, store_.name_of(*other) +
+                                             " puts its columns in another order (desc_act), "
+                                             "which Troupe does not read"};
+      }
+    }
+  }
+  const std::vector<std::byte> weight = TRY(store_.read(located.bytes));
+  const std::vector<std::byte> scales = TRY(store_.read(located.scale_bytes));
+  std::vector<std::byte> zeros;
+  if (located.zeros != nullptr) zeros = TRY(store_.read(whole(*located.zeros)));
+  use(PublishedMatrix{.format = *located.published,
+                      .weight = weight,
+                      .scales = scales,
+                      .scale_dtype = *located.scales->header.dtype,
+                      .zeros = zeros,
+                      .out = located.out,
+                      .in = located.in,
+                      .group = located.group});
+  return {};
+}
+
 Result<std::vector<float>> LoadingVisitor::read_matrix(const LocatedMatrix& located) const {
+  if (located.published) {
+    std::vector<float> floats;
+    TRY(with_published(located, [&](const PublishedMatrix& m) { floats = to_floats(m); }));
+    return floats;
+  }
   std::vector<float> values = TRY(read_floats(*located.tensor, located.bytes));
   if (located.scales != nullptr) {
     apply_block_scales(values, located.out, located.in,
@@ -309,6 +423,12 @@ void LoadingVisitor::want(const FileRange& range, WeightView& view, Wanted::Part
 }
 
 Result<void> LoadingVisitor::add(const LocatedMatrix& located, WeightView& view) {
+  if (located.published) {
+    return with_published(located, [&](const PublishedMatrix& m) {
+      storage_->panels.push_back(to_panels(m));
+      view = storage_->panels.back().view(m);
+    });
+  }
   view.dtype = located.dtype;
   view.out = located.out;
   view.in = located.in;
@@ -349,7 +469,7 @@ Result<void> LoadingVisitor::key_value(const std::string& name, const KeyValueSh
     return add(located.value, weights.uv);
   }
   const LocatedMatrix& kv_b = *located.whole;
-  const bool in_16_bits = size_of(kv_b.dtype) == 2;
+  const bool in_16_bits = kv_b.dtype == DType::kBF16 || kv_b.dtype == DType::kF16;
   std::vector<float> values;
   if (!in_16_bits || with_kv_b_) values = TRY(read_matrix(kv_b));
   if (in_16_bits) {

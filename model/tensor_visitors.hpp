@@ -10,6 +10,7 @@
 
 #include "base/bytes.hpp"
 #include "model/layout.hpp"
+#include "model/published_integers.hpp"
 #include "model/tensor_store.hpp"
 
 namespace troupe::model {
@@ -25,6 +26,9 @@ struct LocatedMatrix {
   FileRange scale_bytes;
   uint64_t group = 0;                   ///< integers: elements that share a scale
   const StoredTensor* zeros = nullptr;  ///< kI4 only, or nullptr
+  /// Integers as others publish them: to be brought into panels.
+  std::optional<PublishedFormat> published;
+  std::vector<const StoredTensor*> others;  ///< that belong to it and are only checked
 };
 
 /// kv_b_proj of one layer, in one of its two forms of storage.
@@ -62,6 +66,9 @@ class TensorLocator {
                                                    const StoredTensor& tensor) const;
   [[nodiscard]] Result<LocatedMatrix> integers(const std::string& name, const StoredTensor& tensor,
                                                DType dtype, uint64_t out, uint64_t in) const;
+  /// Nothing if this matrix is not stored so.
+  [[nodiscard]] Result<std::optional<LocatedMatrix>> published(const std::string& name,
+                                                               uint64_t out, uint64_t in) const;
 
   const ModelConfig& config_;
   const TensorStore& store_;
@@ -126,6 +133,7 @@ class LoadingVisitor final : public TensorVisitor {
     std::shared_ptr<const void> mappings;
     std::deque<std::vector<float>> scales;
     std::deque<std::vector<std::byte>> copies;
+    std::deque<PanelMatrix> panels;
   };
   /// Where the address of a mapped range goes.
   struct Wanted {
@@ -137,6 +145,9 @@ class LoadingVisitor final : public TensorVisitor {
   void want(const FileRange& range, WeightView& view, Wanted::Part part);
   Result<std::vector<float>> read_floats(const StoredTensor& tensor, const FileRange& bytes) const;
   Result<std::vector<float>> read_matrix(const LocatedMatrix& located) const;
+  /// Calls use(const PublishedMatrix&) with the bytes in memory.
+  template <class Use>
+  Result<void> with_published(const LocatedMatrix& located, const Use& use) const;
   template <class T>
   void split_key_value(Bytes kv_b, const KeyValueShape& shape, DType dtype,
                        AttentionWeights& weights);

@@ -145,6 +145,16 @@ TEST(ParseConfig, ReadsDeepSeekV3AsPublished) {
   EXPECT_TRUE(config.fp8);
 }
 
+TEST(ParseConfig, ReadsItsOwnQuantisation) {
+  const ModelConfig config = parsed(
+      v2_lite().set("quantization_config",
+                    R"({"quant_method":"troupe","version":1,"experts":"int4-g32","rest":"int8"})"));
+  ASSERT_TRUE(config.quantised.has_value());
+  EXPECT_EQ(config.quantised->experts, "int4-g32");
+  EXPECT_EQ(config.quantised->rest, "int8");
+  EXPECT_FALSE(config.fp8);
+}
+
 TEST(ParseConfig, ReadsGroupLimitedGreedyOfDeepSeekV2) {
   const ModelConfig config = parsed(v2_lite()
                                         .set("topk_method", R"("group_limited_greedy")")
@@ -360,8 +370,25 @@ INSTANTIATE_TEST_SUITE_P(
         refuse("OtherActivation", "hidden_act", R"("gelu")"),
         refuse("SoftmaxScoresInV3", "scoring_func", R"("softmax")"),
         refuse("GreedyInV3", "topk_method", R"("greedy")"),
-        refuse("OtherQuantization", "quantization_config", R"({"quant_method":"awq"})", kNo,
-               "quant_method"),
+        refuse("OtherQuantization", "quantization_config", R"({"quant_method":"bitsandbytes"})",
+               kNo, "quant_method"),
+        refuse("GptqInAnotherOrder", "quantization_config",
+               R"({"quant_method":"gptq","bits":4,"group_size":128,"desc_act":true})", kNo,
+               "desc_act"),
+        refuse("GptqOf3Bits", "quantization_config",
+               R"({"quant_method":"gptq","bits":3,"group_size":128})", kNo, "bits"),
+        refuse("AwqOfAnotherLayout", "quantization_config",
+               R"({"quant_method":"awq","bits":4,"group_size":128,"version":"gemv"})", kNo,
+               "version"),
+        refuse("GroupsThatAreNoBlocks", "quantization_config",
+               R"({"quant_method":"awq","bits":4,"group_size":48})", kNo, "group_size"),
+        refuse("CompressedToFloats", "quantization_config",
+               R"({"quant_method":"compressed-tensors","format":"float-quantized"})", kNo,
+               "format"),
+        refuse("CompressedWithZeros", "quantization_config",
+               R"({"quant_method":"compressed-tensors","format":"pack-quantized","config_groups":)"
+               R"({"group_0":{"weights":{"num_bits":4,"type":"int","symmetric":false}}}})",
+               kNo, "symmetric"),
         refuse("StaticActivations", "quantization_config",
                R"({"quant_method":"fp8","activation_scheme":"static"})", kNo, "activation_scheme"),
         refuse("OtherBlocks", "quantization_config",
@@ -371,6 +398,14 @@ INSTANTIATE_TEST_SUITE_P(
         refuse("UnknownQuantizationKey", "quantization_config",
                R"({"quant_method":"fp8","weight_block_size":[128,128],"zero_point":true})", kNo,
                "zero_point"),
+        refuse("LaterVersionOfOurOwn", "quantization_config",
+               R"({"quant_method":"troupe","version":2,"experts":"int8","rest":"int8"})", kNo,
+               "version"),
+        refuse("OwnWithoutSchemes", "quantization_config",
+               R"({"quant_method":"troupe","version":1,"rest":"int8"})", kBad, "experts"),
+        refuse("OwnWithUnknownScheme", "quantization_config",
+               R"({"quant_method":"troupe","version":1,"experts":"int3","rest":"int8"})", kNo,
+               "experts"),
         refuse("CompressedTensors", "compression_config", "{}"),
         refuse("SlidingWindow", "layer_types", R"(["sliding_attention"])"),
         refuse("OtherFfnOrder", "mlp_layer_types", R"(["sparse"])", kBad),

@@ -1,0 +1,192 @@
+// The demo model in fewer bits: what it computes, against the same model with the floating-point
+// numbers that its integers stand for; and a cluster of it against one process.
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <deque>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "actors/local_model.hpp"
+#include "base/check.hpp"
+#include "kernels/cpu/convert.hpp"
+#include "model/checkpoint_source.hpp"
+#include "model/layout.hpp"
+#include "model/mapped_file.hpp"
+#include "tests/actors/test_cluster.hpp"
+#include "tests/model/checkpoint_files.hpp"
+#include "tests/support/requests.hpp"
+
+namespace troupe::actors {
+namespace {
+
+const std::string kDemo = std::string(TROUPE_SOURCE_DIR) + "/models/demo";
+
+/// The demo model in 8 bits, its experts in 4, in a directory of its own.
+class QuantisedDemo {
+ public:
+  QuantisedDemo() {
+    const model::Checkpoint demo = opened_model(kDemo);
+    const auto source = model::CheckpointSource::open(demo);
+    CHECK(source.ok());
+    std::string config = *model::read_text_file(kDemo + "/config.json", 1 << 20);
+    config.replace(config.find('{'), 1,
+                   R"({"quantization_config": {"quant_method": "troupe", "version": 1,)"
+                   R"( "experts": "int4-g32", "rest": "int8"},)");
+    save(demo.config(), **source, "quantised", config, *model::parse_scheme("int4-g32"),
+         *model::parse_scheme("int8"));
+  }
+
+  [[nodiscard]] std::string path() const { return dir_ / "quantised"; }
+
+  std::string save(const model::ModelConfig& config, const model::TensorSource& source,
+                   const std::string& name, const std::string& config_json,
+                   const model::Scheme& experts, const model::Scheme& rest) {
+    const auto saved = model::save_checkpoint(
+        config, source,
+        {.directory = dir_ / name, .config_json = config_json, .experts = experts, .rest = rest});
+    EXPECT_TRUE(saved.ok()) << saved.error().message;
+    return dir_ / name;
+  }
+
+ private:
+  model::TempDir dir_;
+};
+
+/// What the integers of a checkpoint stand for, by the name of each tensor of the original.
+class Dequantised final : public model::TensorSource, private model::TensorVisitor {
+ public:
+  explicit Dequantised(const model::Checkpoint& quantised) : config_(quantised.config()) {
+    router_ = *quantised.load_router();
+    model::RouterWeights shown = *router_;
+    CHECK(model::visit_router(config_, *this, shown).ok());
+    for (LayerIdx layer = 0; layer < config_.num_layers; ++layer) {
+      if (!config_.is_moe_layer(layer)) continue;
+      for (ExpertIdx expert = 0; expert < config_.num_routed_experts; ++expert) {
+        experts_.push_back(*quantised.load_expert(layer, expert));
+        CHECK(model::visit_expert(config_, model::ExpertLayout::kPerExpert, layer, expert, *this,
+                                  experts_.back().ffn)
+                  .ok());
+      }
+    }
+  }
+
+  [[nodiscard]] DType kept_type(const std::string&) const override { return DType::kF32; }
+
+  Result<void> read(const std::string& name, uint64_t in, uint64_t first, uint64_t count,
+                    float* values) const override {
+    const std::vector<float>& all = numbers_.at(name);
+    std::copy_n(all.begin() + static_cast<std::ptrdiff_t>(first * in), count * in, values);
+    return {};
+  }
+
+ private:
+  Result<void> matrix(const std::string& name, uint64_t out, uint64_t in,
+                      WeightView& view) override {
+    std::vector<float>& values = numbers_[name];
+    values.clear();
+    for (uint64_t o = 0; o < out; ++o) {
+      for (uint64_t i = 0; i < in; ++i) values.push_back(kernels::weight_at(view, o, i));
+    }
+    return {};
+  }
+  Result<void> table(const std::string& name, uint64_t out, uint64_t in,
+                     WeightView& view) override {
+    return matrix(name, out, in, view);
+  }
+  Result<void> key_value(const std::string& name, const KeyValueShape& s,
+                         model::AttentionWeights& weights) override {
+    std::vector<float>& values = numbers_[name + ".weight"];
+    for (uint64_t head = 0; head < s.heads; ++head) {
+      for (uint64_t row = 0; row < s.nope + s.v; ++row) {
+        for (uint64_t i = 0; i < s.latent; ++i) {
+          values.push_back(row < s.nope
+                               ? kernels::weight_at(weights.uk_t, head * s.latent + i, row)
+                               : kernels::weight_at(weights.uv, head * s.v + row - s.nope, i));
+        }
+      }
+    }
+    return {};
+  }
+  Result<void> stacked_matrix(const std::string&, const Slice&, WeightView&) override {
+    CHECK(false);
+    return {};
+  }
+  Result<void> floats(const std::string& name, const std::vector<uint64_t>&,
+                      std::vector<float>& values) override {
+    numbers_[name] = values;
+    return {};
+  }
+
+  model::ModelConfig config_;
+  std::shared_ptr<const model::RouterWeights> router_;
+  std::deque<model::ExpertWeights> experts_;
+  std::map<std::string, std::vector<float>> numbers_;
+};
+
+using Logits = std::vector<std::vector<float>>;
+
+Logits logits_of(const std::string& model, const std::vector<TokenId>& prompt) {
+  auto local = LocalModel::load(opened_model(model), {});
+  CHECK(local.ok());
+  Logits rows;
+  const auto done = (*local)->logits(prompt, [&](uint32_t, std::span<const float> row) {
+    rows.emplace_back(row.begin(), row.end());
+  });
+  EXPECT_TRUE(done.ok()) << done.error().message;
+  return rows;
+}
+
+/// Root of the mean squared difference over that of the second's own size.
+double relative_error(const Logits& a, const Logits& b) {
+  double error = 0, size = 0;
+  for (size_t p = 0; p < a.size(); ++p) {
+    for (size_t v = 0; v < a[p].size(); ++v) {
+      const double off = double{a[p][v]} - b[p][v];
+      error += off * off;
+      size += double{b[p][v]} * b[p][v];
+    }
+  }
+  return std::sqrt(error / size);
+}
+
+TEST(QuantisedModel, ComputesWithTheNumbersThatItsIntegersStandFor) {
+  QuantisedDemo demo;
+  const Dequantised numbers(opened_model(demo.path()));
+  const model::Scheme as_float{.dtype = DType::kF32};
+  const std::string plain =
+      demo.save(opened_model(kDemo).config(), numbers, "plain",
+                *model::read_text_file(kDemo + "/config.json", 1 << 20), as_float, as_float);
+  std::vector<TokenId> prompt;
+  for (TokenId t = 0; t < 48; ++t) prompt.push_back(5 + t * 37 % 3000);
+  const Logits quantised = logits_of(demo.path(), prompt);
+  const Logits expected = logits_of(plain, prompt);
+  const double error = relative_error(quantised, expected);
+  const double original = relative_error(quantised, logits_of(kDemo, prompt));
+  RecordProperty("relative_error", std::to_string(error));
+  RecordProperty("relative_error_to_the_original", std::to_string(original));
+  // Only the rounding of activations to 8 bits lies between them (0.045 measured, some of it by
+  // other experts that the gate chooses); what the weights lost comes on top (0.091).
+  EXPECT_LT(error, 0.07);
+  EXPECT_LT(error, original);
+  EXPECT_LT(original, 0.15);
+}
+
+TEST(QuantisedModel, GivesTheSameTokensInAClusterAndInOneProcess) {
+  const QuantisedDemo demo;
+  auto specs = mixed_requests(opened_model(demo.path()).config().vocab_size, 8);
+  const auto expected = generated_alone(demo.path(), specs);
+  TestCluster cluster({.model = demo.path(), .micro_batches = 2});
+  ASSERT_TRUE(cluster.wait_serving());
+  std::vector<std::shared_future<Stream>> streams;
+  for (const auto& spec : specs) streams.push_back(cluster.submit(spec));
+  for (size_t i = 0; i < specs.size(); ++i) {
+    expect_same(TestCluster::wait(streams[i]), expected[i], "request " + std::to_string(i));
+  }
+}
+
+}  // namespace
+}  // namespace troupe::actors
