@@ -34,11 +34,9 @@ class QuantisedBuffers {
     const size_t elements = rows * cols;
     const size_t num_blocks = elements / kPanelBlock;
     values_.push_back(std::make_unique_for_overwrite<int8_t[]>(elements));
-    wide_.push_back(std::make_unique_for_overwrite<int16_t[]>(elements));
     scales_.push_back(std::make_unique_for_overwrite<float[]>(num_blocks));
     sums_.push_back(std::make_unique_for_overwrite<int32_t[]>(num_blocks));
     return {.values = values_.back().get(),
-            .wide = wide_.back().get(),
             .scales = scales_.back().get(),
             .sums = sums_.back().get(),
             .rows = rows,
@@ -47,7 +45,6 @@ class QuantisedBuffers {
 
  private:
   std::vector<std::unique_ptr<int8_t[]>> values_;
-  std::vector<std::unique_ptr<int16_t[]>> wide_;
   std::vector<std::unique_ptr<float[]>> scales_;
   std::vector<std::unique_ptr<int32_t[]>> sums_;
 };

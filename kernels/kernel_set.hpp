@@ -20,7 +20,6 @@ struct Range {
 /// Activations rounded to 8 bits by rule 5: 32 elements share a scale.
 struct QuantisedRows {
   int8_t* values = nullptr;  ///< [rows, cols]
-  int16_t* wide = nullptr;   ///< the same in 16 bits, for those who multiply those
   float* scales = nullptr;   ///< [rows, cols / 32]
   int32_t* sums = nullptr;   ///< [rows, cols / 32] of the values
   size_t rows = 0;

@@ -24,7 +24,6 @@ void quantise(const QuantiseParams& p, Range rows) {
         const auto value =
             scale.to_8_bits == 0 ? 0 : static_cast<int32_t>(std::nearbyint(x[i] * scale.to_8_bits));
         out.values[at + i] = static_cast<int8_t>(value);
-        out.wide[at + i] = static_cast<int16_t>(value);
         sum += value;
       }
       out.scales[at / kPanelBlock] = scale.scale;

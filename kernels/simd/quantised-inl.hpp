@@ -17,6 +17,11 @@
 
 #if HWY_ARCH_X86
 #include <immintrin.h>
+
+namespace troupe::kernels::N_AVX2 {  // which CPUs with AVX-512 use, too
+void quantise(const QuantiseParams& p, Range rows);
+void quantised_gemm(const QuantisedGemmParams& p, Range outputs);
+}  // namespace troupe::kernels::N_AVX2
 #endif
 
 HWY_BEFORE_NAMESPACE();
@@ -26,7 +31,7 @@ namespace troupe::kernels::HWY_NAMESPACE {
 #undef TROUPE_UNROLL
 #define TROUPE_UNROLL _Pragma("GCC unroll 8")
 
-#if HWY_ARCH_X86
+#if HWY_ARCH_X86 && HWY_TARGET == HWY_AVX2
 
 /// Reads T at bytes that may be unaligned.
 template <class T>
@@ -74,8 +79,6 @@ void quantise(const QuantiseParams& p, Range rows) {
           _mm256_permute4x64_epi64(_mm256_packs_epi32(integers[0], integers[1]), 0xd8);
       const __m256i high =
           _mm256_permute4x64_epi64(_mm256_packs_epi32(integers[2], integers[3]), 0xd8);
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(out.wide + at), low);
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(out.wide + at + 16), high);
       _mm256_storeu_si256(reinterpret_cast<__m256i*>(out.values + at),
                           _mm256_permute4x64_epi64(_mm256_packs_epi16(low, high), 0xd8));
       out.scales[at / kPanelBlock] = scale.scale;
@@ -95,8 +98,9 @@ HWY_INLINE void add_32(__m256i& sum, __m256i products) {
   asm("" : "+x"(sum));
 }
 
-/// Eight outputs of a panel: lanes of one vector.
+/// Outputs of a panel that are the lanes of one vector.
 constexpr size_t kHalfRows = 8;
+constexpr size_t kHalves = kPanelRows / kHalfRows;
 
 /// Scales of eight outputs from scale `at` on.
 template <DType kScale>
@@ -114,19 +118,16 @@ HWY_INLINE __m256 load_scales(const void* scales, size_t at) {
 template <size_t kRows>
 struct ActivationRows {
   const int8_t* values[kRows];
-  const int16_t* wide[kRows];
   const float* scales[kRows];
   const int32_t* sums[kRows];
 };
 
-/// The integer sums of one block of kI4 for kHalves * 8 outputs, no zero subtracted. A byte of
+/// The integer sums of one block of kI4, no zero subtracted. A byte of
 /// weights is at most 15 and of activations 127: eight pairs of them fit into 16 bits.
 struct I4Weights {
   static constexpr size_t kBytesPerBlock = kPanelBlock / 2 * kPanelRows;
-  template <size_t kRows>
-  static constexpr size_t kHalvesAtOnce = 2;
 
-  template <size_t kRows, size_t kHalves>
+  template <size_t kRows>
   HWY_INLINE static void sum_block(const uint8_t* weights, const ActivationRows<kRows>& x, size_t k,
                                    __m256i (&sums)[kRows][kHalves]) {
     const __m256i low_half = _mm256_set1_epi8(15);
@@ -159,53 +160,40 @@ struct I4Weights {
   }
 };
 
-/// The same of kI8, through 16 bits: a product of two unsigned and signed bytes and its neighbour
-/// would not fit into 16.
+/// The same of kI8. Bytes multiply as unsigned and signed ones: the sign of the weight moves to the
+/// activation. 128 * 127 and its neighbour fit into 16 bits, two such pairs do not.
 struct I8Weights {
   static constexpr size_t kBytesPerBlock = kPanelBlock * kPanelRows;
-  template <size_t kRows>
-  static constexpr size_t kHalvesAtOnce = kRows <= 2 ? 2 : 1;
 
-  template <size_t kRows, size_t kHalves>
+  template <size_t kRows>
   HWY_INLINE static void sum_block(const uint8_t* weights, const ActivationRows<kRows>& x, size_t k,
                                    __m256i (&sums)[kRows][kHalves]) {
-    __m256i pairs[kRows][kHalves][2];  // four outputs each, two partial sums for each of them
+    const __m256i ones = _mm256_set1_epi16(1);
     TROUPE_UNROLL for (size_t r = 0; r < kRows; ++r) {
-      TROUPE_UNROLL for (size_t h = 0; h < kHalves; ++h) {
-        pairs[r][h][0] = pairs[r][h][1] = _mm256_setzero_si256();
-      }
+      TROUPE_UNROLL for (size_t h = 0; h < kHalves; ++h) sums[r][h] = _mm256_setzero_si256();
     }
     for (size_t q = 0; q < kPanelBlock / kPanelQuad; ++q) {
-      __m256i w[kHalves][2];
+      __m256i w[kHalves], magnitude[kHalves];
       TROUPE_UNROLL for (size_t h = 0; h < kHalves; ++h) {
-        TROUPE_UNROLL for (size_t i = 0; i < 2; ++i) {
-          w[h][i] = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(
-              weights + q * kPanelRows * kPanelQuad + h * 32 + i * 16)));
-        }
+        w[h] = _mm256_loadu_si256(
+            reinterpret_cast<const __m256i*>(weights + q * kPanelRows * kPanelQuad + h * 32));
+        magnitude[h] = _mm256_abs_epi8(w[h]);
       }
       TROUPE_UNROLL for (size_t r = 0; r < kRows; ++r) {
         const __m256i x_quad =
-            _mm256_set1_epi64x(load_bits<int64_t>(x.wide[r] + k + q * kPanelQuad));
+            _mm256_set1_epi32(load_bits<int32_t>(x.values[r] + k + q * kPanelQuad));
         TROUPE_UNROLL for (size_t h = 0; h < kHalves; ++h) {
-          TROUPE_UNROLL for (size_t i = 0; i < 2; ++i) {
-            add_32(pairs[r][h][i], _mm256_madd_epi16(w[h][i], x_quad));
-          }
+          const __m256i pairs = _mm256_maddubs_epi16(magnitude[h], _mm256_sign_epi8(x_quad, w[h]));
+          add_32(sums[r][h], _mm256_madd_epi16(pairs, ones));
         }
-      }
-    }
-    TROUPE_UNROLL for (size_t r = 0; r < kRows; ++r) {
-      TROUPE_UNROLL for (size_t h = 0; h < kHalves; ++h) {
-        sums[r][h] =
-            _mm256_permute4x64_epi64(_mm256_hadd_epi32(pairs[r][h][0], pairs[r][h][1]), 0xd8);
       }
     }
   }
 };
 
-/// y[r][h] of kHalves * 8 outputs, `half` the first of them in the panel.
-/// @param panel the panel's weights, at the first byte of `half`
-/// @param scale_at index of the scale of the panel's first group and the first output
-template <class Weights, DType kScale, bool kZeros, size_t kRows, size_t kHalves>
+/// y[r][h] of the outputs of one panel.
+/// @param scale_at index of the scale of the panel's first group and first output
+template <class Weights, DType kScale, bool kZeros, size_t kRows>
 HWY_INLINE void panel_products(const uint8_t* panel, const WeightView& w, size_t scale_at,
                                const ActivationRows<kRows>& x, __m256 (&y)[kRows][kHalves]) {
   constexpr bool kIsI4 = std::is_same_v<Weights, I4Weights>;
@@ -251,20 +239,16 @@ HWY_INLINE void panel_products(const uint8_t* panel, const WeightView& w, size_t
 
 template <class Weights, DType kScale, bool kZeros, size_t kRows>
 HWY_NOINLINE void rows_by_panels(const QuantisedGemmParams& p, size_t first_row, Range outputs) {
-  constexpr size_t kHalves = Weights::template kHalvesAtOnce<kRows>;
   ActivationRows<kRows> x;
   for (size_t r = 0; r < kRows; ++r) {
     const size_t at = (first_row + r) * p.x.cols;
     x.values[r] = p.x.values + at;
-    x.wide[r] = p.x.wide + at;
     x.scales[r] = p.x.scales + at / kPanelBlock;
     x.sums[r] = p.x.sums + at / kPanelBlock;
   }
   const size_t panel_bytes = p.w.in / kPanelBlock * Weights::kBytesPerBlock;
-  for (size_t o = outputs.first; o < outputs.last; o += kHalves * kHalfRows) {
-    const size_t within = o % kPanelRows;
-    const auto* panel =
-        static_cast<const uint8_t*>(p.w.data) + o / kPanelRows * panel_bytes + within * kPanelQuad;
+  for (size_t o = outputs.first; o < outputs.last; o += kPanelRows) {
+    const auto* panel = static_cast<const uint8_t*>(p.w.data) + o / kPanelRows * panel_bytes;
     const size_t scale_at = panel_scale(p.w.num_groups(), o, 0);
     __m256 y[kRows][kHalves];
     panel_products<Weights, kScale, kZeros>(panel, p.w, scale_at, x, y);
@@ -306,6 +290,11 @@ void quantised_gemm(const QuantisedGemmParams& p, Range outputs) {
     quantised_gemm_with<DType::kF32>(p, outputs);
   }
 }
+
+#elif HWY_ARCH_X86
+
+using N_AVX2::quantise;
+using N_AVX2::quantised_gemm;
 
 #else
 
