@@ -8,6 +8,9 @@ namespace troupe::scheduler {
 namespace {
 
 constexpr double kRate = 0.25;
+/// So many that wait for their first token count as much as one that decodes. Under steady load
+/// there are about as many of both, and longer steps make tokens later but none earlier.
+constexpr double kCrowdOfOne = 2;
 /// REQUIRES: num_decoding >= 1
 size_t bucket(uint32_t num_decoding) {
   return std::min<size_t>(std::bit_width(num_decoding), 16) - 1;
@@ -48,7 +51,7 @@ void StepCost::Average::learn(double rows_sample, double ns_sample, double rate)
 }
 
 double StepCost::agreed_ns(uint32_t num_decoding, double crowd) const {
-  const double percent = 100 + (goal_.percent - 100) * std::max(1.0, crowd);
+  const double percent = 100 + (goal_.percent - 100) * std::max(1.0, crowd / kCrowdOfOne);
   return std::max(decode_ns(num_decoding) * percent / 100, static_cast<double>(goal_.target.ns));
 }
 

@@ -32,13 +32,14 @@ struct StepShape {
   uint32_t num_passed = 0;    ///< that could have got it, too
   uint32_t prefill_tokens = 0;
   bool dear = false;  ///< it has more prefill than rows_beside()
-  /// Requests about to get their first token for each one that decodes; up to 1 change nothing.
+  /// Requests about to get their first token for each one that decodes; up to 2 change nothing.
   double crowd = 1;
 };
 
 /// How long a token may take on average because others prefill: the longer of the two.
 struct StepGoal {
-  /// Of the time of a step that only decodes; >= 100. What is above 100 is multiplied by the crowd.
+  /// Of the time of a step that only decodes; >= 100. What is above 100 is multiplied by half the
+  /// crowd.
   uint32_t percent = 200;
   Duration target;
 };

@@ -485,11 +485,11 @@ TEST_F(BatcherTest, TakesMorePrefillWhereManyWaitForTheirFirstTokenAndFewDecode)
   }
   arrive(6, 200, 300);  // more than a step: not about to get its first token
   reserved(6, 300);
-  EXPECT_THAT(done(4, milliseconds(1)), ElementsAre("step 5: 1@23+1! 2@0+30! 3@0+10"))
-      << "4 for one that decodes: four times as much as for one";
+  EXPECT_THAT(done(4, milliseconds(1)), ElementsAre("step 5: 1@23+1! 2@0+20"))
+      << "4 for one that decodes: twice as much as for 2";
   leave(2);
   leave(3);
-  EXPECT_THAT(done(5, milliseconds(5)), ElementsAre("step 6: 1@24+1! 4@0+20"));
+  EXPECT_THAT(done(5, milliseconds(3)), ElementsAre("step 6: 1@24+1! 4@0+10"));
 }
 
 TEST_F(BatcherTest, LetsAPromptGetOnHoweverDearItIs) {

@@ -131,9 +131,9 @@ TEST(StepCost, AgreesToLongerStepsWhenManyWaitForTheirFirstTokenAndFewForTheNext
   decode(cost);
   cost.learn({.num_decoding = 1, .prefill_tokens = 100}, ms(kDecodeMs + 5));
   EXPECT_EQ(cost.rows_beside(1, 1), 120U) << "6 ms at a twentieth of a millisecond each";
-  EXPECT_EQ(cost.rows_beside(1, 3), 360U);
-  EXPECT_EQ(cost.rows_instead(1, 3), 960U) << "twice the 24 ms that a token may take";
-  cost.learn({.num_decoding = 1, .prefill_tokens = 360, .dear = true, .crowd = 3},
+  EXPECT_EQ(cost.rows_beside(1, 6), 360U);
+  EXPECT_EQ(cost.rows_instead(1, 6), 960U) << "twice the 24 ms that a token may take";
+  cost.learn({.num_decoding = 1, .prefill_tokens = 360, .dear = true, .crowd = 6},
              ms(kDecodeMs + 18));
   EXPECT_FALSE(cost.overdrawn());
   cost.learn({.num_decoding = 1, .prefill_tokens = 360, .dear = true}, ms(kDecodeMs + 18));
