@@ -16,7 +16,9 @@ constexpr uint32_t kMaxRepaying = 15;
 
 }  // namespace
 
-Batcher::Batcher(BatcherOptions options) : options_(options), cost_(options.step) {
+// Decoding is measured as soon as prefill meets it: until then its price is not known.
+Batcher::Batcher(BatcherOptions options)
+    : options_(options), num_mixed_(kMixedBetweenMeasures), cost_(options.step) {
   CHECK_GE(options.max_running, 1U);
   // A request that decodes takes a row of each step: then nobody's token ever has to wait for one.
   CHECK_LE(options.max_running, options.max_step_tokens);
@@ -237,7 +239,6 @@ void Batcher::ask_for_next(Effects& effects) {
 void Batcher::run_step(Effects& effects) {
   if (step_) return;
   OutStep next;
-  uint32_t budget = options_.max_step_tokens;
   const auto add = [&](RunningAt at, uint32_t count) {
     const Running& request = at->second;
     const uint32_t remaining = request.num_known - request.num_computed;
@@ -247,7 +248,6 @@ void Batcher::run_step(Effects& effects) {
                             .count = count,
                             .wants_token = count == remaining});
     next.requests.push_back(at);
-    budget -= count;
     return count;
   };
   std::vector<RunningAt> decoding, prefilling;
@@ -268,52 +268,54 @@ void Batcher::run_step(Effects& effects) {
     });
     next.shape.crowd = static_cast<double>(num_near) / static_cast<double>(decoding.size());
   }
+  const auto num_decoding = static_cast<uint32_t>(decoding.size());
+  // What prefill gets beside all of those who decode.
   const bool measures = num_mixed_ >= kMixedBetweenMeasures;
+  uint32_t rows = options_.max_step_tokens - num_decoding;
+  if (num_decoding > 0) {
+    rows = measures ? 0 : std::min(rows, rows_beside(num_decoding, next.shape.crowd));
+    next.shape.dear = rows > cost_.rows_beside(num_decoding, next.shape.crowd).value_or(rows);
+  }
+  std::vector<uint32_t> shares = prefill_shares(prefilling, rows);
   if (mixes && !measures) {
     const RunningAt first = prefilling.front();
+    const uint32_t left = first->second.num_known - first->second.num_computed;
     const auto later =
         std::ranges::find_if(decoding, [&](RunningAt at) { return at->first > first->first; });
     const auto num_before = static_cast<uint32_t>(later - decoding.begin());
-    if (later != decoding.end() &&
-        goes_first(first->second, budget - num_before, next.shape.crowd)) {
-      next.shape.passes_over = true;
+    const uint64_t most = cost_.rows_instead(num_decoding, next.shape.crowd).value_or(0);
+    // Those who decode and come later in order than the first prompt wait for it if a step without
+    // them ends it and one with them does not.
+    if (later != decoding.end() && shares[0] < left &&
+        left <= std::min<uint64_t>(most, options_.max_step_tokens - num_before)) {
+      next.shape.num_passed = num_decoding - num_before;
       decoding.erase(later, decoding.end());
       prefilling.resize(1);
+      shares = {left};
     }
   }
   // Decode before prefill, so that a long prompt delays nobody's next token by more than its share.
   for (const RunningAt at : decoding) add(at, 1);
-  next.shape.decodes = !decoding.empty();
-  uint32_t rows = budget;
-  if (next.shape.decodes && !next.shape.passes_over) {
-    rows = measures ? 0 : std::min(budget, rows_beside(next.shape.crowd));
-    next.shape.dear = rows > cost_.rows_beside(next.shape.crowd).value_or(rows);
-  }
-  const std::vector<uint32_t> shares = prefill_shares(prefilling, rows);
+  next.shape.num_decoding = static_cast<uint32_t>(decoding.size());
   for (size_t i = 0; i < prefilling.size(); ++i) {
     if (shares[i] > 0) next.shape.prefill_tokens += add(prefilling[i], shares[i]);
   }
   if (next.entries.empty()) return;
-  const bool met = mixes && next.shape.prefill_tokens > 0;
-  num_mixed_ = met ? num_mixed_ + 1 : 0;
-  num_repaying_ = mixes && !met ? num_repaying_ + 1 : 0;
+  const bool only_decodes = next.shape.prefill_tokens == 0;
+  num_repaying_ = mixes && only_decodes ? num_repaying_ + 1 : 0;
+  if (only_decodes) num_mixed_ = 0;
+  if (mixes && !only_decodes) ++num_mixed_;
   next.step = last_step_ = StepId{last_step_.value + 1};
   effects.emplace_back(RunStep{next.step, next.entries});
   step_ = std::move(next);
 }
 
-uint32_t Batcher::rows_beside(double crowd) const {
+uint32_t Batcher::rows_beside(uint32_t num_decoding, double crowd) const {
   const uint64_t least = options_.min_prefill_tokens;
-  const uint64_t rows = cost_.rows_beside(crowd).value_or(least);
+  const uint64_t rows = cost_.rows_beside(num_decoding, crowd).value_or(least);
   if (rows >= least)
     return static_cast<uint32_t>(std::min<uint64_t>(rows, options_.max_step_tokens));
   return cost_.overdrawn() && num_repaying_ < kMaxRepaying ? 0 : options_.min_prefill_tokens;
-}
-
-bool Batcher::goes_first(const Running& prompt, uint32_t room, double crowd) const {
-  const uint32_t left = prompt.num_known - prompt.num_computed;
-  return left > rows_beside(crowd) &&
-         left <= std::min<uint64_t>(room, cost_.rows_instead(crowd).value_or(0));
 }
 
 std::vector<uint32_t> Batcher::prefill_shares(const std::vector<RunningAt>& prefilling,

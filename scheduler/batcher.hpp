@@ -193,10 +193,7 @@ class Batcher {
   void ask_for_next(Effects& effects);
   void run_step(Effects& effects);
   /// Prefill rows that the next step may take while others decode.
-  [[nodiscard]] uint32_t rows_beside(double crowd) const;
-  /// Those who decode and come later in order than this first prompt wait for it: a step without
-  /// them, of so many rows at most, can end it, and one with them cannot.
-  [[nodiscard]] bool goes_first(const Running& prompt, uint32_t room, double crowd) const;
+  [[nodiscard]] uint32_t rows_beside(uint32_t num_decoding, double crowd) const;
   /// Of so many rows half go to those with the fewest rows left, the rest in order: the first
   /// prompt takes at most twice as long, and short ones that come after it need not wait for its
   /// end.
@@ -226,7 +223,7 @@ class Batcher {
   bool admission_closed_ = false;   ///< nobody is taken in before blocks are freed
   bool frees_at_step_end_ = false;  ///< somebody left during the step that is out
   std::optional<OutStep> step_;
-  uint32_t num_mixed_ = 0;     ///< steps in a row in which prefill and decoding met
+  uint32_t num_mixed_;         ///< steps in which prefill and decoding met since one only decoded
   uint32_t num_repaying_ = 0;  ///< steps in a row for which prompts waited
   StepId last_step_;
   AskId last_ask_ = 0;

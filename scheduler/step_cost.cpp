@@ -1,6 +1,8 @@
 #include "scheduler/step_cost.hpp"
 
 #include <algorithm>
+#include <bit>
+#include <cmath>
 
 namespace troupe::scheduler {
 namespace {
@@ -9,6 +11,10 @@ constexpr double kRate = 0.25;
 /// So many that wait for their first token count as much as one that decodes. Under steady load
 /// there are about as many of both, and longer steps make tokens later but none earlier.
 constexpr double kCrowdOfOne = 2;
+/// REQUIRES: num_decoding >= 1
+size_t bucket(uint32_t num_decoding) {
+  return std::min<size_t>(std::bit_width(num_decoding), 16) - 1;
+}
 
 }  // namespace
 
@@ -16,47 +22,64 @@ void StepCost::learn(const StepShape& step, Duration took) {
   const auto took_ns = static_cast<double>(took.ns);
   if (took_ns <= 0) return;
   if (step.prefill_tokens == 0) {
-    decode_ns_ = decode_ns_ == 0 ? took_ns : decode_ns_ + kRate * (took_ns - decode_ns_);
+    decode_[bucket(step.num_decoding)].learn(step.num_decoding, took_ns, kRate);
   } else {
     const auto rows = static_cast<double>(step.prefill_tokens);
-    if (step.decodes) {
-      mixed_.learn(rows, std::max(0.0, took_ns - decode_ns_));
+    const double rate = kRate * rows / (rows + 16);  // few tell little
+    if (step.num_decoding > 0) {
+      mixed_.learn(rows, std::max(0.0, took_ns - decode_ns(step.num_decoding)), rate);
     } else {
-      alone_.learn(rows, took_ns);
+      alone_.learn(rows, took_ns, rate);
     }
   }
-  if (!step.decodes && !step.passes_over) {  // nobody waited
+  const uint32_t num_waited = step.num_decoding + step.num_passed;
+  if (num_waited == 0) {
     overdraft_ns_ = 0;
     return;
   }
-  const double agreed = agreed_ns(step.crowd);
-  double lent_ns = took_ns - (step.passes_over ? 0 : agreed);
+  const double agreed = agreed_ns(num_waited, step.crowd);
+  double lent_ns = took_ns - (step.num_passed > 0 ? 0 : agreed);
   // That others come out longer than meant is chance: as many come out shorter.
-  if (!step.passes_over && !step.dear) lent_ns = std::min(lent_ns, 0.0);
+  if (step.num_passed == 0 && !step.dear) lent_ns = std::min(lent_ns, 0.0);
   overdraft_ns_ = std::clamp(overdraft_ns_ + lent_ns, 0.0, kMaxSteps * agreed);
 }
 
-void StepCost::Average::learn(double rows_sample, double ns_sample) {
-  const double rate = known() ? kRate * rows_sample / (rows_sample + 16) : 1;  // few tell little
+void StepCost::Average::learn(double rows_sample, double ns_sample, double rate) {
+  if (!known()) rate = 1;
   rows += rate * (rows_sample - rows);
   ns += rate * (ns_sample - ns);
 }
 
-double StepCost::agreed_ns(double crowd) const {
+double StepCost::agreed_ns(uint32_t num_decoding, double crowd) const {
   const double percent = 100 + (goal_.percent - 100) * std::max(1.0, crowd / kCrowdOfOne);
-  return std::max(decode_ns_ * percent / 100, static_cast<double>(goal_.target.ns));
+  return std::max(decode_ns(num_decoding) * percent / 100, static_cast<double>(goal_.target.ns));
 }
 
-std::optional<uint64_t> StepCost::rows_beside(double crowd) const {
-  return rows_within(agreed_ns(crowd) - overdraft_ns_ - decode_ns_);
+double StepCost::decode_ns(uint32_t num_decoding) const {
+  if (num_decoding == 0) return 0;
+  const size_t own = bucket(num_decoding);
+  const Average* nearest = nullptr;
+  size_t distance = decode_.size();
+  for (size_t i = 0; i < decode_.size(); ++i) {
+    const size_t to_own = i < own ? own - i : i - own;
+    if (!decode_[i].known() || to_own > distance) continue;
+    nearest = &decode_[i];
+    distance = to_own;
+  }
+  return nearest == nullptr ? 0 : nearest->ns * std::sqrt(num_decoding / nearest->rows);
 }
 
-std::optional<uint64_t> StepCost::rows_instead(double crowd) const {
-  return rows_within(2 * agreed_ns(crowd) - overdraft_ns_);
+std::optional<uint64_t> StepCost::rows_beside(uint32_t num_decoding, double crowd) const {
+  return rows_within(agreed_ns(num_decoding, crowd) - overdraft_ns_ - decode_ns(num_decoding));
+}
+
+std::optional<uint64_t> StepCost::rows_instead(uint32_t num_decoding, double crowd) const {
+  return rows_within(2 * agreed_ns(num_decoding, crowd) - overdraft_ns_);
 }
 
 std::optional<uint64_t> StepCost::rows_within(double budget_ns) const {
-  if (decode_ns_ <= 0 || !(mixed_.known() || alone_.known())) return std::nullopt;
+  const bool knows_decoding = std::ranges::any_of(decode_, &Average::known);
+  if (!knows_decoding || !(mixed_.known() || alone_.known())) return std::nullopt;
   if (budget_ns <= 0) return 0;
   const Average& near = mixed_.known() ? mixed_ : alone_;
   const double mean_price = near.ns / near.rows;

@@ -1,9 +1,13 @@
 #pragma once
 
-// What a step costs, learned on line by moving averages, so that growing contexts and batches are
-// followed: a constant for a step that decodes, and what rows of prefill add to it. Steps that only
-// decode teach the constant; a mixture alone could not tell the two apart, so the batcher leaves
+// What a step costs, learned on line by moving averages, so that growing contexts are followed:
+// decoding, by the number of those who decode, and what rows of prefill add to it. Steps that only
+// decode teach the first; a mixture alone could not tell the two apart, so the batcher leaves
 // prefill out of a step now and then.
+//
+// Decoding is remembered by powers of two of those who decode. Between and beyond what is known it
+// is taken to grow with the root of their number: the first ones of a mixture of experts have it
+// read most, further ones share it. In a burst their number grows faster than steps could teach.
 //
 // A row of prefill has no one price: the first few of a step make it read most experts and cost
 // more than those that follow. So the steps that mix and those that only prefill, which are larger,
@@ -14,6 +18,7 @@
 // that prefill takes a share of the time, and more where many requests wait for their first token
 // and few for their next one.
 
+#include <array>
 #include <cstdint>
 #include <optional>
 
@@ -23,10 +28,10 @@ namespace troupe::scheduler {
 
 /// What of a step decides its cost.
 struct StepShape {
-  bool decodes = false;
-  bool passes_over = false;  ///< somebody who decodes gets no token
-  bool dear = false;         ///< it has more prefill than rows_beside()
+  uint32_t num_decoding = 0;  ///< requests that get their next token
+  uint32_t num_passed = 0;    ///< that could have got it, too
   uint32_t prefill_tokens = 0;
+  bool dear = false;  ///< it has more prefill than rows_beside()
   /// Requests about to get their first token for each one that decodes; up to 2 change nothing.
   double crowd = 1;
 };
@@ -47,12 +52,13 @@ class StepCost {
   void learn(const StepShape& step, Duration took);
 
   /// Rows of prefill that a step may take beside those who decode.
+  /// @param num_decoding who could decode
   /// @param crowd as StepShape has it
   /// @returns nothing as long as no step that decodes, or none that prefills, is known
-  [[nodiscard]] std::optional<uint64_t> rows_beside(double crowd) const;
+  [[nodiscard]] std::optional<uint64_t> rows_beside(uint32_t num_decoding, double crowd) const;
   /// The same in a step of their own, for which those who decode wait up to twice as long as
   /// agreed.
-  [[nodiscard]] std::optional<uint64_t> rows_instead(double crowd) const;
+  [[nodiscard]] std::optional<uint64_t> rows_instead(uint32_t num_decoding, double crowd) const;
   /// Those who decode have waited for longer than agreed. At most kMaxSteps steps of it are
   /// remembered: what hung for a second must not keep prompts waiting.
   [[nodiscard]] bool overdrawn() const { return overdraft_ns_ > 0; }
@@ -60,19 +66,21 @@ class StepCost {
  private:
   static constexpr double kMaxSteps = 16;
 
-  /// Of the prefill of some steps; both 0: not known.
+  /// Of the rows of some steps; both 0: not known.
   struct Average {
     double rows = 0;
     double ns = 0;
-    void learn(double rows_sample, double ns_sample);
+    void learn(double rows_sample, double ns_sample, double rate);
     [[nodiscard]] bool known() const { return ns > 0; }
   };
   /// What a token may take.
-  [[nodiscard]] double agreed_ns(double crowd) const;
+  [[nodiscard]] double agreed_ns(uint32_t num_decoding, double crowd) const;
+  /// Of a step that only decodes; 0 for nobody, or if not known.
+  [[nodiscard]] double decode_ns(uint32_t num_decoding) const;
   [[nodiscard]] std::optional<uint64_t> rows_within(double budget_ns) const;
 
   StepGoal goal_;
-  double decode_ns_ = 0;  ///< 0: not known
+  std::array<Average, 16> decode_;  ///< of 1, 2 to 3, 4 to 7, ... who decode
   double overdraft_ns_ = 0;
   Average mixed_, alone_;
 };

@@ -11,7 +11,7 @@ using ::testing::IsEmpty;
 
 /// "reserve 1: 20", "extend 1: 21", "preempt 1" and "step 3: 1@7+1! 2@0+4": request@first+count, !
 /// for wants_token.
-std::vector<std::string> text(const std::vector<BatcherEffect>& effects) {
+std::vector<std::string> text(const std::vector<BatcherEffect>& effects, uint64_t steps_before) {
   std::vector<std::string> lines;
   for (const BatcherEffect& effect : effects) {
     if (const auto* ask = std::get_if<ReserveBlocks>(&effect)) {
@@ -24,7 +24,7 @@ std::vector<std::string> text(const std::vector<BatcherEffect>& effects) {
       lines.push_back("preempt " + std::to_string(preempted->request.value));
     } else {
       const auto& run = std::get<RunStep>(effect);
-      std::string line = "step " + std::to_string(run.step.value) + ":";
+      std::string line = "step " + std::to_string(run.step.value - steps_before) + ":";
       for (const StepEntry& entry : run.entries) {
         line += " " + std::to_string(entry.request.value) + "@" +
                 std::to_string(entry.first_position) + "+" + std::to_string(entry.count) +
@@ -36,8 +36,21 @@ std::vector<std::string> text(const std::vector<BatcherEffect>& effects) {
   return lines;
 }
 
+/// Of a batcher that has run two steps with a request of their own, the second of which only
+/// decoded; a new one has the first step in which prefill meets decoding do so.
 class BatcherTest : public ::testing::Test {
  protected:
+  BatcherTest() { restart({.max_step_tokens = 8, .max_running = 3}); }
+  void restart(BatcherOptions options) {
+    batcher = Batcher(options);
+    num_steps_before = 0;
+    arrive(99, 1);
+    reserved(99);
+    done(1);
+    leave(99);
+    done(2);
+    num_steps_before = 2;
+  }
   std::vector<std::string> tell(const BatcherEvent& event) {
     const auto effects = batcher.handle(event);
     for (const BatcherEffect& effect : effects) {
@@ -45,7 +58,7 @@ class BatcherTest : public ::testing::Test {
       if (const auto* more = std::get_if<ExtendBlocks>(&effect)) asks[more->request] = more->ask;
     }
     EXPECT_EQ(batcher.check(), "");
-    return text(effects);
+    return text(effects, num_steps_before);
   }
   std::vector<std::string> arrive(uint64_t request, uint32_t num_known, uint32_t max_context = 100,
                                   int64_t order = 0) {
@@ -65,18 +78,19 @@ class BatcherTest : public ::testing::Test {
   }
   std::vector<std::string> wake(uint64_t request) { return tell(BlocksWake{RequestId{request}}); }
   std::vector<std::string> done(uint64_t step, Duration took = {}) {
-    return tell(StepDone{StepId{step}, took});
+    return tell(StepDone{StepId{step + num_steps_before}, took});
   }
   /// Without the token of this request.
   std::vector<std::string> done_without(uint64_t step, uint64_t request) {
-    return tell(StepDone{StepId{step}, {}, {RequestId{request}}});
+    return tell(StepDone{StepId{step + num_steps_before}, {}, {RequestId{request}}});
   }
   std::vector<std::string> mask_ready(uint64_t request) {
     return tell(MaskReady{RequestId{request}});
   }
   std::vector<std::string> leave(uint64_t request) { return tell(Left{RequestId{request}}); }
 
-  Batcher batcher{{.max_step_tokens = 8, .max_running = 3}};
+  Batcher batcher{{}};
+  uint64_t num_steps_before = 0;  ///< steps are counted from the one after them
   std::map<RequestId, AskId> asks;
 };
 
@@ -110,8 +124,19 @@ TEST_F(BatcherTest, SplitsALongPromptIntoChunksAndAsksForATokenInTheLast) {
   EXPECT_THAT(done(3), ElementsAre("step 4: 1@20+1!"));
 }
 
+TEST_F(BatcherTest, MeasuresDecodingAsSoonAsPrefillMeetsIt) {
+  batcher = Batcher({.max_step_tokens = 8, .max_running = 3});
+  num_steps_before = 0;
+  arrive(1, 3);
+  reserved(1);
+  arrive(2, 20);
+  reserved(2);
+  EXPECT_THAT(done(1), ElementsAre("step 2: 1@3+1!"));
+  EXPECT_THAT(done(2), ElementsAre("step 3: 1@4+1! 2@0+7"));
+}
+
 TEST_F(BatcherTest, TakesFewRowsOfPrefillBesideOthersAsLongAsItKnowsNoCosts) {
-  batcher = Batcher({.max_step_tokens = 64, .max_running = 3, .min_prefill_tokens = 4});
+  restart({.max_step_tokens = 64, .max_running = 3, .min_prefill_tokens = 4});
   arrive(1, 3);
   reserved(1);
   arrive(2, 50);
@@ -321,7 +346,7 @@ TEST_F(BatcherTest, ComputesALastRowAgainWhenTheMaskThatItLackedIsThere) {
 }
 
 TEST_F(BatcherTest, AMaskMayBeLateForThePlaceOrTheLifeThatLackedIt) {
-  batcher = Batcher({.max_step_tokens = 8, .max_running = 2});
+  restart({.max_step_tokens = 8, .max_running = 2});
   arrive(1, 4, 40, 1);
   reserved(1, 5);
   arrive(2, 3, 40, 2);
@@ -429,7 +454,7 @@ TEST(Batcher, FillsShortStepsWithPrefillToTheTarget) {
 }
 
 TEST_F(BatcherTest, DecodesOnlyUntilADearStepIsPaidFor) {
-  batcher = Batcher(
+  restart(
       {.max_step_tokens = 64, .max_running = 3, .step = {.percent = 200}, .min_prefill_tokens = 4});
   arrive(1, 3);
   reserved(1);
@@ -445,10 +470,10 @@ TEST_F(BatcherTest, DecodesOnlyUntilADearStepIsPaidFor) {
 }
 
 TEST_F(BatcherTest, TakesMorePrefillWhereManyWaitForTheirFirstTokenAndFewDecode) {
-  batcher = Batcher({.max_step_tokens = 100,
-                     .max_running = 8,
-                     .step = {.percent = 200},
-                     .min_prefill_tokens = 4});
+  restart({.max_step_tokens = 100,
+           .max_running = 8,
+           .step = {.percent = 200},
+           .min_prefill_tokens = 4});
   arrive(1, 20, 300);
   reserved(1, 300);
   done(1, microseconds(2000));  // 0.1 ms for each row
@@ -468,7 +493,7 @@ TEST_F(BatcherTest, TakesMorePrefillWhereManyWaitForTheirFirstTokenAndFewDecode)
 }
 
 TEST_F(BatcherTest, LetsAPromptGetOnHoweverDearItIs) {
-  batcher = Batcher(
+  restart(
       {.max_step_tokens = 64, .max_running = 3, .step = {.percent = 100}, .min_prefill_tokens = 4});
   arrive(1, 3, 1000);
   reserved(1, 1000);
@@ -490,10 +515,10 @@ TEST_F(BatcherTest, LetsAPromptGetOnHoweverDearItIs) {
 }
 
 TEST_F(BatcherTest, RunsAPromptThatComesBeforeThoseWhoDecodeWithoutThem) {
-  batcher = Batcher({.max_step_tokens = 128,
-                     .max_running = 5,
-                     .step = {.percent = 200},
-                     .min_prefill_tokens = 4});
+  restart({.max_step_tokens = 128,
+           .max_running = 5,
+           .step = {.percent = 200},
+           .min_prefill_tokens = 4});
   arrive(1, 30, 100, 10);
   reserved(1);
   arrive(2, 30, 100, 30);
@@ -508,11 +533,29 @@ TEST_F(BatcherTest, RunsAPromptThatComesBeforeThoseWhoDecodeWithoutThem) {
   EXPECT_THAT(done(9, microseconds(1500)), ElementsAre("step 10: 1@38+1! 3@0+20!"))
       << "2 comes later in order and waits";
   EXPECT_THAT(done(10, microseconds(3000)), ElementsAre("step 11: 1@39+1! 3@20+1! 2@32+1!"));
-  // 1.5 ms of the 3 that 2 waited are still owed to it: the next prompt has 4.5 of 6 left.
-  arrive(4, 70, 100, 21);
+  // A token of three takes 1.7 ms and may take 3.5. Of the 3 ms that 2 waited 1 is still owed: 5.9
+  // of 6.9 are left, at 75 us a row too few for the next prompt. 0.7 are left beside them.
+  arrive(4, 85, 100, 21);
   reserved(4);
-  EXPECT_THAT(done(11, microseconds(1500)), ElementsAre("step 12: 1@40+1! 3@21+1! 2@33+1!"));
-  EXPECT_THAT(done(12, microseconds(1500)), ElementsAre("step 13: 1@41+1! 3@22+1! 4@0+70!"));
+  EXPECT_THAT(done(11, microseconds(1500)), ElementsAre("step 12: 1@40+1! 3@21+1! 2@33+1! 4@0+9"));
+  EXPECT_THAT(done(12, microseconds(2200)), ElementsAre("step 13: 1@41+1! 3@22+1! 4@9+76!"));
+}
+
+TEST_F(BatcherTest, RunsAPromptThatComesBeforeThoseWhoDecodeWithoutThemIfShorterOnesTakeItsRows) {
+  restart({.max_step_tokens = 128,
+           .max_running = 5,
+           .step = {.percent = 200},
+           .min_prefill_tokens = 4});
+  arrive(1, 30, 100, 30);
+  reserved(1);
+  done(1, microseconds(3000));  // 0.1 ms for each row
+  for (uint64_t step = 2; step < 5; ++step) done(step, microseconds(1500));
+  arrive(2, 25, 100, 20);
+  reserved(2);
+  arrive(3, 20, 100, 40);
+  reserved(3);
+  // With two that wait for one, 30 rows may go beside it: enough for 2, but 3 gets half of them.
+  EXPECT_THAT(done(5, microseconds(1500)), ElementsAre("step 6: 2@0+25!"));
 }
 
 }  // namespace

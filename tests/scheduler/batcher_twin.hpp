@@ -160,12 +160,29 @@ class BatcherTwin {
     effects_.emplace_back(
         ReserveBlocks{next->ask, next->id, std::max(next->known, wanted_room(*next))});
   }
-  [[nodiscard]] uint32_t rows_beside(double crowd) const {
+  [[nodiscard]] uint32_t rows_beside(uint32_t num_decoding) const {
     const uint64_t least = options_.min_prefill_tokens;
-    const uint64_t affordable = cost_.rows_beside(crowd).value_or(least);
+    const uint64_t affordable = cost_.rows_beside(num_decoding, shape_.crowd).value_or(least);
     if (affordable < least && cost_.overdrawn() && num_repaying_ < 15) return 0;
     return static_cast<uint32_t>(std::clamp<uint64_t>(
         affordable, least, std::max<uint64_t>(least, options_.max_step_tokens)));
+  }
+  /// Row by row: half of them to the request with the fewest left, the rest to the first in order.
+  static std::map<Request*, uint32_t> shares_of(uint32_t rows,
+                                                const std::vector<Request*>& prefilling) {
+    std::map<Request*, uint32_t> shares;
+    for (uint32_t row = 0; row < rows; ++row) {
+      Request* next = nullptr;
+      uint32_t fewest = 0;
+      for (Request* r : prefilling) {
+        const uint32_t left = r->known - r->computed - shares[r];
+        if (left == 0 || (next != nullptr && (row >= rows / 2 || left >= fewest))) continue;
+        next = r;
+        fewest = left;
+      }
+      if (next != nullptr) ++shares[next];
+    }
+    return shares;
   }
   void run() {
     RunStep step{StepId{last_step_.value + 1}, {}};
@@ -183,6 +200,7 @@ class BatcherTwin {
       if (!r.decoding) prefilling.push_back(&r);
       if (r.decoding && r.known < r.max_context && r.room >= r.known) decoding.push_back(&r);
     }
+    const auto num_decoding = static_cast<uint32_t>(decoding.size());
     const bool mixes = !decoding.empty() && !prefilling.empty();
     shape_ = {};
     if (mixes) {
@@ -191,45 +209,33 @@ class BatcherTwin {
         num_near += r->known - r->computed <= options_.max_step_tokens;
       shape_.crowd = num_near / static_cast<double>(decoding.size());
     }
+    uint32_t prefill = budget - num_decoding;
+    if (num_decoding > 0) {
+      prefill = num_mixed_ >= 15 ? 0 : std::min(prefill, rows_beside(num_decoding));
+      shape_.dear = cost_.rows_beside(num_decoding, shape_.crowd).value_or(UINT64_MAX) < prefill;
+    }
+    auto shares = shares_of(prefill, prefilling);
     if (mixes && num_mixed_ < 15 && decoding.back() > prefilling[0]) {  // by place
-      const uint32_t left = prefilling[0]->known - prefilling[0]->computed;
-      const uint64_t instead = cost_.rows_instead(shape_.crowd).value_or(0);
+      Request* first = prefilling[0];
+      const uint32_t left = first->known - first->computed;
+      const uint64_t instead = cost_.rows_instead(num_decoding, shape_.crowd).value_or(0);
       const uint64_t room =
-          options_.max_step_tokens -
-          std::ranges::count_if(decoding, [&](const Request* r) { return r < prefilling[0]; });
-      if (left > rows_beside(shape_.crowd) && left <= std::min(instead, room)) {
-        shape_.passes_over = true;
-        std::erase_if(decoding, [&](const Request* r) { return r > prefilling[0]; });
-        prefilling = {prefilling[0]};
+          budget - std::ranges::count_if(decoding, [&](const Request* r) { return r < first; });
+      if (shares[first] < left && left <= std::min(instead, room)) {
+        std::erase_if(decoding, [&](const Request* r) { return r > first; });
+        shape_.num_passed = num_decoding - static_cast<uint32_t>(decoding.size());
+        shares = {{first, left}};
       }
     }
     for (Request* r : decoding) add(*r, 1);
-    shape_.decodes = !decoding.empty();
-    uint32_t prefill = budget;
-    if (shape_.decodes && !shape_.passes_over) {
-      prefill = num_mixed_ >= 15 ? 0 : std::min(budget, rows_beside(shape_.crowd));
-      shape_.dear = cost_.rows_beside(shape_.crowd).value_or(UINT64_MAX) < prefill;
-    }
-    // Row by row: half of them to the request with the fewest left, the rest to the first in order.
-    std::map<Request*, uint32_t> shares;
-    for (uint32_t row = 0; row < prefill; ++row) {
-      Request* next = nullptr;
-      uint32_t fewest = 0;
-      for (Request* r : prefilling) {
-        const uint32_t left = r->known - r->computed - shares[r];
-        if (left == 0 || (next != nullptr && (row >= prefill / 2 || left >= fewest))) continue;
-        next = r;
-        fewest = left;
-      }
-      if (next != nullptr) ++shares[next];
-    }
+    shape_.num_decoding = static_cast<uint32_t>(decoding.size());
     for (Request* r : prefilling) {
       if (shares[r] > 0) shape_.prefill_tokens += add(*r, shares[r]);
     }
     if (step.entries.empty()) return;
-    const bool met = mixes && shape_.prefill_tokens > 0;
-    num_mixed_ = met ? num_mixed_ + 1 : 0;
-    num_repaying_ = mixes && !met ? num_repaying_ + 1 : 0;
+    const bool only_decodes = shape_.prefill_tokens == 0;
+    num_mixed_ = only_decodes ? 0 : num_mixed_ + (mixes ? 1 : 0);
+    num_repaying_ = mixes && only_decodes ? num_repaying_ + 1 : 0;
     last_step_ = step.step;
     out_ = true;
     effects_.emplace_back(std::move(step));
@@ -243,7 +249,7 @@ class BatcherTwin {
   StepCost cost_;
   StepId last_step_;
   AskId last_ask_ = 0;
-  uint32_t num_mixed_ = 0, num_repaying_ = 0;
+  uint32_t num_mixed_ = 15, num_repaying_ = 0;
 };
 
 /// For comparing and for messages: "preempt 3; extend #7 3 to 12; step 4: 3@8+1! 5@0+6".
