@@ -69,8 +69,8 @@ int run_version(const Arguments&) {
 }  // namespace troupe::apps
 
 int main(int argc, char** argv) {
-  // A step's large buffers come and go: from the heap, or each would be mapped, filled with zeros by
-  // the kernel and unmapped again.
+  // A step's large buffers come and go: from the heap, or each would be mapped, filled with zeros
+  // by the kernel and unmapped again.
   constexpr int kLargestFromHeap = 32 << 20, kKeptByHeap = 256 << 20;
   mallopt(M_MMAP_THRESHOLD, kLargestFromHeap);
   mallopt(M_TRIM_THRESHOLD, kKeptByHeap);
