@@ -68,6 +68,8 @@ struct Tiny {
     layer.attention.kv_a_norm.resize(8);
     layer.attention.q = matrix(DType::kBF16, 12, 10);
     layer.attention.kv_a = matrix(DType::kBF16, 10, 10);
+    layer.attention.uk_t = matrix(DType::kF32, 2 * 8, 4);
+    layer.attention.uv = matrix(DType::kF32, 2 * 3, 8);
     layer.attention.o = matrix(DType::kBF16, 10, 6);
     layer.dense = {.gate = matrix(DType::kBF16, 12, 10),
                    .up = matrix(DType::kBF16, 12, 10),
