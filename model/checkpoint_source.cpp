@@ -99,7 +99,6 @@ Result<std::unique_ptr<const CheckpointSource>> CheckpointSource::open(
   LoadingVisitor loader(config, store);
   StoredVisitor visitor(loader, source->tensors_);
   RouterWeights unused_router;
-  FfnWeights unused_ffn;
   TRY(visit_router(config, visitor, unused_router));
   std::deque<NumberedExpert> experts;  // the loader keeps addresses of their views
   for (LayerIdx layer = 0; layer < config.num_layers; ++layer) {
