@@ -1,6 +1,5 @@
 // main: picks the subcommand.
 
-#include <malloc.h>
 #include <unistd.h>
 
 #include <cstring>
@@ -69,11 +68,6 @@ int run_version(const Arguments&) {
 }  // namespace troupe::apps
 
 int main(int argc, char** argv) {
-  // A step's large buffers come and go: from the heap, or each would be mapped, filled with zeros
-  // by the kernel and unmapped again.
-  constexpr int kLargestFromHeap = 32 << 20, kKeptByHeap = 256 << 20;
-  mallopt(M_MMAP_THRESHOLD, kLargestFromHeap);
-  mallopt(M_TRIM_THRESHOLD, kKeptByHeap);
   // UCX reads part of its environment when its library loads, which was before main: set what is
   // missing and begin again, once.
   if (troupe::transport::prepare_ucx_environment()) {
