@@ -43,20 +43,11 @@ std::vector<experts::ExpertKey> missing_in(const std::vector<experts::ExpertKey>
 /// disk.
 Result<ExpertTable> load_ahead(const model::Checkpoint& checkpoint,
                                const std::vector<experts::ExpertKey>& keys) {
-  constexpr size_t kPageBytes = 4096;
-  const auto touch = [](const void* data, size_t size) {
-    const auto* bytes = static_cast<const volatile std::byte*>(data);
-    for (size_t at = 0; at < size; at += kPageBytes) (void)bytes[at];
-  };
   ExpertTable table;
   for (const experts::ExpertKey& key : keys) {
     model::ExpertWeights expert = TRY(checkpoint.load_expert(key.layer, key.expert));
     for (const WeightView* weights : {&expert.ffn.gate, &expert.ffn.up, &expert.ffn.down}) {
-      touch(weights->data, weights->size_bytes());
-      if (!is_integer(weights->dtype)) continue;
-      const size_t num_scales = weights->out * weights->num_groups();
-      touch(weights->group_scales.data, num_scales * size_of(weights->group_scales.dtype));
-      if (weights->group_scales.zeros != nullptr) touch(weights->group_scales.zeros, num_scales);
+      model::read_ahead(*weights);
     }
     table[key] = std::move(expert);
   }

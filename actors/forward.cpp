@@ -9,16 +9,6 @@
 namespace troupe::actors {
 namespace {
 
-kernels::GateMethod gate_method(model::TopkMethod method) {
-  switch (method) {
-    case model::TopkMethod::kGreedy: return kernels::GateMethod::kGreedy;
-    case model::TopkMethod::kGroupLimitedGreedy: return kernels::GateMethod::kGroupLimitedGreedy;
-    case model::TopkMethod::kNoauxTc: return kernels::GateMethod::kNoauxTc;
-  }
-  CHECK(false);
-  return kernels::GateMethod::kGreedy;
-}
-
 const float* data_or_null(const std::vector<float>& values) {
   return values.empty() ? nullptr : values.data();
 }
@@ -35,6 +25,16 @@ WeightView float_matrix(const float* data, size_t out, size_t in) {
 }
 
 }  // namespace
+
+kernels::GateMethod gate_method(model::TopkMethod method) {
+  switch (method) {
+    case model::TopkMethod::kGreedy: return kernels::GateMethod::kGreedy;
+    case model::TopkMethod::kGroupLimitedGreedy: return kernels::GateMethod::kGroupLimitedGreedy;
+    case model::TopkMethod::kNoauxTc: return kernels::GateMethod::kNoauxTc;
+  }
+  CHECK(false);
+  return kernels::GateMethod::kGreedy;
+}
 
 Forward::Forward(const model::ModelConfig& config, const model::RouterWeights& weights,
                  kernels::Ops& ops, KvStore& kv, AttentionForm form)

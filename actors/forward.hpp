@@ -25,6 +25,9 @@ namespace troupe::actors {
 /// within a cluster.
 enum class AttentionForm : uint8_t { kAbsorbed, kExpanded };
 
+/// What the kernels call it.
+kernels::GateMethod gate_method(model::TopkMethod method);
+
 /// Some consecutive tokens of one sequence.
 struct StepSequence {
   std::span<const TokenId> tokens;

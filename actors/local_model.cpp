@@ -113,18 +113,12 @@ void LocalModel::read_weights() {
   };
   for (const model::LayerWeights& layer : weights_->layers) {
     const model::AttentionWeights& a = layer.attention;
-    matrices.insert(matrices.end(), {a.q, a.q_a, a.q_b, a.kv_a, a.o});
+    matrices.insert(matrices.end(), {a.q, a.q_a, a.q_b, a.kv_a, a.uk_t, a.uv, a.o});
     add_ffn(layer.dense);
     add_ffn(layer.shared);
   }
   for (const auto& [key, expert] : experts_) add_ffn(expert.ffn);
-  constexpr size_t kPageBytes = 4096;
-  pool_.parallel_for(matrices.size(), [&](size_t i) {
-    const auto* bytes = static_cast<const volatile unsigned char*>(matrices[i].data);
-    const size_t size = bytes == nullptr ? 0 : matrices[i].size_bytes();
-    for (size_t at = 0; at < size; at += kPageBytes) (void)bytes[at];
-    if (size > 0) (void)bytes[size - 1];
-  });
+  pool_.parallel_for(matrices.size(), [&](size_t i) { model::read_ahead(matrices[i]); });
 }
 
 Result<void> LocalModel::logits(

@@ -59,7 +59,7 @@ class LocalModel {
   void copy_kv(uint32_t from, uint32_t to, uint32_t num_positions);
   /// What the last step had to read and compute at least.
   [[nodiscard]] const StepWork& last_work() const { return work_; }
-  /// Reads a byte of every page of the weights, so that no step waits for the disk.
+  /// So that no step waits for the disk.
   void read_weights();
 
   [[nodiscard]] const model::ModelConfig& config() const { return checkpoint_.config(); }

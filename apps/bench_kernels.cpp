@@ -8,6 +8,7 @@
 #include "apps/command.hpp"
 #include "apps/kernel_cases.hpp"
 #include "apps/machine_rates.hpp"
+#include "apps/model_shapes.hpp"
 #include "apps/version.hpp"
 #include "kernels/backend.hpp"
 #include "loadgen/statistics.hpp"
@@ -17,10 +18,6 @@ namespace po = boost::program_options;
 namespace {
 
 using Clock = std::chrono::steady_clock;
-
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
 
 /// Seconds of a call, sample by sample; a sample of short calls is the mean of some.
 loadgen::Distribution times_of(const std::function<void()>& call, double limit_s) {
@@ -84,7 +81,7 @@ loadgen::ResultTable::Row row_of(const KernelCase& c, const loadgen::Distributio
   return row;
 }
 
-loadgen::ResultTable measure(const KernelShape& shape, const std::vector<KernelCase>& cases,
+loadgen::ResultTable measure(const std::string& shape, const std::vector<KernelCase>& cases,
                              uint32_t num_threads, double limit_s) {
   kernels::ThreadPool pool(num_threads);
   const auto ops = kernels::make_cpu_ops(&pool);
@@ -106,7 +103,7 @@ loadgen::ResultTable measure(const KernelShape& shape, const std::vector<KernelC
   table.notes = {machine_note(rates, num_threads, ops->target())};
   for (size_t i = 0; i < cases.size(); ++i) {
     loadgen::ResultTable::Row row = row_of(cases[i], times[i], rates);
-    row.values["shape"] = shape.name;
+    row.values["shape"] = shape;
     row.values["troupe_version"] = kVersion;
     row.values["test_time"] = date;
     describe_machine(rates, num_threads, ops->target(), row.values);
@@ -116,7 +113,9 @@ loadgen::ResultTable measure(const KernelShape& shape, const std::vector<KernelC
 }
 
 Result<int> bench_kernels(const Values& values) {
-  const KernelShape shape = TRY(kernel_shape(values["shape"].as<std::string>()));
+  const std::string shape = values["shape"].as<std::string>();
+  const model::ModelConfig config =
+      TRY(model::parse_config(boost::json::serialize(TRY(shape_config(shape)))));
   const auto rows = TRY(number_list(values, "rows", 1, 8192));
   const uint32_t context = TRY(number_value(values, "context", 1, 1U << 20U));
   const uint32_t num_threads = TRY(number_value(values, "threads", 1, 1024));
@@ -125,7 +124,7 @@ Result<int> bench_kernels(const Values& values) {
     return Error{Code::kInvalidArgument, "--time must be between 0 and 3600"};
   }
   const ResultTarget target = TRY(read_result_target(values));
-  std::vector<KernelCase> cases = kernel_cases(shape, rows, context);
+  std::vector<KernelCase> cases = kernel_cases(config, rows, context);
   const std::string example = cases.front().name();
   const std::string filter = values["filter"].as<std::string>();
   std::erase_if(cases,
@@ -158,7 +157,7 @@ int run_bench_kernels(const Arguments& arguments) {
           "parts of the time that these would take at the rates of this machine, measured before\n"
           "and after with the same threads. docs/benchmarking.md explains the columns."};
   line.options.add_options()("shape", po::value<std::string>()->default_value("v2-lite"),
-                             "v2-lite or v3")(
+                             shape_names().c_str())(
       "threads", po::value<uint32_t>()->default_value(std::thread::hardware_concurrency()),
       "compute threads")("rows", po::value<std::string>()->default_value("1,16,512"),
                          "rows of activations; a list. For the routed experts, of each")(

@@ -1,8 +1,9 @@
 #pragma once
 
 // What `troupe bench local` and `troupe bench kernels` share: lists as options, where results go,
-// and progress.
+// progress and the clock.
 
+#include <chrono>
 #include <string>
 #include <vector>
 
@@ -13,6 +14,8 @@ namespace troupe::apps {
 
 /// "2026-11-25 08:00:00 UTC"
 std::string utc_now();
+
+double seconds_since(std::chrono::steady_clock::time_point start);
 
 /// What /proc/cpuinfo calls the processor; "" if it does not say.
 std::string cpu_name();

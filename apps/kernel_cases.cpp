@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <numeric>
 
+#include "actors/forward.hpp"
 #include "actors/step_work.hpp"
 #include "apps/machine_rates.hpp"
 #include "base/random.hpp"
@@ -27,6 +28,8 @@ constexpr WeightForm kForms[] = {{"bf16", DType::kBF16, 0},
                                  {"i8", DType::kI8, 0},
                                  {"i4-g32", DType::kI4, 32}};
 constexpr WeightForm kFloat{"f32", DType::kF32, 0};
+/// Of the halves of kv_b_proj: FP8 becomes float32.
+constexpr WeightForm kHeadForms[] = {kForms[0], kFloat, kForms[2], kForms[3]};
 
 std::vector<float> values(size_t n) {
   std::vector<float> out(n);
@@ -76,35 +79,37 @@ std::string sizes(size_t out, size_t in) {
 /// Collects the cases of a shape for one number of rows.
 class Cases {
  public:
-  Cases(const KernelShape& shape, size_t rows, size_t context, std::vector<KernelCase>& out)
+  Cases(const model::ModelConfig& shape, size_t rows, size_t context, std::vector<KernelCase>& out)
       : s_(shape), rows_(rows), context_(std::max<size_t>(context, rows)), out_(out) {}
 
   void add_all() {
     add_embed();
     add_rms_norm();
-    if (s_.q_rank == 0) {
-      add_gemm("q", s_.heads * (s_.nope + s_.rope), s_.hidden, kForms);
+    if (s_.q_lora_rank == 0) {
+      add_gemm("q", s_.num_heads * (s_.qk_nope_head_dim + s_.qk_rope_head_dim), s_.hidden_size,
+               kForms);
     } else {
-      add_gemm("q_a", s_.q_rank, s_.hidden, kForms);
-      add_gemm("q_b", s_.heads * (s_.nope + s_.rope), s_.q_rank, kForms);
+      add_gemm("q_a", s_.q_lora_rank, s_.hidden_size, kForms);
+      add_gemm("q_b", s_.num_heads * (s_.qk_nope_head_dim + s_.qk_rope_head_dim), s_.q_lora_rank,
+               kForms);
     }
-    add_gemm("kv_a", s_.kv_rank + s_.rope, s_.hidden, kForms);
+    add_gemm("kv_a", s_.kv_lora_rank + s_.qk_rope_head_dim, s_.hidden_size, kForms);
     add_rope();
-    add_per_head("q_latent", s_.kv_rank, s_.nope);
+    add_per_head("q_latent", s_.kv_lora_rank, s_.qk_nope_head_dim);
     add_absorbed();
-    add_per_head("o_latent", s_.v, s_.kv_rank);
+    add_per_head("o_latent", s_.v_head_dim, s_.kv_lora_rank);
     add_expanded();
-    add_gemm("o", s_.hidden, s_.heads * s_.v, kForms);
-    add_gemm("gate", s_.num_experts, s_.hidden, {&kFloat, 1});
+    add_gemm("o", s_.hidden_size, s_.num_heads * s_.v_head_dim, kForms);
+    add_gemm("gate", s_.num_routed_experts, s_.hidden_size, {&kFloat, 1});
     add_topk_gate();
-    add_gemm("expert_up", s_.expert_inner, s_.hidden, kForms);
-    add_ffn("experts", s_.topk, s_.expert_inner);
-    add_ffn("shared", 1, s_.num_shared * s_.expert_inner);
-    add_ffn("dense", 1, s_.dense_inner);
+    add_gemm("expert_up", s_.moe_intermediate_size, s_.hidden_size, kForms);
+    add_ffn("experts", s_.num_experts_per_tok, s_.moe_intermediate_size);
+    add_ffn("shared", 1, s_.num_shared_experts * s_.moe_intermediate_size);
+    add_ffn("dense", 1, s_.intermediate_size);
     add_silu_mul();
     add_combine();
     add_add();
-    add_gemm("head", s_.vocab, s_.hidden, kForms);
+    add_gemm("head", s_.vocab_size, s_.hidden_size, kForms);
   }
 
  private:
@@ -143,28 +148,30 @@ class Cases {
 
   /// The absorbed form's products, one for each head.
   void add_per_head(const char* what, size_t out, size_t in) {
-    const std::vector<WeightView> all(s_.heads, matrix(kFloat, out, in));
-    add("gemm_many", what + (" " + std::to_string(s_.heads) + "x" + sizes(out, in).substr(1)),
-        kFloat.name, work_of(all, rows_), [all, rows = rows_](Ops& ops, ColdMemory& memory) {
-          const size_t heads = all.size(), in_cols = all[0].in, out_cols = all[0].out;
-          return [&ops, &memory, all, rows, heads, in_cols, out_cols,
-                  x = values(rows * heads * in_cols),
-                  y = std::vector<float>(rows * heads * out_cols)]() mutable {
-            std::vector<kernels::GemmParams> products;
-            for (size_t h = 0; h < heads; ++h) {
-              products.push_back(
-                  {.x = {x.data() + h * in_cols, rows, in_cols, heads * in_cols},
-                   .w = place(all[h], memory),
-                   .y = {y.data() + h * out_cols, rows, out_cols, heads * out_cols}});
-            }
-            ops.gemm_many(products);
-          };
-        });
+    for (const WeightForm& form : kHeadForms) {
+      const std::vector<WeightView> all(s_.num_heads, matrix(form, out, in));
+      add("gemm_many", what + (" " + std::to_string(all.size()) + "x" + sizes(out, in).substr(1)),
+          form.name, work_of(all, rows_), [all, rows = rows_](Ops& ops, ColdMemory& memory) {
+            const size_t heads = all.size(), in_cols = all[0].in, out_cols = all[0].out;
+            return [&ops, &memory, all, rows, heads, in_cols, out_cols,
+                    x = values(rows * heads * in_cols),
+                    y = std::vector<float>(rows * heads * out_cols)]() mutable {
+              std::vector<kernels::GemmParams> products;
+              for (size_t h = 0; h < heads; ++h) {
+                products.push_back(
+                    {.x = {x.data() + h * in_cols, rows, in_cols, heads * in_cols},
+                     .w = place(all[h], memory),
+                     .y = {y.data() + h * out_cols, rows, out_cols, heads * out_cols}});
+              }
+              ops.gemm_many(products);
+            };
+          });
+    }
   }
 
   void add_ffn(const char* what, size_t num_experts, size_t inner) {
     for (const WeightForm& form : kForms) {
-      const size_t hidden = s_.hidden;
+      const size_t hidden = s_.hidden_size;
       const WeightView up = matrix(form, inner, hidden), down = matrix(form, hidden, inner);
       std::vector<WeightView> all;
       for (size_t e = 0; e < num_experts; ++e) all.insert(all.end(), {up, up, down});
@@ -218,13 +225,14 @@ class Cases {
     return decoding ? rows_ * context_ : rows_ * context_ - rows_ * (rows_ - 1) / 2;
   }
   [[nodiscard]] uint64_t kv_bytes(bool decoding) const {
-    return (decoding ? rows_ : 1) * context_ * (s_.kv_rank + s_.rope) * sizeof(float);
+    return (decoding ? rows_ : 1) * context_ * (s_.kv_lora_rank + s_.qk_rope_head_dim) *
+           sizeof(float);
   }
 
   void add_absorbed() {
     for (const bool decoding : {true, false}) {
       if (decoding ? rows_ > kMaxDecoding : rows_ == 1) continue;  // one row is both
-      const size_t heads = s_.heads, rank = s_.kv_rank, rope = s_.rope;
+      const size_t heads = s_.num_heads, rank = s_.kv_lora_rank, rope = s_.qk_rope_head_dim;
       const KernelWork work{
           .bytes = kv_bytes(decoding),
           .float_multiply_adds = heads * (2 * rank + rope) * row_positions(decoding)};
@@ -252,7 +260,8 @@ class Cases {
   }
 
   void add_expanded() {
-    const size_t heads = s_.heads, rank = s_.kv_rank, rope = s_.rope, nope = s_.nope, v = s_.v;
+    const size_t heads = s_.num_heads, rank = s_.kv_lora_rank, rope = s_.qk_rope_head_dim,
+                 nope = s_.qk_nope_head_dim, v = s_.v_head_dim;
     const KernelWork work{.bytes = kv_bytes(false) + heads * (nope + v) * rank * sizeof(float),
                           .float_multiply_adds = heads * ((nope + rope + v) * row_positions(false) +
                                                           (nope + v) * rank * context_)};
@@ -281,10 +290,10 @@ class Cases {
   }
 
   void add_embed() {
-    const WeightView table = matrix(kForms[0], s_.vocab, s_.hidden);
-    KernelWork work = row_work(rows_ * s_.hidden);
-    work.bytes += rows_ * s_.hidden * size_of(table.dtype);
-    add("embed", "hidden " + std::to_string(s_.hidden), kForms[0].name, work,
+    const WeightView table = matrix(kForms[0], s_.vocab_size, s_.hidden_size);
+    KernelWork work = row_work(rows_ * s_.hidden_size);
+    work.bytes += rows_ * s_.hidden_size * size_of(table.dtype);
+    add("embed", "hidden " + std::to_string(s_.hidden_size), kForms[0].name, work,
         [table, rows = rows_](Ops& ops, ColdMemory& memory) {
           std::vector<TokenId> tokens;
           for (size_t r = 0; r < rows; ++r) {
@@ -301,7 +310,7 @@ class Cases {
   }
 
   void add_rms_norm() {
-    const size_t n = s_.hidden;
+    const size_t n = s_.hidden_size;
     add("rms_norm", "hidden " + std::to_string(n), "", row_work(2 * rows_ * n, rows_ * n),
         [n, rows = rows_](Ops& ops, ColdMemory&) {
           return [&ops, n, rows, x = values(rows * n), weight = values(n),
@@ -315,7 +324,8 @@ class Cases {
   }
 
   void add_rope() {
-    const size_t heads = s_.heads, dim = s_.rope, head_dim = s_.nope + s_.rope;
+    const size_t heads = s_.num_heads, dim = s_.qk_rope_head_dim,
+                 head_dim = s_.qk_nope_head_dim + s_.qk_rope_head_dim;
     add("rope", "q " + std::to_string(heads) + " heads of " + std::to_string(dim), "",
         row_work(2 * rows_ * heads * dim), [=, rows = rows_](Ops& ops, ColdMemory&) {
           std::vector<uint32_t> positions(rows);
@@ -333,20 +343,24 @@ class Cases {
   }
 
   void add_topk_gate() {
-    const KernelShape s = s_;
-    add("topk_gate", std::to_string(s.topk) + " of " + std::to_string(s.num_experts), "",
-        row_work(rows_ * (s.num_experts + 2 * s.topk)), [s, rows = rows_](Ops& ops, ColdMemory&) {
-          return [&ops, s, rows, logits = values(rows * s.num_experts),
-                  bias = values(s.num_experts), idx = std::vector<ExpertIdx>(rows * s.topk),
-                  weight = std::vector<float>(rows * s.topk)]() mutable {
-            const bool has_bias = s.gate == kernels::GateMethod::kNoauxTc;
-            ops.topk_gate({.logits = {logits.data(), rows, s.num_experts},
+    const model::ModelConfig s = s_;
+    add("topk_gate",
+        std::to_string(s.num_experts_per_tok) + " of " + std::to_string(s.num_routed_experts), "",
+        row_work(rows_ * (s.num_routed_experts + 2 * s.num_experts_per_tok)),
+        [s, rows = rows_](Ops& ops, ColdMemory&) {
+          return [&ops, s, rows, logits = values(rows * s.num_routed_experts),
+                  bias = values(s.num_routed_experts),
+                  idx = std::vector<ExpertIdx>(rows * s.num_experts_per_tok),
+                  weight = std::vector<float>(rows * s.num_experts_per_tok)]() mutable {
+            const auto method = actors::gate_method(s.topk_method);
+            const bool has_bias = method == kernels::GateMethod::kNoauxTc;
+            ops.topk_gate({.logits = {logits.data(), rows, s.num_routed_experts},
                            .bias = has_bias ? bias.data() : nullptr,
-                           .method = s.gate,
+                           .method = method,
                            .num_groups = s.num_groups,
                            .topk_groups = s.topk_groups,
-                           .topk = s.topk,
-                           .normalize = has_bias,
+                           .topk = s.num_experts_per_tok,
+                           .normalize = s.norm_topk_prob,
                            .topk_idx = idx.data(),
                            .topk_weight = weight.data()});
           };
@@ -354,7 +368,7 @@ class Cases {
   }
 
   void add_silu_mul() {
-    const size_t n = s_.expert_inner;
+    const size_t n = s_.moe_intermediate_size;
     add("silu_mul", "inner " + std::to_string(n), "", row_work(3 * rows_ * n),
         [n, rows = rows_](Ops& ops, ColdMemory&) {
           return [&ops, n, rows, gate = values(rows * n), up = values(rows * n),
@@ -367,7 +381,7 @@ class Cases {
   }
 
   void add_combine() {
-    const size_t hidden = s_.hidden, topk = s_.topk;
+    const size_t hidden = s_.hidden_size, topk = s_.num_experts_per_tok;
     add("combine", std::to_string(topk) + " of " + std::to_string(hidden), "",
         row_work(rows_ * hidden * (topk + 3), rows_ * hidden * topk),
         [=, rows = rows_](Ops& ops, ColdMemory&) {
@@ -387,7 +401,7 @@ class Cases {
   }
 
   void add_add() {
-    const size_t n = s_.hidden;
+    const size_t n = s_.hidden_size;
     add("add", "hidden " + std::to_string(n), "", row_work(3 * rows_ * n),
         [n, rows = rows_](Ops& ops, ColdMemory&) {
           return [&ops, n, rows, x = std::vector<float>(rows * n), y = values(rows * n)]() mutable {
@@ -396,26 +410,13 @@ class Cases {
         });
   }
 
-  const KernelShape& s_;
+  const model::ModelConfig& s_;
   size_t rows_;
   size_t context_;  ///< at least as many positions as rows
   std::vector<KernelCase>& out_;
 };
 
 }  // namespace
-
-Result<KernelShape> kernel_shape(std::string_view name) {
-  constexpr KernelShape kShapes[] = {
-      {"v2-lite", 2048, 10944, 1408, 2, 64, 6, 1, 1, kernels::GateMethod::kGreedy, 16, 0, 512, 128,
-       64, 128, 102400},
-      {"v3", 7168, 18432, 2048, 1, 256, 8, 8, 4, kernels::GateMethod::kNoauxTc, 128, 1536, 512, 128,
-       64, 128, 129280}};
-  for (const KernelShape& shape : kShapes) {
-    if (name == shape.name) return shape;
-  }
-  return Error{Code::kInvalidArgument,
-               "--shape must be v2-lite or v3, not \"" + std::string(name) + "\""};
-}
 
 const std::byte* ColdMemory::next(size_t bytes) {
   constexpr size_t kAlignment = 64;
@@ -434,8 +435,8 @@ std::string KernelCase::name() const {
   return op + " " + what + (dtype.empty() ? "" : " " + dtype) + " " + std::to_string(rows);
 }
 
-std::vector<KernelCase> kernel_cases(const KernelShape& shape, std::span<const uint32_t> rows,
-                                     uint32_t context) {
+std::vector<KernelCase> kernel_cases(const model::ModelConfig& shape,
+                                     std::span<const uint32_t> rows, uint32_t context) {
   std::vector<KernelCase> cases;
   for (const uint32_t r : rows) Cases(shape, r, context, cases).add_all();
   return cases;

@@ -11,22 +11,10 @@
 #include <string_view>
 #include <vector>
 
-#include "base/result.hpp"
 #include "kernels/ops.hpp"
+#include "model/config.hpp"
 
 namespace troupe::apps {
-
-/// Sizes of a model that its operations have.
-struct KernelShape {
-  const char* name;  ///< "v2-lite"
-  size_t hidden, dense_inner, expert_inner, num_shared, num_experts, topk;
-  size_t num_groups, topk_groups;
-  kernels::GateMethod gate;
-  size_t heads, q_rank, kv_rank, nope, rope, v, vocab;  ///< q_rank 0: queries by one product
-};
-
-/// "v2-lite" or "v3". @errors kInvalidArgument
-Result<KernelShape> kernel_shape(std::string_view name);
 
 /// What one call does, by count.
 struct KernelWork {
@@ -61,7 +49,7 @@ struct KernelCase {
 };
 
 /// Every case, the operations in the order of a forward pass.
-std::vector<KernelCase> kernel_cases(const KernelShape& shape, std::span<const uint32_t> rows,
-                                     uint32_t context);
+std::vector<KernelCase> kernel_cases(const model::ModelConfig& shape,
+                                     std::span<const uint32_t> rows, uint32_t context);
 
 }  // namespace troupe::apps

@@ -14,10 +14,6 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
-
 /// The shortest of as many calls as fit into the time, five at least; in seconds.
 double best_time(double limit_s, const std::function<void()>& call) {
   const auto start = Clock::now();

@@ -9,6 +9,7 @@
 #include "apps/progress_bar.hpp"
 #include "apps/scheme_options.hpp"
 #include "model/checkpoint_source.hpp"
+#include "model/json.hpp"
 #include "model/mapped_file.hpp"
 #include "model/weights.hpp"
 
@@ -46,14 +47,19 @@ Result<std::vector<std::string>> companions_of(const std::string& directory) {
 Result<int> quantize(const Values& values) {
   model::SavePlan plan;
   plan.directory = values["destination"].as<std::string>();
-  const std::string quantization = TRY(read_scheme_options(values, plan));
+  const json::object quantization = TRY(read_scheme_options(values, plan));
   const auto from = values["source"].as<std::string>();
   const auto checkpoint = TRY(model::Checkpoint::open(from));
   const auto source = TRY(model::CheckpointSource::open(checkpoint));
-  json::object config =
-      json::parse(TRY(model::read_text_file(from + "/config.json", 1 << 20))).as_object();
+  // Read again after it was checked: it may be another file by now.
+  const json::value document =
+      TRY(model::parse_json(TRY(model::read_text_file(from + "/config.json", 1 << 20))));
+  if (!document.is_object()) {
+    return Error{Code::kCorrupt, from + "/config.json is not a JSON object"};
+  }
+  json::object config = document.get_object();
   config.erase("quantization_config");
-  if (!quantization.empty()) config["quantization_config"] = json::parse(quantization);
+  if (!quantization.empty()) config["quantization_config"] = quantization;
   plan.config_json = json::serialize(config) + "\n";
   plan.identity = "quantize, source " + std::to_string(checkpoint.digest());
   plan.copied_files = TRY(companions_of(from));

@@ -1,6 +1,5 @@
 #include "apps/scheme_options.hpp"
 
-#include <boost/json.hpp>
 #include <thread>
 
 namespace troupe::apps {
@@ -24,7 +23,7 @@ void add_scheme_options(Options& options) {
       "compute threads; the result does not depend on it");
 }
 
-Result<std::string> read_scheme_options(const Values& values, model::SavePlan& plan) {
+Result<boost::json::object> read_scheme_options(const Values& values, model::SavePlan& plan) {
   plan.num_threads = values["threads"].as<uint32_t>();
   if (plan.num_threads < 1 || plan.num_threads > 1024) {
     return Error{Code::kInvalidArgument, "--threads must be between 1 and 1024"};
@@ -37,9 +36,9 @@ Result<std::string> read_scheme_options(const Values& values, model::SavePlan& p
   const std::string experts = name_of("experts"), rest = name_of("rest");
   plan.experts = TRY(scheme_of("--experts", experts));
   plan.rest = TRY(scheme_of("--rest", rest));
-  if (!plan.experts.in_panels() && !plan.rest.in_panels()) return std::string();
-  return boost::json::serialize(boost::json::object{
-      {"quant_method", "troupe"}, {"version", 1}, {"experts", experts}, {"rest", rest}});
+  if (!plan.experts.in_panels() && !plan.rest.in_panels()) return boost::json::object();
+  return boost::json::object{
+      {"quant_method", "troupe"}, {"version", 1}, {"experts", experts}, {"rest", rest}};
 }
 
 }  // namespace troupe::apps

@@ -2,7 +2,7 @@
 
 // Options of the commands that write a checkpoint in fewer bits.
 
-#include <string>
+#include <boost/json.hpp>
 
 #include "apps/command.hpp"
 #include "model/checkpoint_writer.hpp"
@@ -13,8 +13,8 @@ namespace troupe::apps {
 void add_scheme_options(Options& options);
 
 /// Fills in what those options say.
-/// @returns the quantization_config for config.json as JSON text, empty if all is bf16
+/// @returns the quantization_config for config.json, empty if all is bf16
 /// @errors kInvalidArgument naming the option
-Result<std::string> read_scheme_options(const Values& values, model::SavePlan& plan);
+Result<boost::json::object> read_scheme_options(const Values& values, model::SavePlan& plan);
 
 }  // namespace troupe::apps

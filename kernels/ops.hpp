@@ -46,7 +46,7 @@ struct GemmParams {
 
 /// out[r, :] = float32 of table[tokens[r], :].
 struct EmbedParams {
-  WeightView table;                 ///< [vocab, hidden]
+  WeightView table;                 ///< [vocab, hidden], floating-point
   std::span<const TokenId> tokens;  ///< [rows], each in [0, vocab)
   Rows out;                         ///< [rows, hidden]
 };

@@ -51,6 +51,7 @@ void check_attention_rows(std::span<const AttentionRow> rows, size_t block_token
 
 void check_shapes(const EmbedParams& p) {
   check_weight(p.table, p.table.out, p.out.cols);
+  CHECK(!is_integer(p.table.dtype));
   check_view(p.out, p.tokens.size(), p.table.in);
   for (const TokenId token : p.tokens) {
     CHECK_GE(token, 0);

@@ -80,6 +80,22 @@ Checkpoint::Summary summarise(const ModelConfig& config, const TensorStore& stor
 
 }  // namespace
 
+void read_ahead(const WeightView& weights) {
+  constexpr size_t kPageBytes = 4096;
+  const auto read = [](const void* data, size_t size) {
+    const auto* bytes = static_cast<const volatile std::byte*>(data);
+    for (size_t at = 0; at < size; at += kPageBytes) (void)bytes[at];
+    if (size > 0) (void)bytes[size - 1];
+  };
+  if (weights.empty()) return;
+  read(weights.data, weights.size_bytes());
+  if (!is_integer(weights.dtype)) return;
+  const GroupScales& scales = weights.group_scales;
+  const size_t num_scales = weights.out * weights.num_groups();
+  read(scales.data, num_scales * size_of(scales.dtype));
+  if (scales.zeros != nullptr) read(scales.zeros, num_scales);
+}
+
 Checkpoint::Checkpoint(std::shared_ptr<const State> state) : state_(std::move(state)) {}
 
 Result<Checkpoint> Checkpoint::open(const std::string& directory) {

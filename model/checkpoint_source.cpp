@@ -12,8 +12,6 @@
 namespace troupe::model {
 namespace {
 
-constexpr uint64_t kBlock = WeightView::kScaleBlock;
-
 /// Has everything mapped as it is stored, in a view of its own by name.
 class StoredVisitor final : public TensorVisitor {
  public:
@@ -135,12 +133,7 @@ Result<void> CheckpointSource::read(const std::string& name, uint64_t in, uint64
   const size_t row_bytes = in * size_of(view.dtype);
   to_float32({static_cast<const std::byte*>(view.data) + first * row_bytes, count * row_bytes},
              view.dtype, {values, count * in});
-  if (view.scales == nullptr) return {};
-  const uint64_t blocks_in = (in + kBlock - 1) / kBlock;
-  for (uint64_t row = 0; row < count; ++row) {
-    const float* scales = view.scales + (first + row) / kBlock * blocks_in;
-    for (uint64_t i = 0; i < in; ++i) values[row * in + i] *= scales[i / kBlock];
-  }
+  if (view.scales != nullptr) apply_block_scales({values, count * in}, first, in, view.scales);
   return {};
 }
 

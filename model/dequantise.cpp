@@ -30,8 +30,6 @@ float from_f16(uint16_t bits) {
   return std::bit_cast<float>(sign | wide_exponent << 23 | mantissa << 13);
 }
 
-float from_bf16(uint16_t bits) { return std::bit_cast<float>(uint32_t{bits} << 16); }
-
 /// E4M3 without infinities ("fn"): bias 7, 0x7f and 0xff are NaN, largest value 448.
 float from_e4m3(uint8_t bits) {
   const float sign = (bits & 0x80) != 0 ? -1.0F : 1.0F;
@@ -56,6 +54,8 @@ const std::array<float, 256>& e4m3_table() {
 }
 
 }  // namespace
+
+float from_bf16(uint16_t bits) { return std::bit_cast<float>(uint32_t{bits} << 16); }
 
 void to_float32(Bytes bytes, DType dtype, std::span<float> values) {
   CHECK_EQ(bytes.size(), values.size() * size_of(dtype));
@@ -85,16 +85,12 @@ void to_float32(Bytes bytes, DType dtype, std::span<float> values) {
   }
 }
 
-void apply_block_scales(std::span<float> values, size_t out, size_t in,
-                        std::span<const float> scales) {
+void apply_block_scales(std::span<float> values, size_t first, size_t in, const float* scales) {
   constexpr size_t kBlock = WeightView::kScaleBlock;
   const size_t blocks_in = (in + kBlock - 1) / kBlock;
-  CHECK_EQ(values.size(), out * in);
-  CHECK_EQ(scales.size(), (out + kBlock - 1) / kBlock * blocks_in);
-  for (size_t o = 0; o < out; ++o) {
-    for (size_t i = 0; i < in; ++i) {
-      values[o * in + i] *= scales[o / kBlock * blocks_in + i / kBlock];
-    }
+  for (size_t at = 0; at < values.size(); at += in) {
+    const float* of_row = scales + (first + at / in) / kBlock * blocks_in;
+    for (size_t i = 0; i < in; ++i) values[at + i] *= of_row[i / kBlock];
   }
 }
 

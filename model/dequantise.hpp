@@ -3,6 +3,7 @@
 // Stored numbers to float32, exactly (every F16, BF16 and E4M3 value is a float32).
 
 #include <cstddef>
+#include <cstdint>
 #include <span>
 
 #include "base/bytes.hpp"
@@ -14,8 +15,10 @@ namespace troupe::model {
 /// REQUIRES: bytes.size() == values.size() * size_of(dtype); no integers.
 void to_float32(Bytes bytes, DType dtype, std::span<float> values);
 
-/// Multiplies element (o, i) of [out, in] by its 128x128 block's scale, as WeightView defines it.
-void apply_block_scales(std::span<float> values, size_t out, size_t in,
-                        std::span<const float> scales);
+/// Multiplies rows of `in` values, of which the first is row `first` of its matrix, by the scales
+/// of their 128x128 blocks, as WeightView defines them.
+void apply_block_scales(std::span<float> values, size_t first, size_t in, const float* scales);
+
+float from_bf16(uint16_t bits);
 
 }  // namespace troupe::model

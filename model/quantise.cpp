@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "base/check.hpp"
+#include "model/dequantise.hpp"
 
 namespace troupe::model {
 namespace {
@@ -33,8 +34,6 @@ constexpr auto kSchemes = std::to_array<NamedScheme>({
 // lanes, so compilers make vectors of the inner loops and every build gives the same bits.
 constexpr size_t kLanes = kPanelRows;
 using Lanes = std::array<float, kLanes>;
-
-float from_bfloat16(uint16_t bits) { return std::bit_cast<float>(uint32_t{bits} << 16); }
 
 /// Of a magnitude: the next BF16 not below it.
 uint16_t to_bfloat16_up(float magnitude) {
@@ -60,7 +59,7 @@ struct Grid {
 
   void set(size_t lane, uint16_t bits, float zero_in) {
     scale_bits[lane] = bits;
-    scale[lane] = from_bfloat16(bits);
+    scale[lane] = from_bf16(bits);
     const float inverse_in = 1.0F / scale[lane];
     inverse[lane] = std::isfinite(inverse_in) ? inverse_in : 0.0F;
     zero[lane] = zero_in;

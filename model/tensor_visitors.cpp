@@ -411,8 +411,8 @@ Result<std::vector<float>> LoadingVisitor::read_matrix(const LocatedMatrix& loca
   }
   std::vector<float> values = TRY(read_floats(*located.tensor, located.bytes));
   if (located.scales != nullptr) {
-    apply_block_scales(values, located.out, located.in,
-                       TRY(read_floats(*located.scales, located.scale_bytes)));
+    const auto scales = TRY(read_floats(*located.scales, located.scale_bytes));
+    apply_block_scales(values, 0, located.in, scales.data());
   }
   return values;
 }

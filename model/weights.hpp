@@ -67,6 +67,10 @@ struct ExpertWeights {
   std::shared_ptr<const void> storage;
 };
 
+/// Reads a byte of every page of a matrix and its scales, so that nobody who computes waits for a
+/// disk. An empty one has none.
+void read_ahead(const WeightView& weights);
+
 /// An opened checkpoint directory: config and the index of all tensors. Opening reads headers and,
 /// for the digest, samples. Cheap to copy (shared and immutable); all methods may run concurrently.
 ///

@@ -56,7 +56,7 @@ HWY_INLINE void convert(const Row& row, size_t first, size_t last, float scale, 
   for (; i < last; ++i) out[i] = row.at(i) * scale;
 }
 
-/// Row `o` of a weight matrix as float32, as weight_row() does it. (x * 1 is x.)
+/// Row `o` of floating-point weights as float32, as weight_row() does it. (x * 1 is x.)
 void convert_row(const WeightView& w, size_t o, float* out) {
   switch (w.dtype) {
     case DType::kF32: return convert(rows_of<F32Row>(w, o).row(0), 0, w.in, 1.0F, out);
@@ -64,7 +64,7 @@ void convert_row(const WeightView& w, size_t o, float* out) {
     case DType::kBF16: return convert(rows_of<Bf16Row>(w, o).row(0), 0, w.in, 1.0F, out);
     case DType::kF8E4M3: break;
     case DType::kI8:
-    case DType::kI4: return weight_row(w, o, out);  // embeddings, if any
+    case DType::kI4: CHECK(false);
   }
   const F8Row row = rows_of<F8Row>(w, o).row(0);
   if (w.scales == nullptr) return convert(row, 0, w.in, 1.0F, out);

@@ -11,6 +11,10 @@
 
 #include <hwy/highway.h>
 
+#include <algorithm>
+#include <cstring>
+#include <type_traits>
+
 #include "kernels/cpu/quantised.hpp"
 #include "kernels/cpu/scalar.hpp"
 #include "kernels/kernel_set.hpp"
@@ -122,8 +126,8 @@ struct ActivationRows {
   const int32_t* sums[kRows];
 };
 
-/// The integer sums of one block of kI4, no zero subtracted. A byte of
-/// weights is at most 15 and of activations 127: eight pairs of them fit into 16 bits.
+/// The integer sums of one block of kI4, no zero subtracted. A weight is at most 15 and an
+/// activation 127: eight pairs of their products fit into 16 bits.
 struct I4Weights {
   static constexpr size_t kBytesPerBlock = kPanelBlock / 2 * kPanelRows;
 
@@ -196,18 +200,18 @@ struct I8Weights {
 template <class Weights, DType kScale, bool kZeros, size_t kRows>
 HWY_INLINE void panel_products(const uint8_t* panel, const WeightView& w, size_t scale_at,
                                const ActivationRows<kRows>& x, __m256 (&y)[kRows][kHalves]) {
-  constexpr bool kIsI4 = std::is_same_v<Weights, I4Weights>;
   TROUPE_UNROLL for (size_t r = 0; r < kRows; ++r) {
     TROUPE_UNROLL for (size_t h = 0; h < kHalves; ++h) y[r][h] = _mm256_setzero_ps();
   }
   const size_t group = std::min(w.group_scales.group, w.in);
   for (size_t first = 0; first < w.in; first += group, scale_at += kPanelRows) {
     const size_t last = std::min(first + group, w.in);
-    __m256i zeros[kHalves];
-    TROUPE_UNROLL for (size_t h = 0; h < kHalves; ++h) {
-      zeros[h] = kZeros ? _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(
-                              w.group_scales.zeros + scale_at + h * kHalfRows)))
-                        : _mm256_set1_epi32(kMiddleOfI4);
+    [[maybe_unused]] __m256i zeros[kHalves];
+    if constexpr (kZeros) {
+      TROUPE_UNROLL for (size_t h = 0; h < kHalves; ++h) {
+        zeros[h] = _mm256_cvtepu8_epi32(_mm_loadl_epi64(
+            reinterpret_cast<const __m128i*>(w.group_scales.zeros + scale_at + h * kHalfRows)));
+      }
     }
     __m256 t[kRows][kHalves];
     TROUPE_UNROLL for (size_t r = 0; r < kRows; ++r) {
@@ -220,10 +224,11 @@ HWY_INLINE void panel_products(const uint8_t* panel, const WeightView& w, size_t
         const __m256 scale = _mm256_set1_ps(x.scales[r][k / kPanelBlock]);
         const __m256i x_sum = _mm256_set1_epi32(x.sums[r][k / kPanelBlock]);
         TROUPE_UNROLL for (size_t h = 0; h < kHalves; ++h) {
-          if constexpr (kIsI4) {
-            const __m256i too_much =
-                kZeros ? _mm256_mullo_epi32(x_sum, zeros[h]) : _mm256_slli_epi32(x_sum, 3);
-            sums[r][h] = _mm256_sub_epi32(sums[r][h], too_much);
+          if constexpr (kZeros) {
+            sums[r][h] = _mm256_sub_epi32(sums[r][h], _mm256_mullo_epi32(x_sum, zeros[h]));
+          } else if constexpr (std::is_same_v<Weights, I4Weights>) {
+            static_assert(kMiddleOfI4 == 1 << 3);
+            sums[r][h] = _mm256_sub_epi32(sums[r][h], _mm256_slli_epi32(x_sum, 3));
           }
           t[r][h] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sums[r][h]), scale, t[r][h]);
         }
@@ -291,7 +296,7 @@ void quantised_gemm(const QuantisedGemmParams& p, Range outputs) {
   }
 }
 
-#elif HWY_ARCH_X86
+#elif HWY_ARCH_X86 && (HWY_TARGETS & HWY_AVX2)  // not if AVX-512 is what the compiler assumes
 
 using N_AVX2::quantise;
 using N_AVX2::quantised_gemm;

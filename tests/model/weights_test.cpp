@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "model/checkpoint_source.hpp"
 #include "model/dequantise.hpp"
 #include "tests/model/checkpoint_files.hpp"
 
@@ -424,6 +425,25 @@ TEST_F(TinyCheckpoint, DequantisesFp8KeyValueProjectionsWithPartialBlocks) {
   ASSERT_NE(a.o.scales, nullptr);
   EXPECT_EQ(a.o.scales[0], 0.5F);
   EXPECT_EQ(a.q_b.scales, nullptr) << "modules may stay unconverted";
+}
+
+TEST_F(TinyCheckpoint, IsASourceOfFp8RowsWithTheScalesOfTheirBlocks) {
+  config = fp8(config).set("vocab_size", "300");
+  tensors["model.embed_tokens.weight"] = ramp({300, 8});
+  tensors["lm_head.weight"] = e4m3({300, 8});
+  tensors["lm_head.weight_scale_inv"] = ramp({3, 1}, 1);
+  const auto checkpoint = open();
+  ASSERT_TRUE(checkpoint.ok()) << checkpoint.error().message;
+  const auto source = CheckpointSource::open(*checkpoint);
+  ASSERT_TRUE(source.ok()) << source.error().message;
+  EXPECT_EQ((*source)->kept_type("lm_head.weight"), DType::kBF16);
+  constexpr size_t kFirst = 120, kCount = 140;  // of all three blocks, the first and last in part
+  std::vector<float> rows(kCount * 8);
+  ASSERT_TRUE((*source)->read("lm_head.weight", 8, kFirst, kCount, rows.data()).ok());
+  for (size_t i = 0; i < rows.size(); ++i) {
+    const size_t element = kFirst * 8 + i;
+    ASSERT_EQ(rows[i], kE4m3Values[element % 5] * static_cast<float>(1 + element / 8 / 128)) << i;
+  }
 }
 
 TEST_F(TinyCheckpoint, GivesFusedFp8ExpertsTheirOwnScales) {
