@@ -13,8 +13,8 @@ namespace {
 
 // Sizes of parts. They decide speed only: every output element is computed by one call whose
 // arithmetic does not depend on the part it is in.
-/// Multiply-adds in a part of a product: some 10 us, many times the cost of handing a part out.
-constexpr size_t kMultiplyAddsPerPart = 1U << 18U;
+/// Multiply-adds in a part of a product: some 5 us, many times the cost of handing a part out.
+constexpr size_t kMultiplyAddsPerPart = 1U << 17U;
 /// A part of a product is a multiple of this many outputs: whole register tiles of every version.
 constexpr size_t kOutputsGranule = 24;
 /// The same of integer weights: whole blocks of the 8-bit rows that the outputs may become.
@@ -102,12 +102,11 @@ class CpuOps final : public Ops {
 
   void mla_absorbed(const MlaAbsorbedParams& p) override {
     check_shapes(p);
-    // One row and some of its heads per part: rows see different numbers of positions.
     const size_t groups = divide_up(p.num_heads, kHeadsTogether);
-    run(p.q_latent.rows * groups, [&](size_t i) {
-      const size_t row = i / groups;
+    const std::vector<Range> runs = runs_over_same_blocks(p.rows, kRowsTogether);
+    run(runs.size() * groups, [&](size_t i) {
       const size_t head = i % groups * kHeadsTogether;
-      kernels_.mla_absorbed(p, {row, row + 1},
+      kernels_.mla_absorbed(p, runs[i / groups],
                             {head, std::min(head + kHeadsTogether, p.num_heads)});
     });
   }
@@ -115,14 +114,7 @@ class CpuOps final : public Ops {
   void mla_expanded(const MlaExpandedParams& p) override {
     check_shapes(p);
     // One head and all rows over the same blocks per part: they share its expanded keys and values.
-    std::vector<Range> runs;
-    for (size_t r = 0; r < p.rows.size(); ++r) {
-      if (r > 0 && p.rows[r].blocks.data() == p.rows[r - 1].blocks.data()) {
-        runs.back().last = r + 1;
-      } else {
-        runs.push_back({r, r + 1});
-      }
-    }
+    const std::vector<Range> runs = runs_over_same_blocks(p.rows, p.rows.size());
     run(runs.size() * p.num_heads, [&](size_t i) {
       const size_t head = i % p.num_heads;
       kernels_.mla_expanded(p, runs[i / p.num_heads], {head, head + 1});
@@ -196,6 +188,20 @@ class CpuOps final : public Ops {
     for (size_t first = 0; first < outputs; first += step) {
       parts.push_back({item, {first, std::min(first + step, outputs)}});
     }
+  }
+
+  /// Neighbouring rows over the same blocks, at most `most` together.
+  static std::vector<Range> runs_over_same_blocks(std::span<const AttentionRow> rows, size_t most) {
+    std::vector<Range> runs;
+    for (size_t r = 0; r < rows.size(); ++r) {
+      if (r > 0 && rows[r].blocks.data() == rows[r - 1].blocks.data() &&
+          runs.back().size() < most) {
+        runs.back().last = r + 1;
+      } else {
+        runs.push_back({r, r + 1});
+      }
+    }
+    return runs;
   }
 
   static size_t granule_of(const WeightView& w) {

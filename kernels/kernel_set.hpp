@@ -42,6 +42,9 @@ struct QuantisedGemmParams {
   Rows y;
 };
 
+/// Rows over the same blocks that attention may take through keys and values together.
+inline constexpr size_t kRowsTogether = 12;
+
 struct KernelSet {
   const char* target;
   void (*embed)(const EmbedParams&, Range rows);

@@ -37,9 +37,25 @@ void wait_while_equal(const std::atomic<uint32_t>& value, uint32_t old) {
 
 }  // namespace
 
-// A call is open while the caller hands out indices. Workers enter an open call and leave it when
-// the indices are used up; the caller closes it and waits for those inside only. A worker that
-// wakes too late finds it closed and costs nobody anything.
+/// Indices [first, last) that are still to be run.
+struct Indices {
+  uint32_t first = 0;
+  uint32_t last = 0;
+  [[nodiscard]] uint32_t size() const { return last - first; }
+};
+
+/// What is left of a thread's share; alone in its cache lines.
+struct alignas(128) Share {
+  std::atomic<Indices> left{Indices{}};
+  static_assert(std::atomic<Indices>::is_always_lock_free);
+};
+
+// A call is open while the caller has indices. Workers enter an open call and leave it when the
+// indices are used up; the caller closes it and waits for those inside only. A worker that wakes
+// too late finds it closed and costs nobody anything.
+//
+// Each thread begins with an equal share of neighbouring indices, since neighbours often read what
+// follows in memory, and takes half of another's rest when its own is used up.
 struct ThreadPool::State {
   static constexpr uint32_t kClosed = 1U << 31U;
 
@@ -52,41 +68,69 @@ struct ThreadPool::State {
 
   // Written only while closed and nobody is inside.
   const std::function<void(size_t)>* task = nullptr;
-  size_t n = 0;
-  std::atomic<size_t> next{0};
+  std::vector<Share> shares;  // of the caller, then of the workers
 
-  void run_indices() {
+  explicit State(size_t num_threads) : shares(num_threads) {}
+
+  // An index is taken once, so that a range never comes back and comparing it is enough.
+
+  void run_indices(size_t self) {
     in_task = true;
-    for (size_t i = next.fetch_add(1, std::memory_order_relaxed); i < n;
-         i = next.fetch_add(1, std::memory_order_relaxed)) {
-      (*task)(i);
-    }
+    std::atomic<Indices>& own = shares[self].left;
+    do {
+      for (Indices left = own.load(std::memory_order_relaxed); left.size() > 0;) {
+        if (!own.compare_exchange_weak(left, {left.first + 1, left.last},
+                                       std::memory_order_relaxed)) {
+          continue;
+        }
+        (*task)(left.first);
+        left = own.load(std::memory_order_relaxed);
+      }
+    } while (take_half(self));
     in_task = false;
+  }
+
+  /// Moves the second half of what another thread has left to `self`. @returns false: all is taken.
+  bool take_half(size_t self) {
+    for (size_t i = 1; i < shares.size(); ++i) {
+      std::atomic<Indices>& other = shares[(self + i) % shares.size()].left;
+      for (Indices left = other.load(std::memory_order_relaxed); left.size() > 0;) {
+        const uint32_t middle = left.first + left.size() / 2;
+        if (other.compare_exchange_weak(left, {left.first, middle}, std::memory_order_relaxed)) {
+          shares[self].left.store({middle, left.last}, std::memory_order_relaxed);
+          return true;
+        }
+      }
+    }
+    return false;
   }
 
   void leave() {
     if (inside.fetch_sub(1, std::memory_order_acq_rel) == (kClosed | 1U)) inside.notify_all();
   }
 
-  void work() {
+  void work(size_t self) {
     uint32_t seen = 0;
     for (;;) {
       wait_while_equal(call_number, seen);
       seen = call_number.load(std::memory_order_acquire);
       if (stopping.load(std::memory_order_acquire)) return;
-      if ((inside.fetch_add(1, std::memory_order_acq_rel) & kClosed) == 0) run_indices();
+      if ((inside.fetch_add(1, std::memory_order_acq_rel) & kClosed) == 0) run_indices(self);
       leave();
     }
   }
 
   void call(size_t count, const std::function<void(size_t)>& f) {
     task = &f;
-    n = count;
-    next.store(0, std::memory_order_relaxed);
+    for (size_t t = 0; t < shares.size(); ++t) {
+      shares[t].left.store({static_cast<uint32_t>(count * t / shares.size()),
+                            static_cast<uint32_t>(count * (t + 1) / shares.size())},
+                           std::memory_order_relaxed);
+    }
     inside.fetch_and(~kClosed, std::memory_order_acq_rel);
     call_number.fetch_add(1, std::memory_order_acq_rel);
     call_number.notify_all();
-    run_indices();
+    run_indices(0);
     uint32_t count_inside = inside.fetch_or(kClosed, std::memory_order_acq_rel) | kClosed;
     while (count_inside != kClosed) {
       wait_while_equal(inside, count_inside);
@@ -95,10 +139,10 @@ struct ThreadPool::State {
   }
 };
 
-ThreadPool::ThreadPool(size_t num_threads) : state_(std::make_unique<State>()) {
+ThreadPool::ThreadPool(size_t num_threads) : state_(std::make_unique<State>(num_threads)) {
   CHECK_GE(num_threads, 1U);
   for (size_t i = 1; i < num_threads; ++i) {
-    state_->workers.emplace_back([state = state_.get()] { state->work(); });
+    state_->workers.emplace_back([state = state_.get(), i] { state->work(i); });
   }
 }
 

@@ -14,6 +14,7 @@
 #include <algorithm>
 #include <limits>
 #include <memory>
+#include <vector>
 
 #include "kernels/simd/gemm-inl.hpp"
 
@@ -72,7 +73,7 @@ void score_block(const Scoring& s, const RowsOf<F32Row>& keys, const RowsOf<F32R
 
 constexpr size_t kTileQueries = 4;
 /// Vectors of columns that a tile of weighted sums holds for each of its queries.
-constexpr size_t kTileColumns = 2;
+constexpr size_t kTileColumns = kVecs == 2 ? 2 : 4;
 
 /// out[q][c] += weights[q][t] * values[t][c] for t ascending, one fused multiply-add each; queries
 /// and columns of one tile.
@@ -168,43 +169,136 @@ size_t longest_context(std::span<const AttentionRow> rows, Range range) {
   return longest;
 }
 
-void mla_absorbed(const MlaAbsorbedParams& p, Range rows, Range heads) {
-  const size_t width = p.kv_rank + p.rope_dim;
-  const size_t longest = longest_context(p.rows, rows);
-  const auto scores = std::make_unique_for_overwrite<float[]>(heads.size() * longest);
-  const auto rope_scores = std::make_unique_for_overwrite<float[]>(heads.size() * p.block_tokens);
-  const auto sums = std::make_unique_for_overwrite<float[]>(heads.size());
-  for (size_t r = rows.first; r < rows.last; ++r) {
-    const AttentionRow& row = p.rows[r];
-    const Scoring scoring{.q = p.q_latent.row(r) + heads.first * p.kv_rank,
-                          .q_rope = p.q_rope.row(r) + heads.first * p.rope_dim,
-                          .q_stride = p.kv_rank,
-                          .q_rope_stride = p.rope_dim,
-                          .queries = heads.size(),
-                          .n = p.kv_rank,
-                          .rope_dim = p.rope_dim,
-                          .scale = p.scale};
-    float* out = p.out.row(r) + heads.first * p.kv_rank;
-    over_blocks(row, p.block_tokens, width, 0, row.context_len,
-                [&](size_t t, size_t count, const float* kv) HWY_ATTR {
-                  score_block(scoring, {kv, width}, {kv + p.kv_rank, width}, count,
-                              rope_scores.get(), scores.get() + t, longest);
-                });
-    for (size_t h = 0; h < heads.size(); ++h) {
-      sums[h] = softmax_numerators(scores.get() + h * longest, row.context_len);
-    }
-    std::fill_n(out, heads.size() * p.kv_rank, 0.0F);
-    over_blocks(row, p.block_tokens, width, 0, row.context_len,
-                [&](size_t t, size_t count, const float* kv) HWY_ATTR {
-                  weigh(scores.get() + t, longest, heads.size(), kv, width, count, out, p.kv_rank,
-                        p.kv_rank);
-                });
-    for (size_t h = 0; h < heads.size(); ++h) divide(out + h * p.kv_rank, p.kv_rank, sums[h]);
-  }
+/// The end of the rows from `first` on, at most `limit`, that are over the same blocks.
+size_t end_of_shared_blocks(std::span<const AttentionRow> rows, size_t first, size_t limit) {
+  size_t last = first + 1;
+  while (last < limit && rows[last].blocks.data() == rows[first].blocks.data()) ++last;
+  return last;
 }
 
-/// Rows of one request that go through its keys and values together.
-constexpr size_t kRowsTogether = 8;
+/// Some heads of mla_absorbed for rows over the same blocks.
+class AbsorbedHeads {
+ public:
+  /// @param max_rows, longest the most rows and the largest context_len that will be asked for.
+  AbsorbedHeads(const MlaAbsorbedParams& p, Range heads, size_t max_rows, size_t longest)
+      : p_(p),
+        heads_(heads),
+        longest_(longest),
+        scores_(std::make_unique_for_overwrite<float[]>(heads.size() * max_rows * longest)),
+        rope_scores_(std::make_unique_for_overwrite<float[]>(std::max(max_rows, heads.size()) *
+                                                             p.block_tokens)) {}
+
+  void attend(Range rows) {
+    size_t sees_most = rows.first, common = longest_;
+    for (size_t r = rows.first; r < rows.last; ++r) {
+      if (p_.rows[r].context_len > p_.rows[sees_most].context_len) sees_most = r;
+      common = std::min<size_t>(common, p_.rows[r].context_len);
+    }
+    // Positions that a row does not see are scored with the others and not used.
+    over_positions(sees_most, 0, p_.rows[sees_most].context_len,
+                   [&](size_t t, size_t count, const float* kv) HWY_ATTR {
+                     over_queries(rows, rows,
+                                  [&](const Queries& q) HWY_ATTR { score(q, t, count, kv); });
+                   });
+    for (size_t r = rows.first; r < rows.last; ++r) {
+      std::fill_n(out(r, heads_.first), heads_.size() * p_.kv_rank, 0.0F);
+    }
+    std::vector<float> sums;
+    for (size_t h = heads_.first; h < heads_.last; ++h) {
+      for (size_t r = rows.first; r < rows.last; ++r) {
+        sums.push_back(softmax_numerators(scores(rows, r, h), p_.rows[r].context_len));
+      }
+    }
+    // Values of positions that all rows see, then what each of them sees beyond.
+    const auto weigh_positions = [&](Range some, size_t first, size_t last) HWY_ATTR {
+      over_positions(some.first, first, last,
+                     [&](size_t t, size_t count, const float* kv) HWY_ATTR {
+                       over_queries(rows, some, [&](const Queries& q) HWY_ATTR {
+                         weigh(q.scores + t, q.scores_stride, q.count, kv, width(), count, q.out,
+                               q.out_stride, p_.kv_rank);
+                       });
+                     });
+    };
+    weigh_positions(rows, 0, common);
+    for (size_t r = rows.first; r < rows.last; ++r) {
+      weigh_positions({r, r + 1}, common, p_.rows[r].context_len);
+    }
+    auto sum = sums.begin();
+    for (size_t h = heads_.first; h < heads_.last; ++h) {
+      for (size_t r = rows.first; r < rows.last; ++r) divide(out(r, h), p_.kv_rank, *sum++);
+    }
+  }
+
+ private:
+  /// Queries at equal distances in memory: one head of several rows, or the heads of one.
+  struct Queries {
+    const float *latent, *rope;
+    size_t latent_stride, rope_stride, count;
+    float* scores;
+    float* out;
+    size_t scores_stride, out_stride;
+  };
+
+  [[nodiscard]] size_t width() const { return p_.kv_rank + p_.rope_dim; }
+  [[nodiscard]] float* out(size_t r, size_t h) const { return p_.out.row(r) + h * p_.kv_rank; }
+  /// Of one of `rows`, the rows of this call of attend().
+  [[nodiscard]] float* scores(Range rows, size_t r, size_t h) const {
+    return scores_.get() + ((h - heads_.first) * rows.size() + r - rows.first) * longest_;
+  }
+
+  /// Calls part(queries) for the queries of `some` of the rows.
+  template <class Part>
+  HWY_INLINE void over_queries(Range rows, Range some, const Part& part) const {
+    const bool by_row = some.size() == 1;
+    for (size_t i = 0; i < (by_row ? 1 : heads_.size()); ++i) {
+      const size_t r = some.first, h = heads_.first + i;
+      part(Queries{
+          .latent = p_.q_latent.row(r) + h * p_.kv_rank,
+          .rope = p_.q_rope.row(r) + h * p_.rope_dim,
+          .latent_stride = by_row ? p_.kv_rank : p_.q_latent.stride,
+          .rope_stride = by_row ? p_.rope_dim : p_.q_rope.stride,
+          .count = by_row ? heads_.size() : some.size(),
+          .scores = scores(rows, r, h),
+          .out = out(r, h),
+          .scores_stride = by_row ? rows.size() * longest_ : longest_,
+          .out_stride = by_row ? p_.kv_rank : p_.out.stride,
+      });
+    }
+  }
+
+  template <class Part>
+  HWY_INLINE void over_positions(size_t row, size_t first, size_t last, const Part& part) const {
+    over_blocks(p_.rows[row], p_.block_tokens, width(), first, last, part);
+  }
+
+  HWY_INLINE void score(const Queries& q, size_t t, size_t count, const float* kv) const {
+    score_block({.q = q.latent,
+                 .q_rope = q.rope,
+                 .q_stride = q.latent_stride,
+                 .q_rope_stride = q.rope_stride,
+                 .queries = q.count,
+                 .n = p_.kv_rank,
+                 .rope_dim = p_.rope_dim,
+                 .scale = p_.scale},
+                {kv, width()}, {kv + p_.kv_rank, width()}, count, rope_scores_.get(), q.scores + t,
+                q.scores_stride);
+  }
+
+  const MlaAbsorbedParams& p_;
+  Range heads_;
+  size_t longest_;
+  std::unique_ptr<float[]> scores_;       ///< [heads, rows of attend(), longest]
+  std::unique_ptr<float[]> rope_scores_;  ///< scratch, [queries, block_tokens]
+};
+
+void mla_absorbed(const MlaAbsorbedParams& p, Range rows, Range heads) {
+  AbsorbedHeads some(p, heads, std::min(rows.size(), kRowsTogether), longest_context(p.rows, rows));
+  for (size_t r = rows.first; r < rows.last;) {
+    const size_t last = end_of_shared_blocks(p.rows, r, std::min(rows.last, r + kRowsTogether));
+    some.attend({r, last});
+    r = last;
+  }
+}
 
 /// One head of mla_expanded for rows over the same blocks, and that head's keys and values.
 class ExpandedHead {
@@ -304,10 +398,7 @@ void mla_expanded(const MlaExpandedParams& p, Range rows, Range heads) {
     for (size_t r = rows.first; r < rows.last;) {
       const auto* blocks = p.rows[r].blocks.data();
       if (r > rows.first && blocks != p.rows[r - 1].blocks.data()) head.reset();
-      size_t last = r + 1;
-      while (last < rows.last && last - r < kRowsTogether && p.rows[last].blocks.data() == blocks) {
-        ++last;
-      }
+      const size_t last = end_of_shared_blocks(p.rows, r, std::min(rows.last, r + kRowsTogether));
       head.attend({r, last});
       r = last;
     }

@@ -100,6 +100,15 @@ HWY_INLINE void dot_tile(const float* const (&x)[kRows], const Row (&w)[kOutputs
       }
     }
   }
+  if constexpr (kVecs == 1 && kRows * kOutputs == 16) {
+    if (whole == n) {
+      alignas(64) PartialSums all[16];
+      for (size_t i = 0; i < 16; ++i) {
+        hn::StoreU(sums[i / kOutputs][i % kOutputs][0], kFloats, all[i].data());
+      }
+      return add_16_trees(all, &out[0][0]);
+    }
+  }
   for (size_t r = 0; r < kRows; ++r) {
     for (size_t o = 0; o < kOutputs; ++o) {
       if (whole == n) {
@@ -176,9 +185,9 @@ HWY_NOINLINE void dot_few(const float* x, size_t x_stride, size_t rows, const Ro
 // changes no bit: each partial sum gets the same products in the same order.
 
 constexpr size_t kTileRows = 4;
-constexpr size_t kTileOutputs = kVecs == 2 ? 3 : 6;  // 12 or 24 accumulators
+constexpr size_t kTileOutputs = kVecs == 2 ? 3 : 4;  // 12 or 16 accumulators
 constexpr size_t kBlockRows = 12;
-constexpr size_t kBlockOutputs = 12;
+constexpr size_t kBlockOutputs = kVecs == 2 ? 12 : 16;
 constexpr size_t kBlockLength = 256;
 static_assert(kBlockRows % kTileRows == 0 && kBlockOutputs % kTileOutputs == 0 &&
               kBlockLength % kNumPartialSums == 0);
@@ -229,9 +238,8 @@ template <class Row>
 HWY_NOINLINE void dot_block(const float* x, size_t x_stride, size_t rows, const RowsOf<Row>& w,
                             size_t outputs, size_t n, float* out, size_t out_stride) {
   alignas(64) PartialSums sums[kBlockRows * kBlockOutputs];
-  for (size_t r = 0; r < rows; ++r) {
-    for (size_t o = 0; o < outputs; ++o) sums[r * kBlockOutputs + o].fill(0.0F);
-  }
+  static_assert(kBlockRows * kBlockOutputs % 16 == 0);
+  for (PartialSums& lanes : sums) lanes.fill(0.0F);
   const size_t whole = n - n % kNumPartialSums;
   for (size_t k = 0; k < whole; k += kBlockLength) {
     const size_t length = std::min(kBlockLength, whole - k);
@@ -247,16 +255,18 @@ HWY_NOINLINE void dot_block(const float* x, size_t x_stride, size_t rows, const 
       }
     }
   }
+  float results[kBlockRows * kBlockOutputs];
   for (size_t r = 0; r < rows; ++r) {
     for (size_t o = 0; o < outputs; ++o) {
       PartialSums& lanes = sums[r * kBlockOutputs + o];
       for (size_t k = whole; k < n; ++k) {
         lanes[k - whole] = std::fma(x[r * x_stride + k], w.row(o).at(k), lanes[k - whole]);
       }
-      V vecs[kVecs];
-      for (size_t v = 0; v < kVecs; ++v) vecs[v] = hn::LoadU(kFloats, lanes.data() + v * kLanes);
-      out[r * out_stride + o] = add_tree(vecs);
     }
+  }
+  for (size_t i = 0; i < rows * kBlockOutputs; i += 16) add_16_trees(sums + i, results + i);
+  for (size_t r = 0; r < rows; ++r) {
+    std::copy_n(results + r * kBlockOutputs, outputs, out + r * out_stride);
   }
 }
 

@@ -43,6 +43,17 @@ const KernelSet& target_kernels() {
     .mla_expanded = mla_expanded,
     .combine = combine,
   };
+#if TROUPE_VNNI
+  if (__builtin_cpu_supports("avx512vnni") != 0) {
+    static const KernelSet kWithVnni = [] {
+      KernelSet set = kSet;
+      set.target = "avx3-vnni";
+      set.quantised_gemm = vnni_gemm;
+      return set;
+    }();
+    return kWithVnni;
+  }
+#endif
   return kSet;
 }
 
