@@ -35,15 +35,14 @@ void quantised_gemm(const QuantisedGemmParams& p, Range outputs);
 #define TROUPE_VNNI 0
 #endif
 
+#if TROUPE_VNNI
+HWY_PUSH_ATTRIBUTES(HWY_TARGET_STR ",avx512vnni")
+#else
 HWY_BEFORE_NAMESPACE();
+#endif
 namespace troupe::kernels::HWY_NAMESPACE {
 
 #if HWY_ARCH_X86 && (HWY_TARGETS & HWY_AVX2)
-
-#if TROUPE_VNNI
-// For the rest of this file, which runs only where the CPU has them.
-HWY_PUSH_ATTRIBUTES("avx512vnni")
-#endif
 
 // Loops over a tile: unrolled early, or GCC keeps the tile in memory.
 #undef TROUPE_UNROLL
@@ -468,20 +467,17 @@ void quantised_gemm_with(const QuantisedGemmParams& p, Range outputs) {
 }
 
 #if TROUPE_VNNI
-void vnni_gemm(const QuantisedGemmParams& p, Range outputs) {
+void vnni_gemm(const QuantisedGemmParams& p, Range outputs){
 #else
 void quantised_gemm(const QuantisedGemmParams& p, Range outputs) {
 #endif
-  if (p.w.group_scales.dtype == DType::kBF16) {
-    quantised_gemm_with<DType::kBF16>(p, outputs);
-  } else {
-    quantised_gemm_with<DType::kF32>(p, outputs);
-  }
+    if (p.w.group_scales.dtype == DType::kBF16) {
+      quantised_gemm_with<DType::kBF16>(p, outputs);
 }
-
-#if TROUPE_VNNI
-HWY_POP_ATTRIBUTES
-#endif
+else {
+  quantised_gemm_with<DType::kF32>(p, outputs);
+}
+}
 
 #else
 
@@ -493,6 +489,10 @@ void quantised_gemm(const QuantisedGemmParams& p, Range outputs) {
 #endif
 
 }  // namespace troupe::kernels::HWY_NAMESPACE
+#if TROUPE_VNNI
+HWY_POP_ATTRIBUTES
+#else
 HWY_AFTER_NAMESPACE();
+#endif
 
 #endif
