@@ -1,15 +1,19 @@
-// troupe eval: accuracy on held-out examples, the yardstick for every change of precision.
+// troupe eval: accuracy on held-out examples, and how far a model is from another: the yardsticks
+// for every change of precision.
 
 #include <unistd.h>
 
 #include <boost/json.hpp>
 #include <cstdio>
+#include <filesystem>
 #include <fstream>
 #include <map>
 
 #include "apps/command.hpp"
 #include "apps/local_options.hpp"
+#include "base/random.hpp"
 #include "model/chat_format.hpp"
+#include "model/divergence.hpp"
 #include "model/tokenizer.hpp"
 
 namespace troupe::apps {
@@ -59,11 +63,86 @@ std::string stripped(const std::string& text) {
   return text.substr(first, text.find_last_not_of(blanks) - first + 1);
 }
 
+/// Where the examples are, whether or not they exist.
+std::string examples_path(const Values& values) {
+  return values.count("examples") != 0 ? values["examples"].as<std::string>()
+                                       : values["model"].as<std::string>() + "/eval.jsonl";
+}
+
+constexpr size_t kRandomSequence = 128;
+
+/// What both models read: the examples with their answers, or random tokens if there are none.
+Result<std::vector<std::vector<TokenId>>> read_sequences(const Values& values, size_t vocab_size,
+                                                         size_t num_positions) {
+  std::vector<std::vector<TokenId>> sequences;
+  size_t positions = 0;
+  const auto add = [&](std::vector<TokenId> tokens) {
+    tokens.resize(std::min(tokens.size(), num_positions - positions));
+    positions += tokens.size();
+    sequences.push_back(std::move(tokens));
+  };
+  const std::string path = examples_path(values);
+  if (values.count("examples") == 0 && !std::filesystem::exists(path)) {
+    while (positions < num_positions) {
+      std::vector<TokenId> tokens(kRandomSequence);
+      for (size_t i = 0; i < tokens.size(); ++i) {
+        tokens[i] = static_cast<TokenId>(random_bits(0, positions + i) % vocab_size);
+      }
+      add(std::move(tokens));
+    }
+    return sequences;
+  }
+  const std::vector<Example> examples = TRY(read_examples(path));
+  const model::Tokenizer tokenizer = TRY(model::Tokenizer::load(values["model"].as<std::string>()));
+  const model::ChatFormat format = TRY(model::ChatFormat::detect(tokenizer));
+  for (size_t i = 0; i < examples.size() && positions < num_positions; ++i) {
+    const model::ChatMessage message{.content = examples[i].prompt};
+    std::vector<TokenId> tokens = TRY(format.encode(tokenizer, {&message, 1}));
+    const std::vector<TokenId> answer = TRY(tokenizer.encode(examples[i].answer));
+    tokens.insert(tokens.end(), answer.begin(), answer.end());
+    add(std::move(tokens));
+  }
+  return sequences;
+}
+
+Result<int> compare(const Values& values) {
+  const auto wanted = values["positions"].as<uint32_t>();
+  if (wanted == 0) return Error{Code::kInvalidArgument, "--positions must be at least 1"};
+  const auto reference_directory = values["against"].as<std::string>();
+  const auto checkpoint = TRY(model::Checkpoint::open(reference_directory));
+  const auto reference = TRY(actors::LocalModel::load(checkpoint, TRY(read_local_options(values))));
+  const auto other = TRY(load_local_model(values));
+  const size_t vocab_size = reference->config().vocab_size;
+  if (vocab_size != other->config().vocab_size) {
+    return Error{Code::kInvalidArgument,
+                 reference_directory + " has " + std::to_string(vocab_size) + " tokens, " +
+                     values["model"].as<std::string>() + " has " +
+                     std::to_string(other->config().vocab_size) + ": they cannot be compared"};
+  }
+  const bool terminal = isatty(fileno(stderr)) != 0;
+  model::Divergence divergence;
+  for (const auto& tokens : TRY(read_sequences(values, vocab_size, wanted))) {
+    std::vector<float> expected;
+    TRY(reference->logits(tokens, [&](uint32_t, std::span<const float> row) {
+      expected.insert(expected.end(), row.begin(), row.end());
+    }));
+    TRY(other->logits(tokens, [&](uint32_t position, std::span<const float> row) {
+      divergence.add(std::span(expected).subspan(position * vocab_size, vocab_size), row);
+    }));
+    if (terminal) std::fprintf(stderr, "\r%zu of %u positions", divergence.positions(), wanted);
+  }
+  if (terminal) std::fprintf(stderr, "\r\033[K");
+  std::printf("positions            %zu\n", divergence.positions());
+  std::printf("top-1 agreement      %.2f %%\n", 100 * divergence.top1_agreement());
+  std::printf("KL divergence, mean  %.3g nats\n", divergence.mean_kl());
+  std::printf("KL divergence, p99   %.3g nats\n", divergence.kl_quantile(0.99));
+  std::printf("logits' error        %.2f %%\n", 100 * divergence.relative_error());
+  return kSuccess;
+}
+
 Result<int> evaluate(const Values& values) {
   const auto directory = values["model"].as<std::string>();
-  const std::string path = values.count("examples") != 0 ? values["examples"].as<std::string>()
-                                                         : directory + "/eval.jsonl";
-  const std::vector<Example> examples = TRY(read_examples(path));
+  const std::vector<Example> examples = TRY(read_examples(examples_path(values)));
   const model::Tokenizer tokenizer = TRY(model::Tokenizer::load(directory));
   const model::ChatFormat format = TRY(model::ChatFormat::detect(tokenizer));
   const auto local = TRY(load_local_model(values));
@@ -123,17 +202,23 @@ int run_eval(const Arguments& arguments) {
       .text =
           "Asks every held-out example of MODEL/eval.jsonl in the chat format, greedily, "
           "and prints the\nshare of exactly right answers per task.\n\n"
-          "  troupe eval models/demo",
+          "  troupe eval models/demo\n\n"
+          "With --against, how far the model's choices of the next token are from another's "
+          "instead: over\nthe examples with their answers, or over random tokens if MODEL has no "
+          "eval.jsonl.\n\n"
+          "  troupe eval /tmp/demo-int4 --against models/demo",
       .positional = {"model"}};
   add_local_options(line.options);
   line.options.add_options()("examples", po::value<std::string>(),
                              "JSON lines with task, prompt and answer")(
       "floor", po::value<double>()->default_value(0.0),
       "exit with code 4 if a task's accuracy is below this, 0 to 1")(
-      "show-wrong", "print the examples answered wrongly");
+      "show-wrong", "print the examples answered wrongly")(
+      "against", po::value<std::string>(), "checkpoint directory of the model to compare with")(
+      "positions", po::value<uint32_t>()->default_value(1024), "to compare, at most");
   Values values;
   if (const auto code = line.parse(arguments, values)) return *code;
-  const auto done = evaluate(values);
+  const auto done = values.count("against") != 0 ? compare(values) : evaluate(values);
   return done.ok() ? *done : fail(done.error());
 }
 

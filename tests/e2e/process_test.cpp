@@ -472,6 +472,17 @@ TEST(CommandLine, HelpIsCompleteAndMistakesAreExplained) {
   EXPECT_NE(option.output.find("did you mean '--model'"), std::string::npos) << option.output;
 }
 
+TEST(CommandLine, EvalComparesAModelWithAnother) {
+  const Finished same =
+      troupe({"eval", kDemo, "--against", kDemo, "--positions", "50", "--threads", "1"});
+  EXPECT_EQ(same.code, 0) << same.output;
+  EXPECT_NE(same.output.find("positions            50\n"), std::string::npos) << same.output;
+  EXPECT_NE(same.output.find("top-1 agreement      100.00 %\n"), std::string::npos);
+  EXPECT_NE(same.output.find("logits' error        0.00 %\n"), std::string::npos);
+  EXPECT_EQ(troupe({"eval", kDemo, "--against", kDemo, "--positions", "0"}).code, 2);
+  EXPECT_EQ(troupe({"eval", kDemo, "--against", "/nonexistent"}).code, 2);
+}
+
 TEST(CommandLine, MissingModelsAndWrongInputAreUsageErrors) {
   EXPECT_EQ(troupe({"show", "/nonexistent"}).code, 2);
   EXPECT_EQ(troupe({"generate", "--model", kDemo}).code, 2);
