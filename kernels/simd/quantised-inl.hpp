@@ -28,10 +28,15 @@ void quantised_gemm(const QuantisedGemmParams& p, Range outputs);
 }  // namespace troupe::kernels::N_AVX2
 #endif
 
+// Whether this target multiplies in tiles, and whether by VNNI. Not if AVX-512 is what the compiler
+// assumes: then there is no AVX2 for CPUs without VNNI.
+#undef TROUPE_TILES
 #undef TROUPE_VNNI
-#if HWY_ARCH_X86 && (HWY_TARGETS & HWY_AVX2)  // not if AVX-512 is what the compiler assumes
+#if HWY_ARCH_X86 && (HWY_TARGETS & HWY_AVX2)
+#define TROUPE_TILES 1
 #define TROUPE_VNNI (HWY_TARGET != HWY_AVX2)
 #else
+#define TROUPE_TILES (HWY_TARGET == HWY_NEON)
 #define TROUPE_VNNI 0
 #endif
 
@@ -42,7 +47,7 @@ HWY_BEFORE_NAMESPACE();
 #endif
 namespace troupe::kernels::HWY_NAMESPACE {
 
-#if HWY_ARCH_X86 && (HWY_TARGETS & HWY_AVX2)
+#if TROUPE_TILES
 
 // Loops over a tile: unrolled early, or GCC keeps the tile in memory.
 #undef TROUPE_UNROLL
@@ -77,7 +82,7 @@ constexpr size_t at_vec(size_t v, size_t per_panel, size_t per_vec) {
   return v / kVecs * per_panel + v % kVecs * per_vec;
 }
 
-#if !TROUPE_VNNI
+#if HWY_TARGET == HWY_AVX2
 
 HWY_INLINE int32_t sum_lanes(__m256i v) {
   const __m128i four = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
@@ -208,6 +213,84 @@ struct I8Weights {
           const __m256i pairs = _mm256_maddubs_epi16(magnitude[v], _mm256_sign_epi8(x_quad, w[v]));
           add_32(sums[r][v].raw, _mm256_madd_epi16(pairs, ones));
         }
+      }
+    }
+  }
+};
+
+#elif HWY_TARGET == HWY_NEON
+
+void quantise(const QuantiseParams& p, Range rows) { scalar::quantise(p, rows); }
+
+constexpr size_t kQuantisedTileRows = 2;
+constexpr size_t kQuantisedTilePanels = 1;
+
+/// Four activations for each of four outputs.
+HWY_INLINE int8x16_t load_quad(const int8_t* at) {
+  return vreinterpretq_s8_s32(vdupq_n_s32(load_bits<int32_t>(at)));
+}
+
+/// A weight is at most 15 and an activation 127: eight of their products fit into 16 bits.
+struct I4Weights {
+  static constexpr size_t kBytesPerBlock = kPanelBlock / 2 * kPanelRows;
+  static constexpr int32_t kAdded = kMiddleOfI4;
+
+  template <size_t kRows, size_t kTileVecs>
+  HWY_INLINE static void add_block(const uint8_t* block, size_t panel_bytes,
+                                   const ActivationRows<kRows>& x, size_t k,
+                                   I (&sums)[kRows][kTileVecs]) {
+    TROUPE_UNROLL for (size_t v = 0; v < kTileVecs; ++v) {
+      int16x8_t first[kRows], second[kRows];  // of two outputs each
+      TROUPE_UNROLL for (size_t r = 0; r < kRows; ++r) first[r] = second[r] = vdupq_n_s16(0);
+      TROUPE_UNROLL for (size_t c = 0; c < 4; ++c) {
+        const uint8x16_t both =
+            vld1q_u8(block + c * kPanelRows * kPanelQuad + at_vec(v, panel_bytes, kVecBytes));
+        const int8x16_t low = vreinterpretq_s8_u8(vandq_u8(both, vdupq_n_u8(15)));
+        const int8x16_t high = vreinterpretq_s8_u8(vshrq_n_u8(both, 4));
+        TROUPE_UNROLL for (size_t r = 0; r < kRows; ++r) {
+          const int8_t* at = x.values[r] + k + c * kPanelQuad;
+          const int8x16_t x_low = load_quad(at), x_high = load_quad(at + kPanelBlock / 2);
+          first[r] = vmlal_s8(first[r], vget_low_s8(low), vget_low_s8(x_low));
+          first[r] = vmlal_s8(first[r], vget_low_s8(high), vget_low_s8(x_high));
+          second[r] = vmlal_high_s8(second[r], low, x_low);
+          second[r] = vmlal_high_s8(second[r], high, x_high);
+        }
+      }
+      TROUPE_UNROLL for (size_t r = 0; r < kRows; ++r) {
+        sums[r][v].raw =
+            vaddq_s32(sums[r][v].raw, vpaddq_s32(vpaddlq_s16(first[r]), vpaddlq_s16(second[r])));
+      }
+    }
+  }
+};
+
+/// Two products of 128 * 127 fit into 16 bits.
+struct I8Weights {
+  static constexpr size_t kBytesPerBlock = kPanelBlock * kPanelRows;
+  static constexpr int32_t kAdded = 0;
+
+  template <size_t kRows, size_t kTileVecs>
+  HWY_INLINE static void add_block(const uint8_t* block, size_t panel_bytes,
+                                   const ActivationRows<kRows>& x, size_t k,
+                                   I (&sums)[kRows][kTileVecs]) {
+    constexpr size_t kQuadBytes = kPanelRows * kPanelQuad;
+    TROUPE_UNROLL for (size_t v = 0; v < kTileVecs; ++v) {
+      int32x4_t first[kRows], second[kRows];  // of two outputs each
+      TROUPE_UNROLL for (size_t r = 0; r < kRows; ++r) first[r] = second[r] = vdupq_n_s32(0);
+      TROUPE_UNROLL for (size_t q = 0; q < kPanelBlock / kPanelQuad; q += 2) {
+        const auto* at = reinterpret_cast<const int8_t*>(block) + q * kQuadBytes +
+                         at_vec(v, panel_bytes, kVecBytes);
+        const int8x16_t w0 = vld1q_s8(at), w1 = vld1q_s8(at + kQuadBytes);
+        TROUPE_UNROLL for (size_t r = 0; r < kRows; ++r) {
+          const int8_t* x_at = x.values[r] + k + q * kPanelQuad;
+          const int8x16_t x0 = load_quad(x_at), x1 = load_quad(x_at + kPanelQuad);
+          first[r] = vpadalq_s16(first[r], vmlal_s8(vmull_s8(vget_low_s8(w0), vget_low_s8(x0)),
+                                                    vget_low_s8(w1), vget_low_s8(x1)));
+          second[r] = vpadalq_s16(second[r], vmlal_high_s8(vmull_high_s8(w0, x0), w1, x1));
+        }
+      }
+      TROUPE_UNROLL for (size_t r = 0; r < kRows; ++r) {
+        sums[r][v].raw = vaddq_s32(sums[r][v].raw, vpaddq_s32(first[r], second[r]));
       }
     }
   }
@@ -423,8 +506,10 @@ void panels_over_rows(const QuantisedGemmParams& p, Range rows, size_t output) {
     switch (num_rows) {
       case 1: tile<Weights, kScale, kZeros, 1, kPanels>(p, r, output, ahead); break;
       case 2: tile<Weights, kScale, kZeros, 2, kPanels>(p, r, output, ahead); break;
+#if HWY_ARCH_X86
       case 3: tile<Weights, kScale, kZeros, 3, kPanels>(p, r, output, ahead); break;
       case 4: tile<Weights, kScale, kZeros, 4, kPanels>(p, r, output, ahead); break;
+#endif
 #if TROUPE_VNNI
       case 5: tile<Weights, kScale, kZeros, 5, kPanels>(p, r, output, ahead); break;
       case 6: tile<Weights, kScale, kZeros, 6, kPanels>(p, r, output, ahead); break;
