@@ -271,6 +271,30 @@ TEST_F(WrittenCheckpoint, RefusesADirectoryWithAnythingElse) {
   EXPECT_THAT(refusal(first), HasSubstr("already holds a checkpoint"));
 }
 
+TEST_F(WrittenCheckpoint, IsRefusedBeforeItStartsWithoutRoomOnTheDisk) {
+  config.set("hidden_size", "32768").set("moe_intermediate_size", "1048576");  // terabytes
+  FailingSource source(0);
+  const auto saved = save(plan("int4-g32", "int8"), source);
+  ASSERT_FALSE(saved.ok());
+  EXPECT_EQ(saved.error().code, Code::kResourceExhausted);
+  EXPECT_THAT(saved.error().message, HasSubstr("MiB more, and "));
+  EXPECT_EQ(source.reads, 0U);
+  for (const auto& [name, text] : files_of(dir / "out")) {
+    EXPECT_THAT(name, ::testing::Not(HasSubstr("safetensors")));  // but what names the run
+  }
+}
+
+TEST_F(WrittenCheckpoint, IsRefusedBeforeItStartsWithoutMemoryForItsThreads) {
+  FailingSource source(0);
+  SavePlan greedy = plan("int8", "int8");
+  greedy.num_threads = size_t{1} << 30U;
+  const auto saved = save(greedy, source);
+  ASSERT_FALSE(saved.ok());
+  EXPECT_EQ(saved.error().code, Code::kResourceExhausted);
+  EXPECT_THAT(saved.error().message, HasSubstr("fewer threads need less"));
+  EXPECT_EQ(source.reads, 0U);
+}
+
 TEST_F(WrittenCheckpoint, RefusesAModelOfWhichNothingFitsPanels) {
   config = tiny_v3_config();
   EXPECT_THAT(refusal(plan("int8", "int8")), HasSubstr("multiples of 16"));
