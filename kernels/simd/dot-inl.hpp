@@ -78,9 +78,10 @@ constexpr size_t kFewTileOutputs = kVecs == 1   ? (kRows <= 2 ? 8 : 4)
                                                 : (kRows == 1 ? 4 : 2);
 
 /// out[r][o] = x[r] . w[o], each by rule 1.
+/// @param ahead elements from here to the weights of the next tile, which are fetched meanwhile
 template <size_t kRows, size_t kOutputs, class Row>
 HWY_INLINE void dot_tile(const float* const (&x)[kRows], const Row (&w)[kOutputs], size_t n,
-                         float (&out)[kRows][kOutputs]) {
+                         size_t ahead, float (&out)[kRows][kOutputs]) {
   V sums[kRows][kOutputs][kVecs];
   for (size_t r = 0; r < kRows; ++r) {
     for (size_t o = 0; o < kOutputs; ++o) {
@@ -94,6 +95,7 @@ HWY_INLINE void dot_tile(const float* const (&x)[kRows], const Row (&w)[kOutputs
       for (size_t r = 0; r < kRows; ++r) x_lanes[r] = hn::LoadU(kFloats, x[r] + k + v * kLanes);
       for (size_t o = 0; o < kOutputs; ++o) {
         const V w_lanes = w[o].load(k + v * kLanes);
+        if (v == 0) __builtin_prefetch(w[o].data + k + ahead);
         for (size_t r = 0; r < kRows; ++r) {
           sums[r][o][v] = hn::MulAdd(x_lanes[r], w_lanes, sums[r][o][v]);
         }
@@ -149,7 +151,7 @@ HWY_INLINE size_t dot_tiles(const float* x, size_t x_stride, const RowsOf<Row>& 
     Row w_rows[kOutputs];
     for (size_t j = 0; j < kOutputs; ++j) w_rows[j] = w.row(o + j);
     float tile[kRows][kOutputs];
-    dot_tile(x_rows, w_rows, n, tile);
+    dot_tile(x_rows, w_rows, n, kOutputs * w.stride, tile);
     for (size_t i = 0; i < kRows; ++i) {
       for (size_t j = 0; j < kOutputs; ++j) out[i * out_stride + o + j] = tile[i][j];
     }

@@ -21,7 +21,7 @@ void rms_norm(const RmsNormParams& p, Range rows) {
     const float* x = p.x.row(r);
     float* out = p.out.row(r);
     float squares[1][1];
-    dot_tile<1, 1, F32Row>({x}, {F32Row{x}}, n, squares);
+    dot_tile<1, 1, F32Row>({x}, {F32Row{x}}, n, 0, squares);
     const float scale = 1.0F / std::sqrt(squares[0][0] / static_cast<float>(n) + p.eps);
     const V scale_lanes = hn::Set(kFloats, scale);
     size_t i = 0;
