@@ -2,6 +2,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <limits>
 #include <mutex>
 #include <thread>
 #include <vector>
@@ -121,6 +122,7 @@ struct ThreadPool::State {
   }
 
   void call(size_t count, const std::function<void(size_t)>& f) {
+    CHECK_LE(count, std::numeric_limits<uint32_t>::max());
     task = &f;
     for (size_t t = 0; t < shares.size(); ++t) {
       shares[t].left.store({static_cast<uint32_t>(count * t / shares.size()),
