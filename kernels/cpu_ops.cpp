@@ -193,13 +193,8 @@ class CpuOps final : public Ops {
   /// Neighbouring rows over the same blocks, at most `most` together.
   static std::vector<Range> runs_over_same_blocks(std::span<const AttentionRow> rows, size_t most) {
     std::vector<Range> runs;
-    for (size_t r = 0; r < rows.size(); ++r) {
-      if (r > 0 && rows[r].blocks.data() == rows[r - 1].blocks.data() &&
-          runs.back().size() < most) {
-        runs.back().last = r + 1;
-      } else {
-        runs.push_back({r, r + 1});
-      }
+    for (size_t r = 0; r < rows.size(); r = runs.back().last) {
+      runs.push_back({r, end_of_shared_blocks(rows, r, std::min(rows.size(), r + most))});
     }
     return runs;
   }

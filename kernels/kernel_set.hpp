@@ -45,6 +45,13 @@ struct QuantisedGemmParams {
 /// Rows over the same blocks that attention may take through keys and values together.
 inline constexpr size_t kRowsTogether = 12;
 
+/// The end of the neighbouring rows from `first` on that are over the same blocks, at most `limit`.
+inline size_t end_of_shared_blocks(std::span<const AttentionRow> rows, size_t first, size_t limit) {
+  size_t last = first + 1;
+  while (last < limit && rows[last].blocks.data() == rows[first].blocks.data()) ++last;
+  return last;
+}
+
 struct KernelSet {
   const char* target;
   void (*embed)(const EmbedParams&, Range rows);

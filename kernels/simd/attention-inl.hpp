@@ -169,13 +169,6 @@ size_t longest_context(std::span<const AttentionRow> rows, Range range) {
   return longest;
 }
 
-/// The end of the rows from `first` on, at most `limit`, that are over the same blocks.
-size_t end_of_shared_blocks(std::span<const AttentionRow> rows, size_t first, size_t limit) {
-  size_t last = first + 1;
-  while (last < limit && rows[last].blocks.data() == rows[first].blocks.data()) ++last;
-  return last;
-}
-
 /// Some heads of mla_absorbed for rows over the same blocks.
 class AbsorbedHeads {
  public:

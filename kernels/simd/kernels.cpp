@@ -48,7 +48,7 @@ const KernelSet& target_kernels() {
     static const KernelSet kWithVnni = [] {
       KernelSet set = kSet;
       set.target = "avx3-vnni";
-      set.quantised_gemm = vnni_gemm;
+      set.quantised_gemm = tiled_gemm;
       return set;
     }();
     return kWithVnni;

@@ -479,6 +479,18 @@ TEST(CommandLine, EvalComparesAModelWithAnother) {
   EXPECT_NE(same.output.find("positions            50\n"), std::string::npos) << same.output;
   EXPECT_NE(same.output.find("top-1 agreement      100.00 %\n"), std::string::npos);
   EXPECT_NE(same.output.find("logits' error        0.00 %\n"), std::string::npos);
+  const std::string coarse = ::testing::TempDir() + "coarse-" + std::to_string(getpid());
+  ASSERT_EQ(troupe({"quantize", kDemo, coarse, "--scheme", "int4-g128"}).code, 0);
+  const Finished other =
+      troupe({"eval", coarse, "--against", kDemo, "--positions", "50", "--threads", "1"});
+  std::filesystem::remove_all(coarse);
+  EXPECT_EQ(other.code, 0) << other.output;
+  double error = 0;
+  const size_t at = other.output.find("logits' error");
+  ASSERT_NE(at, std::string::npos) << other.output;
+  ASSERT_EQ(std::sscanf(other.output.c_str() + at, "logits' error %lf", &error), 1);
+  EXPECT_GT(error, 1);  // percent
+  EXPECT_LT(error, 60);
   EXPECT_EQ(troupe({"eval", kDemo, "--against", kDemo, "--positions", "0"}).code, 2);
   EXPECT_EQ(troupe({"eval", kDemo, "--against", "/nonexistent"}).code, 2);
 }

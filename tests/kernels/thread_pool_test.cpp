@@ -50,6 +50,18 @@ TEST(ThreadPool, RunsTasksOnAllItsThreadsAtOnceTheCallerIncluded) {
   EXPECT_TRUE(threads.contains(std::this_thread::get_id()));
 }
 
+TEST(ThreadPool, TakesOverWhatABusyThreadHasNotBegun) {
+  ThreadPool pool(2);
+  constexpr int kTasks = 101;
+  std::atomic<int> done{0};
+  pool.parallel_for(kTasks, [&](size_t i) {
+    // The first index ends last: the other thread has to run all that follow it.
+    while (i == 0 && done.load() < kTasks - 1) std::this_thread::yield();
+    done.fetch_add(1);
+  });
+  EXPECT_EQ(done.load(), kTasks);
+}
+
 TEST(ThreadPool, RunsACallFromInsideATaskInThatTasksThread) {
   ThreadPool pool(3);
   ThreadPool other(2);
