@@ -21,7 +21,8 @@ constexpr std::chrono::seconds kLoadInterval{1};
 /// A dispatch as it waits and is computed.
 struct PendingDispatch {
   transport::Frame frame;
-  std::shared_ptr<transport::Buffer> results;  ///< [assignments, hidden]
+  std::shared_ptr<transport::Link> link = nullptr;  ///< to its router
+  Result<void> answered;                            ///< once it is computed
 };
 
 /// What jobs share; one job at a time.
@@ -67,19 +68,42 @@ Result<void> load_experts(ShardEngine& engine, const model::Checkpoint& checkpoi
   return {};
 }
 
-void compute_batch(ShardEngine& engine, kernels::Ops& ops, LayerIdx layer, size_t hidden,
-                   std::vector<PendingDispatch>& batch) {
+/// An answer, labelled with the dispatch's own epoch, so that a late one never passes for a newer
+/// one.
+transport::Frame answer_to(const experts::DispatchKey& key, transport::FrameKind kind,
+                           std::shared_ptr<const transport::Buffer> rows, size_t hidden) {
+  const size_t row_bytes = hidden * sizeof(float);
+  const size_t num_rows = rows == nullptr ? 0 : rows->size() / row_bytes;
+  return {.header = {.kind = kind,
+                     .epoch = key.epoch,
+                     .step = key.step,
+                     .layer = key.layer,
+                     .attempt = key.attempt,
+                     .num_rows = static_cast<uint32_t>(num_rows),
+                     .hidden = static_cast<uint32_t>(hidden)},
+          .payload = std::move(rows)};
+}
+
+/// Computes the batch and answers from here: the routers wait, and the actor has nothing to decide.
+void compute_and_answer(ShardEngine& engine, kernels::Ops& ops, LayerIdx layer, size_t hidden,
+                        const std::vector<experts::DispatchKey>& keys,
+                        std::vector<PendingDispatch>& batch) {
   engine.tasks.clear();
-  for (PendingDispatch& dispatch : batch) {
+  std::vector<std::shared_ptr<transport::Buffer>> results;  // [assignments, hidden] each
+  for (const PendingDispatch& dispatch : batch) {
     const auto& assignments = dispatch.frame.header.assignments;
-    dispatch.results = transport::Buffer::allocate(assignments.size() * hidden * sizeof(float));
+    results.push_back(transport::Buffer::allocate(assignments.size() * hidden * sizeof(float)));
     for (size_t i = 0; i < assignments.size(); ++i) {
       engine.tasks.push_back({.in = dispatch.frame.payload->floats() + assignments[i].row * hidden,
-                              .out = dispatch.results->floats() + i * hidden,
+                              .out = results.back()->floats() + i * hidden,
                               .expert = assignments[i].expert});
     }
   }
   compute_experts(ops, engine.table, layer, engine.tasks, hidden, engine.scratch);
+  for (size_t i = 0; i < batch.size(); ++i) {
+    batch[i].answered = batch[i].link->send(
+        answer_to(keys[i], transport::FrameKind::kCombine, std::move(results[i]), hidden));
+  }
 }
 
 /// "layers 1-4: 0-5 (24)" for people; a placement without such a shape gives the count alone.
@@ -191,13 +215,12 @@ class ExpertShardShell {
                                    .step = header.step,
                                    .layer = header.layer,
                                    .attempt = header.attempt};
-    if (header.hidden != services_->checkpoint->config().hidden_size) {
-      return answer(key, transport::FrameKind::kFailed, nullptr, 0);
-    }
+    if (header.hidden != services_->checkpoint->config().hidden_size) return refuse(key);
     std::vector<ExpertIdx> wanted;
     wanted.reserve(header.assignments.size());
     for (const transport::Assignment& work : header.assignments) wanted.push_back(work.expert);
-    arrived_anew_ = waiting_.try_emplace(key, PendingDispatch{.frame = frame}).second;
+    arrived_anew_ =
+        waiting_.try_emplace(key, PendingDispatch{.frame = frame, .link = link->second}).second;
     act(experts::RowsArrived{
         .key = key, .num_rows = header.num_rows, .experts = std::move(wanted)});
   }
@@ -281,7 +304,7 @@ class ExpertShardShell {
       return;  // the first copy, queued or being computed, will be answered
     }
     waiting_.erase(e.key);
-    answer(e.key, transport::FrameKind::kFailed, nullptr, 0);
+    refuse(e.key);
   }
 
   void perform(const experts::RunBatch& e) {
@@ -298,7 +321,7 @@ class ExpertShardShell {
                                  engine = engine_, ops = services_->ops,
                                  hidden = services_->checkpoint->config().hidden_size,
                                  me = caf::actor_cast<caf::actor>(self_)] {
-      compute_batch(*engine, *ops, layer, hidden, *batch);
+      compute_and_answer(*engine, *ops, layer, hidden, keys, *batch);
       caf::anon_send(me, JobDone{[this, batch, keys] { batch_done(keys, *batch); }});
     });
   }
@@ -309,8 +332,12 @@ class ExpertShardShell {
       for (const transport::Assignment& work : batch[i].frame.header.assignments) {
         load_.add(keys[i].layer, work.expert);
       }
-      answer(keys[i], transport::FrameKind::kCombine, batch[i].results,
-             static_cast<uint32_t>(batch[i].frame.header.assignments.size()));
+      const auto link = links_.find(keys[i].router);
+      // Otherwise the router is gone, or linked anew, and nobody waits.
+      const bool awaited = link != links_.end() && link->second == batch[i].link;
+      if (awaited && !batch[i].answered.ok()) {
+        answer_failed(keys[i].router, batch[i].answered.error());
+      }
     }
     act(experts::BatchComputed{});
     if (load_due_) return;
@@ -318,24 +345,16 @@ class ExpertShardShell {
     self_->delayed_send(self_, kLoadInterval, LoadDue{});
   }
 
-  /// Labelled with the dispatch's own epoch, so that a late answer never passes for a newer one.
-  void answer(const experts::DispatchKey& key, transport::FrameKind kind,
-              std::shared_ptr<const transport::Buffer> rows, uint32_t num_rows) {
+  void refuse(const experts::DispatchKey& key) {
     const auto link = links_.find(key.router);
-    if (link == links_.end()) return;  // the router is gone; nobody waits
-    transport::Frame frame{.header = {.kind = kind,
-                                      .cluster = services_->cluster,
-                                      .epoch = key.epoch,
-                                      .source = services_->self,
-                                      .step = key.step,
-                                      .layer = key.layer,
-                                      .attempt = key.attempt,
-                                      .num_rows = num_rows,
-                                      .hidden = services_->checkpoint->config().hidden_size},
-                           .payload = std::move(rows)};
-    if (const auto sent = link->second->send(std::move(frame)); !sent.ok()) {
-      report_failure(key.router, Error{sent.error()}.with_context("answering a dispatch"));
-    }
+    if (link == links_.end()) return;
+    const auto sent = link->second->send(answer_to(key, transport::FrameKind::kFailed, nullptr,
+                                                   services_->checkpoint->config().hidden_size));
+    if (!sent.ok()) answer_failed(key.router, sent.error());
+  }
+
+  void answer_failed(NodeId router, Error error) {
+    report_failure(router, std::move(error).with_context("answering a dispatch"));
   }
 
   static void say(transport::FrameKind kind, Epoch epoch, transport::Link& link) {

@@ -34,10 +34,10 @@ struct PortStats {
   uint64_t frames_rejected = 0;  ///< corrupt, of another cluster or version, or too large
 };
 
-/// Runs on the driver's thread for each accepted frame: must only hand it on, never block or
-/// compute.
+/// Runs for each accepted frame on the driver's thread or a sender's: must only hand it on, never
+/// block or compute.
 using FrameHandler = std::function<void(Frame frame)>;
-/// Runs on the driver's thread, once, when the transport itself sees that a peer is gone.
+/// Runs there, once, when the transport itself sees that a peer is gone.
 using LinkDownHandler = std::function<void(NodeId peer, Error reason)>;
 
 /// A way to one peer. Thread-safe.

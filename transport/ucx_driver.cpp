@@ -35,6 +35,8 @@ constexpr int kLastRounds = 1000;
 // driver looks again after this long instead of spinning.
 constexpr int kStuckPollMs = 2;
 constexpr int kFruitlessRounds = 16;
+// A sender does so much for the others; then it wakes the driver's thread.
+constexpr int kSendersRounds = 4;
 
 Error lost_peer(ucs_status_t status) {
   return Error{Code::kUnavailable, std::string("UCX lost the peer: ") + ucs_status_string(status)};
@@ -59,17 +61,26 @@ CommandQueue::CommandQueue() : event_fd_(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC))
 CommandQueue::~CommandQueue() { ::close(event_fd_); }
 
 bool CommandQueue::push(UcxCommand command) {
-  const std::lock_guard lock(mutex_);
-  if (shut_) return false;
-  commands_.push_back(std::move(command));
-  wake();
+  std::unique_lock<std::mutex> turn;
+  {
+    const std::lock_guard lock(mutex_);
+    if (shut_) return false;
+    const bool sends = command.kind == UcxCommand::Kind::kSend;
+    commands_.push_back(std::move(command));
+    // Whoever has the turn looks for commands before giving it up.
+    if (!std::exchange(asleep_, false)) return true;
+    if (sends) turn = std::unique_lock(turn_, std::try_to_lock);
+    // If it is taken, the driver's thread is awake, or about to sleep and then wakes by this.
+    if (!turn.owns_lock()) wake_driver();
+  }
+  if (turn.owns_lock()) take_turn_();
   return true;
 }
 
 void CommandQueue::shut() {
   const std::lock_guard lock(mutex_);
   shut_ = true;
-  wake();
+  if (std::exchange(asleep_, false)) wake_driver();
 }
 
 bool CommandQueue::take(std::vector<UcxCommand>& out) {
@@ -91,8 +102,7 @@ void CommandQueue::woke() {
   [[maybe_unused]] const auto n = ::read(event_fd_, &count, sizeof(count));
 }
 
-void CommandQueue::wake() {
-  if (!std::exchange(asleep_, false)) return;
+void CommandQueue::wake_driver() const {
   const uint64_t one = 1;
   [[maybe_unused]] const auto n = ::write(event_fd_, &one, sizeof(one));
 }
@@ -150,18 +160,32 @@ void UcxDriver::unseat(Seat& seat) {
 }
 
 void UcxDriver::run() {
+  std::unique_lock turn(commands_.turn());
   while (!stopping_) {
-    bool worked = take_commands();
-    worked |= progress();
-    worked |= settle();
-    if (worked) {
+    if (round()) {
       fruitless_rounds_ = 0;
       if (ucx_.spin_ns > 0) last_work_ns_ = monotonic_ns();
     } else if (ucx_.spin_ns == 0 || monotonic_ns() - last_work_ns_ >= ucx_.spin_ns) {
-      sleep();
+      sleep(turn);
     }
   }
   shut_down();
+}
+
+/// In a sender's thread, with the turn.
+void UcxDriver::take_turn() {
+  for (int rounds = 0; rounds < kSendersRounds; ++rounds) {
+    if (round()) continue;
+    if (arm() && commands_.announce_sleep()) return;
+  }
+  commands_.wake_driver();
+}
+
+bool UcxDriver::round() {
+  bool worked = take_commands();
+  worked |= progress();
+  worked |= settle();
+  return worked;
 }
 
 bool UcxDriver::take_commands() {
@@ -197,20 +221,29 @@ bool UcxDriver::settle() {
   return true;
 }
 
-void UcxDriver::sleep() {
-  bool can_sleep = true;
+bool UcxDriver::arm() {
+  bool armed = true;
   for (Seat* seat : seats_) {
     if (!seat->armed) seat->armed = ucp_worker_arm(seat->worker->handle()) == UCS_OK;
-    can_sleep &= seat->armed;
+    armed &= seat->armed;
   }
+  return armed;
+}
+
+void UcxDriver::sleep(std::unique_lock<std::mutex>& turn) {
+  const bool can_sleep = arm();
   if (!can_sleep && ++fruitless_rounds_ < kFruitlessRounds) return;
   if (!commands_.announce_sleep()) return;
+  turn.unlock();
   std::array<epoll_event, 16> events;
   const int num_events = epoll_wait(epoll_fd_, events.data(), static_cast<int>(events.size()),
                                     can_sleep ? -1 : kStuckPollMs);
+  turn.lock();
   commands_.woke();
   for (int i = 0; i < num_events; ++i) {
-    if (events[i].data.ptr != nullptr) static_cast<Seat*>(events[i].data.ptr)->armed = false;
+    // Another one that had the turn may have removed the seat.
+    const auto seat = std::ranges::find(seats_, events[i].data.ptr);
+    if (seat != seats_.end()) (*seat)->armed = false;
   }
 }
 

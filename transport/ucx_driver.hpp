@@ -2,6 +2,8 @@
 
 // The thread that owns a UCX port's workers. Everybody else hands it commands and wakes it by an
 // eventfd; it sleeps in epoll on that and on UCX's own descriptors, so an idle port costs nothing.
+// Whoever sends a frame while it sleeps does its work for a turn instead, since waking a thread
+// costs more than sending: one of them at a time has the turn.
 //
 // There is no UCX listener (64 bytes of garbage abort it): worker addresses travel over the control
 // plane. A wire to a peer is an endpoint of the network worker, which also tells when the peer is
@@ -17,6 +19,7 @@
 
 #include <atomic>
 #include <deque>
+#include <functional>
 #include <list>
 #include <map>
 #include <memory>
@@ -60,23 +63,29 @@ class CommandQueue {
   ~CommandQueue();
 
   [[nodiscard]] int event_fd() const { return event_fd_; }
-  /// False after shut().
+  /// Has the command carried out; kSend by this thread if nobody has the turn. False after shut().
   bool push(UcxCommand command);
   void shut();
 
-  /// Moves what is queued to `out`; false once shut.
+  /// For whoever has the turn: moves what is queued to `out`; false once shut.
   bool take(std::vector<UcxCommand>& out);
-  /// True if the driver may sleep: a later push will wake it.
+  /// Before the turn is given up: true if nothing is queued, and then the next push() takes it.
   bool announce_sleep();
   void woke();
+  /// The turn: whoever holds it may use the driver. The driver's thread gives it up to sleep, and
+  /// for good when shut.
+  [[nodiscard]] std::mutex& turn() { return turn_; }
+  /// What push() does with a turn. Before the first push().
+  void lend_to_senders(std::function<void()> take_turn) { take_turn_ = std::move(take_turn); }
+  void wake_driver() const;
 
  private:
-  void wake();
-
   const int event_fd_;
-  std::mutex mutex_;
+  std::function<void()> take_turn_;
+  std::mutex turn_;
+  std::mutex mutex_;  // taken with or without the turn; never held while the turn is waited for
   std::vector<UcxCommand> commands_;
-  bool asleep_ = false;
+  bool asleep_ = false;  // nobody has the turn, or the driver's thread has it and is about to sleep
   bool shut_ = false;
 };
 
@@ -89,7 +98,9 @@ class UcxDriver {
   /// All references outlive the driver.
   UcxDriver(const PortOptions& options, const UcxOptions& ucx, CommandQueue& commands,
             PortCounters& counters)
-      : options_(options), ucx_(ucx), commands_(commands), counters_(counters) {}
+      : options_(options), ucx_(ucx), commands_(commands), counters_(counters) {
+    commands_.lend_to_senders([this] { take_turn(); });
+  }
   ~UcxDriver();
 
   /// Before run(): opens what the options ask for.
@@ -155,10 +166,15 @@ class UcxDriver {
   static void on_sent(void* request, ucs_status_t status, void* argument);
   static void on_endpoint_error(void* argument, ucp_ep_h endpoint, ucs_status_t status);
 
+  /// One look at everything there is to do; false if there was nothing.
+  bool round();
   bool take_commands();
   bool progress();
   bool settle();
-  void sleep();
+  /// True if every worker will tell by its descriptor when there is something to do.
+  bool arm();
+  void sleep(std::unique_lock<std::mutex>& turn);
+  void take_turn();
   void shut_down();
 
   Result<void> seat(Seat& seat, const std::shared_ptr<UcxContext>& context);
