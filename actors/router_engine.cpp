@@ -31,8 +31,8 @@ std::optional<Result<model::SampledToken>> sample(const StepPart& part,
 
 RouterEngine::RouterEngine(const model::ModelConfig& config,
                            std::shared_ptr<const model::RouterWeights> weights, kernels::Ops& ops,
-                           KvShape kv, AttentionForm form)
-    : config_(config), weights_(std::move(weights)), kv_(kv) {
+                           kernels::ThreadPool& pool, KvShape kv, AttentionForm form)
+    : config_(config), weights_(std::move(weights)), pool_(pool), kv_(kv) {
   lanes_.reserve(kLanes);
   for (uint32_t i = 0; i < kLanes; ++i) {
     lanes_.push_back({.forward = Forward(config, *weights_, ops, kv_, form)});
@@ -115,25 +115,31 @@ Segment RouterEngine::advance(Lane& lane) {
 
 StepOutput RouterEngine::output(Lane& lane) {
   StepOutput output;
+  std::vector<const StepPart*> wanting;
+  for (const StepPart& part : lane.parts) {
+    if (part.wants_token) wanting.push_back(&part);
+  }
   const ConstRows logits = lane.forward.logits();
-  size_t num_sampled = 0;
+  CHECK_EQ(wanting.size(), logits.rows);
+  output.sampled.resize(wanting.size());
+  pool_.parallel_for(wanting.size(), [&](size_t i) {
+    output.sampled[i] = sample(*wanting[i], {logits.row(i), logits.cols});
+  });
   uint32_t first_row = 0;
   for (const StepPart& part : lane.parts) {
-    if (part.wants_token) {
-      output.sampled.push_back(sample(part, {logits.row(num_sampled++), logits.cols}));
-    }
     const auto num_scored = static_cast<uint32_t>(part.scored.size());
     for (uint32_t i = 0; i < num_scored; i += kScoredAtOnce) {
       const ConstRows rows = lane.forward.logits_of(first_row + part.first_scored + i,
                                                     std::min(kScoredAtOnce, num_scored - i));
-      for (size_t r = 0; r < rows.rows; ++r) {
-        output.scored.push_back(model::score({rows.row(r), rows.cols}, part.scored[i + r],
-                                             part.sampling.num_prompt_logprobs.value_or(0)));
-      }
+      const size_t before = output.scored.size();
+      output.scored.resize(before + rows.rows);
+      pool_.parallel_for(rows.rows, [&](size_t r) {
+        output.scored[before + r] = model::score({rows.row(r), rows.cols}, part.scored[i + r],
+                                                 part.sampling.num_prompt_logprobs.value_or(0));
+      });
     }
     first_row += static_cast<uint32_t>(part.tokens.size());
   }
-  CHECK_EQ(num_sampled, logits.rows);
   return output;
 }
 

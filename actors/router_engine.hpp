@@ -14,6 +14,7 @@
 #include "actors/next_mask.hpp"
 #include "experts/dispatch_plan.hpp"
 #include "experts/placement.hpp"
+#include "kernels/thread_pool.hpp"
 #include "model/sampling.hpp"
 #include "transport/frame.hpp"
 
@@ -60,8 +61,8 @@ struct GatheredFrame {
 class RouterEngine {
  public:
   RouterEngine(const model::ModelConfig& config,
-               std::shared_ptr<const model::RouterWeights> weights, kernels::Ops& ops, KvShape kv,
-               AttentionForm form);
+               std::shared_ptr<const model::RouterWeights> weights, kernels::Ops& ops,
+               kernels::ThreadPool& pool, KvShape kv, AttentionForm form);
 
   static constexpr uint32_t kLanes = 2;
 
@@ -102,6 +103,7 @@ class RouterEngine {
 
   const model::ModelConfig& config_;
   std::shared_ptr<const model::RouterWeights> weights_;
+  kernels::ThreadPool& pool_;  ///< tokens of several rows are chosen at the same time
   KvStore kv_;
   std::vector<Lane> lanes_;
   std::shared_ptr<const experts::Placement> placement_;

@@ -129,7 +129,7 @@ caf::actor spawn_worker(caf::actor_system& system, Process& process, const caf::
       actors::kv_holder_actor,
       kvcache::HolderOptions{config.kv_blocks, config.kv_host_blocks, config.kv_block_tokens});
   auto engine = std::make_shared<actors::RouterEngine>(
-      model, process.weights, *process.ops,
+      model, process.weights, *process.ops, process.pool,
       actors::KvShape{.num_layers = model.num_layers,
                       .num_blocks = config.kv_blocks,
                       .block_tokens = config.kv_block_tokens,

@@ -1,7 +1,10 @@
 #include "model/sampling_adjust.hpp"
 
 #include <algorithm>
+#include <bit>
+#include <limits>
 #include <unordered_map>
+#include <utility>
 
 #include "base/check.hpp"
 
@@ -85,13 +88,8 @@ float changed_logit(float logit, const Reasons& reasons, const SamplingParams& p
   return logit;
 }
 
-}  // namespace
-
-AdjustedLogits::AdjustedLogits(std::span<const float> logits, const SamplingParams& params,
-                               const TokenLog& log, std::span<const uint64_t> mask)
-    : logits_(logits), allowed_(params.allowed_token_ids), mask_(mask) {
-  CHECK(mask.empty() || mask.size() >= (logits.size() + 63) / 64);
-  if (params.logit_bias.empty() && !reads_emitted(params)) return;
+/// Adds to `logits` what the rules change of them.
+void change(std::vector<float>& logits, const SamplingParams& params, const TokenLog& log) {
   Collector collector(logits.size());
   count_known(params, log, collector);
   for (const auto& [token, bias] : params.logit_bias) {
@@ -102,9 +100,62 @@ AdjustedLogits::AdjustedLogits(std::span<const float> logits, const SamplingPara
   }
   ban_words(params, log, collector);
   for (const Reasons& reasons : collector.take()) {
-    const float logit = logits[static_cast<size_t>(reasons.token)];
-    changes_.push_back({reasons.token, changed_logit(logit, reasons, params)});
+    float& logit = logits[static_cast<size_t>(reasons.token)];
+    logit = changed_logit(logit, reasons, params);
   }
+}
+
+/// Those of `allowed` that the mask has, each if one of the two is empty.
+std::vector<uint32_t> allowed_indices(size_t vocab_size, std::span<const TokenId> allowed,
+                                      std::span<const uint64_t> mask) {
+  std::vector<uint32_t> indices;
+  if (allowed.empty()) {
+    for (size_t word = 0; word < mask.size(); ++word) {
+      for (uint64_t left = mask[word]; left != 0; left &= left - 1) {
+        const size_t id = word * 64 + static_cast<size_t>(std::countr_zero(left));
+        if (id < vocab_size) indices.push_back(static_cast<uint32_t>(id));
+      }
+    }
+    return indices;
+  }
+  for (const TokenId token : allowed) {
+    const auto id = static_cast<size_t>(token);
+    if (token < 0 || id >= vocab_size) continue;
+    if (mask.empty() || (mask[id / 64] >> id % 64 & 1) != 0) {
+      indices.push_back(static_cast<uint32_t>(id));
+    }
+  }
+  return indices;
+}
+
+}  // namespace
+
+AdjustedLogits::AdjustedLogits(std::span<const float> logits, const SamplingParams& params,
+                               const TokenLog& log, std::span<const uint64_t> mask)
+    : of_model_(logits) {
+  CHECK(mask.empty() || mask.size() >= (logits.size() + 63) / 64);
+  if (!params.logit_bias.empty() || reads_emitted(params)) {
+    own_.assign(logits.begin(), logits.end());
+    change(own_, params, log);
+  }
+  if (!params.allowed_token_ids.empty() || !mask.empty()) {
+    keep(allowed_indices(logits.size(), params.allowed_token_ids, mask));
+  }
+}
+
+void AdjustedLogits::keep(std::vector<uint32_t> indices) {
+  std::ranges::sort(indices);
+  std::vector<float> kept;
+  std::vector<TokenId> tokens;
+  kept.reserve(indices.size());
+  tokens.reserve(indices.size());
+  for (const uint32_t index : indices) {
+    kept.push_back(logits()[index]);
+    tokens.push_back(token(index));
+  }
+  own_ = std::move(kept);
+  tokens_ = std::move(tokens);
+  is_subset_ = true;
 }
 
 }  // namespace troupe::model

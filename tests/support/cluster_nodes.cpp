@@ -104,7 +104,7 @@ caf::actor ClusterNodes::spawn_router(Node& node) {
   node.kv_holder = node.process.system->spawn(
       kv_holder_actor, kvcache::HolderOptions{options_.kv_blocks, options_.kv_host_blocks,
                                               options_.kv_block_tokens});
-  auto engine = std::make_shared<RouterEngine>(config, *weights, *node.ops,
+  auto engine = std::make_shared<RouterEngine>(config, *weights, *node.ops, *node.pool,
                                                KvShape{.num_layers = config.num_layers,
                                                        .num_blocks = options_.kv_blocks,
                                                        .block_tokens = options_.kv_block_tokens,
