@@ -13,7 +13,7 @@ constexpr size_t kBlockTokens = 16;
 LocalModel::LocalModel(model::Checkpoint checkpoint, const LocalModelOptions& options)
     : checkpoint_(std::move(checkpoint)),
       options_(options),
-      pool_(options.num_threads),
+      pool_(options.num_threads, options.cpus),
       ops_(kernels::make_cpu_ops(&pool_)),
       guides_(options.vocabulary) {
   if (options_.max_context == 0) options_.max_context = config().max_position_embeddings;

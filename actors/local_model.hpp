@@ -23,6 +23,7 @@ namespace troupe::actors {
 
 struct LocalModelOptions {
   size_t num_threads = 1;
+  std::vector<uint32_t> cpus = {};  ///< that the threads are pinned to, as in kernels::ThreadPool
   AttentionForm form = AttentionForm::kAbsorbed;
   uint32_t max_context = 0;     ///< tokens of one sequence; 0: the model's maximum
   uint32_t num_sequences = 1;   ///< of so many tokens; more than one are for step() alone
@@ -64,6 +65,9 @@ class LocalModel {
 
   [[nodiscard]] const model::ModelConfig& config() const { return checkpoint_.config(); }
   [[nodiscard]] const char* target() const { return ops_->target(); }
+  /// What it computes with, between two steps.
+  [[nodiscard]] kernels::ThreadPool& pool() { return pool_; }
+  [[nodiscard]] kernels::Ops& ops() { return *ops_; }
 
  private:
   LocalModel(model::Checkpoint checkpoint, const LocalModelOptions& options);

@@ -13,6 +13,7 @@
 #include "apps/own_process.hpp"
 #include "apps/version.hpp"
 #include "base/random.hpp"
+#include "kernels/cpu_claims.hpp"
 #include "loadgen/statistics.hpp"
 
 namespace troupe::apps {
@@ -50,6 +51,7 @@ struct Test {
 struct BenchOptions {
   actors::LocalModelOptions model;
   std::vector<Test> tests;
+  bool pin_threads = false;
   uint32_t repetitions = 5;
   uint64_t seed = 0;
   bool cold_start = false;
@@ -59,6 +61,12 @@ struct BenchOptions {
 Result<BenchOptions> read_options(const Values& values) {
   BenchOptions options;
   options.model = TRY(read_local_options(values));
+  const auto pin_threads = values["pin-threads"].as<std::string>();
+  if (pin_threads != "auto" && pin_threads != "off") {
+    return Error{Code::kInvalidArgument,
+                 "--pin-threads must be auto or off, not '" + pin_threads + "'"};
+  }
+  options.pin_threads = pin_threads == "auto";
   const auto prompts = TRY(number_list(values, "n-prompt", 0, kMaxTokens));
   const auto generated = TRY(number_list(values, "n-gen", 0, kMaxTokens));
   const auto depths = TRY(number_list(values, "n-depth", 0, kMaxTokens));
@@ -327,8 +335,23 @@ void add_cold_start(Runner& runner, uint32_t num_prompt, const ModelFacts& facts
                 static_cast<double>(peak) * 1e-6, over_weights(peak)));
 }
 
-Result<loadgen::ResultTable> measure(const std::string& directory, const BenchOptions& options) {
+/// Pins the threads of the model that is loaded next. @param note what came of it
+std::unique_ptr<kernels::CpuClaims> pin_threads(BenchOptions& options, std::string& note) {
+  if (!options.pin_threads) return nullptr;
+  auto claims = kernels::CpuClaims::claim(options.model.num_threads);
+  if (!claims.ok()) {
+    note = "Threads are not pinned: " + claims.error().message + ".";
+    return nullptr;
+  }
+  options.model.cpus = (*claims)->cpus();
+  note = "Threads are pinned to CPUs " + kernels::cpu_list(options.model.cpus) + ".";
+  return std::move(*claims);
+}
+
+Result<loadgen::ResultTable> measure(const std::string& directory, BenchOptions options) {
   MeasuringLine line;
+  std::string pinned = "Threads are not pinned.";
+  const auto claims = pin_threads(options, pinned);
   line.show("loading " + directory);
   const auto opened = Clock::now();
   const auto checkpoint = TRY(model::Checkpoint::open(directory));
@@ -338,6 +361,7 @@ Result<loadgen::ResultTable> measure(const std::string& directory, const BenchOp
                      std::to_string(checkpoint.config().max_position_embeddings)};
   }
   const auto local = TRY(actors::LocalModel::load(checkpoint, options.model));
+  local->pool().pin_caller();
   const auto loaded = Clock::now();
 
   const ModelFacts facts = facts_of(checkpoint);
@@ -353,6 +377,7 @@ Result<loadgen::ResultTable> measure(const std::string& directory, const BenchOp
     row.values["test_time"] = date;
     describe_model(facts, row.values);
     row.values["seed"] = options.seed;
+    row.values["cpus"] = kernels::cpu_list(options.model.cpus);
     return row;
   };
   Runner runner(*local, options);
@@ -365,9 +390,7 @@ Result<loadgen::ResultTable> measure(const std::string& directory, const BenchOp
   line.show("reading the weights");
   local->read_weights();
   line.show("measuring the machine");
-  kernels::ThreadPool pool(num_threads);
-  const auto ops = kernels::make_cpu_ops(&pool);
-  const MachineRates before = measure_machine(pool, *ops);
+  const MachineRates before = measure_machine(local->pool(), local->ops());
   std::vector<Measured> all;
   for (const Test& test : options.tests) {
     line.show(test.name() + ": preparing");
@@ -383,8 +406,9 @@ Result<loadgen::ResultTable> measure(const std::string& directory, const BenchOp
     all.push_back(std::move(measured));
   }
   line.show("measuring the machine again");
-  const MachineRates rates = best_of(before, measure_machine(pool, *ops));
+  const MachineRates rates = best_of(before, measure_machine(local->pool(), local->ops()));
   table.notes.push_back(machine_note(rates, num_threads, local->target()));
+  table.notes.push_back(pinned);
   for (const Measured& measured : all) {
     loadgen::ResultTable::Row row = new_row();
     describe_machine(rates, num_threads, local->target(), row.values);
@@ -434,6 +458,8 @@ int run_bench_local(const Arguments& arguments) {
       "repetitions,r", po::value<uint32_t>()->default_value(5),
       "of each test, after one that does not count")(
       "ubatch", po::value<uint32_t>()->default_value(512), "most tokens of a prompt in one step")(
+      "pin-threads", po::value<std::string>()->default_value("off"),
+      "auto: to a CPU each that no other process of Troupe has claimed, if enough are free")(
       "seed", po::value<uint64_t>()->default_value(0), "of the tokens")(
       "cold-start",
       "first measure the time from opening the checkpoint, and from the start of the process, to "

@@ -24,6 +24,7 @@
 #include "base/log.hpp"
 #include "cluster/config.hpp"
 #include "kernels/backend.hpp"
+#include "kernels/cpu_claims.hpp"
 #include "model/guide.hpp"
 #include "transport/net_devices.hpp"
 #include "transport/ports.hpp"
@@ -85,6 +86,26 @@ std::string host_name() {
   return name;
 }
 
+/// Of all nodes, if the head's address says that they are on this machine; else unknown: 0.
+size_t num_threads_together(const cluster::ClusterConfig& config) {
+  const std::string& host = config.control_host;
+  if (host != "localhost" && host != "::1" && !host.starts_with("127.")) return 0;
+  size_t num_threads = 0;
+  for (const cluster::NodeConfig& node : config.nodes) num_threads += node.threads;
+  return num_threads;
+}
+
+/// CPUs for the compute threads. @returns nullptr, and the log says why, if they are not pinned
+std::unique_ptr<kernels::CpuClaims> claim_cpus(const cluster::ClusterConfig& config,
+                                               const cluster::NodeConfig& node) {
+  if (config.pin_threads == cluster::PinThreads::kOff) return nullptr;
+  auto claims = kernels::CpuClaims::claim(node.threads,
+                                          {.num_threads_together = num_threads_together(config)});
+  if (claims.ok()) return std::move(*claims);
+  log::info("threads_not_pinned", {{"reason", claims.error().message}});
+  return nullptr;
+}
+
 /// Why a node's actor ended, handed from its thread to the main one.
 class EndReason {
  public:
@@ -107,6 +128,7 @@ class EndReason {
 struct Process {
   const cluster::ClusterConfig& config;
   const cluster::NodeConfig& node;
+  std::unique_ptr<kernels::CpuClaims> cpus;  ///< nullptr: threads are not pinned
   model::Checkpoint checkpoint;
   kernels::ThreadPool pool;
   std::unique_ptr<kernels::Ops> ops = kernels::make_cpu_ops(&pool);
@@ -152,10 +174,13 @@ Result<int> run(const std::string& config_path, const std::string& name) {
   const cluster::ClusterConfig config = TRY(cluster::load_cluster_config(config_path));
   const cluster::NodeConfig node = TRY(node_named(config, name));
   log::configure(log::Level::kInfo, name);
+  auto claims = claim_cpus(config, node);
+  const auto cpus = claims ? claims->cpus() : std::vector<uint32_t>();
   Process process{.config = config,
                   .node = node,
+                  .cpus = std::move(claims),
                   .checkpoint = TRY(model::Checkpoint::open(config.model)),
-                  .pool = kernels::ThreadPool(node.threads)};
+                  .pool = kernels::ThreadPool(node.threads, cpus)};
   auto& vocabulary = process.services.vocabulary;
   if (node.role == cluster::Role::kRouter) {
     process.weights = TRY(process.checkpoint.load_router());
@@ -177,6 +202,7 @@ Result<int> run(const std::string& config_path, const std::string& name) {
   const std::string interface = TRY(transport::interface_towards(config.control_host));
   const auto executor = actors::make_thread_executor();  // its jobs end before the system does
   const auto background = actors::make_thread_executor();
+  executor->submit([&process] { process.pool.pin_caller(); });
   process.services = {.self = self,
                       .cluster = actors::cluster_hash(config.name),
                       .checkpoint = &process.checkpoint,
@@ -208,12 +234,14 @@ Result<int> run(const std::string& config_path, const std::string& name) {
                                         .arithmetic_class = process.ops->arithmetic_class(),
                                         .link_address = (*port)->address(),
                                         .host = host_name(),
-                                        .pid = static_cast<uint64_t>(getpid())},
+                                        .pid = static_cast<uint64_t>(getpid()),
+                                        .cpus = kernels::cpu_list(cpus)},
                                .on_end = [&process](const Error& e) { process.end.set(e); },
                                .on_accepted = [] {}});
   log::info("node_started", {{"role", node.role == cluster::Role::kRouter ? "router" : "experts"},
                              {"kernels", process.ops->target()},
                              {"threads", node.threads},
+                             {"cpus", cpus.empty() ? "any" : kernels::cpu_list(cpus)},
                              {"devices", devices}});
   int signal = 0;
   while (signal != SIGINT && signal != SIGTERM && !process.end.get()) {

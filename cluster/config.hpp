@@ -30,6 +30,8 @@ struct NodeConfig {
 
 enum class Wires : uint8_t { kAuto, kShm, kNet };
 
+enum class PinThreads : uint8_t { kAuto, kOff };
+
 struct ClusterConfig {
   std::string name = "troupe";
   std::string model;        ///< checkpoint directory; relative to the configuration file
@@ -62,6 +64,7 @@ struct ClusterConfig {
   Duration assemble_timeout = seconds(30);
   uint32_t restart_budget = 3;  ///< quick restarts of one process within a minute by `troupe up`
   Wires wires = Wires::kAuto;
+  PinThreads pin_threads = PinThreads::kOff;  ///< auto: to a CPU each, if enough are free
   // experts
   uint32_t redundant_experts = 0;             ///< replicas in each layer beyond one of each expert
   Duration rebalance_interval = seconds(60);  ///< at least so long between changes; 0: on request

@@ -11,6 +11,8 @@ namespace {
 
 constexpr std::array<std::pair<std::string_view, Wires>, 3> kWires = {
     {{"auto", Wires::kAuto}, {"shm", Wires::kShm}, {"net", Wires::kNet}}};
+constexpr std::array<std::pair<std::string_view, PinThreads>, 2> kPinThreads = {
+    {{"auto", PinThreads::kAuto}, {"off", PinThreads::kOff}}};
 
 Error wrong(std::string_view name, const std::string& expected, const YamlNode& node) {
   return {Code::kInvalidArgument,
@@ -55,11 +57,21 @@ Result<uint32_t> read_size(const Setting& setting, const YamlNode& node) {
   return static_cast<uint32_t>(*value);
 }
 
-Result<Wires> read_wires(const Setting& setting, const YamlNode& node) {
-  for (const auto& [name, wires] : kWires) {
-    if (node.kind == YamlNode::Kind::kText && node.text == name) return wires;
+/// @param expected the names, for the message
+template <class T, size_t N>
+Result<T> read_choice(const Setting& setting,
+                      const std::array<std::pair<std::string_view, T>, N>& choices,
+                      const std::string& expected, const YamlNode& node) {
+  for (const auto& [name, choice] : choices) {
+    if (node.kind == YamlNode::Kind::kText && node.text == name) return choice;
   }
-  return wrong(setting.name(), "auto, shm or net", node);
+  return wrong(setting.name(), expected, node);
+}
+
+template <class T, size_t N>
+std::string name_of(T choice, const std::array<std::pair<std::string_view, T>, N>& choices) {
+  return std::string(
+      std::ranges::find(choices, choice, &std::pair<std::string_view, T>::second)->first);
 }
 
 }  // namespace
@@ -137,7 +149,11 @@ Result<void> read_setting(const Setting& setting, const YamlNode& node, ClusterC
       return {};
     }
     Result<void> operator()(Wires ClusterConfig::*to) {
-      config.*to = TRY(read_wires(setting, node));
+      config.*to = TRY(read_choice(setting, kWires, "auto, shm or net", node));
+      return {};
+    }
+    Result<void> operator()(PinThreads ClusterConfig::*to) {
+      config.*to = TRY(read_choice(setting, kPinThreads, "auto or off", node));
       return {};
     }
   };
@@ -154,10 +170,9 @@ std::string show_setting(const Setting& setting, const ClusterConfig& config) {
     std::string operator()(uint32_t ClusterConfig::*from) { return std::to_string(config.*from); }
     std::string operator()(Setting::Bytes from) { return size_text(config.*from.field); }
     std::string operator()(Duration ClusterConfig::*from) { return duration_text(config.*from); }
-    std::string operator()(Wires ClusterConfig::*from) {
-      const auto named =
-          std::ranges::find(kWires, config.*from, &std::pair<std::string_view, Wires>::second);
-      return std::string(named->first);
+    std::string operator()(Wires ClusterConfig::*from) { return name_of(config.*from, kWires); }
+    std::string operator()(PinThreads ClusterConfig::*from) {
+      return name_of(config.*from, kPinThreads);
     }
   };
   return std::visit(Shower{config}, setting.field);

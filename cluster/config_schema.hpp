@@ -26,8 +26,9 @@ struct Setting {
   struct Bytes {
     uint32_t ClusterConfig::*field;
   };
-  using Field = std::variant<Word, Text, uint16_t ClusterConfig::*, uint32_t ClusterConfig::*,
-                             Bytes, Duration ClusterConfig::*, Wires ClusterConfig::*>;
+  using Field =
+      std::variant<Word, Text, uint16_t ClusterConfig::*, uint32_t ClusterConfig::*, Bytes,
+                   Duration ClusterConfig::*, Wires ClusterConfig::*, PinThreads ClusterConfig::*>;
 
   std::string_view section;  ///< "" at the top level
   std::string_view key;
@@ -67,6 +68,7 @@ inline constexpr auto kSettings = std::to_array<Setting>({
     {"", "assemble_timeout", &ClusterConfig::assemble_timeout, milliseconds(1).ns,
      seconds(3'600).ns},
     {"", "restart_budget", &ClusterConfig::restart_budget, 0, 1'000},
+    {"", "pin_threads", &ClusterConfig::pin_threads},
     {"transport", "wires", &ClusterConfig::wires},
     {"experts", "redundant", &ClusterConfig::redundant_experts, 0, 65'536},
     {"experts", "rebalance_interval", &ClusterConfig::rebalance_interval, 0, seconds(86'400).ns},

@@ -159,7 +159,8 @@ void write_node(JsonWriter& json, const actors::NodeStatus& node) {
   json.field("id", hex_id(info.id)).field("name", info.name).field("role", role_name(info.role));
   json.field("state", state_name(node.member.state))
       .field("host", info.host)
-      .field("pid", info.pid);
+      .field("pid", info.pid)
+      .field("cpus", info.cpus);
   json.field("version", info.version).field("arithmetic_class", info.arithmetic_class);
   json.field("num_experts_held", node.num_experts_held).field("experts", node.experts);
   json.field("kv_blocks_used", node.kv_blocks_used).field("kv_blocks_total", node.kv_blocks_total);

@@ -5,9 +5,11 @@
 #include <limits>
 #include <mutex>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "base/check.hpp"
+#include "kernels/cpu_claims.hpp"
 
 namespace troupe::kernels {
 namespace {
@@ -25,6 +27,12 @@ void pause() {
 #elif defined(__aarch64__)
   asm volatile("yield");
 #endif
+}
+
+/// @param cpus of a pool's threads, or empty. A set of CPUs that became smaller meanwhile, in which
+/// the kernel refuses, is no reason to end: the thread runs where it may.
+void pin(const std::vector<uint32_t>& cpus, size_t thread) {
+  if (!cpus.empty()) static_cast<void>(run_this_thread_on({&cpus[thread], 1}).ok());
 }
 
 /// Waits until `value` differs from `old`: spins for a short time, then sleeps.
@@ -71,7 +79,10 @@ struct ThreadPool::State {
   const std::function<void(size_t)>* task = nullptr;
   std::vector<Share> shares;  // of the caller, then of the workers
 
-  explicit State(size_t num_threads) : shares(num_threads) {}
+  const std::vector<uint32_t> cpus;  // in the same order, or empty
+
+  State(size_t num_threads, std::vector<uint32_t> pinned_to)
+      : shares(num_threads), cpus(std::move(pinned_to)) {}
 
   // An index is taken once, so that a range never comes back and comparing it is enough.
 
@@ -111,6 +122,7 @@ struct ThreadPool::State {
   }
 
   void work(size_t self) {
+    pin(cpus, self);
     uint32_t seen = 0;
     for (;;) {
       wait_while_equal(call_number, seen);
@@ -141,8 +153,10 @@ struct ThreadPool::State {
   }
 };
 
-ThreadPool::ThreadPool(size_t num_threads) : state_(std::make_unique<State>(num_threads)) {
+ThreadPool::ThreadPool(size_t num_threads, std::vector<uint32_t> cpus)
+    : state_(std::make_unique<State>(num_threads, std::move(cpus))) {
   CHECK_GE(num_threads, 1U);
+  if (!state_->cpus.empty()) CHECK_EQ(state_->cpus.size(), num_threads);
   for (size_t i = 1; i < num_threads; ++i) {
     state_->workers.emplace_back([state = state_.get(), i] { state->work(i); });
   }
@@ -156,6 +170,8 @@ ThreadPool::~ThreadPool() {
 }
 
 size_t ThreadPool::num_threads() const { return state_->workers.size() + 1; }
+
+void ThreadPool::pin_caller() { pin(state_->cpus, 0); }
 
 void ThreadPool::parallel_for(size_t n, const std::function<void(size_t)>& task) {
   if (n == 0) return;

@@ -107,6 +107,21 @@ TEST(BenchLocal, PrintsATableAndItsProgressApart) {
   EXPECT_NE(bench.output.find("tg2: 1 of 1\n"), std::string::npos) << bench.output;
 }
 
+TEST(BenchLocal, SaysWhetherItsThreadsArePinned) {
+  const std::vector<std::string> base = {"bench", "local", "--model", kDemo, "-p",        "4",
+                                         "-n",    "0",     "-r",      "1",   "--threads", "1"};
+  const auto with = [&](const char* choice) {
+    std::vector<std::string> arguments = base;
+    arguments.insert(arguments.end(), {"--pin-threads", choice});
+    return troupe(std::move(arguments));
+  };
+  EXPECT_NE(with("off").output.find("\nThreads are not pinned.\n"), std::string::npos);
+  // Other processes may have all CPUs.
+  EXPECT_NE(with("auto").output.find("\nThreads are "), std::string::npos);
+  EXPECT_NE(with("yes").output.find("--pin-threads must be auto or off, not 'yes'"),
+            std::string::npos);
+}
+
 TEST(BenchKernels, CountsBytesAndMultiplyAddsOfEachCase) {
   const json::array rows = results_of(
       {"kernels", "--rows", "1,4", "--filter", "gemm kv_a", "--time", "0", "--threads", "1"});

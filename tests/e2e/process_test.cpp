@@ -98,6 +98,7 @@ TEST_F(ClusterProcesses, ServesTheTokensOfOneProcessAndShowsItself) {
   ASSERT_EQ(cluster.at("nodes").as_array().size(), 4U);
   int64_t experts = 0;
   for (const json::value& node : cluster.at("nodes").as_array()) {
+    EXPECT_EQ(node.at("cpus").as_string(), "");
     experts += node.at("num_experts_held").to_number<int64_t>();
     for (const json::value& link : node.at("links").as_array()) {
       EXPECT_GT(link.at("frames_sent").to_number<int64_t>(), 0);
@@ -114,6 +115,25 @@ TEST_F(ClusterProcesses, ServesTheTokensOfOneProcessAndShowsItself) {
   const Finished chat = troupe({"chat", "--url", url(), "What is Troupe?"});
   EXPECT_EQ(chat.code, 0) << chat.output;
   EXPECT_GT(chat.output.size(), 1U);
+}
+
+TEST_F(ClusterProcesses, NodesPinTheirThreadsToDifferentCpusOrSayWhyNot) {
+  start();
+  const std::string not_pinned = complete("What is Troupe?", 16);
+  up_.reset();
+  configure(1, "pin_threads: auto\n");
+  start();
+  EXPECT_EQ(complete("What is Troupe?", 16), not_pinned);
+  const auto cpus_of = [&](const char* name) {
+    return std::string(view().node(name).at("cpus").as_string());
+  };
+  for (const char* name : {"router-0", "shard-0"}) {  // other processes may have the CPUs
+    const std::string log =
+        read_file((config_.parent_path() / (name + std::string(".log"))).string());
+    EXPECT_EQ(cpus_of(name).empty(), log.find("threads_not_pinned") != std::string::npos) << log;
+  }
+  const std::string cpus = cpus_of("router-0");
+  EXPECT_TRUE(cpus.empty() || cpus != cpus_of("shard-0")) << cpus;
 }
 
 TEST_F(ClusterProcesses, TheCheckOfItsIntegrityNamesWhoDoesNotAnswer) {
