@@ -20,6 +20,7 @@
 #include <thread>
 #include <utility>
 
+#include "base/bfloat16.hpp"
 #include "base/check.hpp"
 #include "model/json.hpp"
 #include "model/mapped_file.hpp"
@@ -152,7 +153,7 @@ std::vector<Piece> encode(const OutputMatrix& matrix, uint64_t first, uint64_t c
       if (scheme.dtype == DType::kF32) {
         std::memcpy(data + 4 * i, rows + i, 4);
       } else {
-        const uint16_t bits = to_bfloat16(rows[i]);
+        const uint16_t bits = to_bf16(rows[i]);
         std::memcpy(data + 2 * i, &bits, 2);
       }
     }

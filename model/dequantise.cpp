@@ -7,6 +7,7 @@
 #include <cstring>
 #include <limits>
 
+#include "base/bfloat16.hpp"
 #include "base/check.hpp"
 
 namespace troupe::model {
@@ -54,8 +55,6 @@ const std::array<float, 256>& e4m3_table() {
 }
 
 }  // namespace
-
-float from_bf16(uint16_t bits) { return std::bit_cast<float>(uint32_t{bits} << 16); }
 
 void to_float32(Bytes bytes, DType dtype, std::span<float> values) {
   CHECK_EQ(bytes.size(), values.size() * size_of(dtype));

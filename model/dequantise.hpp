@@ -19,6 +19,4 @@ void to_float32(Bytes bytes, DType dtype, std::span<float> values);
 /// of their 128x128 blocks, as WeightView defines them.
 void apply_block_scales(std::span<float> values, size_t first, size_t in, const float* scales);
 
-float from_bf16(uint16_t bits);
-
 }  // namespace troupe::model

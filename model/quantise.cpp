@@ -9,8 +9,8 @@
 #include <utility>
 #include <vector>
 
+#include "base/bfloat16.hpp"
 #include "base/check.hpp"
-#include "model/dequantise.hpp"
 
 namespace troupe::model {
 namespace {
@@ -36,7 +36,7 @@ constexpr size_t kLanes = kPanelRows;
 using Lanes = std::array<float, kLanes>;
 
 /// Of a magnitude: the next BF16 not below it.
-uint16_t to_bfloat16_up(float magnitude) {
+uint16_t to_bf16_up(float magnitude) {
   return static_cast<uint16_t>((std::bit_cast<uint32_t>(magnitude) + 0xffffU) >> 16);
 }
 
@@ -117,7 +117,7 @@ Lanes refitted(const float* x, size_t count, const Grid& grid) {
 Grid grid_of_i8(const Range& range) {
   Grid grid;
   for (size_t r = 0; r < kLanes; ++r) {
-    grid.set(r, to_bfloat16_up(std::max(range.max[r], -range.min[r]) / 127.0F), 0.0F);
+    grid.set(r, to_bf16_up(std::max(range.max[r], -range.min[r]) / 127.0F), 0.0F);
   }
   return grid;
 }
@@ -127,12 +127,12 @@ Grid candidate(const Range& range, float part, bool zeros) {
   Grid grid;
   for (size_t r = 0; r < kLanes; ++r) {
     if (zeros) {
-      const uint16_t bits = to_bfloat16(part * (range.max[r] - range.min[r]) / 15.0F);
+      const uint16_t bits = to_bf16(part * (range.max[r] - range.min[r]) / 15.0F);
       grid.set(r, bits, 0.0F);
       grid.zero[r] = clamped(rounded(-part * range.min[r] * grid.inverse[r]), 0.0F, 15.0F);
     } else {
       const float end = range.max[r] >= -range.min[r] ? range.max[r] : range.min[r];
-      grid.set(r, to_bfloat16(part * end / -8.0F), float{kMiddleOfI4});
+      grid.set(r, to_bf16(part * end / -8.0F), float{kMiddleOfI4});
     }
   }
   return grid;
@@ -165,7 +165,7 @@ Grid grid_of_i4(const float* x, size_t count, const Range& range, bool zeros) {
   }
   const Lanes scales = refitted(x, count, best);
   Grid refit;
-  for (size_t r = 0; r < kLanes; ++r) refit.set(r, to_bfloat16(scales[r]), best.zero[r]);
+  for (size_t r = 0; r < kLanes; ++r) refit.set(r, to_bf16(scales[r]), best.zero[r]);
   take_better(refit);
   return best;
 }
@@ -249,12 +249,6 @@ bool quantise_panel(const float* rows, size_t in, const Scheme& scheme, const Pa
     }
   }
   return true;
-}
-
-uint16_t to_bfloat16(float value) {
-  const auto bits = std::bit_cast<uint32_t>(value);
-  if ((bits & 0x7fffffffU) > 0x7f800000U) return static_cast<uint16_t>(bits >> 16 | 0x40U);
-  return static_cast<uint16_t>((bits + 0x7fffU + (bits >> 16 & 1U)) >> 16);
 }
 
 }  // namespace troupe::model

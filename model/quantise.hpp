@@ -52,7 +52,4 @@ struct PanelOut {
 [[nodiscard]] bool quantise_panel(const float* rows, size_t in, const Scheme& scheme,
                                   const PanelOut& out);
 
-/// The nearest BF16, ties to even. NaN stays NaN.
-uint16_t to_bfloat16(float value);
-
 }  // namespace troupe::model

@@ -10,12 +10,11 @@
 #include <cstring>
 #include <limits>
 
+#include "base/bfloat16.hpp"
 #include "base/panels.hpp"
 #include "base/tensor_view.hpp"
 
 namespace troupe::kernels {
-
-inline float from_bf16(uint16_t bits) { return std::bit_cast<float>(uint32_t{bits} << 16U); }
 
 /// IEEE binary16: 1 sign, 5 exponent (bias 15), 10 mantissa bits.
 inline float from_f16(uint16_t bits) {

@@ -5,7 +5,6 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
 #include <limits>
 #include <ostream>
@@ -165,19 +164,6 @@ TEST(Schemes, HaveNames) {
     EXPECT_FALSE(parse_scheme(unknown)) << unknown;
   }
   EXPECT_NE(scheme_names().find("int8-g128, int4-g32,"), std::string::npos) << scheme_names();
-}
-
-TEST(ToBfloat16, RoundsToTheNearestTiesToEven) {
-  const auto back = [](float value) {
-    return std::bit_cast<float>(uint32_t{to_bfloat16(value)} << 16);
-  };
-  EXPECT_EQ(back(1.0F), 1.0F);
-  EXPECT_EQ(back(1.0F + 0x1p-8F), 1.0F);
-  EXPECT_EQ(back(1.0F + 0x1.8p-7F), 1.0F + 0x1p-6F);
-  EXPECT_EQ(back(-1.0F - 0x1.01p-8F), -1.0F - 0x1p-7F);
-  EXPECT_EQ(back(std::numeric_limits<float>::max()), std::numeric_limits<float>::infinity());
-  EXPECT_TRUE(std::isnan(back(std::numeric_limits<float>::quiet_NaN())));
-  EXPECT_TRUE(std::isnan(back(std::bit_cast<float>(0x7f800001U))));
 }
 
 }  // namespace
