@@ -161,7 +161,7 @@ void Forward::attention(const model::AttentionWeights& weights) {
              .positions = positions_,
              .inv_freq = inv_freq_,
              .magnitude = rope_magnitude_});
-  write_kv();
+  write_kv(kv);
   if (form_ == AttentionForm::kAbsorbed) {
     attend_absorbed(weights);
   } else {
@@ -174,31 +174,32 @@ void Forward::attention(const model::AttentionWeights& weights) {
   ops_.add({.x = rows(hidden_, hidden), .y = rows(update_, hidden)});
 }
 
-void Forward::write_kv() {
+void Forward::write_kv(const Rows& kv) {
   // All rows of the step are written before any is read: a row sees the earlier rows of its own
   // chunk through the cache, as it will see them in every later step.
-  const size_t block_tokens = kv_.shape().block_tokens, kv_dim = kv_.shape().kv_dim;
+  const size_t block_tokens = kv_.shape().block_tokens;
   const auto blocks_up_to = [&](uint32_t row) { return positions_[row] / block_tokens + 1; };
   size_t num_pointers = 0;
   for (const RowRun& run : runs_) num_pointers += blocks_up_to(run.first + run.count - 1);
   block_pointers_.clear();
   block_pointers_.reserve(num_pointers);  // the spans below point into it
   attention_rows_.clear();
+  kv_places_.clear();
   for (const RowRun& run : runs_) {
     const size_t first_pointer = block_pointers_.size();
     const size_t num_blocks = blocks_up_to(run.first + run.count - 1);
     for (size_t b = 0; b < num_blocks; ++b) {
-      block_pointers_.push_back(kv_.block(layer_, run.block_table[b]));
+      block_pointers_.push_back(kv_.row(layer_, run.block_table[b], 0));
     }
     for (uint32_t r = run.first; r < run.first + run.count; ++r) {
-      float* block = kv_.block(layer_, run.block_table[positions_[r] / block_tokens]);
-      std::memcpy(block + (positions_[r] % block_tokens) * kv_dim, kv_rows_.data() + r * kv_dim,
-                  kv_dim * sizeof(float));
+      kv_places_.push_back(kv_.row(layer_, run.block_table[positions_[r] / block_tokens],
+                                   positions_[r] % block_tokens));
       attention_rows_.push_back(
           {.blocks = {block_pointers_.data() + first_pointer, blocks_up_to(r)},
            .context_len = positions_[r] + 1});
     }
   }
+  ops_.store_kv({.x = kv, .kv_dtype = kv_.shape().dtype, .out = kv_places_});
 }
 
 void Forward::attend_absorbed(const model::AttentionWeights& weights) {
@@ -222,6 +223,7 @@ void Forward::attend_absorbed(const model::AttentionWeights& weights) {
   ops_.mla_absorbed({.q_latent = q_latent,
                      .q_rope = q_rope,
                      .rows = attention_rows_,
+                     .kv_dtype = kv_.shape().dtype,
                      .block_tokens = kv_.shape().block_tokens,
                      .num_heads = heads,
                      .kv_rank = rank,
@@ -243,6 +245,7 @@ void Forward::attend_expanded(const model::AttentionWeights& weights) {
   ops_.mla_expanded({.q = rows(q_, heads * config_.qk_head_dim()),
                      .kv_b = weights.kv_b.data(),
                      .rows = attention_rows_,
+                     .kv_dtype = kv_.shape().dtype,
                      .block_tokens = kv_.shape().block_tokens,
                      .num_heads = heads,
                      .kv_rank = config_.kv_lora_rank,

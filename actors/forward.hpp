@@ -88,7 +88,7 @@ class Forward {
   void attention(const model::AttentionWeights& weights);
   void attend_absorbed(const model::AttentionWeights& weights);
   void attend_expanded(const model::AttentionWeights& weights);
-  void write_kv();
+  void write_kv(const Rows& kv);
   void gate(const model::LayerWeights& weights);
   void combine();
   void head(std::span<const uint32_t> rows, std::vector<float>& logits);
@@ -115,7 +115,8 @@ class Forward {
       update_, gate_logits_, topk_weight_, shared_, head_in_, logits_, other_logits_;
   std::vector<ExpertIdx> topk_idx_;
   std::vector<kernels::AttentionRow> attention_rows_;
-  std::vector<const float*> block_pointers_;
+  std::vector<const void*> block_pointers_;
+  std::vector<void*> kv_places_;  ///< of the rows
   std::vector<kernels::GemmParams> products_;
   ConstRows expert_rows_;
   std::span<const uint32_t> slot_row_;

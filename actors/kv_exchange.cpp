@@ -115,7 +115,7 @@ void KvExchange::perform(const kvcache::AskRouter& e) {
 
 void KvExchange::perform(const kvcache::WriteBlock& e) {
   services_->executor->submit([engine = engine_, block = e.block, data = arrived_] {
-    engine->write_block(block, data->floats());
+    engine->write_block(block, data->data());
   });
 }
 
@@ -129,7 +129,7 @@ void KvExchange::perform(const kvcache::ReadBlocks& e) {
       [this, e, copies, engine = engine_, me = caf::actor_cast<caf::actor>(self_)] {
         for (const BlockId block : e.blocks) {
           auto copy = transport::Buffer::allocate(engine->block_bytes());
-          engine->read_block(block, copy->floats());
+          engine->read_block(block, copy->data());
           copies->push_back(std::move(copy));
         }
         caf::anon_send(me, JobDone{[this, e, copies] {

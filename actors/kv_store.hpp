@@ -5,10 +5,13 @@
 
 #include <cstddef>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "base/check.hpp"
 #include "base/ids.hpp"
+#include "base/tensor_view.hpp"
+#include "kernels/ops.hpp"
 #include "kvcache/holder.hpp"
 
 namespace troupe::actors {
@@ -17,11 +20,19 @@ struct KvShape {
   size_t num_layers = 0;
   size_t num_blocks = 0;
   size_t block_tokens = 0;
-  size_t kv_dim = 0;  ///< float32 per token and layer
+  size_t kv_dim = 0;  ///< elements per token and layer
   size_t num_host_slots = 0;
+  DType dtype = DType::kF32;  ///< of the elements, or kBF16
+
+  /// Of one token in one layer.
+  [[nodiscard]] size_t row_bytes() const { return kv_dim * size_of(dtype); }
 };
 
-/// [num_blocks][num_layers][block_tokens][kv_dim] float32, and as many slots for the host tier.
+/// What a node announces, "cpu-f32" or "cpu-f32+kv-bf16": KV in BF16 makes other tokens, and its
+/// blocks mean nothing to a router that keeps float32.
+std::string arithmetic_class(const kernels::Ops& ops, DType kv_dtype);
+
+/// [num_blocks][num_layers][block_tokens][kv_dim] elements, and as many slots for the host tier.
 /// Cost: all of it is reserved at construction; pages are touched when first written.
 class KvStore {
  public:
@@ -33,32 +44,36 @@ class KvStore {
   [[nodiscard]] const KvShape& shape() const { return shape_; }
   [[nodiscard]] size_t size_bytes() const;
 
-  /// [block_tokens, kv_dim] of one layer in one block.
-  [[nodiscard]] float* block(LayerIdx layer, BlockId id) const {
+  /// [kv_dim] of one layer: token number `slot` of one block. The others follow, so that slot 0 is
+  /// where [block_tokens, kv_dim] begin.
+  [[nodiscard]] void* row(LayerIdx layer, BlockId id, size_t slot) const {
     CHECK_LT(layer, shape_.num_layers);
-    CHECK_LT(id.value, shape_.num_blocks);
-    return data_ + id.value * block_floats() + layer * shape_.block_tokens * shape_.kv_dim;
+    CHECK_LT(slot, shape_.block_tokens);
+    return whole(id) + (layer * shape_.block_tokens + slot) * shape_.row_bytes();
   }
 
+  [[nodiscard]] size_t block_bytes() const {
+    return shape_.num_layers * shape_.block_tokens * shape_.row_bytes();
+  }
   /// All layers of one block.
-  [[nodiscard]] std::span<float> whole_block(BlockId id) const {
-    return {whole(id), block_floats()};
+  [[nodiscard]] std::span<std::byte> whole_block(BlockId id) const {
+    return {whole(id), block_bytes()};
   }
   /// Copies whole blocks, all layers, in order.
   void copy(const std::vector<kvcache::Copy>& copies) const;
 
  private:
-  [[nodiscard]] size_t block_floats() const {
-    return shape_.num_layers * shape_.block_tokens * shape_.kv_dim;
+  [[nodiscard]] std::byte* whole(BlockId id) const {
+    CHECK_LT(id.value, shape_.num_blocks);
+    return data_ + id.value * block_bytes();
   }
-  [[nodiscard]] float* whole(BlockId id) const { return block(0, id); }
-  [[nodiscard]] float* whole(kvcache::HostSlot slot) const {
+  [[nodiscard]] std::byte* whole(kvcache::HostSlot slot) const {
     CHECK_LT(slot.value, shape_.num_host_slots);
-    return data_ + (shape_.num_blocks + slot.value) * block_floats();
+    return data_ + (shape_.num_blocks + slot.value) * block_bytes();
   }
 
   KvShape shape_;
-  float* data_ = nullptr;  ///< blocks, then host slots
+  std::byte* data_ = nullptr;  ///< blocks, then host slots
 };
 
 }  // namespace troupe::actors

@@ -34,7 +34,8 @@ Result<std::unique_ptr<LocalModel>> LocalModel::load(const model::Checkpoint& ch
   local->kv_ = std::make_unique<KvStore>(KvShape{.num_layers = config.num_layers,
                                                  .num_blocks = num_blocks,
                                                  .block_tokens = kBlockTokens,
-                                                 .kv_dim = config.kv_dim()});
+                                                 .kv_dim = config.kv_dim(),
+                                                 .dtype = options.kv_dtype});
   for (uint32_t b = 0; b < num_blocks; ++b) local->block_ids_.push_back(BlockId{b});
   local->forward_ =
       std::make_unique<Forward>(config, *local->weights_, *local->ops_, *local->kv_, options.form);
@@ -69,7 +70,7 @@ ConstRows LocalModel::step(std::span<const TokenId> tokens, uint32_t first_posit
 
 ConstRows LocalModel::step(std::span<const StepSequence> sequences) {
   const size_t hidden = config().hidden_size;
-  work_ = work_outside_experts(config(), *weights_, options_.form, sequences);
+  work_ = work_outside_experts(config(), *weights_, options_.form, options_.kv_dtype, sequences);
   forward_->begin(sequences);
   while (forward_->advance() == Forward::Status::kExchange) {
     const Exchange exchange = forward_->exchange();

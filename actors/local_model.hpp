@@ -25,9 +25,10 @@ struct LocalModelOptions {
   size_t num_threads = 1;
   std::vector<uint32_t> cpus = {};  ///< that the threads are pinned to, as in kernels::ThreadPool
   AttentionForm form = AttentionForm::kAbsorbed;
-  uint32_t max_context = 0;     ///< tokens of one sequence; 0: the model's maximum
-  uint32_t num_sequences = 1;   ///< of so many tokens; more than one are for step() alone
-  uint32_t chunk_tokens = 256;  ///< prefill goes through in chunks of this many
+  DType kv_dtype = DType::kF32;  ///< or kBF16
+  uint32_t max_context = 0;      ///< tokens of one sequence; 0: the model's maximum
+  uint32_t num_sequences = 1;    ///< of so many tokens; more than one are for step() alone
+  uint32_t chunk_tokens = 256;   ///< prefill goes through in chunks of this many
   /// For requests with a grammar, or why there is none.
   Result<std::shared_ptr<const model::Vocabulary>> vocabulary =
       Error{Code::kUnsupported, "no vocabulary was loaded"};

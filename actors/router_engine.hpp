@@ -81,11 +81,11 @@ class RouterEngine {
   void copy_blocks(const std::vector<kvcache::Copy>& copies) { kv_.copy(copies); }
 
   /// Whole blocks, in and out. A table that they are in is read by no step before.
-  [[nodiscard]] size_t block_bytes() const { return kv_.whole_block({}).size_bytes(); }
-  void read_block(BlockId block, float* into) const {
+  [[nodiscard]] size_t block_bytes() const { return kv_.block_bytes(); }
+  void read_block(BlockId block, std::byte* into) const {
     std::ranges::copy(kv_.whole_block(block), into);
   }
-  void write_block(BlockId block, const float* from) {
+  void write_block(BlockId block, const std::byte* from) {
     std::ranges::copy_n(from, std::ssize(kv_.whole_block(block)), kv_.whole_block(block).begin());
   }
 

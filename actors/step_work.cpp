@@ -56,7 +56,6 @@ void add_attention(const model::ModelConfig& config, const model::AttentionWeigh
   add_vectors({&weights.input_norm, &weights.q_a_bias, &weights.q_a_norm, &weights.kv_a_bias,
                &weights.kv_a_norm, &weights.o_bias, &weights.post_norm},
               work);
-  work.kv_bytes += counts.positions * config.kv_dim() * sizeof(float);
   if (form == AttentionForm::kAbsorbed) {
     add_product(weights.uk_t, counts.rows, work);
     add_product(weights.uv, counts.rows, work);
@@ -93,13 +92,15 @@ uint64_t held_bytes(const WeightView& w) {
 }
 
 StepWork work_outside_experts(const model::ModelConfig& config, const model::RouterWeights& weights,
-                              AttentionForm form, std::span<const StepSequence> sequences) {
+                              AttentionForm form, DType kv_dtype,
+                              std::span<const StepSequence> sequences) {
   const Counts counts = counts_of(sequences);
   StepWork work;
   // Rows of the embedding are looked up, one for each token.
   work.weight_bytes += held_bytes(weights.embedding) / weights.embedding.out * counts.rows;
   for (const model::LayerWeights& layer : weights.layers) {
     add_attention(config, layer.attention, form, counts, work);
+    work.kv_bytes += counts.positions * config.kv_dim() * size_of(kv_dtype);
     add_ffn(layer.dense.gate, layer.dense.up, layer.dense.down, counts.rows, work);
     add_ffn(layer.shared.gate, layer.shared.up, layer.shared.down, counts.rows, work);
     add_vectors({&layer.gate, &layer.gate_bias}, work);

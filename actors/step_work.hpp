@@ -29,7 +29,8 @@ uint64_t held_bytes(const WeightView& w);
 /// Everything but the routed experts. Multiply-adds are those of products and attention; norms,
 /// rotations, softmax and sums of rows are left out.
 StepWork work_outside_experts(const model::ModelConfig& config, const model::RouterWeights& weights,
-                              AttentionForm form, std::span<const StepSequence> sequences);
+                              AttentionForm form, DType kv_dtype,
+                              std::span<const StepSequence> sequences);
 
 /// Some FFNs: the routed experts of one layer with the rows that chose them.
 StepWork work_of(std::span<const kernels::FfnParams> experts);

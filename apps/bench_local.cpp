@@ -209,8 +209,8 @@ void describe_model(const ModelFacts& facts, json::object& values) {
 }
 
 /// The cells that every row begins with.
-std::vector<std::string> model_cells(const ModelFacts& facts, size_t num_threads,
-                                     const char* target) {
+std::vector<std::string> model_cells(const ModelFacts& facts,
+                                     const actors::LocalModelOptions& options, const char* target) {
   const bool large = facts.weight_bytes >> 30U > 0;
   return {facts.name,
           formatted(large ? "%.2f GiB" : "%.2f MiB",
@@ -220,7 +220,8 @@ std::vector<std::string> model_cells(const ModelFacts& facts, size_t num_threads
                         (facts.num_parameters >= 1'000'000'000 ? 1e-9 : 1e-6),
                     facts.num_parameters >= 1'000'000'000 ? "B" : "M"),
           facts.format,
-          std::to_string(num_threads),
+          std::string(to_string(options.kv_dtype)),
+          std::to_string(options.num_threads),
           target};
 }
 
@@ -368,14 +369,15 @@ Result<loadgen::ResultTable> measure(const std::string& directory, BenchOptions 
   const std::string date = utc_now();
   const size_t num_threads = options.model.num_threads;
   loadgen::ResultTable table;
-  table.titles = {"model", "size",   "params",  "weights",   "threads", "target", "test",
-                  "t/s",   "median", "MB/step", "bandwidth", "M/token", "peak"};
+  table.titles = {"model", "size", "params", "weights", "KV",        "threads", "target",
+                  "test",  "t/s",  "median", "MB/step", "bandwidth", "M/token", "peak"};
   const auto new_row = [&] {
     loadgen::ResultTable::Row row;
-    row.cells = model_cells(facts, num_threads, local->target());
+    row.cells = model_cells(facts, options.model, local->target());
     row.values["troupe_version"] = kVersion;
     row.values["test_time"] = date;
     describe_model(facts, row.values);
+    row.values["kv_dtype"] = to_string(options.model.kv_dtype);
     row.values["seed"] = options.seed;
     row.values["cpus"] = kernels::cpu_list(options.model.cpus);
     return row;

@@ -110,7 +110,9 @@ Result<int> compare(const Values& values) {
   if (wanted == 0) return Error{Code::kInvalidArgument, "--positions must be at least 1"};
   const auto reference_directory = values["against"].as<std::string>();
   const auto checkpoint = TRY(model::Checkpoint::open(reference_directory));
-  const auto reference = TRY(actors::LocalModel::load(checkpoint, TRY(read_local_options(values))));
+  actors::LocalModelOptions exact = TRY(read_local_options(values));
+  exact.kv_dtype = DType::kF32;
+  const auto reference = TRY(actors::LocalModel::load(checkpoint, exact));
   const auto other = TRY(load_local_model(values));
   const size_t vocab_size = reference->config().vocab_size;
   if (vocab_size != other->config().vocab_size) {
@@ -206,7 +208,8 @@ int run_eval(const Arguments& arguments) {
           "With --against, how far the model's choices of the next token are from another's "
           "instead: over\nthe examples with their answers, or over random tokens if MODEL has no "
           "eval.jsonl.\n\n"
-          "  troupe eval /tmp/demo-int4 --against models/demo",
+          "  troupe eval /tmp/demo-int4 --against models/demo\n"
+          "  troupe eval models/demo --kv-dtype bf16 --against models/demo   # that one keeps f32",
       .positional = {"model"}};
   add_local_options(line.options);
   line.options.add_options()("examples", po::value<std::string>(),

@@ -30,6 +30,7 @@ constexpr WeightForm kForms[] = {{"bf16", DType::kBF16, 0},
 constexpr WeightForm kFloat{"f32", DType::kF32, 0};
 /// Of the halves of kv_b_proj: FP8 becomes float32.
 constexpr WeightForm kHeadForms[] = {kForms[0], kFloat, kForms[2], kForms[3]};
+constexpr WeightForm kKvForms[] = {kFloat, kForms[0]};
 
 std::vector<float> values(size_t n) {
   std::vector<float> out(n);
@@ -96,9 +97,9 @@ class Cases {
     add_gemm("kv_a", s_.kv_lora_rank + s_.qk_rope_head_dim, s_.hidden_size, kForms);
     add_rope();
     add_per_head("q_latent", s_.kv_lora_rank, s_.qk_nope_head_dim);
-    add_absorbed();
+    for (const WeightForm& kv : kKvForms) add_absorbed(kv);
     add_per_head("o_latent", s_.v_head_dim, s_.kv_lora_rank);
-    add_expanded();
+    for (const WeightForm& kv : kKvForms) add_expanded(kv);
     add_gemm("o", s_.hidden_size, s_.num_heads * s_.v_head_dim, kForms);
     add_gemm("gate", s_.num_routed_experts, s_.hidden_size, {&kFloat, 1});
     add_topk_gate();
@@ -198,19 +199,18 @@ class Cases {
 
   /// KV of some sequences, and the rows that see it.
   struct Contexts {
-    std::vector<std::vector<const float*>> blocks;
+    std::vector<std::vector<const void*>> blocks;
     std::vector<kernels::AttentionRow> rows;
 
     /// Rows of sequences of their own, or the last rows of one.
-    void place(bool decoding, size_t num_rows, size_t context, size_t kv_dim, ColdMemory& memory) {
+    /// @param kv_bytes of a position
+    void place(bool decoding, size_t num_rows, size_t context, size_t kv_bytes,
+               ColdMemory& memory) {
       const size_t num_blocks = (context + kBlockTokens - 1) / kBlockTokens;
       blocks.resize(decoding ? num_rows : 1);
       for (auto& table : blocks) {
         table.resize(num_blocks);
-        for (const float*& block : table) {
-          block =
-              reinterpret_cast<const float*>(memory.next(kBlockTokens * kv_dim * sizeof(float)));
-        }
+        for (const void*& block : table) block = memory.next(kBlockTokens * kv_bytes);
       }
       rows.clear();
       for (size_t r = 0; r < num_rows; ++r) {
@@ -224,29 +224,31 @@ class Cases {
   [[nodiscard]] uint64_t row_positions(bool decoding) const {
     return decoding ? rows_ * context_ : rows_ * context_ - rows_ * (rows_ - 1) / 2;
   }
-  [[nodiscard]] uint64_t kv_bytes(bool decoding) const {
-    return (decoding ? rows_ : 1) * context_ * (s_.kv_lora_rank + s_.qk_rope_head_dim) *
-           sizeof(float);
+  /// Of one position in a layer.
+  [[nodiscard]] uint64_t kv_bytes(const WeightForm& kv) const {
+    return s_.kv_dim() * size_of(kv.dtype);
   }
 
-  void add_absorbed() {
+  void add_absorbed(const WeightForm& kv) {
     for (const bool decoding : {true, false}) {
       if (decoding ? rows_ > kMaxDecoding : rows_ == 1) continue;  // one row is both
       const size_t heads = s_.num_heads, rank = s_.kv_lora_rank, rope = s_.qk_rope_head_dim;
       const KernelWork work{
-          .bytes = kv_bytes(decoding),
+          .bytes = (decoding ? rows_ : 1) * context_ * kv_bytes(kv),
           .float_multiply_adds = heads * (2 * rank + rope) * row_positions(decoding)};
       add(
-          "mla_absorbed", decoding ? "decode" : "chunk", "", work,
-          [=, rows = rows_, context = context_](Ops& ops, ColdMemory& memory) {
+          "mla_absorbed", decoding ? "decode" : "chunk", kv.name, work,
+          [=, rows = rows_, context = context_, kv_bytes = kv_bytes(kv)](Ops& ops,
+                                                                         ColdMemory& memory) {
             return
-                [&ops, &memory, heads, rank, rope, rows, context, decoding,
+                [&ops, &memory, heads, rank, rope, rows, context, decoding, kv, kv_bytes,
                  q = values(rows * heads * (rank + rope)),
                  out = std::vector<float>(rows * heads * rank), contexts = Contexts()]() mutable {
-                  contexts.place(decoding, rows, context, rank + rope, memory);
+                  contexts.place(decoding, rows, context, kv_bytes, memory);
                   ops.mla_absorbed({.q_latent = {q.data(), rows, heads * rank},
                                     .q_rope = {q.data() + rows * heads * rank, rows, heads * rope},
                                     .rows = contexts.rows,
+                                    .kv_dtype = kv.dtype,
                                     .block_tokens = kBlockTokens,
                                     .num_heads = heads,
                                     .kv_rank = rank,
@@ -259,23 +261,26 @@ class Cases {
     }
   }
 
-  void add_expanded() {
+  void add_expanded(const WeightForm& kv) {
     const size_t heads = s_.num_heads, rank = s_.kv_lora_rank, rope = s_.qk_rope_head_dim,
                  nope = s_.qk_nope_head_dim, v = s_.v_head_dim;
-    const KernelWork work{.bytes = kv_bytes(false) + heads * (nope + v) * rank * sizeof(float),
-                          .float_multiply_adds = heads * ((nope + rope + v) * row_positions(false) +
-                                                          (nope + v) * rank * context_)};
+    const KernelWork work{
+        .bytes = context_ * kv_bytes(kv) + heads * (nope + v) * rank * sizeof(float),
+        .float_multiply_adds =
+            heads * ((nope + rope + v) * row_positions(false) + (nope + v) * rank * context_)};
     add(
-        "mla_expanded", "chunk", kFloat.name, work,
-        [=, rows = rows_, context = context_](Ops& ops, ColdMemory& memory) {
-          return [&ops, &memory, heads, rank, rope, nope, v, rows, context,
+        "mla_expanded", "chunk", kv.name, work,
+        [=, rows = rows_, context = context_, kv_bytes = kv_bytes(kv)](Ops& ops,
+                                                                       ColdMemory& memory) {
+          return [&ops, &memory, heads, rank, rope, nope, v, rows, context, kv, kv_bytes,
                   q = values(rows * heads * (nope + rope)),
                   out = std::vector<float>(rows * heads * v), contexts = Contexts()]() mutable {
-            contexts.place(false, rows, context, rank + rope, memory);
+            contexts.place(false, rows, context, kv_bytes, memory);
             const WeightView kv_b = place(matrix(kFloat, heads * (nope + v), rank), memory);
             ops.mla_expanded({.q = {q.data(), rows, heads * (nope + rope)},
                               .kv_b = static_cast<const float*>(kv_b.data),
                               .rows = contexts.rows,
+                              .kv_dtype = kv.dtype,
                               .block_tokens = kBlockTokens,
                               .num_heads = heads,
                               .kv_rank = rank,

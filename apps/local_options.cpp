@@ -13,7 +13,9 @@ void add_local_options(Options& options) {
       "threads", po::value<uint32_t>()->default_value(std::thread::hardware_concurrency()),
       "compute threads; the results do not depend on it")(
       "attention", po::value<std::string>()->default_value("absorbed"),
-      "form of MLA: absorbed or expanded; they round differently");
+      "form of MLA: absorbed or expanded; they round differently")(
+      "kv-dtype", po::value<std::string>()->default_value("f32"),
+      "type of the KV cache: f32, or bf16, half as large, which rounds");
 }
 
 Result<actors::LocalModelOptions> read_local_options(const Values& values) {
@@ -28,6 +30,12 @@ Result<actors::LocalModelOptions> read_local_options(const Values& values) {
   } else if (form != "absorbed") {
     return Error{Code::kInvalidArgument,
                  "--attention must be absorbed or expanded, not '" + form + "'"};
+  }
+  const auto kv_dtype = values["kv-dtype"].as<std::string>();
+  if (kv_dtype == "bf16") {
+    options.kv_dtype = DType::kBF16;
+  } else if (kv_dtype != "f32") {
+    return Error{Code::kInvalidArgument, "--kv-dtype must be f32 or bf16, not '" + kv_dtype + "'"};
   }
   return options;
 }

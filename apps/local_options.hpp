@@ -12,7 +12,7 @@
 
 namespace troupe::apps {
 
-/// Adds --model, --threads, --attention.
+/// Adds --model, --threads, --attention, --kv-dtype.
 void add_local_options(Options& options);
 
 /// What those options say of how the model runs. @errors kInvalidArgument naming the option

@@ -156,9 +156,12 @@ caf::actor spawn_worker(caf::actor_system& system, Process& process, const caf::
                       .num_blocks = config.kv_blocks,
                       .block_tokens = config.kv_block_tokens,
                       .kv_dim = model.kv_dim(),
-                      .num_host_slots = config.kv_host_blocks},
+                      .num_host_slots = config.kv_host_blocks,
+                      .dtype = config.kv_dtype},
       actors::AttentionForm::kAbsorbed);
-  log::info("kv_cache", {{"blocks", config.kv_blocks}, {"bytes", engine->kv_bytes()}});
+  log::info("kv_cache", {{"blocks", config.kv_blocks},
+                         {"dtype", to_string(config.kv_dtype)},
+                         {"bytes", engine->kv_bytes()}});
   return system.spawn(
       actors::router_actor, &process.services, std::move(engine), holder, head,
       actors::RouterOptions{.batcher = {.max_step_tokens = config.max_step_tokens,
@@ -226,18 +229,19 @@ Result<int> run(const std::string& config_path, const std::string& name) {
   process.services.port = port->get();
   const auto node_actor = system.spawn(
       actors::node_actor, head, worker,
-      actors::NodeActorOptions{.info = {.id = self,
-                                        .name = name,
-                                        .role = node.role,
-                                        .version = kVersion,
-                                        .checkpoint_digest = process.checkpoint.digest(),
-                                        .arithmetic_class = process.ops->arithmetic_class(),
-                                        .link_address = (*port)->address(),
-                                        .host = host_name(),
-                                        .pid = static_cast<uint64_t>(getpid()),
-                                        .cpus = kernels::cpu_list(cpus)},
-                               .on_end = [&process](const Error& e) { process.end.set(e); },
-                               .on_accepted = [] {}});
+      actors::NodeActorOptions{
+          .info = {.id = self,
+                   .name = name,
+                   .role = node.role,
+                   .version = kVersion,
+                   .checkpoint_digest = process.checkpoint.digest(),
+                   .arithmetic_class = actors::arithmetic_class(*process.ops, config.kv_dtype),
+                   .link_address = (*port)->address(),
+                   .host = host_name(),
+                   .pid = static_cast<uint64_t>(getpid()),
+                   .cpus = kernels::cpu_list(cpus)},
+          .on_end = [&process](const Error& e) { process.end.set(e); },
+          .on_accepted = [] {}});
   log::info("node_started", {{"role", node.role == cluster::Role::kRouter ? "router" : "experts"},
                              {"kernels", process.ops->target()},
                              {"threads", node.threads},

@@ -71,7 +71,7 @@ void print_text(const model::Checkpoint& checkpoint) {
               c.rope.yarn
                   ? (" (YaRN, from " + std::to_string(c.rope.original_max_positions) + ")").c_str()
                   : "");
-  std::printf("KV per token      %s in float32 (%llu elements; %s in 16 bits)\n",
+  std::printf("KV per token      %s in float32 (%llu elements; %s in BF16)\n",
               size(kv_elements * 4).c_str(), static_cast<unsigned long long>(kv_elements),
               size(kv_elements * 2).c_str());
   std::printf("tensors           %llu, %llu ignored (MTP, rotary buffers)\n",
@@ -105,12 +105,13 @@ void print_json(const model::Checkpoint& checkpoint) {
       "{\"model\":%s,\"architecture\":\"%s\",\"parameters_total\":%llu,\"parameters_active\":%llu,"
       "\"num_layers\":%u,\"hidden_size\":%u,\"vocab_size\":%u,\"num_routed_experts\":%u,"
       "\"num_experts_per_tok\":%u,\"max_position_embeddings\":%u,\"kv_bytes_per_token\":%llu,"
+      "\"kv_bytes_per_token_bf16\":%llu,"
       "\"bytes_by_dtype\":{%s}%s}\n",
       json_string(checkpoint.directory()).c_str(), name_of(c.architecture),
       static_cast<unsigned long long>(summary.total_parameters),
       static_cast<unsigned long long>(summary.active_parameters), c.num_layers, c.hidden_size,
       c.vocab_size, c.num_routed_experts, c.num_experts_per_tok, c.max_position_embeddings,
-      kv_bytes, bytes.c_str(), schemes.c_str());
+      kv_bytes, kv_bytes / 2, bytes.c_str(), schemes.c_str());
 }
 
 }  // namespace

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "base/result.hpp"
+#include "base/tensor_view.hpp"
 #include "base/time.hpp"
 #include "cluster/membership.hpp"
 
@@ -55,6 +56,7 @@ struct ClusterConfig {
   uint32_t kv_blocks = 1024;
   uint32_t kv_host_blocks = 0;  ///< host memory for evicted blocks of the prefix cache
   uint32_t kv_block_tokens = 16;
+  DType kv_dtype = DType::kF32;  ///< of the latent KV, or kBF16
   Duration request_timeout = seconds(300);
   uint32_t max_body_bytes = 8u << 20;
   uint32_t max_connections = 1024;

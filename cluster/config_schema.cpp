@@ -9,10 +9,15 @@
 namespace troupe::cluster {
 namespace {
 
-constexpr std::array<std::pair<std::string_view, Wires>, 3> kWires = {
-    {{"auto", Wires::kAuto}, {"shm", Wires::kShm}, {"net", Wires::kNet}}};
-constexpr std::array<std::pair<std::string_view, PinThreads>, 2> kPinThreads = {
-    {{"auto", PinThreads::kAuto}, {"off", PinThreads::kOff}}};
+/// What a key with few values may say.
+template <class T>
+using Choice = std::pair<std::string_view, T>;
+constexpr auto kWires = std::to_array<Choice<Wires>>(
+    {{"auto", Wires::kAuto}, {"shm", Wires::kShm}, {"net", Wires::kNet}});
+constexpr auto kKvDTypes =
+    std::to_array<Choice<DType>>({{"f32", DType::kF32}, {"bf16", DType::kBF16}});
+constexpr auto kPinThreads =
+    std::to_array<Choice<PinThreads>>({{"auto", PinThreads::kAuto}, {"off", PinThreads::kOff}});
 
 Error wrong(std::string_view name, const std::string& expected, const YamlNode& node) {
   return {Code::kInvalidArgument,
@@ -57,21 +62,21 @@ Result<uint32_t> read_size(const Setting& setting, const YamlNode& node) {
   return static_cast<uint32_t>(*value);
 }
 
-/// @param expected the names, for the message
-template <class T, size_t N>
-Result<T> read_choice(const Setting& setting,
-                      const std::array<std::pair<std::string_view, T>, N>& choices,
-                      const std::string& expected, const YamlNode& node) {
-  for (const auto& [name, choice] : choices) {
-    if (node.kind == YamlNode::Kind::kText && node.text == name) return choice;
+template <class T, size_t kCount>
+Result<T> read_choice(const Setting& setting, const std::array<Choice<T>, kCount>& choices,
+                      const YamlNode& node) {
+  std::string names;
+  for (size_t i = 0; i < kCount; ++i) {
+    const auto& [name, value] = choices[i];
+    if (node.kind == YamlNode::Kind::kText && node.text == name) return value;
+    names += (i == 0 ? "" : i + 1 < kCount ? ", " : " or ") + std::string(name);
   }
-  return wrong(setting.name(), expected, node);
+  return wrong(setting.name(), names, node);
 }
 
-template <class T, size_t N>
-std::string name_of(T choice, const std::array<std::pair<std::string_view, T>, N>& choices) {
-  return std::string(
-      std::ranges::find(choices, choice, &std::pair<std::string_view, T>::second)->first);
+template <class T, size_t kCount>
+std::string show_choice(const std::array<Choice<T>, kCount>& choices, T value) {
+  return std::string(std::ranges::find(choices, value, &Choice<T>::second)->first);
 }
 
 }  // namespace
@@ -149,11 +154,15 @@ Result<void> read_setting(const Setting& setting, const YamlNode& node, ClusterC
       return {};
     }
     Result<void> operator()(Wires ClusterConfig::*to) {
-      config.*to = TRY(read_choice(setting, kWires, "auto, shm or net", node));
+      config.*to = TRY(read_choice(setting, kWires, node));
+      return {};
+    }
+    Result<void> operator()(DType ClusterConfig::*to) {
+      config.*to = TRY(read_choice(setting, kKvDTypes, node));
       return {};
     }
     Result<void> operator()(PinThreads ClusterConfig::*to) {
-      config.*to = TRY(read_choice(setting, kPinThreads, "auto or off", node));
+      config.*to = TRY(read_choice(setting, kPinThreads, node));
       return {};
     }
   };
@@ -170,9 +179,12 @@ std::string show_setting(const Setting& setting, const ClusterConfig& config) {
     std::string operator()(uint32_t ClusterConfig::*from) { return std::to_string(config.*from); }
     std::string operator()(Setting::Bytes from) { return size_text(config.*from.field); }
     std::string operator()(Duration ClusterConfig::*from) { return duration_text(config.*from); }
-    std::string operator()(Wires ClusterConfig::*from) { return name_of(config.*from, kWires); }
+    std::string operator()(Wires ClusterConfig::*from) { return show_choice(kWires, config.*from); }
+    std::string operator()(DType ClusterConfig::*from) {
+      return show_choice(kKvDTypes, config.*from);
+    }
     std::string operator()(PinThreads ClusterConfig::*from) {
-      return name_of(config.*from, kPinThreads);
+      return show_choice(kPinThreads, config.*from);
     }
   };
   return std::visit(Shower{config}, setting.field);

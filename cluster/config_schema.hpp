@@ -26,9 +26,9 @@ struct Setting {
   struct Bytes {
     uint32_t ClusterConfig::*field;
   };
-  using Field =
-      std::variant<Word, Text, uint16_t ClusterConfig::*, uint32_t ClusterConfig::*, Bytes,
-                   Duration ClusterConfig::*, Wires ClusterConfig::*, PinThreads ClusterConfig::*>;
+  using Field = std::variant<Word, Text, uint16_t ClusterConfig::*, uint32_t ClusterConfig::*,
+                             Bytes, Duration ClusterConfig::*, Wires ClusterConfig::*,
+                             DType ClusterConfig::*, PinThreads ClusterConfig::*>;
 
   std::string_view section;  ///< "" at the top level
   std::string_view key;
@@ -57,6 +57,7 @@ inline constexpr auto kSettings = std::to_array<Setting>({
     {"limits", "kv_blocks", &ClusterConfig::kv_blocks, 1, 1 << 20},
     {"limits", "kv_host_blocks", &ClusterConfig::kv_host_blocks, 0, 1 << 24},
     {"limits", "kv_block_tokens", &ClusterConfig::kv_block_tokens, 1, 1'024},
+    {"limits", "kv_dtype", &ClusterConfig::kv_dtype},
     {"limits", "request_timeout", &ClusterConfig::request_timeout, milliseconds(1).ns,
      seconds(86'400).ns},
     {"limits", "max_body", Setting::Bytes{&ClusterConfig::max_body_bytes}, 1 << 10, 1 << 30},

@@ -119,7 +119,7 @@ std::optional<Error> Membership::reason_to_reject(const NodeInfo& info) const {
     if (info.arithmetic_class != first.arithmetic_class) {
       return wrong("the node computes in the arithmetic class " + shown(info.arithmetic_class) +
                    ", the cluster in " + shown(first.arithmetic_class) +
-                   "; mixing them would change the tokens");
+                   "; mixing them would change the tokens: give all nodes the same configuration");
     }
   }
   return std::nullopt;

@@ -24,6 +24,9 @@ static_assert(kIntegerGranule % kPanelRows == 0);
 constexpr size_t kElementsPerPart = 1U << 15U;
 /// Heads that read a KV row together, so that it is fetched from memory once for all of them.
 constexpr size_t kHeadsTogether = 4;
+/// Queries (heads times rows) that share rows converted from BF16, if each thread gets a part. With
+/// 16 instead of 4 one row takes 2.3 instead of 3.1 ms over 4,096 positions, V2-Lite, one thread.
+constexpr size_t kQueriesTogether = 16;
 
 constexpr size_t divide_up(size_t a, size_t b) { return (a + b - 1) / b; }
 
@@ -100,15 +103,26 @@ class CpuOps final : public Ops {
               [&](Range rows) { kernels_.topk_gate(p, rows); });
   }
 
+  void store_kv(const StoreKvParams& p) override {
+    check_shapes(p);
+    over_rows(p.x.rows, p.x.cols, [&](Range rows) { kernels_.store_kv(p, rows); });
+  }
+
   void mla_absorbed(const MlaAbsorbedParams& p) override {
     check_shapes(p);
-    const size_t groups = divide_up(p.num_heads, kHeadsTogether);
     const std::vector<Range> runs = runs_over_same_blocks(p.rows, kRowsTogether);
-    run(runs.size() * groups, [&](size_t i) {
-      const size_t head = i % groups * kHeadsTogether;
-      kernels_.mla_absorbed(p, runs[i / groups],
-                            {head, std::min(head + kHeadsTogether, p.num_heads)});
-    });
+    const size_t heads_per_thread = p.num_heads * runs.size() / num_threads();
+    std::vector<std::pair<Range, Range>> parts;  // rows and heads
+    for (const Range& rows : runs) {
+      const size_t step = p.kv_dtype == DType::kF32
+                              ? kHeadsTogether
+                              : std::max(kHeadsTogether, std::min(heads_per_thread,
+                                                                  kQueriesTogether / rows.size()));
+      for (size_t head = 0; head < p.num_heads; head += step) {
+        parts.push_back({rows, {head, std::min(head + step, p.num_heads)}});
+      }
+    }
+    run(parts.size(), [&](size_t i) { kernels_.mla_absorbed(p, parts[i].first, parts[i].second); });
   }
 
   void mla_expanded(const MlaExpandedParams& p) override {
@@ -255,6 +269,8 @@ class CpuOps final : public Ops {
       part(Range{i * step, std::min((i + 1) * step, rows)});
     });
   }
+
+  [[nodiscard]] size_t num_threads() const { return pool_ == nullptr ? 1 : pool_->num_threads(); }
 
   template <class F>
   void run(size_t num_parts, const F& part) {

@@ -65,6 +65,7 @@ struct KernelSet {
   void (*silu_mul)(const SiluMulParams&, Range rows);
   void (*add)(const AddParams&, Range rows);
   void (*topk_gate)(const TopkGateParams&, Range rows);
+  void (*store_kv)(const StoreKvParams&, Range rows);
   void (*mla_absorbed)(const MlaAbsorbedParams&, Range rows, Range heads);
   void (*mla_expanded)(const MlaExpandedParams&, Range rows, Range heads);
   void (*combine)(const CombineParams&, Range rows);

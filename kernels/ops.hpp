@@ -21,6 +21,9 @@
 //    exact integers s. Of each group of weights t = fma(float(s), scale, t), 32 after 32 elements
 //    in ascending order from t = 0; the result is fma(t, scale of the group, y), group after group
 //    from y = 0. Source: dynamic block-wise quantisation as in Dettmers et al. 2022.
+// 6. KV that is kept in BF16 is rounded once, when it is stored (base/bfloat16.hpp); attention
+// reads
+//    it as float32, exactly, and goes on by the rules above.
 //
 // So results do not depend on batch, chunk, threads or placement. No operation allocates per row,
 // throws or fails: shapes are our own contract and are CHECKed.
@@ -130,12 +133,19 @@ struct CombineParams {
   Rows residual;     ///< [rows, hidden]
 };
 
+/// Writes rows as KV blocks hold them, by rule 6.
+struct StoreKvParams {
+  ConstRows x;                   ///< [rows, cols]
+  DType kv_dtype = DType::kF32;  ///< or kBF16
+  std::span<void* const> out;    ///< [rows], where the cols elements of each go
+};
+
 /// One row of attention: which KV it sees. Blocks are read in place.
 struct AttentionRow {
-  /// Block b of this layer: [block_tokens, kv_rank + rope_dim] float32, token t of the context in
-  /// block t / block_tokens. Neighbouring rows of one request give the same span (same data()):
-  /// the expanded form then makes their keys and values once.
-  std::span<const float* const> blocks;
+  /// Block b of this layer: [block_tokens, kv_rank + rope_dim] of kv_dtype, token t of the context
+  /// in block t / block_tokens. Neighbouring rows of one request give the same span (same data()):
+  /// they go through the blocks together, and the expanded form makes keys and values once.
+  std::span<const void* const> blocks;
   uint32_t context_len = 0;  ///< positions 0 .. context_len-1 are visible, >= 1
 };
 
@@ -147,6 +157,7 @@ struct MlaAbsorbedParams {
   ConstRows q_latent;                  ///< [rows, num_heads * kv_rank]
   ConstRows q_rope;                    ///< [rows, num_heads * rope_dim], rotated
   std::span<const AttentionRow> rows;  ///< [rows]
+  DType kv_dtype = DType::kF32;        ///< of the blocks, or kBF16
   size_t block_tokens = 0;
   size_t num_heads = 0;
   size_t kv_rank = 0;
@@ -163,6 +174,7 @@ struct MlaExpandedParams {
   ConstRows q;                         ///< [rows, num_heads * (nope_dim + rope_dim)], rope last
   const float* kv_b = nullptr;         ///< [num_heads, nope_dim + v_dim, kv_rank]
   std::span<const AttentionRow> rows;  ///< [rows]
+  DType kv_dtype = DType::kF32;        ///< of the blocks, or kBF16
   size_t block_tokens = 0;
   size_t num_heads = 0;
   size_t kv_rank = 0;
@@ -193,6 +205,7 @@ class Ops {
   virtual void silu_mul(const SiluMulParams& p) = 0;
   virtual void add(const AddParams& p) = 0;
   virtual void topk_gate(const TopkGateParams& p) = 0;
+  virtual void store_kv(const StoreKvParams& p) = 0;
   virtual void mla_absorbed(const MlaAbsorbedParams& p) = 0;
   virtual void mla_expanded(const MlaExpandedParams& p) = 0;
   /// Independent FFNs (one per expert), spread over the pool together.

@@ -39,11 +39,16 @@ void check_disjoint(const ConstRows& a, const ConstRows& b) {
   CHECK(std::less_equal<>()(a_end, b.data) || std::less_equal<>()(b_end, a.data));
 }
 
-void check_attention_rows(std::span<const AttentionRow> rows, size_t block_tokens) {
-  CHECK_GT(block_tokens, 0U);
-  for (const AttentionRow& row : rows) {
+void check_kv_dtype(DType dtype) { CHECK(dtype == DType::kF32 || dtype == DType::kBF16); }
+
+/// @param p of either form
+template <class Params>
+void check_attention_rows(const Params& p) {
+  check_kv_dtype(p.kv_dtype);
+  CHECK_GT(p.block_tokens, 0U);
+  for (const AttentionRow& row : p.rows) {
     CHECK_GE(row.context_len, 1U);
-    CHECK_LE(row.context_len, row.blocks.size() * block_tokens);
+    CHECK_LE(row.context_len, row.blocks.size() * p.block_tokens);
   }
 }
 
@@ -113,6 +118,11 @@ void check_shapes(const TopkGateParams& p) {
   CHECK(p.logits.rows == 0 || (p.topk_idx != nullptr && p.topk_weight != nullptr));
 }
 
+void check_shapes(const StoreKvParams& p) {
+  check_kv_dtype(p.kv_dtype);
+  check_view(p.x, p.out.size(), p.x.cols);
+}
+
 void check_shapes(const MlaAbsorbedParams& p) {
   const size_t rows = p.rows.size();
   check_view(p.q_latent, rows, p.num_heads * p.kv_rank);
@@ -120,7 +130,7 @@ void check_shapes(const MlaAbsorbedParams& p) {
   check_view(p.out, rows, p.num_heads * p.kv_rank);
   check_disjoint(p.q_latent, p.out);
   check_disjoint(p.q_rope, p.out);
-  check_attention_rows(p.rows, p.block_tokens);
+  check_attention_rows(p);
 }
 
 void check_shapes(const MlaExpandedParams& p) {
@@ -130,7 +140,7 @@ void check_shapes(const MlaExpandedParams& p) {
   check_disjoint(p.q, p.out);
   CHECK(p.kv_b != nullptr);
   CHECK_GT(p.nope_dim + p.v_dim, 0U);
-  check_attention_rows(p.rows, p.block_tokens);
+  check_attention_rows(p);
 }
 
 void check_shapes(const FfnParams& p) {

@@ -14,6 +14,7 @@ void check_shapes(const RopeParams& p);
 void check_shapes(const SiluMulParams& p);
 void check_shapes(const AddParams& p);
 void check_shapes(const TopkGateParams& p);
+void check_shapes(const StoreKvParams& p);
 void check_shapes(const MlaAbsorbedParams& p);
 void check_shapes(const MlaExpandedParams& p);
 void check_shapes(const FfnParams& p);

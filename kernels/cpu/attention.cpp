@@ -4,6 +4,7 @@
 #include <span>
 #include <vector>
 
+#include "kernels/cpu/convert.hpp"
 #include "kernels/cpu/exp.hpp"
 #include "kernels/cpu/scalar.hpp"
 #include "kernels/cpu/sum16.hpp"
@@ -11,10 +12,20 @@
 namespace troupe::kernels::scalar {
 namespace {
 
-/// The cached row of position `t`: kv_rank elements of the latent, then rope_dim of the rotated
-/// key.
-const float* kv_row(const AttentionRow& row, size_t t, size_t block_tokens, size_t width) {
-  return row.blocks[t / block_tokens] + (t % block_tokens) * width;
+/// What a row sees of the cache, as float32: [context_len, width], of each position kv_rank
+/// elements of the latent, then rope_dim of the rotated key.
+template <class Params>
+std::vector<float> visible_kv(const Params& p, const AttentionRow& row) {
+  const size_t width = p.kv_rank + p.rope_dim;
+  std::vector<float> kv(row.context_len * width);
+  for (size_t t = 0; t < row.context_len; ++t) {
+    const WeightView block{.data = row.blocks[t / p.block_tokens],
+                           .dtype = p.kv_dtype,
+                           .out = p.block_tokens,
+                           .in = width};
+    weight_row(block, t % p.block_tokens, kv.data() + t * width);
+  }
+  return kv;
 }
 
 size_t longest_context(std::span<const AttentionRow> rows, Range range) {
@@ -39,26 +50,38 @@ float softmax_numerators(std::span<float> scores) {
 
 }  // namespace
 
+void store_kv(const StoreKvParams& p, Range rows) {
+  for (size_t r = rows.first; r < rows.last; ++r) {
+    const float* x = p.x.row(r);
+    if (p.kv_dtype == DType::kF32) {
+      std::copy_n(x, p.x.cols, static_cast<float*>(p.out[r]));
+    } else {
+      std::transform(x, x + p.x.cols, static_cast<uint16_t*>(p.out[r]), to_bf16);
+    }
+  }
+}
+
 void mla_absorbed(const MlaAbsorbedParams& p, Range rows, Range heads) {
   const size_t width = p.kv_rank + p.rope_dim;
   std::vector<float> buffer(longest_context(p.rows, rows));
   for (size_t r = rows.first; r < rows.last; ++r) {
     const AttentionRow& row = p.rows[r];
+    const std::vector<float> kv = visible_kv(p, row);
     for (size_t h = heads.first; h < heads.last; ++h) {
       const float* q_latent = p.q_latent.row(r) + h * p.kv_rank;
       const float* q_rope = p.q_rope.row(r) + h * p.rope_dim;
       const std::span<float> scores(buffer.data(), row.context_len);
       for (size_t t = 0; t < scores.size(); ++t) {
-        const float* kv = kv_row(row, t, p.block_tokens, width);
-        scores[t] =
-            (dot(q_latent, kv, p.kv_rank) + dot(q_rope, kv + p.kv_rank, p.rope_dim)) * p.scale;
+        const float* latent = kv.data() + t * width;
+        const float* k_rope = latent + p.kv_rank;
+        scores[t] = (dot(q_latent, latent, p.kv_rank) + dot(q_rope, k_rope, p.rope_dim)) * p.scale;
       }
       const float sum = softmax_numerators(scores);
       float* out = p.out.row(r) + h * p.kv_rank;
       for (size_t i = 0; i < p.kv_rank; ++i) {
         float weighted = 0;
         for (size_t t = 0; t < scores.size(); ++t) {
-          weighted = std::fma(scores[t], kv_row(row, t, p.block_tokens, width)[i], weighted);
+          weighted = std::fma(scores[t], kv[t * width + i], weighted);
         }
         out[i] = weighted / sum;
       }
@@ -80,9 +103,10 @@ void mla_expanded(const MlaExpandedParams& p, Range rows, Range heads) {
     size_t num_expanded = 0;
     for (size_t r = rows.first; r < rows.last; ++r) {
       const AttentionRow& row = p.rows[r];
+      const std::vector<float> kv = visible_kv(p, row);
       if (r > rows.first && row.blocks.data() != p.rows[r - 1].blocks.data()) num_expanded = 0;
       for (; num_expanded < row.context_len; ++num_expanded) {
-        const float* latent = kv_row(row, num_expanded, p.block_tokens, width);
+        const float* latent = kv.data() + num_expanded * width;
         for (size_t o = 0; o < kv_dim; ++o) {
           expanded[num_expanded * kv_dim + o] = dot(kv_b + o * p.kv_rank, latent, p.kv_rank);
         }
@@ -90,7 +114,7 @@ void mla_expanded(const MlaExpandedParams& p, Range rows, Range heads) {
       const float* q = p.q.row(r) + h * qk_dim;
       const std::span<float> scores(buffer.data(), row.context_len);
       for (size_t t = 0; t < scores.size(); ++t) {
-        const float* k_rope = kv_row(row, t, p.block_tokens, width) + p.kv_rank;
+        const float* k_rope = kv.data() + t * width + p.kv_rank;
         scores[t] = (dot(q, expanded.data() + t * kv_dim, p.nope_dim) +
                      dot(q + p.nope_dim, k_rope, p.rope_dim)) *
                     p.scale;

@@ -14,6 +14,7 @@ const KernelSet& scalar_kernels() {
       .silu_mul = scalar::silu_mul,
       .add = scalar::add,
       .topk_gate = scalar::topk_gate,
+      .store_kv = scalar::store_kv,
       .mla_absorbed = scalar::mla_absorbed,
       .mla_expanded = scalar::mla_expanded,
       .combine = scalar::combine,

@@ -16,6 +16,7 @@ void rope(const RopeParams& p, Range rows);
 void silu_mul(const SiluMulParams& p, Range rows);
 void add(const AddParams& p, Range rows);
 void topk_gate(const TopkGateParams& p, Range rows);
+void store_kv(const StoreKvParams& p, Range rows);
 void mla_absorbed(const MlaAbsorbedParams& p, Range rows, Range heads);
 void mla_expanded(const MlaExpandedParams& p, Range rows, Range heads);
 void combine(const CombineParams& p, Range rows);

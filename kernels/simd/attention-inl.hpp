@@ -56,7 +56,7 @@ struct Scoring {
   float scale;
 };
 
-/// scores[q][t] = (q . keys[t] + q_rope . keys_rope[t]) * scale for some positions of one block.
+/// scores[q][t] = (q . keys[t] + q_rope . keys_rope[t]) * scale for some positions.
 /// @param rope_scores scratch, [queries, positions]
 void score_block(const Scoring& s, const RowsOf<F32Row>& keys, const RowsOf<F32Row>& keys_rope,
                  size_t positions, float* rope_scores, float* scores, size_t scores_stride) {
@@ -149,17 +149,74 @@ void divide(float* x, size_t n, float by) {
   for (; i < n; ++i) x[i] /= by;
 }
 
-/// Calls part(first position, positions, their KV rows) for the blocks of positions [first, last).
-template <class Part>
-HWY_INLINE void over_blocks(const AttentionRow& row, size_t block_tokens, size_t width,
-                            size_t first, size_t last, const Part& part) {
-  for (size_t t = first; t < last;) {
-    const size_t within = t % block_tokens;
-    const size_t count = std::min(block_tokens - within, last - t);
-    part(t, count, row.blocks[t / block_tokens] + within * width);
-    t += count;
+/// Cached rows as float32: from where they lie, or converted, some positions at a time, for all
+/// queries that go through them.
+class CachedRows {
+ public:
+  /// @param params of either form
+  template <class Params>
+  explicit CachedRows(const Params& params)
+      : dtype_(params.kv_dtype),
+        block_tokens_(params.block_tokens),
+        width_(params.kv_rank + params.rope_dim),
+        most_(dtype_ == DType::kF32 ? block_tokens_ : std::min(block_tokens_, kMostConverted)) {
+    if (dtype_ != DType::kF32) {
+      converted_ = std::make_unique_for_overwrite<float[]>(most_ * width_);
+    }
   }
-}
+
+  /// The most positions of a part.
+  [[nodiscard]] size_t most() const { return most_; }
+
+  /// Calls part(first position, those columns of its row and the following ones) over some
+  /// positions.
+  template <class Part>
+  HWY_INLINE void in_parts(const AttentionRow& row, Range positions, Range columns,
+                           const Part& part) const {
+    for (size_t t = positions.first; t < positions.last;) {
+      const size_t count = std::min({block_tokens_ - t % block_tokens_, positions.last - t, most_});
+      if (dtype_ == DType::kF32) {
+        part(t, ConstRows(stored<float>(row, t) + columns.first, count, columns.size(), width_));
+      } else {
+        const uint16_t* here = stored<uint16_t>(row, t) + columns.first;
+        const bool last = t + count == positions.last;
+        const uint16_t* next = last ? here : stored<uint16_t>(row, t + count) + columns.first;
+        part(t, converted(here, next, count, columns.size()));
+      }
+      t += count;
+    }
+  }
+
+ private:
+  static constexpr size_t kMostConverted = 16;  ///< 8 take a tenth longer: tiles are cut
+
+  /// The row of position t; those of its block that follow lie behind it.
+  template <class T>
+  const T* stored(const AttentionRow& row, size_t t) const {
+    return static_cast<const T*>(row.blocks[t / block_tokens_]) + t % block_tokens_ * width_;
+  }
+
+  /// [count, columns] of the rows.
+  /// @param next rows of the next part, which are fetched meanwhile
+  ConstRows converted(const uint16_t* rows, const uint16_t* next, size_t count,
+                      size_t columns) const {
+    for (size_t t = 0; t < count; ++t) {
+      const Bf16Row row{rows + t * width_};
+      float* out = converted_.get() + t * columns;
+      size_t i = 0;
+      for (; i + kLanes <= columns; i += kLanes) {
+        __builtin_prefetch(next + t * width_ + i, 0, 2);
+        hn::StoreU(row.load(i), kFloats, out + i);
+      }
+      for (; i < columns; ++i) out[i] = row.at(i);
+    }
+    return {converted_.get(), count, columns};
+  }
+
+  DType dtype_;
+  size_t block_tokens_, width_, most_;
+  std::unique_ptr<float[]> converted_;  ///< scratch, [most_, columns]
+};
 
 size_t longest_context(std::span<const AttentionRow> rows, Range range) {
   size_t longest = 0;
@@ -177,9 +234,10 @@ class AbsorbedHeads {
       : p_(p),
         heads_(heads),
         longest_(longest),
+        cache_(p),
         scores_(std::make_unique_for_overwrite<float[]>(heads.size() * max_rows * longest)),
         rope_scores_(std::make_unique_for_overwrite<float[]>(std::max(max_rows, heads.size()) *
-                                                             p.block_tokens)) {}
+                                                             cache_.most())) {}
 
   void attend(Range rows) {
     size_t sees_most = rows.first, common = longest_;
@@ -188,11 +246,11 @@ class AbsorbedHeads {
       common = std::min<size_t>(common, p_.rows[r].context_len);
     }
     // Positions that a row does not see are scored with the others and not used.
-    over_positions(sees_most, 0, p_.rows[sees_most].context_len,
-                   [&](size_t t, size_t count, const float* kv) HWY_ATTR {
-                     over_queries(rows, rows,
-                                  [&](const Queries& q) HWY_ATTR { score(q, t, count, kv); });
-                   });
+    const AttentionRow& longest = p_.rows[sees_most];
+    cache_.in_parts(longest, {0, longest.context_len}, {0, p_.kv_rank + p_.rope_dim},
+                    [&](size_t t, const ConstRows& kv) HWY_ATTR {
+                      over_queries(rows, rows, [&](const Queries& q) HWY_ATTR { score(q, t, kv); });
+                    });
     for (size_t r = rows.first; r < rows.last; ++r) {
       std::fill_n(out(r, heads_.first), heads_.size() * p_.kv_rank, 0.0F);
     }
@@ -204,13 +262,13 @@ class AbsorbedHeads {
     }
     // Values of positions that all rows see, then what each of them sees beyond.
     const auto weigh_positions = [&](Range some, size_t first, size_t last) HWY_ATTR {
-      over_positions(some.first, first, last,
-                     [&](size_t t, size_t count, const float* kv) HWY_ATTR {
-                       over_queries(rows, some, [&](const Queries& q) HWY_ATTR {
-                         weigh(q.scores + t, q.scores_stride, q.count, kv, width(), count, q.out,
-                               q.out_stride, p_.kv_rank);
-                       });
-                     });
+      cache_.in_parts(p_.rows[some.first], {first, last}, {0, p_.kv_rank},
+                      [&](size_t t, const ConstRows& latent) HWY_ATTR {
+                        over_queries(rows, some, [&](const Queries& q) HWY_ATTR {
+                          weigh(q.scores + t, q.scores_stride, q.count, latent.data, latent.stride,
+                                latent.rows, q.out, q.out_stride, p_.kv_rank);
+                        });
+                      });
     };
     weigh_positions(rows, 0, common);
     for (size_t r = rows.first; r < rows.last; ++r) {
@@ -232,7 +290,6 @@ class AbsorbedHeads {
     size_t scores_stride, out_stride;
   };
 
-  [[nodiscard]] size_t width() const { return p_.kv_rank + p_.rope_dim; }
   [[nodiscard]] float* out(size_t r, size_t h) const { return p_.out.row(r) + h * p_.kv_rank; }
   /// Of one of `rows`, the rows of this call of attend().
   [[nodiscard]] float* scores(Range rows, size_t r, size_t h) const {
@@ -259,12 +316,8 @@ class AbsorbedHeads {
     }
   }
 
-  template <class Part>
-  HWY_INLINE void over_positions(size_t row, size_t first, size_t last, const Part& part) const {
-    over_blocks(p_.rows[row], p_.block_tokens, width(), first, last, part);
-  }
-
-  HWY_INLINE void score(const Queries& q, size_t t, size_t count, const float* kv) const {
+  /// Of positions t and following, whose rows are kv.
+  HWY_INLINE void score(const Queries& q, size_t t, const ConstRows& kv) const {
     score_block({.q = q.latent,
                  .q_rope = q.rope,
                  .q_stride = q.latent_stride,
@@ -273,15 +326,16 @@ class AbsorbedHeads {
                  .n = p_.kv_rank,
                  .rope_dim = p_.rope_dim,
                  .scale = p_.scale},
-                {kv, width()}, {kv + p_.kv_rank, width()}, count, rope_scores_.get(), q.scores + t,
-                q.scores_stride);
+                {kv.data, kv.stride}, {kv.data + p_.kv_rank, kv.stride}, kv.rows,
+                rope_scores_.get(), q.scores + t, q.scores_stride);
   }
 
   const MlaAbsorbedParams& p_;
   Range heads_;
   size_t longest_;
+  CachedRows cache_;
   std::unique_ptr<float[]> scores_;       ///< [heads, rows of attend(), longest]
-  std::unique_ptr<float[]> rope_scores_;  ///< scratch, [queries, block_tokens]
+  std::unique_ptr<float[]> rope_scores_;  ///< scratch, [queries, positions of a part]
 };
 
 void mla_absorbed(const MlaAbsorbedParams& p, Range rows, Range heads) {
@@ -301,9 +355,10 @@ class ExpandedHead {
       : p_(p),
         head_(head),
         longest_(longest),
+        cache_(p),
         kv_(std::make_unique_for_overwrite<float[]>(longest * kv_dim())),
         scores_(std::make_unique_for_overwrite<float[]>(kRowsTogether * longest)),
-        rope_scores_(std::make_unique_for_overwrite<float[]>(kRowsTogether * p.block_tokens)) {}
+        rope_scores_(std::make_unique_for_overwrite<float[]>(kRowsTogether * cache_.most())) {}
 
   /// Forgets the keys and values: the next rows are over other blocks.
   void reset() { made_ = 0; }
@@ -338,7 +393,6 @@ class ExpandedHead {
 
  private:
   [[nodiscard]] size_t kv_dim() const { return p_.nope_dim + p_.v_dim; }
-  [[nodiscard]] size_t width() const { return p_.kv_rank + p_.rope_dim; }
   [[nodiscard]] float* out(size_t r) const { return p_.out.row(r) + head_ * p_.v_dim; }
 
   /// Makes keys and values of the row's positions that are not there yet.
@@ -346,13 +400,12 @@ class ExpandedHead {
     const WeightView kv_b{
         .data = p_.kv_b + head_ * kv_dim() * p_.kv_rank, .out = kv_dim(), .in = p_.kv_rank};
     if (made_ >= row.context_len) return;
-    over_blocks(row, p_.block_tokens, width(), made_, row.context_len,
-                [&](size_t t, size_t count, const float* latent) HWY_ATTR {
-                  gemm({.x = ConstRows(latent, count, p_.kv_rank, width()),
-                        .w = kv_b,
-                        .y = Rows(kv_.get() + t * kv_dim(), count, kv_dim())},
-                       {0, kv_dim()});
-                });
+    cache_.in_parts(
+        row, {made_, row.context_len}, {0, p_.kv_rank},
+        [&](size_t t, const ConstRows& latent) HWY_ATTR {
+          gemm({.x = latent, .w = kv_b, .y = Rows(kv_.get() + t * kv_dim(), latent.rows, kv_dim())},
+               {0, kv_dim()});
+        });
     made_ = row.context_len;
   }
 
@@ -367,21 +420,22 @@ class ExpandedHead {
                           .n = p_.nope_dim,
                           .rope_dim = p_.rope_dim,
                           .scale = p_.scale};
-    over_blocks(p_.rows[rows.first], p_.block_tokens, width(), first, last,
-                [&](size_t t, size_t count, const float* latent) HWY_ATTR {
-                  score_block(scoring, {kv_.get() + t * kv_dim(), kv_dim()},
-                              {latent + p_.kv_rank, width()}, count, rope_scores_.get(),
-                              scores_.get() + at * longest_ + t, longest_);
-                });
+    cache_.in_parts(p_.rows[rows.first], {first, last}, {p_.kv_rank, p_.kv_rank + p_.rope_dim},
+                    [&](size_t t, const ConstRows& keys_rope) HWY_ATTR {
+                      score_block(scoring, {kv_.get() + t * kv_dim(), kv_dim()},
+                                  {keys_rope.data, keys_rope.stride}, keys_rope.rows,
+                                  rope_scores_.get(), scores_.get() + at * longest_ + t, longest_);
+                    });
   }
 
   const MlaExpandedParams& p_;
   size_t head_;
   size_t longest_;
+  CachedRows cache_;
   size_t made_ = 0;                       ///< positions whose keys and values are in kv_
   std::unique_ptr<float[]> kv_;           ///< [longest, nope_dim + v_dim]
   std::unique_ptr<float[]> scores_;       ///< [kRowsTogether, longest]
-  std::unique_ptr<float[]> rope_scores_;  ///< scratch, [kRowsTogether, block_tokens]
+  std::unique_ptr<float[]> rope_scores_;  ///< scratch, [kRowsTogether, positions of a part]
 };
 
 void mla_expanded(const MlaExpandedParams& p, Range rows, Range heads) {

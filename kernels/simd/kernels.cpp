@@ -39,6 +39,7 @@ const KernelSet& target_kernels() {
     .silu_mul = silu_mul,
     .add = add,
     .topk_gate = scalar::topk_gate,  // branches, not arithmetic
+    .store_kv = scalar::store_kv,    // rounds, by integers
     .mla_absorbed = mla_absorbed,
     .mla_expanded = mla_expanded,
     .combine = combine,

@@ -11,18 +11,24 @@
 namespace troupe::actors {
 namespace {
 
-class SameTokens : public testing::TestWithParam<std::string> {};
+struct ServedModel {
+  std::string directory;
+  DType kv_dtype = DType::kF32;
+};
+
+class SameTokens : public testing::TestWithParam<ServedModel> {};
 
 TEST_P(SameTokens, WhateverTheNumberOfShardsAndTheRequestsAround) {
-  const std::string model = GetParam();
+  const auto& [model, kv_dtype] = GetParam();
   const auto specs = mixed_requests(opened_model(model).config().vocab_size, 16);
-  const std::vector<Stream> expected = generated_alone(model, specs);
+  const std::vector<Stream> expected = generated_alone(model, specs, kv_dtype);
   for (const uint32_t shards : {1U, 2U, 3U, 5U}) {
     for (const size_t in_flight : {size_t{1}, size_t{4}, size_t{16}}) {
       TestCluster cluster({.model = model,
                            .num_shards = shards,
                            .num_threads = shards % 2 + 1,
-                           .micro_batches = in_flight == 16 ? 2U : 0U});
+                           .micro_batches = in_flight == 16 ? 2U : 0U,
+                           .kv_dtype = kv_dtype});
       ASSERT_TRUE(cluster.wait_serving());
       // Requests join while others are in the middle: each second token of one starts the next.
       std::vector<std::shared_future<Stream>> streams(specs.size());
@@ -46,14 +52,17 @@ TEST_P(SameTokens, WhateverTheNumberOfShardsAndTheRequestsAround) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Models, SameTokens,
-                         testing::Values(std::string(TROUPE_SOURCE_DIR) + "/models/demo",
-                                         golden_model("v3-groups"), golden_model("v2-lite")),
-                         [](const auto& info) {
-                           std::string name = info.param.substr(info.param.rfind('/') + 1);
-                           std::replace(name.begin(), name.end(), '-', '_');
-                           return name;
-                         });
+INSTANTIATE_TEST_SUITE_P(
+    Models, SameTokens,
+    testing::Values(ServedModel{std::string(TROUPE_SOURCE_DIR) + "/models/demo"},
+                    ServedModel{golden_model("v3-groups")}, ServedModel{golden_model("v2-lite")},
+                    ServedModel{golden_model("v3-groups"), DType::kBF16}),
+    [](const auto& info) {
+      const std::string& path = info.param.directory;
+      std::string name = path.substr(path.rfind('/') + 1);
+      std::replace(name.begin(), name.end(), '-', '_');
+      return info.param.kv_dtype == DType::kF32 ? name : name + "_kv_bf16";
+    });
 
 class FaultyLinks : public testing::TestWithParam<std::pair<const char*, transport::FaultOptions>> {
 };
@@ -256,20 +265,22 @@ TEST(Cluster, DrainingARouterMovesItsRequestsToAnotherWithTheSameTokens) {
   EXPECT_FALSE(rows_of("router-0").second);
 }
 
+class KvOf : public testing::TestWithParam<DType> {};
+
 /// Requests with long contexts, so that what a drain moves is worth moving.
-TEST(Cluster, ADrainedRoutersKvGoesWithItsRequests) {
+TEST_P(KvOf, ADrainedRouterGoesWithItsRequests) {
   const std::string model = golden_model("v3-groups");
   auto specs = mixed_requests(opened_model(model).config().vocab_size, 4);
   for (size_t i = 0; i < specs.size(); ++i) {
     specs[i].prompt.assign(150, static_cast<TokenId>(i + 1));
     specs[i].max_tokens = 200;
   }
-  const auto expected = generated_alone(model, specs);
-  TestCluster cluster(
-      {.model = model,
-       .num_routers = 2,
-       .num_shards = 2,
-       .scheduler = {.max_running = 8, .min_fetch_tokens = 32, .max_context = 512}});
+  const auto expected = generated_alone(model, specs, GetParam());
+  TestCluster cluster({.model = model,
+                       .num_routers = 2,
+                       .num_shards = 2,
+                       .scheduler = {.max_running = 8, .min_fetch_tokens = 32, .max_context = 512},
+                       .kv_dtype = GetParam()});
   ASSERT_TRUE(cluster.wait_serving());
   for (const std::string drained : {"router-0", "router-1", "router-0"}) {
     std::promise<void> under_way;
@@ -291,6 +302,9 @@ TEST(Cluster, ADrainedRoutersKvGoesWithItsRequests) {
   for (const NodeStatus& node : cluster.status().nodes) fetched += node.num_fetched_blocks;
   EXPECT_GT(fetched, 20U) << "KV was computed again instead of moved";
 }
+
+INSTANTIATE_TEST_SUITE_P(DTypes, KvOf, testing::Values(DType::kF32, DType::kBF16),
+                         [](const auto& info) { return std::string(to_string(info.param)); });
 
 TEST(Cluster, ANodeThatComesBackIsTakenInWhenNothingRuns) {
   TestCluster cluster({.model = golden_model("v3-groups"), .num_shards = 2});

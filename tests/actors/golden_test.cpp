@@ -158,13 +158,17 @@ TEST_P(Golden, GreedyContinuationIsIdentical) {
 }
 
 TEST_P(Golden, ChunkedOneShotAndTokenByTokenPrefillAgreeBitForBit) {
-  for (const AttentionForm form : {AttentionForm::kAbsorbed, AttentionForm::kExpanded}) {
-    const std::vector<TokenId> prompt =
-        tokens(golden_.at("prompts").as_array().back().at("tokens"));
+  const std::vector<TokenId> prompt = tokens(golden_.at("prompts").as_array().back().at("tokens"));
+  for (const auto& [form, kv_dtype] : {std::pair{AttentionForm::kAbsorbed, DType::kF32},
+                                       std::pair{AttentionForm::kExpanded, DType::kF32},
+                                       std::pair{AttentionForm::kAbsorbed, DType::kBF16},
+                                       std::pair{AttentionForm::kExpanded, DType::kBF16}}) {
     Logits whole;
     for (const uint32_t chunk : {512U, 1U, 7U, 64U}) {
-      const auto local = load(kModels / GetParam(),
-                              {.num_threads = chunk % 3 + 1, .form = form, .chunk_tokens = chunk});
+      const auto local = load(kModels / GetParam(), {.num_threads = chunk % 3 + 1,
+                                                     .form = form,
+                                                     .kv_dtype = kv_dtype,
+                                                     .chunk_tokens = chunk});
       ASSERT_NE(local, nullptr);
       const Logits rows = all_logits(*local, prompt);
       if (whole.empty()) whole = rows;
@@ -174,6 +178,17 @@ TEST_P(Golden, ChunkedOneShotAndTokenByTokenPrefillAgreeBitForBit) {
             << "chunk of " << chunk << ", position " << r;
       }
     }
+  }
+}
+
+/// Half a unit in the last of BF16's 8 bits for each element, averaged over what is summed.
+TEST_P(Golden, LogitsAreLittleOffWithKvInBf16) {
+  for (const AttentionForm form : {AttentionForm::kAbsorbed, AttentionForm::kExpanded}) {
+    const auto local = load(kModels / GetParam(), {.form = form, .kv_dtype = DType::kBF16});
+    ASSERT_NE(local, nullptr);
+    const double worst = worst_error(*local);
+    EXPECT_GT(worst, kRelativeTolerance) << "nothing was rounded";
+    EXPECT_LE(worst, 0.02);
   }
 }
 

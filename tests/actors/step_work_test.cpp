@@ -89,7 +89,8 @@ TEST(StepWork, OfAPrefillChunkCountsEachFormOfAttention) {
   const StepSequence chunk{.tokens = tokens, .first_position = 5, .num_logits = 0};
   constexpr uint64_t kRowPositions = 6 + 7 + 8;
   for (const AttentionForm form : {AttentionForm::kAbsorbed, AttentionForm::kExpanded}) {
-    const StepWork work = work_outside_experts(tiny.config, tiny.weights, form, {&chunk, 1});
+    const StepWork work =
+        work_outside_experts(tiny.config, tiny.weights, form, DType::kF32, {&chunk, 1});
     EXPECT_EQ(work.weight_bytes, 3 * 10 * 2 + kMatrices * 2 + (kKvB + kNorms) * 4);
     EXPECT_EQ(work.kv_bytes, 8U * (8 + 2) * 4);
     const uint64_t attention = form == AttentionForm::kAbsorbed
@@ -105,10 +106,11 @@ TEST(StepWork, OfSeveralSequencesReadsTheHeadForThoseWithLogits) {
   std::vector<StepSequence> both{{.tokens = token, .first_position = 0, .num_logits = 0},
                                  {.tokens = token, .first_position = 3, .num_logits = 0}};
   const auto work = [&] {
-    return work_outside_experts(tiny.config, tiny.weights, AttentionForm::kAbsorbed, both);
+    return work_outside_experts(tiny.config, tiny.weights, AttentionForm::kAbsorbed, DType::kBF16,
+                                both);
   };
   const StepWork none = work();
-  EXPECT_EQ(none.kv_bytes, (1U + 4U) * (8 + 2) * 4);
+  EXPECT_EQ(none.kv_bytes, (1U + 4U) * (8 + 2) * 2);
   both[0].num_logits = both[1].num_logits = 1;
   const StepWork two = work();
   EXPECT_EQ(two.weight_bytes - none.weight_bytes, kHead * 2 + 10 * 4);

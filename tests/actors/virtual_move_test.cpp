@@ -24,9 +24,16 @@ struct Moves {
   uint64_t resumed = 0, fetched_blocks = 0;
 };
 
+const std::vector<Stream>& alone(DType kv_dtype) {
+  static const std::vector<Stream> kFloats = generated_alone(kModel, longer_requests());
+  static const std::vector<Stream> kHalves =
+      generated_alone(kModel, longer_requests(), DType::kBF16);
+  return kv_dtype == DType::kF32 ? kFloats : kHalves;
+}
+
 /// Drains one router after the other while requests run; `lossy` cuts one off for a while, too.
 Moves move_about(uint64_t seed, bool lossy) {
-  static const std::vector<Stream> kAlone = generated_alone(kModel, longer_requests());
+  const DType kv_dtype = seed % 4 < 2 ? DType::kF32 : DType::kBF16;
   VirtualCluster cluster(
       {.model = kModel,
        .num_routers = 2,
@@ -34,7 +41,8 @@ Moves move_about(uint64_t seed, bool lossy) {
        .scheduler = {.max_queued = 8, .max_running = 4, .min_fetch_tokens = 4, .max_context = 64},
        .batcher = {.max_step_tokens = 8, .max_running = 4},
        .kv_blocks = 64,
-       .kv_block_tokens = 4},
+       .kv_block_tokens = 4,
+       .kv_dtype = kv_dtype},
       {.seed = seed,
        .max_job_time = milliseconds(1),
        .max_frame_time = milliseconds(1),
@@ -59,7 +67,7 @@ Moves move_about(uint64_t seed, bool lossy) {
   }
   EXPECT_TRUE(cluster.run_until_ended(streams));
   for (size_t i = 0; i < streams.size(); ++i) {
-    expect_same(*streams[i], kAlone[i], "request " + std::to_string(i));
+    expect_same(*streams[i], alone(kv_dtype)[i], "request " + std::to_string(i));
   }
   // A step may still wait for a frame that was lost, though its requests went elsewhere.
   cluster.run_for(experts::CombineOptions{}.timeout + seconds(1));

@@ -36,6 +36,7 @@ limits:
   max_context: 4097
   kv_blocks: 1025
   kv_block_tokens: 17
+  kv_dtype: bf16
   request_timeout: 301s
   max_body: 9MiB
   max_connections: 1025
@@ -87,6 +88,7 @@ TEST(ClusterConfig, ReadsEveryKey) {
   EXPECT_EQ(config->max_context, 4097U);
   EXPECT_EQ(config->kv_blocks, 1025U);
   EXPECT_EQ(config->kv_block_tokens, 17U);
+  EXPECT_EQ(config->kv_dtype, DType::kBF16);
   EXPECT_EQ(config->request_timeout, seconds(301));
   EXPECT_EQ(config->max_body_bytes, 9U << 20);
   EXPECT_EQ(config->max_connections, 1025U);
@@ -112,6 +114,7 @@ TEST(ClusterConfig, FillsInDefaults) {
   EXPECT_EQ(config->heartbeat_timeout, milliseconds(1500)) << "with the interval below two seconds";
   EXPECT_EQ(config->pin_threads, PinThreads::kOff);
   EXPECT_EQ(config->wires, Wires::kAuto);
+  EXPECT_EQ(config->kv_dtype, DType::kF32);
   EXPECT_TRUE(config->pins.empty());
 }
 
@@ -174,6 +177,9 @@ TEST(ClusterConfig, SaysWhatIsWrongAndWhere) {
       {kSmall + "limits: {max_body: 8MB}\n",
        "limits.max_body must be a size such as 512KiB or 8MiB, from 1KiB to 1GiB, not '8MB'"},
       {kSmall + "limits: {max_body: 8}\n", "not '8'"},
+      {kSmall + "limits: {kv_dtype: int8}\n",
+       "c.yaml:5: limits.kv_dtype must be f32 or bf16, not 'int8'"},
+      {kSmall + "limits: {kv_dtype: [bf16]}\n", "limits.kv_dtype must be f32 or bf16, not a list"},
       {kSmall + "transport: {wires: rdma}\n",
        "transport.wires must be auto, shm or net, not 'rdma'"},
       {kSmall + "pin_threads: yes\n", "c.yaml:5: pin_threads must be auto or off, not 'yes'"},

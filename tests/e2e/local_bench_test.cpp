@@ -37,6 +37,7 @@ TEST(BenchLocal, MakesARowForEveryCombination) {
   for (const json::value& row : rows) {
     EXPECT_EQ(row.at("model_type"), "demo");
     EXPECT_EQ(row.at("format"), "BF16");
+    EXPECT_EQ(row.at("kv_dtype"), "F32");
     EXPECT_EQ(row.at("n_threads"), 1);
     ASSERT_EQ(row.at("samples_ts").as_array().size(), 2U);
     const double a = row.at("samples_ts").at(0).to_number<double>();
@@ -70,6 +71,15 @@ TEST(BenchLocal, CountsWhatStepsReadAndCompute) {
               2 * (number(one, "weight_bytes_per_step") + number(one, "kv_bytes_per_step")) /
                   (number(one, "avg_ns") * 1e-9) / number(one, "machine_read_bytes_per_s"),
               1e-6 * number(one, "bandwidth_fraction"));
+}
+
+TEST(BenchLocal, ReadsHalfAsMuchOfKvInBf16) {
+  const auto kv_bytes = [](const char* kv_dtype) {
+    const json::array rows = results_of({"local", "--model", kDemo, "-p", "0", "-n", "2", "-d",
+                                         "16", "-r", "1", "--kv-dtype", kv_dtype});
+    return number(rows.at(0), "kv_bytes_per_step");
+  };
+  EXPECT_EQ(2 * kv_bytes("bf16"), kv_bytes("f32"));
 }
 
 TEST(BenchLocal, DrawsItsTokensFromTheSeed) {
@@ -182,6 +192,7 @@ TEST(BenchCommands, RefuseWhatTheyDoNotKnow) {
       {{"local", "-m", kDemo, "-r", "0"}, "--repetitions must be between 1 and"},
       {{"local", "-m", kDemo, "--ubatch", "0"}, "--ubatch must be between 1 and"},
       {{"local", "-m", kDemo, "--threads", "0"}, "--threads must be between 1 and 1024"},
+      {{"local", "-m", kDemo, "--kv-dtype", "f16"}, "--kv-dtype must be f32 or bf16, not 'f16'"},
       {{"local", "-m", kDemo, "-p", "0", "-n", "0"}, "nothing to measure"},
       {{"local", "-m", kDemo, "-d", "4600"}, "5112 positions exceed the model's 4608"},
       {{"local", "-m", kDemo, "-o", "yaml"}, "md, json or csv, not \"yaml\""},

@@ -232,7 +232,7 @@ struct Textbook {
   double scale = 0.6F;
 
   const float* kv(size_t t) const {
-    return cache.blocks[t / kBlock] + t % kBlock * (kRank + kRope);
+    return static_cast<const float*>(cache.blocks[t / kBlock]) + t % kBlock * (kRank + kRope);
   }
   const float* kv_b_row(size_t h, size_t o) const { return &kv_b[(h * (kNope + kV) + o) * kRank]; }
   double expanded(size_t h, size_t o, size_t t) const {
@@ -323,7 +323,7 @@ TEST(Oracle, AbsorbedAttentionIsTextbookAttentionWithKvBMovedToTheQueryAndTheOut
 TEST(Oracle, AttentionSurvivesScoresFarBeyondTheRangeOfExp) {
   // One position wins by a wide margin: its value is the result, whatever the size of the scores.
   const std::vector<float> kv = {300, 1, -300, 2, 299, 3};  // rank 1, rope 1
-  const float* block = kv.data();
+  const void* block = kv.data();
   const AttentionRow row{.blocks = {&block, 1}, .context_len = 3};
   const float q_latent = 1000;
   const float q_rope = 0;

@@ -1,6 +1,7 @@
 // The promise of the product, operation by operation: every version gives the bits of the
 // specification, and a row gives the same bits alone and in a batch.
 
+#include <array>
 #include <limits>
 #include <sstream>
 
@@ -333,10 +334,11 @@ struct AttentionCase {
   std::vector<AttentionRow> rows;
   std::vector<float> q_latent, q_rope, q, kv_b;
 
-  AttentionCase(const AttentionShape& s, Draws& draws) : shape(s) {
+  AttentionCase(const AttentionShape& s, Draws& draws, StoredKv stored = StoredKv::kF32)
+      : shape(s) {
     const size_t width = s.kv_rank + s.rope_dim;
     for (const size_t positions : {61, 130, 20}) {
-      caches.emplace_back(positions, s.block_tokens, width, draws);
+      caches.emplace_back(positions, s.block_tokens, width, draws, stored);
     }
     for (size_t t = 42; t <= 61; ++t) rows.push_back(caches[0].row(t));
     rows.push_back(caches[1].row(130));
@@ -355,6 +357,7 @@ struct AttentionCase {
         {.q_latent = ConstRows(q_latent.data(), rows.size(), latent).slice(first, count),
          .q_rope = ConstRows(q_rope.data(), rows.size(), rope).slice(first, count),
          .rows = std::span(rows).subspan(first, count),
+         .kv_dtype = caches[0].dtype,
          .block_tokens = shape.block_tokens,
          .num_heads = shape.heads,
          .kv_rank = shape.kv_rank,
@@ -371,6 +374,7 @@ struct AttentionCase {
     ops.mla_expanded({.q = ConstRows(q.data(), rows.size(), qk).slice(first, count),
                       .kv_b = kv_b.data(),
                       .rows = std::span(rows).subspan(first, count),
+                      .kv_dtype = caches[0].dtype,
                       .block_tokens = shape.block_tokens,
                       .num_heads = shape.heads,
                       .kv_rank = shape.kv_rank,
@@ -383,10 +387,12 @@ struct AttentionCase {
   }
 };
 
-TEST(SameBits, AgreeForAttentionInBothForms) {
+class SameBitsOfAttention : public testing::TestWithParam<StoredKv> {};
+
+TEST_P(SameBitsOfAttention, AgreeInBothForms) {
   Draws draws(13);
   for (const AttentionShape& shape : kAttentionShapes) {
-    const AttentionCase c(shape, draws);
+    const AttentionCase c(shape, draws, GetParam());
     expect_same_bits("absorbed " + text_of(shape),
                      [&](Ops& ops) { return c.absorbed(ops, 0, c.rows.size()); });
     expect_same_bits("expanded " + text_of(shape),
@@ -395,10 +401,54 @@ TEST(SameBits, AgreeForAttentionInBothForms) {
   }
 }
 
-TEST(SameBits, OfAnAttentionRowDoNotDependOnItsBatch) {
+TEST(SameBits, OfAttentionAreThoseOfTheFloatsThatKvInBf16StandsFor) {
+  for (const AttentionShape& shape : kAttentionShapes) {
+    Draws draws(17), same_draws(17);
+    const AttentionCase c(shape, draws, StoredKv::kBF16);
+    const AttentionCase floats(shape, same_draws, StoredKv::kRounded);
+    const size_t n = c.rows.size();
+    ASSERT_EQ(bit_difference(floats.absorbed(scalar(), 0, n), c.absorbed(scalar(), 0, n)), "");
+    ASSERT_EQ(bit_difference(floats.expanded(scalar(), 0, n), c.expanded(scalar(), 0, n)), "");
+  }
+}
+
+TEST(SameBits, AgreeForStoredKv) {
+  Draws draws(18);
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  for (const size_t cols : {1, 24, 37, 576}) {
+    constexpr size_t kNumRows = 100;  // more than one part of 576 columns
+    std::vector<float> x = draws.values(kNumRows * cols);
+    const auto special =
+        std::to_array<float>({-0.0F, 0x1p-140F, 0x1.01p0F, 0x1.03p0F, 0x1.ffp127F, kInfinity,
+                              -kInfinity, NAN, std::bit_cast<float>(0x7f800001U)});
+    for (size_t i = 0; i < special.size(); ++i) x[i * x.size() / special.size()] = special[i];
+    std::vector<uint16_t> want;
+    for (const float value : x) want.push_back(to_bf16(value));
+    for (const auto& v : versions().all()) {
+      std::vector<uint16_t> halves(x.size());
+      std::vector<float> floats(x.size());
+      std::vector<void*> to_halves, to_floats;  // the last row first
+      for (size_t r = kNumRows; r-- > 0;) {
+        to_halves.push_back(&halves[r * cols]);
+        to_floats.push_back(&floats[r * cols]);
+      }
+      std::vector<float> reversed;
+      for (size_t r = kNumRows; r-- > 0;) {
+        reversed.insert(reversed.end(), &x[r * cols], &x[r * cols] + cols);
+      }
+      const ConstRows rows(reversed.data(), kNumRows, cols);
+      v.ops->store_kv({.x = rows, .kv_dtype = DType::kBF16, .out = to_halves});
+      v.ops->store_kv({.x = rows, .kv_dtype = DType::kF32, .out = to_floats});
+      ASSERT_EQ(halves, want) << v.name;
+      ASSERT_EQ(std::memcmp(floats.data(), x.data(), x.size() * sizeof(float)), 0) << v.name;
+    }
+  }
+}
+
+TEST_P(SameBitsOfAttention, OfARowDoNotDependOnItsBatch) {
   Draws draws(14);
   for (const AttentionShape& shape : kAttentionShapes) {
-    const AttentionCase c(shape, draws);
+    const AttentionCase c(shape, draws, GetParam());
     const auto in_batches_of = [&](size_t size, const auto& attend) {
       std::vector<float> all;
       for (size_t r = 0; r < c.rows.size(); r += size) {
@@ -423,31 +473,46 @@ TEST(SameBits, OfAnAttentionRowDoNotDependOnItsBatch) {
   }
 }
 
+INSTANTIATE_TEST_SUITE_P(Kv, SameBitsOfAttention, testing::Values(StoredKv::kF32, StoredKv::kBF16),
+                         [](const auto& info) {
+                           return info.param == StoredKv::kF32 ? "F32" : "BF16";
+                         });
+
 TEST(SameBits, OfAttentionDoNotDependOnTheSizeOfTheBlocks) {
   Draws draws(15);
   constexpr size_t kWidth = 40;
   constexpr size_t kPositions = 77;
   const std::vector<float> flat = draws.values(96 * kWidth);
+  std::vector<uint16_t> halves;
+  for (const float value : flat) halves.push_back(to_bf16(value));
   const std::vector<float> q = draws.values(2 * kWidth);
+  const auto attend = [&](Ops& ops, DType kv_dtype, size_t block_tokens) {
+    std::vector<const void*> blocks;
+    for (size_t t = 0; t < 96; t += block_tokens) {
+      const size_t at = t * kWidth;
+      blocks.push_back(kv_dtype == DType::kF32 ? static_cast<const void*>(&flat[at]) : &halves[at]);
+    }
+    const AttentionRow row{.blocks = blocks, .context_len = kPositions};
+    std::vector<float> out(2 * 32);
+    ops.mla_absorbed({.q_latent = {q.data(), 1, 64},
+                      .q_rope = {q.data() + 64, 1, 16},
+                      .rows = {&row, 1},
+                      .kv_dtype = kv_dtype,
+                      .block_tokens = block_tokens,
+                      .num_heads = 2,
+                      .kv_rank = 32,
+                      .rope_dim = 8,
+                      .scale = 1.0F,
+                      .out = {out.data(), 1, 64}});
+    return out;
+  };
   for (const auto& v : versions().all()) {
-    std::vector<std::vector<float>> results;
-    for (const size_t block_tokens : {1, 3, 16, 32, 96}) {
-      std::vector<const float*> blocks;
-      for (size_t t = 0; t < 96; t += block_tokens) blocks.push_back(&flat[t * kWidth]);
-      const AttentionRow row{.blocks = blocks, .context_len = kPositions};
-      std::vector<float> out(2 * 32);
-      v.ops->mla_absorbed({.q_latent = {q.data(), 1, 64},
-                           .q_rope = {q.data() + 64, 1, 16},
-                           .rows = {&row, 1},
-                           .block_tokens = block_tokens,
-                           .num_heads = 2,
-                           .kv_rank = 32,
-                           .rope_dim = 8,
-                           .scale = 1.0F,
-                           .out = {out.data(), 1, 64}});
-      results.push_back(out);
-      ASSERT_EQ(bit_difference(results.front(), out), "")
-          << v.name << " blocks of " << block_tokens;
+    for (const DType kv_dtype : {DType::kF32, DType::kBF16}) {
+      const std::vector<float> first = attend(*v.ops, kv_dtype, 1);
+      for (const size_t block_tokens : {3, 16, 32, 96}) {
+        ASSERT_EQ(bit_difference(first, attend(*v.ops, kv_dtype, block_tokens)), "")
+            << v.name << " blocks of " << block_tokens;
+      }
     }
   }
 }

@@ -80,12 +80,13 @@ TEST_F(ShapeChecksDeathTest, TheGateRefusesMoreExpertsThanItMayChooseFrom) {
 }
 
 TEST_F(ShapeChecksDeathTest, AttentionRefusesAContextBeyondItsBlocks) {
-  const float* block = b_.data();
-  const auto attend = [&](uint32_t context_len) {
+  const void* block = b_.data();
+  const auto attend = [&](uint32_t context_len, DType kv_dtype = DType::kF32) {
     const AttentionRow row{.blocks = {&block, 1}, .context_len = context_len};
     ops_->mla_absorbed({.q_latent = {a_.data(), 1, 4},
                         .q_rope = {a_.data() + 8, 1, 2},
                         .rows = {&row, 1},
+                        .kv_dtype = kv_dtype,
                         .block_tokens = 4,
                         .num_heads = 1,
                         .kv_rank = 4,
@@ -96,6 +97,17 @@ TEST_F(ShapeChecksDeathTest, AttentionRefusesAContextBeyondItsBlocks) {
   attend(4);
   EXPECT_DEATH(attend(5), "context_len");
   EXPECT_DEATH(attend(0), "context_len");
+  EXPECT_DEATH(attend(4, DType::kF16), "dtype");
+}
+
+TEST_F(ShapeChecksDeathTest, KvIsStoredAtAsManyPlacesAsThereAreRows) {
+  void* place = b_.data();
+  const auto store = [&](size_t rows, DType kv_dtype) {
+    ops_->store_kv({.x = {a_.data(), rows, 4}, .kv_dtype = kv_dtype, .out = {&place, 1}});
+  };
+  store(1, DType::kBF16);
+  EXPECT_DEATH(store(2, DType::kBF16), "rows");
+  EXPECT_DEATH(store(1, DType::kF8E4M3), "dtype");
 }
 
 TEST_F(ShapeChecksDeathTest, CombineRefusesASlotBeyondTheExpertRows) {

@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 #include <hwy/targets.h>
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstring>
@@ -14,6 +15,7 @@
 #include <string>
 #include <vector>
 
+#include "base/bfloat16.hpp"
 #include "base/random.hpp"
 #include "kernels/backend.hpp"
 
@@ -73,15 +75,35 @@ inline const std::vector<DType>& all_dtypes() {
   return kAll;
 }
 
+/// How a cache holds what was drawn: in float32, rounded to BF16, or rounded and as float32 again.
+enum class StoredKv { kF32, kBF16, kRounded };
+
 /// The cached rows of one request, in blocks that do not follow each other in memory.
 struct KvCache {
-  std::vector<std::vector<float>> storage;
-  std::vector<const float*> blocks;
+  std::vector<std::vector<float>> floats;
+  std::vector<std::vector<uint16_t>> halves;
+  std::vector<const void*> blocks;
+  DType dtype;
 
-  KvCache(size_t positions, size_t block_tokens, size_t width, Draws& draws) {
+  KvCache(size_t positions, size_t block_tokens, size_t width, Draws& draws,
+          StoredKv stored = StoredKv::kF32)
+      : dtype(stored == StoredKv::kBF16 ? DType::kBF16 : DType::kF32) {
     const size_t n = (positions + block_tokens - 1) / block_tokens;
-    for (size_t b = 0; b < n; ++b) storage.push_back(draws.values(block_tokens * width));
-    for (size_t b = 0; b < n; ++b) blocks.push_back(storage[n - 1 - b].data());
+    for (size_t b = 0; b < n; ++b) {
+      floats.push_back(draws.values(block_tokens * width));
+      if (stored == StoredKv::kF32) continue;
+      std::vector<float>& block = floats.back();
+      halves.emplace_back(block.size());
+      std::ranges::transform(block, halves.back().begin(), to_bf16);
+      std::ranges::transform(halves.back(), block.begin(), from_bf16);
+    }
+    for (size_t b = n; b-- > 0;) {
+      if (dtype == DType::kBF16) {
+        blocks.push_back(halves[b].data());
+      } else {
+        blocks.push_back(floats[b].data());
+      }
+    }
   }
   [[nodiscard]] AttentionRow row(size_t context_len) const {
     return {.blocks = blocks, .context_len = static_cast<uint32_t>(context_len)};

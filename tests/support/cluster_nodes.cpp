@@ -109,7 +109,8 @@ caf::actor ClusterNodes::spawn_router(Node& node) {
                                                        .num_blocks = options_.kv_blocks,
                                                        .block_tokens = options_.kv_block_tokens,
                                                        .kv_dim = config.kv_dim(),
-                                                       .num_host_slots = options_.kv_host_blocks},
+                                                       .num_host_slots = options_.kv_host_blocks,
+                                                       .dtype = options_.kv_dtype},
                                                AttentionForm::kAbsorbed);
   return node.process.system->spawn(router_actor, &node.services, engine, node.kv_holder,
                                     node.process.scheduler,
@@ -123,15 +124,16 @@ void ClusterNodes::join(Node& node, cluster::Role role) {
   node.port =
       host_.open_port(port_options_for(node.services.self, node.services.cluster, node.worker));
   node.services.port = node.port.get();
-  NodeActorOptions options{.info = {.id = node.services.self,
-                                    .name = node.name,
-                                    .role = role,
-                                    .version = "test",
-                                    .checkpoint_digest = checkpoint_.digest(),
-                                    .arithmetic_class = node.ops->arithmetic_class(),
-                                    .link_address = node.port->address()},
-                           .on_end = [&node](const Error& reason) { node.ended = reason; },
-                           .on_accepted = [] {}};
+  NodeActorOptions options{
+      .info = {.id = node.services.self,
+               .name = node.name,
+               .role = role,
+               .version = "test",
+               .checkpoint_digest = checkpoint_.digest(),
+               .arithmetic_class = arithmetic_class(*node.ops, options_.kv_dtype),
+               .link_address = node.port->address()},
+      .on_end = [&node](const Error& reason) { node.ended = reason; },
+      .on_accepted = [] {}};
   node.node = node.process.system->spawn(node_actor, node.process.scheduler, node.worker, options);
 }
 

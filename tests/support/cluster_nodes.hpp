@@ -60,6 +60,7 @@ struct ClusterOptions {
   uint32_t kv_blocks = 512;
   uint32_t kv_host_blocks = 0;
   uint32_t kv_block_tokens = 16;
+  DType kv_dtype = DType::kF32;
 };
 
 class ClusterNodes {

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "base/tensor_view.hpp"
 #include "scheduler/request.hpp"
 #include "tests/support/stream.hpp"
 
@@ -21,6 +22,7 @@ std::vector<scheduler::RequestSpec> mixed_requests(uint32_t vocab_size, size_t c
 
 /// What one process without actors generates, request by request.
 std::vector<Stream> generated_alone(const std::string& model,
-                                    const std::vector<scheduler::RequestSpec>& specs);
+                                    const std::vector<scheduler::RequestSpec>& specs,
+                                    DType kv_dtype = DType::kF32);
 
 }  // namespace troupe::actors
