@@ -1,0 +1,67 @@
+#include <bit>
+#include <cstring>
+#include <new>
+
+#include "base/check.hpp"
+#include "kernels/memory.hpp"
+
+namespace troupe::kernels {
+namespace {
+
+constexpr std::align_val_t kAlignment{256};
+
+uint16_t to_bf16(float value) {
+  const auto bits = std::bit_cast<uint32_t>(value);
+  if ((bits & 0x7fffffffU) > 0x7f800000U) return 0x7fff;  // NaN
+  return static_cast<uint16_t>((bits + 0x7fffU + (bits >> 16U & 1U)) >> 16U);
+}
+
+class HostMemory final : public Memory {
+ public:
+  Result<void*> allocate(size_t bytes) override {
+    void* memory = ::operator new(bytes, kAlignment, std::nothrow);
+    if (memory == nullptr) {
+      return Error{Code::kResourceExhausted, "the host has no " + std::to_string(bytes) + " bytes"};
+    }
+    return memory;
+  }
+  void release(void* memory) override { ::operator delete(memory, kAlignment); }
+
+  void copy_in(void* to, const void* from, size_t bytes) override { copy(to, from, bytes); }
+  void copy_out(void* to, const void* from, size_t bytes) override { copy(to, from, bytes); }
+
+  void copy_rows(Rows to, ConstRows from) override {
+    CHECK_EQ(to.rows, from.rows);
+    CHECK_EQ(to.cols, from.cols);
+    for (size_t r = 0; r < to.rows; ++r) {
+      std::memcpy(to.row(r), from.row(r), to.cols * sizeof(float));
+    }
+  }
+
+  void move_rows(std::span<const float* const> from, std::span<void* const> to, size_t cols,
+                 DType as) override {
+    CHECK_EQ(from.size(), to.size());
+    CHECK(as == DType::kF32 || as == DType::kBF16);
+    for (size_t i = 0; i < from.size(); ++i) {
+      if (as == DType::kF32) {
+        std::memcpy(to[i], from[i], cols * sizeof(float));
+      } else {
+        auto* out = static_cast<uint16_t*>(to[i]);
+        for (size_t c = 0; c < cols; ++c) out[c] = to_bf16(from[i][c]);
+      }
+    }
+  }
+
+  Result<void> finish() override { return {}; }
+
+ private:
+  static void copy(void* to, const void* from, size_t bytes) {
+    if (bytes > 0) std::memcpy(to, from, bytes);
+  }
+};
+
+}  // namespace
+
+std::unique_ptr<Memory> make_host_memory() { return std::make_unique<HostMemory>(); }
+
+}  // namespace troupe::kernels

@@ -1,0 +1,45 @@
+#pragma once
+
+// Where the operands of a backend's operations lie, and how they get there: the same calls for the
+// host's memory and a device's. Everything is done in the order of the calls, operations of the
+// backend among them; errors are kept for finish(). For one thread at a time.
+
+#include <cstddef>
+#include <memory>
+#include <span>
+
+#include "base/result.hpp"
+#include "base/tensor_view.hpp"
+
+namespace troupe::kernels {
+
+class Memory {
+ public:
+  virtual ~Memory() = default;
+
+  /// @returns `bytes` (> 0), aligned to 256; to be released before the Memory ends
+  /// @errors kResourceExhausted
+  virtual Result<void*> allocate(size_t bytes) = 0;
+  virtual void release(void* memory) = 0;
+
+  /// Host to here. `from` may change when the call returns.
+  virtual void copy_in(void* to, const void* from, size_t bytes) = 0;
+  /// Here to host; there after finish().
+  virtual void copy_out(void* to, const void* from, size_t bytes) = 0;
+  /// Same shapes; must not overlap.
+  virtual void copy_rows(Rows to, ConstRows from) = 0;
+  /// Row from[i] of `cols` float32 becomes to[i], as float32 or BF16 (rounded, ties to even): rows
+  /// into KV blocks, rows to experts in order of the experts, rows back.
+  /// REQUIRES: equal sizes; `as` is kF32 or kBF16; no two rows overlap.
+  virtual void move_rows(std::span<const float* const> from, std::span<void* const> to, size_t cols,
+                         DType as) = 0;
+
+  /// Waits for everything called so far. @errors the first one of any call, for good: what was
+  /// computed since may be wrong, and a device that failed must be given up with its process.
+  virtual Result<void> finish() = 0;
+};
+
+/// The host's own memory, for the backends of kernels/backend.hpp.
+std::unique_ptr<Memory> make_host_memory();
+
+}  // namespace troupe::kernels
