@@ -13,11 +13,12 @@
 #include "base/bfloat16.hpp"
 #include "base/panels.hpp"
 #include "base/tensor_view.hpp"
+#include "kernels/on_device.hpp"
 
 namespace troupe::kernels {
 
 /// IEEE binary16: 1 sign, 5 exponent (bias 15), 10 mantissa bits.
-inline float from_f16(uint16_t bits) {
+TROUPE_ON_DEVICE inline float from_f16(uint16_t bits) {
   const uint32_t sign = (bits & 0x8000U) << 16U;
   const uint32_t magnitude = bits & 0x7fffU;
   // The magnitude's bits 13 higher are a float32 whose exponent is too small by 127 - 15.
@@ -30,7 +31,7 @@ inline float from_f16(uint16_t bits) {
 
 /// E4M3 (the "fn" kind): 1 sign, 4 exponent (bias 7), 3 mantissa bits; largest 448, no infinity,
 /// NaN where all seven low bits are set.
-inline float from_f8e4m3(uint8_t bits) {
+TROUPE_ON_DEVICE inline float from_f8e4m3(uint8_t bits) {
   const uint32_t sign = (bits & 0x80U) << 24U;
   const uint32_t magnitude = bits & 0x7fU;
   if (magnitude == 0x7fU) return std::numeric_limits<float>::quiet_NaN();

@@ -7,9 +7,12 @@
 // where p minimises the largest relative error (3.1e-9 before rounding; fitted for this range by
 // us). Error: at most 1 ulp on [-87, 88] (tests/kernels/exp_test.cpp).
 
+#include <array>
 #include <bit>
 #include <cmath>
 #include <cstdint>
+
+#include "kernels/on_device.hpp"
 
 namespace troupe::kernels {
 
@@ -24,18 +27,19 @@ inline constexpr float kLn2High = 0x1.62e4p-1F;
 inline constexpr float kLn2Low = 0x1.7f7d1cp-20F;
 /// 1.5 * 2^23: adding it rounds to an integer, found in the low bits of the sum.
 inline constexpr float kRoundMagic = 12582912.0F;
-inline constexpr float kExpP[5] = {0x1.fffffcp-2F, 0x1.555492p-3F, 0x1.5558f2p-5F, 0x1.123a2p-7F,
-                                   0x1.6a23cep-10F};
+inline constexpr std::array kExpP = {0x1.fffffcp-2F, 0x1.555492p-3F, 0x1.5558f2p-5F, 0x1.123a2p-7F,
+                                     0x1.6a23cep-10F};
 
 /// e^x in float32; NaN stays NaN.
-inline float exp_f32(float x) {
+TROUPE_ON_DEVICE inline float exp_f32(float x) {
   if (x < kExpLow) return 0.0F;
   if (x > kExpHigh) x = kExpHigh;
   const float shifted = std::fma(x, kLog2E, kRoundMagic);
   const float n = shifted - kRoundMagic;
   const float r = std::fma(n, -kLn2Low, std::fma(n, -kLn2High, x));
-  float p = kExpP[4];
-  for (int i = 3; i >= 0; --i) p = std::fma(p, r, kExpP[i]);
+  constexpr std::array kP = kExpP;  // a copy: devices have no namespace-scope arrays of the host
+  float p = kP[4];
+  for (int i = 3; i >= 0; --i) p = std::fma(p, r, kP[i]);
   const float e_r = std::fma(p, r * r, r) + 1.0F;
   // 2^n by its exponent bits; the magic's own bits leave the 32-bit word.
   const uint32_t scale = (std::bit_cast<uint32_t>(shifted) + 127U) << 23U;

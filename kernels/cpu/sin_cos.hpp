@@ -6,6 +6,8 @@
 #include <array>
 #include <cmath>
 
+#include "kernels/on_device.hpp"
+
 namespace troupe::kernels {
 
 struct SinCos {
@@ -28,7 +30,7 @@ inline constexpr auto kCosSteps = [] {
 /// Error below 3e-16 for |x| < 2^24 (context lengths end long before); NaN and infinity give NaN.
 /// The angle is reduced by multiples of pi/2 in two parts; the series are Taylor's, whose first
 /// dropped terms are below 1e-19 on [-pi/4, pi/4].
-inline SinCos sin_cos(double x) {
+TROUPE_ON_DEVICE inline SinCos sin_cos(double x) {
   constexpr double kTwoOverPi = 0x1.45f306dc9c883p-1;
   constexpr double kHalfPiHigh = 0x1.921fb54442d18p+0;
   constexpr double kHalfPiLow = 0x1.1a62633145c07p-54;
@@ -36,11 +38,14 @@ inline SinCos sin_cos(double x) {
   const double n = std::fma(x, kTwoOverPi, kRoundMagic) - kRoundMagic;
   const double r = std::fma(n, -kHalfPiLow, std::fma(n, -kHalfPiHigh, x));
   const double z = r * r;
+  constexpr std::array kSin =
+      kSinSteps;  // copies: devices have no namespace-scope arrays of the host
+  constexpr std::array kCos = kCosSteps;
   double s = 0;
   double c = 0;
   for (int k = 9; k >= 1; --k) {  // 1 - z/(2k(2k+1)) (1 - ...), and the same for cos
-    s = z * kSinSteps[k] * (1 + s);
-    c = z * kCosSteps[k] * (1 + c);
+    s = z * kSin[k] * (1 + s);
+    c = z * kCos[k] * (1 + c);
   }
   s = std::fma(r, s, r);
   c = 1 + c;

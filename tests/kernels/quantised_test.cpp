@@ -2,7 +2,6 @@
 // bits in every version, and sums at the edge of what their integers hold.
 
 #include <limits>
-#include <ostream>
 
 #include "base/panels.hpp"
 #include "kernels/cpu/convert.hpp"
@@ -11,64 +10,7 @@
 namespace troupe::kernels {
 namespace {
 
-/// How integer weights are stored.
-struct Form {
-  std::string name;
-  DType dtype;
-  size_t group;
-  DType scale_dtype;
-  bool zeros = false;
-};
-
-void PrintTo(const Form& form, std::ostream* out) { *out << form.name; }
-
-constexpr size_t kWholeRow = size_t{1} << 20U;
-
-const std::vector<Form>& forms() {
-  static const std::vector<Form> kForms = {
-      {"I8PerRow", DType::kI8, kWholeRow, DType::kBF16},
-      {"I8In128", DType::kI8, 128, DType::kF32},
-      {"I4In32", DType::kI4, 32, DType::kBF16},
-      {"I4In128", DType::kI4, 128, DType::kF32},
-      {"I4In128WithZeros", DType::kI4, 128, DType::kBF16, true},
-      {"I4PerRowWithZeros", DType::kI4, kWholeRow, DType::kF32, true},
-  };
-  return kForms;
-}
-
-/// Random integers of one form, all values of the type among them.
-struct IntegerWeight {
-  std::vector<std::byte> bytes;
-  std::vector<std::byte> scales;
-  std::vector<uint8_t> zeros;
-  WeightView view;
-
-  IntegerWeight(const Form& form, size_t out, size_t in, Draws& draws) {
-    view = {.dtype = form.dtype, .out = out, .in = in};
-    view.group_scales = {.dtype = form.scale_dtype, .group = form.group};
-    const size_t num_scales = out * view.num_groups();
-    bytes.resize(1 + view.size_bytes());  // at an odd address
-    for (std::byte& b : bytes) b = static_cast<std::byte>(draws.bits());
-    scales.resize(1 + num_scales * size_of(form.scale_dtype));
-    for (size_t i = 0; i < num_scales; ++i) {
-      uint32_t bits = std::bit_cast<uint32_t>(0.004F + 0.001F * draws.value());
-      if (form.scale_dtype == DType::kBF16) bits >>= 16U;
-      std::memcpy(&scales[1 + i * size_of(form.scale_dtype)], &bits, size_of(form.scale_dtype));
-    }
-    view.data = bytes.data() + 1;
-    view.group_scales.data = scales.data() + 1;
-    if (form.zeros) {
-      for (size_t i = 0; i < num_scales; ++i) {
-        zeros.push_back(static_cast<uint8_t>(draws.below(17)));
-      }
-      view.group_scales.zeros = zeros.data();
-    }
-  }
-  IntegerWeight(const IntegerWeight&) = delete;
-  IntegerWeight& operator=(const IntegerWeight&) = delete;
-};
-
-class IntegerProduct : public testing::TestWithParam<Form> {};
+class IntegerProduct : public testing::TestWithParam<IntegerForm> {};
 
 std::vector<float> product(Ops& ops, const WeightView& w, const std::vector<float>& x, size_t rows,
                            const float* bias = nullptr) {
@@ -264,12 +206,12 @@ TEST_P(IntegerProduct, GivesTheSameBitsInGroupedFfns) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Forms, IntegerProduct, testing::ValuesIn(forms()),
+INSTANTIATE_TEST_SUITE_P(Forms, IntegerProduct, testing::ValuesIn(integer_forms()),
                          [](const auto& form) { return form.param.name; });
 
 TEST(IntegerProductShapes, ThatDoNotFitPanelsAreRefused) {
   Draws draws(10);
-  const IntegerWeight w(forms()[0], 32, 64, draws);
+  const IntegerWeight w(integer_forms()[0], 32, 64, draws);
   const std::vector<float> x(64);
   std::vector<float> y(32);
   WeightView narrow = w.view;

@@ -12,6 +12,7 @@
 #include <cstring>
 #include <functional>
 #include <memory>
+#include <ostream>
 #include <string>
 #include <vector>
 
@@ -74,6 +75,63 @@ inline const std::vector<DType>& all_dtypes() {
   static const std::vector<DType> kAll = {DType::kF32, DType::kF16, DType::kBF16, DType::kF8E4M3};
   return kAll;
 }
+
+/// How integer weights are stored.
+struct IntegerForm {
+  std::string name;
+  DType dtype;
+  size_t group;
+  DType scale_dtype;
+  bool zeros = false;
+};
+
+inline void PrintTo(const IntegerForm& form, std::ostream* out) { *out << form.name; }
+
+inline constexpr size_t kWholeRow = size_t{1} << 20U;
+
+inline const std::vector<IntegerForm>& integer_forms() {
+  static const std::vector<IntegerForm> kForms = {
+      {"I8PerRow", DType::kI8, kWholeRow, DType::kBF16},
+      {"I8In128", DType::kI8, 128, DType::kF32},
+      {"I4In32", DType::kI4, 32, DType::kBF16},
+      {"I4In128", DType::kI4, 128, DType::kF32},
+      {"I4In128WithZeros", DType::kI4, 128, DType::kBF16, true},
+      {"I4PerRowWithZeros", DType::kI4, kWholeRow, DType::kF32, true},
+  };
+  return kForms;
+}
+
+/// Random integers of one form, all values of the type among them.
+struct IntegerWeight {
+  std::vector<std::byte> bytes;
+  std::vector<std::byte> scales;
+  std::vector<uint8_t> zeros;
+  WeightView view;
+
+  IntegerWeight(const IntegerForm& form, size_t out, size_t in, Draws& draws) {
+    view = {.dtype = form.dtype, .out = out, .in = in};
+    view.group_scales = {.dtype = form.scale_dtype, .group = form.group};
+    const size_t num_scales = out * view.num_groups();
+    bytes.resize(1 + view.size_bytes());  // at an odd address
+    for (std::byte& b : bytes) b = static_cast<std::byte>(draws.bits());
+    scales.resize(1 + num_scales * size_of(form.scale_dtype));
+    for (size_t i = 0; i < num_scales; ++i) {
+      uint32_t bits = std::bit_cast<uint32_t>(0.004F + 0.001F * draws.value());
+      if (form.scale_dtype == DType::kBF16) bits >>= 16U;
+      std::memcpy(&scales[1 + i * size_of(form.scale_dtype)], &bits, size_of(form.scale_dtype));
+    }
+    view.data = bytes.data() + 1;
+    view.group_scales.data = scales.data() + 1;
+    if (form.zeros) {
+      for (size_t i = 0; i < num_scales; ++i) {
+        zeros.push_back(static_cast<uint8_t>(draws.below(17)));
+      }
+      view.group_scales.zeros = zeros.data();
+    }
+  }
+  IntegerWeight(const IntegerWeight&) = delete;
+  IntegerWeight& operator=(const IntegerWeight&) = delete;
+};
 
 /// How a cache holds what was drawn: in float32, rounded to BF16, or rounded and as float32 again.
 enum class StoredKv { kF32, kBF16, kRounded };

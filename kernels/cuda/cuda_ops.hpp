@@ -1,0 +1,56 @@
+#pragma once
+
+// The CUDA backend: the operations of kernels/ops.hpp over device memory of one GPU.
+//
+// Arithmetic class `cuda-bf16`, on one kind of GPU: a row has the same bits in every batch. What
+// kernels/ops.hpp fixes for `cpu-f32` becomes: products with BF16, FP8 and integer weights as in
+// kernels/cuda/gemm.cuh (activations rounded to BF16, float32 sums), attention as in
+// kernels/cuda/attention.cuh, the sum of RMSNorm as in kernels/cuda/rows.cuh. All others, products
+// with F32 and F16 weights among them, give the bits of `cpu-f32`.
+//
+// Pointers are to device memory, weights' aligned to 16 bytes. In host memory are spans (tokens,
+// positions, frequencies, block pointers, whose elements point to the device) and
+// CombineParams::slot_row. Operations return before they are computed; they do not fail: the first
+// error is kept and Memory::finish() returns it, at the end of a step at the latest.
+// Unlike on CPUs, one thread at a time may call them.
+// Expanded attention is computed through the absorbed form. kv_rank <= 512, rope_dim <= 64, at most
+// 1,024 experts.
+
+#include <cstddef>
+#include <memory>
+
+#include "base/result.hpp"
+#include "kernels/memory.hpp"
+#include "kernels/ops.hpp"
+
+namespace troupe::kernels {
+
+struct CudaOptions {
+  int device = 0;
+  /// For what an operation needs while it runs: rounded activations, sums of splits. Large
+  /// operations are cut so that they fit.
+  size_t workspace_bytes = size_t{1} << 30U;
+  /// Pinned host memory (and as much on the device) for spans and descriptions of work.
+  size_t staging_bytes = size_t{32} << 20U;
+  /// Elements of KV blocks: kBF16 (AttentionRow::blocks then points to such), or kF32 as
+  /// kernels/ops.hpp has it.
+  DType kv = DType::kBF16;
+};
+
+/// `ops` ends before `memory`.
+struct CudaBackend {
+  std::unique_ptr<Memory> memory;
+  std::unique_ptr<Ops> ops;
+};
+
+/// @errors kNotFound without such a GPU, kUnsupported before sm_80, kResourceExhausted
+Result<CudaBackend> make_cuda_backend(const CudaOptions& options);
+
+namespace cuda {
+class Runtime;
+/// Of make_cuda_backend(), and of tests. @param runtime outlives the result
+/// @errors kResourceExhausted without memory for the workspace
+Result<std::unique_ptr<Ops>> make_cuda_ops(Runtime& runtime, const CudaOptions& options);
+}  // namespace cuda
+
+}  // namespace troupe::kernels

@@ -1,0 +1,92 @@
+#pragma once
+
+// The CUDA backend as the tests of this folder see it: over a GPU in cuda_test (label gpu), over
+// the emulator in simt_test. The tests are the same.
+
+#include "kernels/cuda/cuda_ops.hpp"
+#include "tests/kernels/support.hpp"
+
+namespace troupe::kernels {
+
+/// Defined once per executable. @returns no ops if there is no GPU
+CudaBackend make_test_backend(const CudaOptions& options);
+
+/// A backend of its own for each test; skipped where there is no GPU.
+class Cuda : public testing::Test {
+ protected:
+  void SetUp() override { start({}); }
+  void start(CudaOptions options) {
+    if (options.workspace_bytes == CudaOptions().workspace_bytes) {
+      options.workspace_bytes = size_t{64} << 20U;
+    }
+    backend_.ops.reset();
+    backend_ = make_test_backend(options);
+    if (backend_.ops == nullptr) GTEST_SKIP() << "skipped: no GPU";
+  }
+  void TearDown() override {
+    for (void* memory : arrays_) backend_.memory->release(memory);
+    backend_.ops.reset();
+  }
+
+  Ops& ops() { return *backend_.ops; }
+  Memory& memory() { return *backend_.memory; }
+
+  /// A copy on the device, released with the test.
+  template <class T>
+  T* put(const T* from, size_t count) {
+    T* to = room<T>(count);
+    memory().copy_in(to, from, count * sizeof(T));
+    return to;
+  }
+  template <class T>
+  T* put(const std::vector<T>& values) {
+    return put(values.data(), values.size());
+  }
+  template <class T>
+  T* room(size_t count) {
+    Result<void*> memory_of = memory().allocate(std::max<size_t>(1, count * sizeof(T)));
+    EXPECT_TRUE(memory_of.ok());
+    arrays_.push_back(*memory_of);
+    return static_cast<T*>(*memory_of);
+  }
+  template <class T>
+  std::vector<T> get(const T* from, size_t count) {
+    std::vector<T> values(count);
+    memory().copy_out(values.data(), from, count * sizeof(T));
+    const Result<void> done = memory().finish();
+    EXPECT_TRUE(done.ok()) << done.error().message;
+    return values;
+  }
+  /// The same matrix with its data on the device.
+  WeightView put(const WeightView& w) {
+    WeightView on_device = w;
+    const auto bytes = [&](const void* from, size_t count) -> const void* {
+      return put(static_cast<const std::byte*>(from), count);
+    };
+    on_device.data = bytes(w.data, w.size_bytes());
+    if (w.scales != nullptr) {
+      on_device.scales = put(w.scales, (w.out + 127) / 128 * ((w.in + 127) / 128));
+    }
+    if (is_integer(w.dtype)) {
+      const size_t num_scales = w.out * w.num_groups();
+      on_device.group_scales.data =
+          bytes(w.group_scales.data, num_scales * size_of(w.group_scales.dtype));
+      if (w.group_scales.zeros != nullptr) {
+        on_device.group_scales.zeros = put(w.group_scales.zeros, num_scales);
+      }
+    }
+    return on_device;
+  }
+
+ private:
+  CudaBackend backend_;
+  std::vector<void*> arrays_;
+};
+
+/// float32 to BF16 and back.
+inline float as_bf16(float value) {
+  const auto bits = std::bit_cast<uint32_t>(value);
+  return std::bit_cast<float>((bits + 0x7fffU + (bits >> 16U & 1U)) & 0xffff0000U);
+}
+
+}  // namespace troupe::kernels

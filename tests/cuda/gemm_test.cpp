@@ -1,0 +1,317 @@
+// Products and FFNs of the CUDA backend: against sums in double of the rounded activations, against
+// the specification within what rounding activations to BF16 costs, and a row's bits in batches of
+// every shape.
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#include "kernels/cpu/convert.hpp"
+#include "tests/cuda/backend.hpp"
+
+namespace troupe::kernels {
+namespace {
+
+/// Sums in float32 of products that are exact: relative to the size of the summands.
+constexpr double kSumTolerance = 1e-4;
+/// BF16 keeps 8 bits.
+constexpr double kRoundingTolerance = 1.0 / 256;
+
+/// Weights of one form, on the host.
+struct AnyWeight {
+  std::unique_ptr<StoredWeight> floating;
+  std::unique_ptr<IntegerWeight> integer;
+  [[nodiscard]] const WeightView& view() const {
+    return floating != nullptr ? floating->view : integer->view;
+  }
+};
+
+struct Form {
+  std::string name;
+  DType dtype = DType::kBF16;
+  bool scales = true;
+  const IntegerForm* integer = nullptr;
+
+  AnyWeight make(size_t out, size_t in, Draws& draws) const {
+    if (integer != nullptr) {
+      return {nullptr, std::make_unique<IntegerWeight>(*integer, out, in, draws)};
+    }
+    return {std::make_unique<StoredWeight>(dtype, out, in, draws, scales), nullptr};
+  }
+  [[nodiscard]] bool rounds() const { return dtype != DType::kF32 && dtype != DType::kF16; }
+};
+
+void PrintTo(const Form& form, std::ostream* out) { *out << form.name; }
+
+std::vector<Form> all_forms() {
+  std::vector<Form> forms = {{"F32", DType::kF32},
+                             {"F16", DType::kF16},
+                             {"BF16", DType::kBF16},
+                             {"F8", DType::kF8E4M3},
+                             {"F8WithoutScales", DType::kF8E4M3, false}};
+  for (const IntegerForm& form : integer_forms()) {
+    forms.push_back({form.name, form.dtype, true, &form});
+  }
+  return forms;
+}
+
+class CudaProduct : public Cuda, public testing::WithParamInterface<Form> {
+ protected:
+  /// Rows [first, first + count) of `x` times `w`.
+  std::vector<float> product(const WeightView& w, const std::vector<float>& x, size_t first,
+                             size_t count, const float* bias = nullptr) {
+    float* y = room<float>(count * w.out);
+    ops().gemm({.x = {put(&x[first * w.in], count * w.in), count, w.in},
+                .w = w,
+                .bias = bias,
+                .y = {y, count, w.out}});
+    return get(y, count * w.out);
+  }
+};
+
+TEST_P(CudaProduct, IsTheSumOfProductsOfRoundedActivations) {
+  Draws draws(701);
+  for (const auto [rows, out, in] : std::vector<std::array<size_t, 3>>{
+           {3, 48, 320}, {19, 80, 1184}, {40, 144, 160}, {131, 16, 96}, {1, 16, 32}}) {
+    const AnyWeight w = GetParam().make(out, in, draws);
+    const std::vector<float> x = draws.values(rows * in);
+    const std::vector<float> bias = draws.values(out);
+    const std::vector<float> y = product(put(w.view()), x, 0, rows, put(bias));
+    const std::vector<float> specification = [&] {
+      std::vector<float> out_rows(rows * out);
+      scalar().gemm({.x = {x.data(), rows, in},
+                     .w = w.view(),
+                     .bias = bias.data(),
+                     .y = {out_rows.data(), rows, out}});
+      return out_rows;
+    }();
+    if (!GetParam().rounds()) {
+      ASSERT_EQ(bit_difference(specification, y), "");
+      continue;
+    }
+    for (size_t r = 0; r < rows; ++r) {
+      for (size_t o = 0; o < out; ++o) {
+        double want = bias[o];
+        double size = std::abs(want);
+        for (size_t i = 0; i < in; ++i) {
+          const double term =
+              static_cast<double>(as_bf16(x[r * in + i])) * weight_at(w.view(), o, i);
+          want += term;
+          size += std::abs(term);
+        }
+        ASSERT_NEAR(y[r * out + o], want, kSumTolerance * size) << r << " " << o << " in " << in;
+        // The specification rounds activations for integer weights, too: one part in 254 each.
+        const double rounding = is_integer(w.view().dtype) ? 3 : 1;
+        ASSERT_NEAR(y[r * out + o], specification[r * out + o],
+                    rounding * kRoundingTolerance * size);
+      }
+    }
+  }
+}
+
+TEST_P(CudaProduct, GivesARowTheSameBitsInEveryBatch) {
+  Draws draws(702);
+  const size_t rows = 150, out = 80, in = 1056;
+  const AnyWeight w = GetParam().make(out, in, draws);
+  const WeightView on_device = put(w.view());
+  const std::vector<float> x = draws.values(rows * in);
+  const std::vector<float> all = product(on_device, x, 0, rows);
+  for (const auto [first, count] : std::vector<std::array<size_t, 2>>{
+           {0, 1}, {77, 1}, {149, 1}, {5, 16}, {60, 31}, {100, 50}}) {
+    const std::vector<float> some = product(on_device, x, first, count);
+    const std::vector<float> want(all.begin() + static_cast<std::ptrdiff_t>(first * out),
+                                  all.begin() + static_cast<std::ptrdiff_t>((first + count) * out));
+    ASSERT_EQ(bit_difference(want, some), "") << count << " rows from " << first;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Forms, CudaProduct, testing::ValuesIn(all_forms()),
+                         [](const auto& info) { return info.param.name; });
+
+using CudaGemm = Cuda;
+
+TEST_F(CudaGemm, TakesRowsOfWeightsThatAreNotAligned) {
+  Draws draws(703);
+  for (const DType dtype : {DType::kBF16, DType::kF8E4M3, DType::kF16, DType::kF32}) {
+    for (const size_t rows : {2, 35}) {
+      const size_t out = 131, in = 133;
+      const StoredWeight w(dtype, out, in, draws);
+      const std::vector<float> x = draws.values(rows * in);
+      float* y = room<float>(rows * out);
+      ops().gemm({.x = {put(x), rows, in}, .w = put(w.view), .y = {y, rows, out}});
+      const std::vector<float> got = get(y, rows * out);
+      for (size_t i = 0; i < rows * out; ++i) {
+        double want = 0;
+        double size = 0;
+        for (size_t k = 0; k < in; ++k) {
+          const float a = x[i / out * in + k];
+          const bool rounds = dtype == DType::kBF16 || dtype == DType::kF8E4M3;
+          const double term =
+              static_cast<double>(rounds ? as_bf16(a) : a) * weight_at(w.view, i % out, k);
+          want += term;
+          size += std::abs(term);
+        }
+        ASSERT_NEAR(got[i], want, kSumTolerance * size) << to_string(dtype) << " " << i;
+      }
+    }
+  }
+}
+
+TEST_F(CudaGemm, DecodesEveryStoredValueExactly) {
+  // One activation is 1, so an output is one weight times its scale.
+  Draws draws(704);
+  StoredWeight f8(DType::kF8E4M3, 256, 32, draws, false);
+  for (size_t o = 0; o < 256; ++o) {
+    for (size_t i = 0; i < 32; ++i)
+      f8.bytes[1 + o * 32 + i] = static_cast<std::byte>(i == 5 ? o : 0);
+  }
+  for (const size_t rows : {1, 64}) {  // both kernels
+    std::vector<float> x(rows * 32);
+    for (size_t r = 0; r < rows; ++r) x[r * 32 + 5] = 1;
+    float* y = room<float>(rows * 256);
+    ops().gemm({.x = {put(x), rows, 32}, .w = put(f8.view), .y = {y, rows, 256}});
+    const std::vector<float> got = get(y, rows * 256);
+    for (size_t i = 0; i < got.size(); ++i) {
+      const float want = from_f8e4m3(static_cast<uint8_t>(i % 256));
+      if (std::isnan(want)) {
+        ASSERT_TRUE(std::isnan(got[i])) << i % 256;
+      } else {
+        ASSERT_EQ(got[i], want) << i % 256;
+      }
+    }
+    for (const IntegerForm& form : integer_forms()) {
+      const IntegerWeight w(form, 256, 32, draws);  // random bytes: nearly all values
+      float* y_int = room<float>(rows * 256);
+      ops().gemm({.x = {put(x), rows, 32}, .w = put(w.view), .y = {y_int, rows, 256}});
+      const std::vector<float> got_int = get(y_int, rows * 256);
+      for (size_t i = 0; i < got_int.size(); ++i) {
+        ASSERT_EQ(got_int[i], weight_at(w.view, i % 256, 5)) << form.name << " " << i % 256;
+      }
+    }
+  }
+}
+
+TEST_F(CudaGemm, ComputesManyProductsOfDifferentFormsTogether) {
+  Draws draws(705);
+  const size_t in = 160;
+  const std::vector<Form> forms = all_forms();
+  std::vector<AnyWeight> weights;
+  std::vector<GemmParams> products;
+  const std::vector<float> x = draws.values(40 * in);
+  const float* x_device = put(x);
+  for (size_t i = 0; i < 2 * forms.size(); ++i) {
+    weights.push_back(forms[i / 2].make(32 + 16 * (i % 3), in, draws));
+    const WeightView w = put(weights.back().view());
+    const size_t rows = i % 4 == 3 ? 0 : 1 + 13 * (i % 4);
+    products.push_back(
+        {.x = {x_device, rows, in}, .w = w, .y = {room<float>(rows * w.out), rows, w.out}});
+  }
+  ops().gemm_many(products);
+  for (const GemmParams& p : products) {
+    const std::vector<float> together = get(p.y.data, p.y.rows * p.y.cols);
+    GemmParams alone = p;
+    alone.y.data = room<float>(p.y.rows * p.y.cols);
+    ops().gemm(alone);
+    ASSERT_EQ(bit_difference(together, get(alone.y.data, p.y.rows * p.y.cols)), "");
+  }
+}
+
+/// Experts of one shape, with their rows.
+class CudaFfn : public Cuda {
+ protected:
+  static constexpr size_t kHidden = 160, kInner = 96;
+  struct Expert {
+    AnyWeight gate, up, down;
+    WeightView gate_device, up_device, down_device;
+  };
+
+  Expert expert(const Form& form, Draws& draws) {
+    Expert e{form.make(kInner, kHidden, draws),
+             form.make(kInner, kHidden, draws),
+             form.make(kHidden, kInner, draws),
+             {},
+             {},
+             {}};
+    e.gate_device = put(e.gate.view());
+    e.up_device = put(e.up.view());
+    e.down_device = put(e.down.view());
+    return e;
+  }
+  FfnParams params(const Expert& e, const float* x, size_t rows) {
+    return {.x = {x, rows, kHidden},
+            .gate = e.gate_device,
+            .up = e.up_device,
+            .down = e.down_device,
+            .y = {room<float>(rows * kHidden), rows, kHidden}};
+  }
+};
+
+TEST_F(CudaFfn, IsNearTheSpecificationAndTheSameAloneAndInAGroup) {
+  Draws draws(706);
+  for (const Form& form : all_forms()) {
+    std::vector<Expert> experts;
+    for (size_t i = 0; i < 3; ++i) experts.push_back(expert(form, draws));
+    const std::vector<size_t> rows = {5, 0, 36};
+    const std::vector<float> x = draws.values(36 * kHidden);
+    const float* x_device = put(x);
+    std::vector<FfnParams> group;
+    for (size_t i = 0; i < 3; ++i) group.push_back(params(experts[i], x_device, rows[i]));
+    ops().grouped_ffn(group);
+    for (size_t i = 0; i < 3; ++i) {
+      const std::vector<float> y = get(group[i].y.data, rows[i] * kHidden);
+      std::vector<float> want(y.size());
+      const FfnParams on_host{.x = {x.data(), rows[i], kHidden},
+                              .gate = experts[i].gate.view(),
+                              .up = experts[i].up.view(),
+                              .down = experts[i].down.view(),
+                              .y = {want.data(), rows[i], kHidden}};
+      scalar().grouped_ffn({&on_host, 1});
+      double square = 0;
+      double error = 0;
+      for (size_t j = 0; j < y.size(); ++j) {
+        square += static_cast<double>(want[j]) * want[j];
+        error += std::pow(static_cast<double>(y[j]) - want[j], 2);
+      }
+      ASSERT_LE(std::sqrt(error), 0.02 * std::sqrt(square)) << form.name;
+      for (size_t r = 0; r < rows[i]; r += 7) {
+        const FfnParams alone = params(experts[i], x_device + r * kHidden, 1);
+        ops().grouped_ffn({&alone, 1});
+        const auto row = y.begin() + static_cast<std::ptrdiff_t>(r * kHidden);
+        ASSERT_EQ(bit_difference({row, row + kHidden}, get(alone.y.data, kHidden)), "");
+      }
+    }
+  }
+}
+
+TEST_F(CudaFfn, IsCutIntoPartsThatFitTheWorkspace) {
+  start({.workspace_bytes = size_t{150} << 10U});
+  if (IsSkipped()) return;
+  Draws draws(707);
+  const Form form{"BF16"};
+  const Expert e = expert(form, draws);
+  const float* x = put(draws.values(40 * kHidden));
+  std::vector<FfnParams> group;
+  for (size_t i = 0; i < 5; ++i) group.push_back(params(e, x, 40));
+  ops().grouped_ffn(group);
+  const std::vector<float> first = get(group[0].y.data, 40 * kHidden);
+  for (const FfnParams& p : group) {
+    ASSERT_EQ(bit_difference(first, get(p.y.data, 40 * kHidden)), "");
+  }
+}
+
+TEST_F(CudaFfn, ReportsAWorkspaceThatIsTooSmallAndComputesNoMore) {
+  start({.workspace_bytes = size_t{16} << 10U});
+  if (IsSkipped()) return;
+  Draws draws(708);
+  const Expert e = expert({"BF16"}, draws);
+  const FfnParams p = params(e, put(draws.values(40 * kHidden)), 40);
+  ops().grouped_ffn({&p, 1});
+  for (int i = 0; i < 2; ++i) {  // for good
+    const Result<void> done = memory().finish();
+    ASSERT_FALSE(done.ok());
+    EXPECT_NE(done.error().message.find("workspace_bytes"), std::string::npos);
+  }
+}
+
+}  // namespace
+}  // namespace troupe::kernels

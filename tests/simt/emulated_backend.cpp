@@ -1,0 +1,77 @@
+// The CUDA backend over host memory and the emulator. Launches take turns at the orders of threads,
+// so two computations of the same numbers are computed in different ones.
+
+#include <deque>
+#include <string>
+
+#include "kernels/cuda/runtime.hpp"
+#include "tests/cuda/backend.hpp"
+#include "tests/simt/emulator.hpp"
+
+namespace troupe::kernels {
+namespace {
+
+class EmulatedRuntime final : public cuda::Runtime {
+ public:
+  explicit EmulatedRuntime(size_t staging_bytes) : staging_bytes_(staging_bytes) {}
+
+  const char* target() const override { return "emulated"; }
+  /// Few, so that small batches use one block for all splits of a row, and single rows do not.
+  unsigned num_multiprocessors() const override { return 2; }
+  simt::Stream stream() override {
+    const uint64_t turn = launches_++ % 3;
+    simt::set_thread_order({.falling = turn == 1, .shuffle_seed = turn == 2 ? launches_ : 0});
+    return nullptr;
+  }
+  const void* upload_bytes(const void* from, size_t bytes) override {
+    if (bytes == 0) return nullptr;
+    if (bytes > staging_bytes_ / 2) {
+      keep_error("an upload is larger than half of staging_bytes");
+      return nullptr;
+    }
+    uploads_.emplace_back(bytes / sizeof(simt::Words<4>) + 1);
+    std::memcpy(uploads_.back().data(), from, bytes);
+    return uploads_.back().data();
+  }
+  void keep_error(const char* what) override {
+    if (what != nullptr && error_.empty()) error_ = what;
+  }
+  bool failed() const override { return !error_.empty(); }
+
+  Result<void*> allocate(size_t bytes) override { return host_->allocate(bytes); }
+  void release(void* memory) override { host_->release(memory); }
+  void copy_in(void* to, const void* from, size_t bytes) override {
+    host_->copy_in(to, from, bytes);
+  }
+  void copy_out(void* to, const void* from, size_t bytes) override {
+    host_->copy_out(to, from, bytes);
+  }
+  void copy_rows(Rows to, ConstRows from) override { host_->copy_rows(to, from); }
+  void move_rows(std::span<const float* const> from, std::span<void* const> to, size_t cols,
+                 DType as) override {
+    cuda::launch_move_rows(*this, from, to, cols, as);
+  }
+  Result<void> finish() override {
+    uploads_.clear();
+    if (failed()) return Error{Code::kInternal, error_};
+    return {};
+  }
+
+ private:
+  std::unique_ptr<Memory> host_ = make_host_memory();
+  size_t staging_bytes_;
+  uint64_t launches_ = 0;
+  std::deque<std::vector<simt::Words<4>>> uploads_;
+  std::string error_;
+};
+
+}  // namespace
+
+CudaBackend make_test_backend(const CudaOptions& options) {
+  auto runtime = std::make_unique<EmulatedRuntime>(options.staging_bytes);
+  Result<std::unique_ptr<Ops>> ops = cuda::make_cuda_ops(*runtime, options);
+  EXPECT_TRUE(ops.ok());
+  return {.memory = std::move(runtime), .ops = std::move(*ops)};
+}
+
+}  // namespace troupe::kernels
