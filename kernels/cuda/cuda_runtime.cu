@@ -1,0 +1,204 @@
+// The CUDA runtime behind kernels/cuda/runtime.hpp: one device, one stream.
+
+#include <cuda_runtime.h>
+
+#include <algorithm>
+#include <string>
+
+#include "base/check.hpp"
+#include "kernels/cuda/cuda_ops.hpp"
+#include "kernels/cuda/devices.hpp"
+#include "kernels/cuda/runtime.hpp"
+
+namespace troupe::kernels {
+
+std::vector<CudaDevice> cuda_devices() {
+  int count = 0;  // left untouched on errors
+  if (cudaGetDeviceCount(&count) != cudaSuccess) return {};
+  std::vector<CudaDevice> devices;
+  for (int i = 0; i < count; ++i) {
+    cudaDeviceProp properties;
+    if (cudaGetDeviceProperties(&properties, i) != cudaSuccess) continue;
+    devices.push_back(
+        {properties.name, properties.totalGlobalMem, properties.major * 10 + properties.minor});
+  }
+  return devices;
+}
+
+namespace {
+
+/// Pinned host memory and its copy on the device, used in turns by halves: one is written again
+/// when the copies from it are done, and read again in the order of the stream.
+struct Staging {
+  static constexpr size_t kAlignment = 16;
+
+  std::byte* host = nullptr;
+  std::byte* device = nullptr;
+  size_t half_bytes = 0;
+  size_t used = 0;  ///< of the half at hand
+  unsigned half = 0;
+  cudaEvent_t copied[2] = {};  ///< the copies from a half
+};
+
+class CudaRuntime final : public cuda::Runtime {
+ public:
+  explicit CudaRuntime(const CudaDevice& device)
+      : name_(device.name), target_("sm_" + std::to_string(device.sm)) {}
+
+  ~CudaRuntime() override {
+    if (stream_ != nullptr) cudaStreamSynchronize(stream_);
+    for (cudaEvent_t event : staging_.copied) {
+      if (event != nullptr) cudaEventDestroy(event);
+    }
+    cudaFree(staging_.device);
+    cudaFreeHost(staging_.host);
+    if (stream_ != nullptr) cudaStreamDestroy(stream_);
+  }
+  CudaRuntime(const CudaRuntime&) = delete;
+  CudaRuntime& operator=(const CudaRuntime&) = delete;
+
+  /// Once, before anything else.
+  Result<void> open(const CudaOptions& options) {
+    device_ = options.device;
+    staging_.half_bytes = options.staging_bytes / 2 / Staging::kAlignment * Staging::kAlignment;
+    int count = 1;
+    keep(cudaSetDevice(device_), "choosing the device");
+    keep(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device_),
+         "counting multiprocessors");
+    num_multiprocessors_ = static_cast<unsigned>(count);
+    keep(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "creating a stream");
+    keep(cudaMallocHost(reinterpret_cast<void**>(&staging_.host), 2 * staging_.half_bytes),
+         "allocating staging_bytes of pinned memory");
+    keep(cudaMalloc(reinterpret_cast<void**>(&staging_.device), 2 * staging_.half_bytes),
+         "allocating staging_bytes");
+    for (cudaEvent_t& event : staging_.copied) {
+      keep(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "creating an event");
+    }
+    if (failed()) return Error{Code::kResourceExhausted, error_};
+    return {};
+  }
+
+  const char* target() const override { return target_.c_str(); }
+
+  unsigned num_multiprocessors() const override { return num_multiprocessors_; }
+
+  /// A thread has a device of its own; the operations of one step may come from any thread.
+  simt::Stream stream() override {
+    keep(cudaSetDevice(device_), "choosing the device");
+    return stream_;
+  }
+
+  const void* upload_bytes(const void* from, size_t bytes) override {
+    if (failed() || bytes == 0) return nullptr;
+    Staging& s = staging_;
+    if (bytes > s.half_bytes) {
+      keep_error(
+          ("an upload of " + std::to_string(bytes) +
+           " bytes is larger than half of staging_bytes: raise it or limit the rows of a step")
+              .c_str());
+      return nullptr;
+    }
+    if (bytes > s.half_bytes - s.used) {
+      keep(cudaEventRecord(s.copied[s.half], stream()), "staging");
+      s.half ^= 1U;
+      s.used = 0;
+      keep(cudaEventSynchronize(s.copied[s.half]), "staging");
+    }
+    const size_t at = s.half * s.half_bytes + s.used;
+    std::memcpy(s.host + at, from, bytes);
+    keep(cudaMemcpyAsync(s.device + at, s.host + at, bytes, cudaMemcpyHostToDevice, stream()),
+         "copying to the device");
+    s.used += (bytes + Staging::kAlignment - 1) / Staging::kAlignment * Staging::kAlignment;
+    s.used = std::min(s.used, s.half_bytes);
+    return failed() ? nullptr : s.device + at;
+  }
+
+  void keep_error(const char* what) override {
+    if (what != nullptr && error_.empty()) error_ = name_ + ": " + what;
+  }
+  bool failed() const override { return !error_.empty(); }
+
+  Result<void*> allocate(size_t bytes) override {
+    void* memory = nullptr;
+    cudaError_t error = cudaSetDevice(device_);
+    if (error == cudaSuccess) error = cudaMalloc(&memory, bytes);
+    if (error == cudaErrorMemoryAllocation) {
+      cudaGetLastError();  // is not to be found by the next launch
+      return Error{Code::kResourceExhausted,
+                   name_ + " has no " + std::to_string(bytes) +
+                       " bytes left: lower kv_blocks or the experts on it"};
+    }
+    keep(error, "allocating memory");
+    if (failed()) return Error{Code::kInternal, error_};
+    return memory;
+  }
+  void release(void* memory) override { keep(cudaFree(memory), "releasing memory"); }
+
+  void copy_in(void* to, const void* from, size_t bytes) override {
+    copy(to, from, bytes, cudaMemcpyHostToDevice);
+  }
+  void copy_out(void* to, const void* from, size_t bytes) override {
+    copy(to, from, bytes, cudaMemcpyDeviceToHost);
+  }
+  void copy_rows(Rows to, ConstRows from) override {
+    CHECK_EQ(to.rows, from.rows);
+    CHECK_EQ(to.cols, from.cols);
+    if (failed() || to.rows * to.cols == 0) return;
+    keep(cudaMemcpy2DAsync(to.data, to.stride * sizeof(float), from.data,
+                           from.stride * sizeof(float), to.cols * sizeof(float), to.rows,
+                           cudaMemcpyDeviceToDevice, stream()),
+         "copying rows");
+  }
+  void move_rows(std::span<const float* const> from, std::span<void* const> to, size_t cols,
+                 DType as) override {
+    cuda::launch_move_rows(*this, from, to, cols, as);
+  }
+
+  Result<void> finish() override {
+    if (!failed()) keep(cudaStreamSynchronize(stream()), "computing");
+    if (failed()) return Error{Code::kInternal, error_};
+    return {};
+  }
+
+ private:
+  void keep(cudaError_t error, const char* doing) {
+    if (error != cudaSuccess)
+      keep_error((std::string(doing) + ": " + cudaGetErrorString(error)).c_str());
+  }
+  /// Memory of the host that is not pinned is copied before the call returns, or staged by CUDA.
+  void copy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind) {
+    if (failed() || bytes == 0) return;
+    keep(cudaMemcpyAsync(to, from, bytes, kind, stream()), "copying");
+  }
+
+  std::string name_;
+  std::string target_;
+  int device_ = 0;
+  unsigned num_multiprocessors_ = 1;
+  cudaStream_t stream_ = nullptr;
+  Staging staging_;
+  std::string error_;
+};
+
+}  // namespace
+
+Result<CudaBackend> make_cuda_backend(const CudaOptions& options) {
+  constexpr int kOldest = 80;
+  const std::vector<CudaDevice> devices = cuda_devices();
+  if (options.device < 0 || static_cast<size_t>(options.device) >= devices.size()) {
+    return Error{Code::kNotFound, "there is no GPU " + std::to_string(options.device) + " of " +
+                                      std::to_string(devices.size()) +
+                                      ": check the driver with nvidia-smi"};
+  }
+  const CudaDevice& device = devices[static_cast<size_t>(options.device)];
+  if (device.sm < kOldest) {
+    return Error{Code::kUnsupported,
+                 device.name + " is older than sm_80 (A100): compute on the CPU instead"};
+  }
+  auto runtime = std::make_unique<CudaRuntime>(device);
+  TRY(runtime->open(options));
+  std::unique_ptr<Ops> ops = TRY(cuda::make_cuda_ops(*runtime, options));
+  return CudaBackend{.memory = std::move(runtime), .ops = std::move(ops)};
+}
+
+}  // namespace troupe::kernels
