@@ -25,7 +25,7 @@
 // reads
 //    it as float32, exactly, and goes on by the rules above.
 //
-// GPUs have rules of their own in the same spirit: class `cuda-bf16`, kernels/cuda/cuda_ops.hpp.
+// GPUs have rules of their own in the same spirit: kernels/cuda/cuda_ops.hpp.
 //
 // So results do not depend on batch, chunk, threads or placement. No operation allocates per row,
 // throws or fails: shapes are our own contract and are CHECKed.

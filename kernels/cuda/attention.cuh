@@ -33,7 +33,7 @@ inline constexpr unsigned kMaxRope = 64;
 
 /// What one row sees.
 struct VisibleKv {
-  const void* const* blocks;  ///< each [block_tokens, rank + rope]
+  size_t first_block;  ///< in the list of all rows' blocks
   uint32_t context_len;
   uint32_t
       first_part;  ///< in parts: of its first split, the others follow; its only one if `whole`
@@ -106,7 +106,8 @@ struct AttendSplit {
   Matrix<const float> q_latent;  ///< [rows, num_heads * rank]
   Matrix<const float> q_rope;    ///< [rows, num_heads * rope]
   const VisibleKv* rows;
-  const QueryTile* tiles;  ///< by block_x
+  const void* const* blocks;  ///< each [block_tokens, rank + rope]
+  const QueryTile* tiles;     ///< by block_x
   unsigned num_heads;
   unsigned rank;
   unsigned rope;
@@ -211,7 +212,7 @@ struct AttendSplit {
   /// Brings positions [token, token + 32) into a stage; zeros from the tile's end on.
   SIMT_DEVICE void fetch(const QueryTile& tile, unsigned token, unsigned stage,
                          const simt::Shared<simt::Bf16>& kv) const {
-    const void* const* blocks = rows[tile.first_query / num_heads].blocks;
+    const void* const* in_order = blocks + rows[tile.first_query / num_heads].first_block;
     const bool copies =
         sizeof(Kv) == sizeof(simt::Bf16) && rank % kChunk == 0 && rope % kChunk == 0;
     for (unsigned i = simt::thread(); i < kTokens * kChunks; i += kThreads) {
@@ -220,7 +221,7 @@ struct AttendSplit {
       simt::Bf16* to = kv.span(chunk_at(stage * kTokens + i / kChunks, c), kChunk);
       const Kv* row = nullptr;
       if (t < tile.end) {
-        row = static_cast<const Kv*>(blocks[t / block_tokens]) +
+        row = static_cast<const Kv*>(in_order[t / block_tokens]) +
               size_t{t % block_tokens} * (rank + rope);
       }
       if (copies) {

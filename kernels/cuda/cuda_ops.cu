@@ -51,7 +51,7 @@ bool same_rows(const ConstRows& a, const ConstRows& b) {
   return a.data == b.data && a.rows == b.rows && a.cols == b.cols && a.stride == b.stride;
 }
 
-/// Device memory of an operation; taken back when the next one begins.
+/// Device memory of an operation; all of it is free again when the next one begins.
 class Workspace {
  public:
   Workspace(Runtime& runtime, void* memory, size_t bytes)
@@ -92,13 +92,15 @@ class CudaOps final : public Ops {
   CudaOps(Runtime& runtime, void* workspace, const CudaOptions& options)
       : runtime_(runtime),
         workspace_(runtime, workspace, options.workspace_bytes),
-        kv_(options.kv) {}
+        kv_(options.kv),
+        class_("cuda-" + std::string(runtime.target()) + "-bf16") {}
 
-  const char* arithmetic_class() const override { return "cuda-bf16"; }
+  const char* arithmetic_class() const override { return class_.c_str(); }
   const char* target() const override { return runtime_.target(); }
 
   void embed(const EmbedParams& p) override {
     check_shapes(p);
+    begin();
     Embed kernel;
     kernel.table = p.table.data;
     kernel.dtype = p.table.dtype;
@@ -113,7 +115,7 @@ class CudaOps final : public Ops {
 
   void gemm_many(std::span<const GemmParams> products) override {
     for (const GemmParams& p : products) check_shapes(p);
-    workspace_.clear();
+    begin();
     multiply(products);
   }
 
@@ -129,6 +131,7 @@ class CudaOps final : public Ops {
 
   void rope(const RopeParams& p) override {
     check_shapes(p);
+    begin();
     runtime_.launch(Rope{.x = matrix(p.x),
                          .num_heads = p.num_heads,
                          .head_dim = p.head_dim,
@@ -182,6 +185,7 @@ class CudaOps final : public Ops {
 
   void combine(const CombineParams& p) override {
     check_shapes(p);
+    begin();
     Combine kernel;
     kernel.expert_rows = matrix(p.expert_rows);
     kernel.slot_row = runtime_.upload(std::span(p.slot_row, p.residual.rows * p.topk));
@@ -194,6 +198,12 @@ class CudaOps final : public Ops {
   }
 
  private:
+  /// Of an operation, or of a part of one that needs workspace or uploads of its own.
+  void begin() {
+    workspace_.clear();
+    runtime_.begin_operation();
+  }
+
   /// Bytes of workspace that an FFN takes.
   static size_t workspace_of(const FfnParams& p);
   void ffns(std::span<const FfnParams> experts);
@@ -221,16 +231,19 @@ class CudaOps final : public Ops {
   /// Tiles of a run of rows over the same blocks. @param whole all splits in one
   void add_query_tiles(const MlaAbsorbedParams& p, Range run, bool whole);
   template <class Kv>
-  void launch_attention(const MlaAbsorbedParams& p, const VisibleKv* rows, const Parts& parts);
+  void launch_attention(const MlaAbsorbedParams& p, const void* const* blocks,
+                        const VisibleKv* rows, const Parts& parts);
 
   Runtime& runtime_;
   Workspace workspace_;
   DType kv_;
+  std::string class_;
   // Descriptions of the operation at hand; members so that a step allocates nothing.
   std::vector<Product> products_;
   std::vector<DType> dtypes_;  // of products_
   std::vector<bool> rounds_;   // whether a product's activations are rounded, not shared
   std::vector<RowTile> row_tiles_;
+  std::vector<const float*> blocks_;
   std::vector<VisibleKv> visible_;
   std::vector<QueryTile> query_tiles_;
   std::vector<GemmParams> gate_up_, down_;
@@ -336,7 +349,7 @@ void CudaOps::grouped_ffn(std::span<const FfnParams> experts) {
     while (last < experts.size() && bytes + workspace_of(experts[last]) <= workspace_.bytes()) {
       bytes += workspace_of(experts[last++]);
     }
-    workspace_.clear();
+    begin();
     ffns(experts.subspan(first, last - first));
     first = last;
   }
@@ -395,7 +408,7 @@ void CudaOps::mla_absorbed(const MlaAbsorbedParams& p) {
     part.q_rope = p.q_rope.slice(range.first, range.size());
     part.rows = p.rows.subspan(range.first, range.size());
     part.out = p.out.slice(range.first, range.size());
-    workspace_.clear();
+    begin();
     attend(part);
   });
 }
@@ -408,7 +421,7 @@ void CudaOps::mla_expanded(const MlaExpandedParams& p) {
     const auto buffer = [&](size_t cols) {
       return Rows(workspace_.take<float>(rows * cols), rows, cols);
     };
-    workspace_.clear();
+    begin();
     const Rows q_latent = buffer(p.num_heads * p.kv_rank);
     const Rows q_rope = buffer(p.num_heads * p.rope_dim);
     const Rows latent = buffer(p.num_heads * p.kv_rank);
@@ -451,6 +464,7 @@ void CudaOps::attend(const MlaAbsorbedParams& p) {
   visible_.clear();
   query_tiles_.clear();
   const size_t fair_share = splits_of_all(p) / runtime_.num_multiprocessors();
+  blocks_.clear();
   uint32_t num_parts = 0;
   for (size_t r = 0, last = 0; r < p.rows.size(); r = last) {
     last = end_of_shared_blocks(p.rows, r, p.rows.size());
@@ -462,22 +476,27 @@ void CudaOps::attend(const MlaAbsorbedParams& p) {
     }
     // A block that does no more than its share of all splits may do all of its rows'.
     const bool whole = most_splits <= std::max<size_t>(1, fair_share);
-    const auto* on_device = reinterpret_cast<const void* const*>(runtime_.upload(blocks));
     for (size_t i = r; i < last; ++i) {
-      visible_.push_back({on_device, p.rows[i].context_len, num_parts, whole});
+      visible_.push_back({.first_block = blocks_.size(),
+                          .context_len = p.rows[i].context_len,
+                          .first_part = num_parts,
+                          .whole = whole});
       num_parts += whole ? 1 : static_cast<uint32_t>(num_splits(p.rows[i]));
     }
+    blocks_.insert(blocks_.end(), blocks.begin(), blocks.end());
     add_query_tiles(p, {r, last}, whole);
   }
   const size_t heads = num_parts * p.num_heads;
   const Parts parts{.out = workspace_.take<float>(heads * p.kv_rank),
                     .maximum = workspace_.take<float>(heads),
                     .sum = workspace_.take<float>(heads)};
+  const auto* blocks =
+      reinterpret_cast<const void* const*>(runtime_.upload(std::span<const float* const>(blocks_)));
   const auto* rows = runtime_.upload(std::span<const VisibleKv>(visible_));
   if (kv_ == DType::kBF16) {
-    launch_attention<simt::Bf16>(p, rows, parts);
+    launch_attention<simt::Bf16>(p, blocks, rows, parts);
   } else {
-    launch_attention<float>(p, rows, parts);
+    launch_attention<float>(p, blocks, rows, parts);
   }
   runtime_.launch(MergeSplits{.rows = rows,
                               .parts = parts,
@@ -512,12 +531,13 @@ void CudaOps::add_query_tiles(const MlaAbsorbedParams& p, Range run, bool whole)
 }
 
 template <class Kv>
-void CudaOps::launch_attention(const MlaAbsorbedParams& p, const VisibleKv* rows,
-                               const Parts& parts) {
+void CudaOps::launch_attention(const MlaAbsorbedParams& p, const void* const* blocks,
+                               const VisibleKv* rows, const Parts& parts) {
   runtime_.launch(
       AttendSplit<Kv>{.q_latent = matrix(p.q_latent),
                       .q_rope = matrix(p.q_rope),
                       .rows = rows,
+                      .blocks = blocks,
                       .tiles = runtime_.upload(std::span<const QueryTile>(query_tiles_)),
                       .num_heads = static_cast<unsigned>(p.num_heads),
                       .rank = static_cast<unsigned>(p.kv_rank),
@@ -535,6 +555,7 @@ void launch_move_rows(Runtime& runtime, std::span<const float* const> from,
                       std::span<void* const> to, size_t cols, DType as) {
   CHECK_EQ(from.size(), to.size());
   CHECK(as == DType::kF32 || as == DType::kBF16);
+  runtime.begin_operation();
   MoveRows kernel;
   kernel.from = runtime.upload(from);
   kernel.to = runtime.upload(to);

@@ -2,7 +2,8 @@
 
 // The CUDA backend: the operations of kernels/ops.hpp over device memory of one GPU.
 //
-// Arithmetic class `cuda-bf16`, on one kind of GPU: a row has the same bits in every batch. What
+// Arithmetic class `cuda-sm80-bf16` and so on, for tensor cores of different generations may round
+// sums differently; within it, a row has the same bits in every batch. What
 // kernels/ops.hpp fixes for `cpu-f32` becomes: products with BF16, FP8 and integer weights as in
 // kernels/cuda/gemm.cuh (activations rounded to BF16, float32 sums), attention as in
 // kernels/cuda/attention.cuh, the sum of RMSNorm as in kernels/cuda/rows.cuh. All others, products

@@ -2,7 +2,7 @@
 
 #include <cuda_runtime.h>
 
-#include <algorithm>
+#include <cstring>
 #include <string>
 
 #include "base/check.hpp"
@@ -28,22 +28,24 @@ std::vector<CudaDevice> cuda_devices() {
 namespace {
 
 /// Pinned host memory and its copy on the device, used in turns by halves: one is written again
-/// when the copies from it are done, and read again in the order of the stream.
+/// when the copies from it are done, and read again in the order of the stream. What was uploaded
+/// since the last launch goes over in one copy before the next one.
 struct Staging {
   static constexpr size_t kAlignment = 16;
 
   std::byte* host = nullptr;
   std::byte* device = nullptr;
   size_t half_bytes = 0;
-  size_t used = 0;  ///< of the half at hand
   unsigned half = 0;
+  size_t used = 0;             ///< of the half at hand
+  size_t sent = 0;             ///< of `used`
   cudaEvent_t copied[2] = {};  ///< the copies from a half
 };
 
 class CudaRuntime final : public cuda::Runtime {
  public:
   explicit CudaRuntime(const CudaDevice& device)
-      : name_(device.name), target_("sm_" + std::to_string(device.sm)) {}
+      : name_(device.name), target_("sm" + std::to_string(device.sm)) {}
 
   ~CudaRuntime() override {
     if (stream_ != nullptr) cudaStreamSynchronize(stream_);
@@ -85,32 +87,8 @@ class CudaRuntime final : public cuda::Runtime {
   /// A thread has a device of its own; the operations of one step may come from any thread.
   simt::Stream stream() override {
     keep(cudaSetDevice(device_), "choosing the device");
+    send_uploads();
     return stream_;
-  }
-
-  const void* upload_bytes(const void* from, size_t bytes) override {
-    if (failed() || bytes == 0) return nullptr;
-    Staging& s = staging_;
-    if (bytes > s.half_bytes) {
-      keep_error(
-          ("an upload of " + std::to_string(bytes) +
-           " bytes is larger than half of staging_bytes: raise it or limit the rows of a step")
-              .c_str());
-      return nullptr;
-    }
-    if (bytes > s.half_bytes - s.used) {
-      keep(cudaEventRecord(s.copied[s.half], stream()), "staging");
-      s.half ^= 1U;
-      s.used = 0;
-      keep(cudaEventSynchronize(s.copied[s.half]), "staging");
-    }
-    const size_t at = s.half * s.half_bytes + s.used;
-    std::memcpy(s.host + at, from, bytes);
-    keep(cudaMemcpyAsync(s.device + at, s.host + at, bytes, cudaMemcpyHostToDevice, stream()),
-         "copying to the device");
-    s.used += (bytes + Staging::kAlignment - 1) / Staging::kAlignment * Staging::kAlignment;
-    s.used = std::min(s.used, s.half_bytes);
-    return failed() ? nullptr : s.device + at;
   }
 
   void keep_error(const char* what) override {
@@ -161,9 +139,33 @@ class CudaRuntime final : public cuda::Runtime {
   }
 
  private:
+  size_t half_of_staging() const override { return staging_.half_bytes; }
+  const void* upload_bytes(const void* from, size_t bytes) override {
+    Staging& s = staging_;
+    if (bytes > s.half_bytes - s.used) {
+      keep(cudaEventRecord(s.copied[s.half], stream()), "staging");
+      s.half ^= 1U;
+      s.used = 0;
+      s.sent = 0;
+      keep(cudaEventSynchronize(s.copied[s.half]), "staging");
+    }
+    const size_t at = s.half * s.half_bytes + s.used;
+    std::memcpy(s.host + at, from, bytes);
+    s.used += (bytes + Staging::kAlignment - 1) / Staging::kAlignment * Staging::kAlignment;
+    return s.device + at;
+  }
   void keep(cudaError_t error, const char* doing) {
     if (error != cudaSuccess)
       keep_error((std::string(doing) + ": " + cudaGetErrorString(error)).c_str());
+  }
+  void send_uploads() {
+    Staging& s = staging_;
+    if (failed() || s.sent == s.used) return;
+    const size_t at = s.half * s.half_bytes + s.sent;
+    keep(cudaMemcpyAsync(s.device + at, s.host + at, s.used - s.sent, cudaMemcpyHostToDevice,
+                         stream_),
+         "copying to the device");
+    s.sent = s.used;
   }
   /// Memory of the host that is not pinned is copied before the call returns, or staged by CUDA.
   void copy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind) {

@@ -216,6 +216,21 @@ TEST_F(CudaGemm, ComputesManyProductsOfDifferentFormsTogether) {
   }
 }
 
+TEST_F(CudaGemm, ReportsMoreUploadsThanTheStagingMemoryHolds) {
+  start({.staging_bytes = 2048});
+  if (IsSkipped()) return;
+  Draws draws(709);
+  const StoredWeight w(DType::kBF16, 16, 32, draws);
+  const GemmParams p{
+      .x = {put(draws.values(32)), 1, 32}, .w = put(w.view), .y = {room<float>(16), 1, 16}};
+  for (int i = 0; i < 20; ++i) ops().gemm(p);  // each fits
+  ASSERT_TRUE(memory().finish().ok());
+  ops().gemm_many(std::vector<GemmParams>(20, p));
+  const Result<void> done = memory().finish();
+  ASSERT_FALSE(done.ok());
+  EXPECT_NE(done.error().message.find("staging_bytes"), std::string::npos);
+}
+
 /// Experts of one shape, with their rows.
 class CudaFfn : public Cuda {
  protected:

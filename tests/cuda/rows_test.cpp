@@ -7,6 +7,10 @@ namespace {
 
 using CudaRows = Cuda;
 
+TEST_F(CudaRows, NamesItsArithmeticClassByTheKindOfDevice) {
+  EXPECT_EQ(ops().arithmetic_class(), "cuda-" + std::string(ops().target()) + "-bf16");
+}
+
 TEST_F(CudaRows, EmbedsTokensOfEveryFloatingForm) {
   Draws draws(711);
   const std::vector<TokenId> tokens = {0, 299, 17, 17, 128};

@@ -23,16 +23,6 @@ class EmulatedRuntime final : public cuda::Runtime {
     simt::set_thread_order({.falling = turn == 1, .shuffle_seed = turn == 2 ? launches_ : 0});
     return nullptr;
   }
-  const void* upload_bytes(const void* from, size_t bytes) override {
-    if (bytes == 0) return nullptr;
-    if (bytes > staging_bytes_ / 2) {
-      keep_error("an upload is larger than half of staging_bytes");
-      return nullptr;
-    }
-    uploads_.emplace_back(bytes / sizeof(simt::Words<4>) + 1);
-    std::memcpy(uploads_.back().data(), from, bytes);
-    return uploads_.back().data();
-  }
   void keep_error(const char* what) override {
     if (what != nullptr && error_.empty()) error_ = what;
   }
@@ -58,6 +48,13 @@ class EmulatedRuntime final : public cuda::Runtime {
   }
 
  private:
+  size_t half_of_staging() const override { return staging_bytes_ / 2; }
+  const void* upload_bytes(const void* from, size_t bytes) override {
+    uploads_.emplace_back(bytes / sizeof(simt::Words<4>) + 1);
+    std::memcpy(uploads_.back().data(), from, bytes);
+    return uploads_.back().data();
+  }
+
   std::unique_ptr<Memory> host_ = make_host_memory();
   size_t staging_bytes_;
   uint64_t launches_ = 0;
