@@ -38,18 +38,10 @@ class HostMemory final : public Memory {
     }
   }
 
-  void move_rows(std::span<const float* const> from, std::span<void* const> to, size_t cols,
-                 DType as) override {
+  void move_rows(std::span<const float* const> from, std::span<void* const> to,
+                 size_t cols) override {
     CHECK_EQ(from.size(), to.size());
-    CHECK(as == DType::kF32 || as == DType::kBF16);
-    for (size_t i = 0; i < from.size(); ++i) {
-      if (as == DType::kF32) {
-        std::memcpy(to[i], from[i], cols * sizeof(float));
-      } else {
-        auto* out = static_cast<uint16_t*>(to[i]);
-        for (size_t c = 0; c < cols; ++c) out[c] = to_bf16(from[i][c]);
-      }
-    }
+    for (size_t i = 0; i < from.size(); ++i) std::memcpy(to[i], from[i], cols * sizeof(float));
   }
 
   Result<void> finish() override { return {}; }

@@ -28,11 +28,10 @@ class Memory {
   virtual void copy_out(void* to, const void* from, size_t bytes) = 0;
   /// Same shapes; must not overlap.
   virtual void copy_rows(Rows to, ConstRows from) = 0;
-  /// Row from[i] of `cols` float32 becomes to[i], as float32 or BF16 (rounded, ties to even): rows
-  /// into KV blocks, rows to experts in order of the experts, rows back.
-  /// REQUIRES: equal sizes; `as` is kF32 or kBF16; no two rows overlap.
-  virtual void move_rows(std::span<const float* const> from, std::span<void* const> to, size_t cols,
-                         DType as) = 0;
+  /// Row from[i] of `cols` elements becomes to[i]: rows to experts in order of the experts, rows
+  /// back. REQUIRES: equal sizes; no two rows overlap.
+  virtual void move_rows(std::span<const float* const> from, std::span<void* const> to,
+                         size_t cols) = 0;
 
   /// Waits for everything called so far. @errors the first one of any call, for good: what was
   /// computed since may be wrong, and a device that failed must be given up with its process.

@@ -92,7 +92,6 @@ class CudaOps final : public Ops {
   CudaOps(Runtime& runtime, void* workspace, const CudaOptions& options)
       : runtime_(runtime),
         workspace_(runtime, workspace, options.workspace_bytes),
-        kv_(options.kv),
         class_("cuda-" + std::string(runtime.target()) + "-bf16") {}
 
   const char* arithmetic_class() const override { return class_.c_str(); }
@@ -183,6 +182,13 @@ class CudaOps final : public Ops {
   void mla_expanded(const MlaExpandedParams& p) override;
   void grouped_ffn(std::span<const FfnParams> experts) override;
 
+  void store_kv(const StoreKvParams& p) override {
+    check_shapes(p);
+    stored_.clear();
+    for (size_t r = 0; r < p.x.rows; ++r) stored_.push_back(p.x.row(r));
+    launch_move_rows(runtime_, stored_, p.out, p.x.cols, p.kv_dtype);
+  }
+
   void combine(const CombineParams& p) override {
     check_shapes(p);
     begin();
@@ -236,14 +242,14 @@ class CudaOps final : public Ops {
 
   Runtime& runtime_;
   Workspace workspace_;
-  DType kv_;
   std::string class_;
   // Descriptions of the operation at hand; members so that a step allocates nothing.
   std::vector<Product> products_;
   std::vector<DType> dtypes_;  // of products_
   std::vector<bool> rounds_;   // whether a product's activations are rounded, not shared
   std::vector<RowTile> row_tiles_;
-  std::vector<const float*> blocks_;
+  std::vector<const void*> blocks_;
+  std::vector<const float*> stored_;
   std::vector<VisibleKv> visible_;
   std::vector<QueryTile> query_tiles_;
   std::vector<GemmParams> gate_up_, down_;
@@ -440,6 +446,7 @@ void CudaOps::mla_expanded(const MlaExpandedParams& p) {
     attend({.q_latent = q_latent,
             .q_rope = q_rope,
             .rows = p.rows.subspan(range.first, rows),
+            .kv_dtype = p.kv_dtype,
             .block_tokens = p.block_tokens,
             .num_heads = p.num_heads,
             .kv_rank = p.kv_rank,
@@ -468,7 +475,7 @@ void CudaOps::attend(const MlaAbsorbedParams& p) {
   uint32_t num_parts = 0;
   for (size_t r = 0, last = 0; r < p.rows.size(); r = last) {
     last = end_of_shared_blocks(p.rows, r, p.rows.size());
-    std::span<const float* const> blocks;  // of the run's longest row
+    std::span<const void* const> blocks;  // of the run's longest row
     size_t most_splits = 0;
     for (size_t i = r; i < last; ++i) {
       if (p.rows[i].blocks.size() > blocks.size()) blocks = p.rows[i].blocks;
@@ -490,10 +497,9 @@ void CudaOps::attend(const MlaAbsorbedParams& p) {
   const Parts parts{.out = workspace_.take<float>(heads * p.kv_rank),
                     .maximum = workspace_.take<float>(heads),
                     .sum = workspace_.take<float>(heads)};
-  const auto* blocks =
-      reinterpret_cast<const void* const*>(runtime_.upload(std::span<const float* const>(blocks_)));
+  const auto* blocks = runtime_.upload(std::span<const void* const>(blocks_));
   const auto* rows = runtime_.upload(std::span<const VisibleKv>(visible_));
-  if (kv_ == DType::kBF16) {
+  if (p.kv_dtype == DType::kBF16) {
     launch_attention<simt::Bf16>(p, blocks, rows, parts);
   } else {
     launch_attention<float>(p, blocks, rows, parts);
@@ -565,10 +571,6 @@ void launch_move_rows(Runtime& runtime, std::span<const float* const> from,
 }
 
 Result<std::unique_ptr<Ops>> make_cuda_ops(Runtime& runtime, const CudaOptions& options) {
-  if (options.kv != DType::kBF16 && options.kv != DType::kF32) {
-    return Error{Code::kInvalidArgument,
-                 "KV blocks on a GPU are BF16 or F32, not " + std::string(to_string(options.kv))};
-  }
   void* workspace = TRY(runtime.allocate(options.workspace_bytes));
   return std::unique_ptr<Ops>(std::make_unique<CudaOps>(runtime, workspace, options));
 }

@@ -33,9 +33,6 @@ struct CudaOptions {
   size_t workspace_bytes = size_t{1} << 30U;
   /// Pinned host memory (and as much on the device) for spans and descriptions of work.
   size_t staging_bytes = size_t{32} << 20U;
-  /// Elements of KV blocks: kBF16 (AttentionRow::blocks then points to such), or kF32 as
-  /// kernels/ops.hpp has it.
-  DType kv = DType::kBF16;
 };
 
 /// `ops` ends before `memory`.

@@ -127,9 +127,9 @@ class CudaRuntime final : public cuda::Runtime {
                            cudaMemcpyDeviceToDevice, stream()),
          "copying rows");
   }
-  void move_rows(std::span<const float* const> from, std::span<void* const> to, size_t cols,
-                 DType as) override {
-    cuda::launch_move_rows(*this, from, to, cols, as);
+  void move_rows(std::span<const float* const> from, std::span<void* const> to,
+                 size_t cols) override {
+    cuda::launch_move_rows(*this, from, to, cols, DType::kF32);
   }
 
   Result<void> finish() override {

@@ -55,7 +55,7 @@ class Runtime : public Memory {
   size_t uploaded_ = 0;  ///< by this operation
 };
 
-/// Memory::move_rows() as a kernel.
+/// Memory::move_rows() as a kernel; as BF16 it is Ops::store_kv().
 void launch_move_rows(Runtime& runtime, std::span<const float* const> from,
                       std::span<void* const> to, size_t cols, DType as);
 

@@ -22,27 +22,22 @@ void PrintTo(const Shape& shape, std::ostream* out) { *out << shape.name; }
 
 class CudaAttention : public Cuda, public testing::WithParamInterface<Shape> {
  protected:
-  void SetUp() override { start({.kv = GetParam().kv}); }
-
   [[nodiscard]] size_t width() const { return GetParam().rank + GetParam().rope; }
 
   /// Blocks on the device of the positions of one request, [context, width()] on the host.
-  std::vector<const float*> blocks_of(const std::vector<float>& kv) {
+  std::vector<const void*> blocks_of(const std::vector<float>& kv) {
     const size_t per_block = GetParam().block_tokens * width();
     std::vector<float> padded = kv;  // what is not written yet must not matter
     padded.resize((kv.size() + per_block - 1) / per_block * per_block, NAN);
-    std::vector<const float*> blocks;
+    std::vector<const void*> blocks;
     for (size_t at = 0; at < padded.size(); at += per_block) {
       if (GetParam().kv == DType::kF32) {
         blocks.push_back(put(&padded[at], per_block));
         continue;
       }
       std::vector<uint16_t> narrow;
-      for (size_t i = 0; i < per_block; ++i) {
-        narrow.push_back(
-            static_cast<uint16_t>(std::bit_cast<uint32_t>(as_bf16(padded[at + i])) >> 16));
-      }
-      blocks.push_back(reinterpret_cast<const float*>(put(narrow)));
+      for (size_t i = 0; i < per_block; ++i) narrow.push_back(to_bf16(padded[at + i]));
+      blocks.push_back(put(narrow));
     }
     return blocks;
   }
@@ -55,6 +50,7 @@ class CudaAttention : public Cuda, public testing::WithParamInterface<Shape> {
     ops().mla_absorbed({.q_latent = {put(latent), n, s.heads * s.rank},
                         .q_rope = {put(rope), n, s.heads * s.rope},
                         .rows = rows,
+                        .kv_dtype = s.kv,
                         .block_tokens = s.block_tokens,
                         .num_heads = s.heads,
                         .kv_rank = s.rank,
@@ -95,7 +91,7 @@ TEST_P(CudaAttention, IsTextbookAttentionAtEveryLengthOfTilesAndSplits) {
   Draws draws(731);
   const Shape& s = GetParam();
   const std::vector<float> kv = draws.values(1060 * width());
-  const std::vector<const float*> blocks = blocks_of(kv);
+  const std::vector<const void*> blocks = blocks_of(kv);
   std::vector<AttentionRow> rows;
   for (const uint32_t context : {1, 2, 31, 32, 33, 64, 511, 512, 513, 545, 1024, 1059}) {
     const size_t num_blocks = (context + s.block_tokens - 1) / s.block_tokens;
@@ -128,7 +124,7 @@ TEST_P(CudaAttention, SeesTheLastPositionAndNotTheNext) {
     kv[t * width()] = static_cast<float>(t / 64);  // exact in BF16
     kv[t * width() + 1] = static_cast<float>(t % 64);
   }
-  const std::vector<const float*> blocks = blocks_of(kv);
+  const std::vector<const void*> blocks = blocks_of(kv);
   std::vector<AttentionRow> rows;
   for (const uint32_t context : {1, 5, 32, 33, 48, 512, 513, 530, 1024, 1025, 1100}) {
     rows.push_back({.blocks = blocks, .context_len = context});
@@ -151,8 +147,8 @@ TEST_P(CudaAttention, SeesTheLastPositionAndNotTheNext) {
 TEST_P(CudaAttention, GivesARowTheSameBitsAloneInAChunkAndInABatch) {
   Draws draws(732);
   const Shape& s = GetParam();
-  const std::vector<const float*> first = blocks_of(draws.values(700 * width()));
-  const std::vector<const float*> second = blocks_of(draws.values(40 * width()));
+  const std::vector<const void*> first = blocks_of(draws.values(700 * width()));
+  const std::vector<const void*> second = blocks_of(draws.values(40 * width()));
   std::vector<AttentionRow> rows;
   for (uint32_t i = 0; i < 7; ++i) rows.push_back({.blocks = first, .context_len = 508 + i});
   rows.push_back({.blocks = second, .context_len = 40});
@@ -187,11 +183,11 @@ INSTANTIATE_TEST_SUITE_P(Shapes, CudaAttention,
 using CudaAttentionRows = Cuda;
 
 TEST_F(CudaAttentionRows, AreCutIntoRangesThatFitTheWorkspace) {
-  start({.workspace_bytes = size_t{24} << 10U, .kv = DType::kF32});
+  start({.workspace_bytes = size_t{24} << 10U});
   if (IsSkipped()) return;
   Draws draws(733);
   const size_t heads = 4, rank = 32, rope = 8, n = 60;
-  const float* block = put(draws.values(64 * (rank + rope)));
+  const void* block = put(draws.values(64 * (rank + rope)));
   const std::vector<AttentionRow> rows(n, {.blocks = {&block, 1}, .context_len = 60});
   const std::vector<float> one_latent = draws.values(heads * rank);
   const std::vector<float> one_rope = draws.values(heads * rope);
@@ -216,12 +212,11 @@ TEST_F(CudaAttentionRows, AreCutIntoRangesThatFitTheWorkspace) {
 }
 
 TEST_F(CudaAttentionRows, ExpandedAttentionIsNearTheSpecification) {
-  start({.kv = DType::kF32});
   if (IsSkipped()) return;
   Draws draws(734);
   const size_t heads = 3, rank = 40, rope = 8, nope = 24, v_dim = 20, block_tokens = 16;
   const KvCache cache(90, block_tokens, rank + rope, draws);
-  std::vector<const float*> blocks;
+  std::vector<const void*> blocks;
   for (const float* block : cache.blocks)
     blocks.push_back(put(block, block_tokens * (rank + rope)));
   std::vector<AttentionRow> on_host;

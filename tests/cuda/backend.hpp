@@ -84,9 +84,6 @@ class Cuda : public testing::Test {
 };
 
 /// float32 to BF16 and back.
-inline float as_bf16(float value) {
-  const auto bits = std::bit_cast<uint32_t>(value);
-  return std::bit_cast<float>((bits + 0x7fffU + (bits >> 16U & 1U)) & 0xffff0000U);
-}
+inline float as_bf16(float value) { return from_bf16(to_bf16(value)); }
 
 }  // namespace troupe::kernels

@@ -126,17 +126,32 @@ TEST_F(CudaRows, MovesRowsInAnyOrderAndCopiesThemWithStrides) {
   EXPECT_EQ(bit_difference(want, get(copied, want.size())), "");
 
   float* to = room<float>(2 * 70);
-  uint16_t* narrow = room<uint16_t>(2 * 70);
   const std::vector<const float*> sources = {from + 5 * 70, from + 2 * 70};
-  memory().move_rows(sources, std::vector<void*>{to + 70, to}, 70, DType::kF32);
-  memory().move_rows(sources, std::vector<void*>{narrow, narrow + 70}, 70, DType::kBF16);
+  memory().move_rows(sources, std::vector<void*>{to + 70, to}, 70);
   const std::vector<float> moved = get(to, 2 * 70);
-  const std::vector<uint16_t> rounded = get(narrow, 2 * 70);
   for (size_t c = 0; c < 70; ++c) {
     EXPECT_EQ(moved[70 + c], x[5 * 70 + c]);
     EXPECT_EQ(moved[c], x[2 * 70 + c]);
-    EXPECT_EQ(std::bit_cast<float>(uint32_t{rounded[c]} << 16), as_bf16(x[5 * 70 + c]));
-    EXPECT_EQ(std::bit_cast<float>(uint32_t{rounded[70 + c]} << 16), as_bf16(x[2 * 70 + c]));
+  }
+}
+
+TEST_F(CudaRows, KvIsStoredAsTheBlocksHaveIt) {
+  Draws draws(717);
+  std::vector<float> x = draws.values(2 * 70);
+  x[3] = std::numeric_limits<float>::max();  // rounds to infinity
+  float* wide = room<float>(2 * 70);
+  uint16_t* narrow = room<uint16_t>(2 * 70);
+  const ConstRows rows(put(x), 2, 70);
+  ops().store_kv({.x = rows, .out = std::vector<void*>{wide + 70, wide}});
+  ops().store_kv(
+      {.x = rows, .kv_dtype = DType::kBF16, .out = std::vector<void*>{narrow + 70, narrow}});
+  const std::vector<float> floats = get(wide, 2 * 70);
+  const std::vector<uint16_t> halves = get(narrow, 2 * 70);
+  for (size_t c = 0; c < 70; ++c) {
+    EXPECT_EQ(floats[70 + c], x[c]);
+    EXPECT_EQ(floats[c], x[70 + c]);
+    EXPECT_EQ(halves[70 + c], to_bf16(x[c]));
+    EXPECT_EQ(halves[c], to_bf16(x[70 + c]));
   }
 }
 

@@ -37,9 +37,9 @@ class EmulatedRuntime final : public cuda::Runtime {
     host_->copy_out(to, from, bytes);
   }
   void copy_rows(Rows to, ConstRows from) override { host_->copy_rows(to, from); }
-  void move_rows(std::span<const float* const> from, std::span<void* const> to, size_t cols,
-                 DType as) override {
-    cuda::launch_move_rows(*this, from, to, cols, as);
+  void move_rows(std::span<const float* const> from, std::span<void* const> to,
+                 size_t cols) override {
+    cuda::launch_move_rows(*this, from, to, cols, DType::kF32);
   }
   Result<void> finish() override {
     uploads_.clear();
