@@ -1,4 +1,3 @@
-#include <bit>
 #include <cstring>
 #include <new>
 
@@ -9,12 +8,6 @@ namespace troupe::kernels {
 namespace {
 
 constexpr std::align_val_t kAlignment{256};
-
-uint16_t to_bf16(float value) {
-  const auto bits = std::bit_cast<uint32_t>(value);
-  if ((bits & 0x7fffffffU) > 0x7f800000U) return 0x7fff;  // NaN
-  return static_cast<uint16_t>((bits + 0x7fffU + (bits >> 16U & 1U)) >> 16U);
-}
 
 class HostMemory final : public Memory {
  public:
