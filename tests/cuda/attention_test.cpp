@@ -217,8 +217,9 @@ TEST_F(CudaAttentionRows, ExpandedAttentionIsNearTheSpecification) {
   const size_t heads = 3, rank = 40, rope = 8, nope = 24, v_dim = 20, block_tokens = 16;
   const KvCache cache(90, block_tokens, rank + rope, draws);
   std::vector<const void*> blocks;
-  for (const float* block : cache.blocks)
-    blocks.push_back(put(block, block_tokens * (rank + rope)));
+  for (const void* block : cache.blocks) {
+    blocks.push_back(put(static_cast<const float*>(block), block_tokens * (rank + rope)));
+  }
   std::vector<AttentionRow> on_host;
   std::vector<AttentionRow> on_device;
   for (const uint32_t context : {1, 17, 90}) {

@@ -2,7 +2,6 @@
 
 #include "kernels/memory.hpp"
 
-
 #include "tests/kernels/support.hpp"
 
 namespace troupe::kernels {
