@@ -50,7 +50,7 @@ struct ClusterConfig {
   uint32_t max_running = 16;
   uint32_t max_step_tokens = 256;
   Duration step_target =
-      milliseconds(10);        ///< prefill may fill a step to this (scheduler/batcher.hpp)
+      milliseconds(5);         ///< prefill may fill a step to this (scheduler/batcher.hpp)
   uint32_t micro_batches = 0;  ///< of a router's step, 1 or 2; 0: what is faster, learned
   uint32_t max_context = 0;    ///< 0: the model's max_position_embeddings
   uint32_t kv_blocks = 1024;

@@ -33,7 +33,7 @@ struct BatcherOptions {
   /// step can end. The target holds in any case: nobody notices that tokens came faster, but
   /// everybody how long the first one took. Half a dozen short steps that each take few rows of
   /// prefill also cost more than a longer one.
-  StepGoal step{.percent = 200, .target = milliseconds(10)};
+  StepGoal step{.percent = 200, .target = milliseconds(5)};
   /// Fewer prefill rows a step does not take, however dear they are: the first ones cost most.
   /// Steps that only decode make up for it.
   uint32_t min_prefill_tokens = 16;
