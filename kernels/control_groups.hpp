@@ -1,0 +1,27 @@
+#pragma once
+
+// How much CPU time and memory the kernel grants this process, by control groups (version 2), as
+// containers and systemd limit it.
+
+#include <cstdint>
+#include <filesystem>
+
+#include "base/result.hpp"
+
+namespace troupe::kernels {
+
+/// The tightest limits of a control group and those above it.
+struct GroupLimits {
+  double cpus = 0;                     ///< CPU time per time by cpu.max; 0: unlimited
+  uint64_t memory_bytes = UINT64_MAX;  ///< by memory.max; UINT64_MAX: unlimited
+};
+
+/// Of this process. In a container its group's path may lead outside what is mounted there; then
+/// those of the groups that can be seen.
+/// @param root where control groups are mounted
+/// @param self "/proc/self/cgroup"
+/// @errors kUnsupported where there is no version 2; kUnavailable if `self` cannot be read
+Result<GroupLimits> control_group_limits(const std::filesystem::path& root = "/sys/fs/cgroup",
+                                         const std::filesystem::path& self = "/proc/self/cgroup");
+
+}  // namespace troupe::kernels

@@ -1,0 +1,73 @@
+#include "kernels/control_groups.hpp"
+
+#include <gtest/gtest.h>
+#include <stdlib.h>
+
+#include <fstream>
+
+namespace troupe::kernels {
+namespace {
+
+namespace fs = std::filesystem;
+
+/// A tree of control groups with a process in one of them.
+class Groups : public testing::Test {
+ protected:
+  Groups() {
+    std::string name = (fs::temp_directory_path() / "troupe-test-XXXXXX").string();
+    root_ = mkdtemp(name.data());
+    write("cgroup.controllers", "cpu memory");
+    put_process_in("/a/b");
+  }
+  ~Groups() override { fs::remove_all(root_); }
+
+  void write(const std::string& file, const std::string& text) const {
+    fs::create_directories((root_ / file).parent_path());
+    std::ofstream(root_ / file) << text << "\n";
+  }
+  void put_process_in(const std::string& group) const {
+    write("self", "1:name=systemd:/elsewhere\n0::" + group);
+  }
+  [[nodiscard]] Result<GroupLimits> limits() const {
+    return control_group_limits(root_, root_ / "self");
+  }
+
+  fs::path root_;
+};
+
+TEST_F(Groups, AreUnlimitedWithoutFilesAndAtMax) {
+  ASSERT_TRUE(limits().ok());
+  EXPECT_EQ(limits()->cpus, 0);
+  write("a/b/cpu.max", "max 100000");
+  write("a/b/memory.max", "max");
+  EXPECT_EQ(limits()->cpus, 0);
+  EXPECT_EQ(limits()->memory_bytes, UINT64_MAX);
+}
+
+TEST_F(Groups, LimitByTheTightestOnTheWayUp) {
+  write("a/cpu.max", "150000 100000");
+  write("a/b/cpu.max", "400000 100000");
+  write("a/memory.max", "8000");
+  write("a/b/memory.max", "4000");
+  write("a/c/memory.max", "1");  // another group
+  EXPECT_DOUBLE_EQ(limits()->cpus, 1.5);
+  EXPECT_EQ(limits()->memory_bytes, 4000U);
+}
+
+TEST_F(Groups, OfAContainerCountFromWhatIsMounted) {
+  write("cpu.max", "50000 100000");
+  for (const char* group : {"/", "/not/visible/here", "/../../x"}) {
+    put_process_in(group);
+    ASSERT_TRUE(limits().ok());
+    EXPECT_DOUBLE_EQ(limits()->cpus, 0.5) << group;
+  }
+}
+
+TEST_F(Groups, AreUnsupportedInVersion1AndUnavailableWithoutProc) {
+  EXPECT_EQ(control_group_limits(root_, root_ / "missing").error().code, Code::kUnavailable);
+  fs::remove(root_ / "cgroup.controllers");
+  EXPECT_EQ(limits().error().code, Code::kUnsupported);
+}
+
+}  // namespace
+}  // namespace troupe::kernels
