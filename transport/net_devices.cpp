@@ -7,11 +7,11 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <fstream>
 #include <memory>
-#include <set>
 
 namespace troupe::transport {
 namespace {
@@ -65,20 +65,32 @@ Result<std::string> interface_towards(const std::string& host) {
   return Error{Code::kUnavailable, "no network interface of this machine leads to " + host};
 }
 
-std::string ucx_devices(const std::string& interface, const std::filesystem::path& rdma) {
+std::vector<RdmaPort> rdma_ports(const std::filesystem::path& rdma) {
   namespace fs = std::filesystem;
-  std::set<std::string> ports;
+  const auto first_line = [](const fs::path& path) {
+    std::string line;
+    std::getline(std::ifstream(path), line);
+    return line;
+  };
+  std::vector<RdmaPort> ports;
   std::error_code error;
   for (const auto& device : fs::directory_iterator(rdma, error)) {
     for (const auto& port : fs::directory_iterator(device.path() / "ports", error)) {
-      std::string state;
-      std::getline(std::ifstream(port.path() / "state"), state);
-      if (state.find("ACTIVE") == std::string::npos) continue;
-      ports.insert(device.path().filename().string() + ":" + port.path().filename().string());
+      ports.push_back(
+          {.name = device.path().filename().string() + ":" + port.path().filename().string(),
+           .state = first_line(port.path() / "state"),
+           .rate = first_line(port.path() / "rate")});
     }
   }
+  std::ranges::sort(ports, {}, &RdmaPort::name);
+  return ports;
+}
+
+std::string ucx_devices(const std::string& interface, const std::filesystem::path& rdma) {
   std::string list = interface;
-  for (const std::string& port : ports) list += "," + port;
+  for (const RdmaPort& port : rdma_ports(rdma)) {
+    if (port.is_active()) list += "," + port.name;
+  }
   return list;
 }
 

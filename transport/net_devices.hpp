@@ -6,6 +6,7 @@
 
 #include <filesystem>
 #include <string>
+#include <vector>
 
 #include "base/result.hpp"
 
@@ -15,6 +16,17 @@ namespace troupe::transport {
 /// itself it is the one that others would reach.
 /// @errors kUnavailable if the host cannot be resolved or no route leads there.
 Result<std::string> interface_towards(const std::string& host);
+
+/// One port of an RDMA device, in the kernel's words.
+struct RdmaPort {
+  std::string name;   ///< "mlx5_0:1", as UCX names it
+  std::string state;  ///< "4: ACTIVE"
+  std::string rate;   ///< "200 Gb/sec (4X HDR)"
+  [[nodiscard]] bool is_active() const { return state.find("ACTIVE") != std::string::npos; }
+};
+
+/// All RDMA ports of this machine, by name; empty where there are none.
+std::vector<RdmaPort> rdma_ports(const std::filesystem::path& rdma = "/sys/class/infiniband");
 
 /// A list of devices as UCX knows them: the interface, and every RDMA port that is up, since an
 /// interface's name says nothing about those: "eth0,mlx5_0:1".

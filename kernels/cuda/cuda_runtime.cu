@@ -25,6 +25,28 @@ std::vector<CudaDevice> cuda_devices() {
   return devices;
 }
 
+CudaSystem cuda_system() {
+  CudaSystem system;
+  cudaDriverGetVersion(&system.driver_version);
+  cudaRuntimeGetVersion(&system.runtime_version);
+  int count = 0;
+  const cudaError_t counted = cudaGetDeviceCount(&count);
+  if (counted != cudaSuccess) {
+    system.error = cudaGetErrorString(counted);
+    return system;
+  }
+  system.devices = cuda_devices();
+  for (size_t a = 0; a < system.devices.size(); ++a) {
+    for (size_t b = 0; b < system.devices.size(); ++b) {
+      int can = 0;
+      const cudaError_t asked =
+          cudaDeviceCanAccessPeer(&can, static_cast<int>(a), static_cast<int>(b));
+      if (a != b && (asked != cudaSuccess || can == 0)) system.no_peer_access.emplace_back(a, b);
+    }
+  }
+  return system;
+}
+
 namespace {
 
 /// Pinned host memory and its copy on the device, used in turns by halves: one is written again

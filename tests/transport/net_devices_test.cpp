@@ -37,6 +37,11 @@ TEST(UcxDevices, AreTheInterfaceAndRdmaPortsThatAreUp) {
   add_port("mlx5_0/ports/1", "4: ACTIVE");
   add_port("mlx5_0/ports/2", "1: DOWN");
   EXPECT_EQ(ucx_devices("eth0", rdma), "eth0,mlx5_0:1,mlx5_1:1");
+  const auto ports = rdma_ports(rdma);
+  ASSERT_EQ(ports.size(), 3U);
+  EXPECT_EQ(ports[1].name, "mlx5_0:2");
+  EXPECT_EQ(ports[1].state, "1: DOWN");
+  EXPECT_EQ(ports[1].rate, "");
   EXPECT_EQ(ucx_devices("eth0", rdma / "missing"), "eth0");
   fs::remove_all(rdma);
 }
