@@ -26,6 +26,7 @@ const std::vector<Command>& commands() {
       {"quantize", "write a model anew in fewer bits", run_quantize},
       {"make-model", "write a model of a real shape with random weights", run_make_model},
       {"config", "validate or show a cluster configuration", run_config},
+      {"doctor", "look for what of this machine would stop a cluster or slow it", run_doctor},
       {"version", "print the version", run_version},
   };
   return all;

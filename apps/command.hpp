@@ -62,6 +62,7 @@ int run_bench_serve(const Arguments&);
 int run_chat(const Arguments&);
 int run_config(const Arguments&);
 int run_detokenize(const Arguments&);
+int run_doctor(const Arguments&);
 int run_drain(const Arguments&);
 int run_experts(const Arguments&);
 int run_eval(const Arguments&);

@@ -88,8 +88,7 @@ std::string host_name() {
 
 /// Of all nodes, if the head's address says that they are on this machine; else unknown: 0.
 size_t num_threads_together(const cluster::ClusterConfig& config) {
-  const std::string& host = config.control_host;
-  if (host != "localhost" && host != "::1" && !host.starts_with("127.")) return 0;
+  if (!cluster::is_on_one_machine(config)) return 0;
   size_t num_threads = 0;
   for (const cluster::NodeConfig& node : config.nodes) num_threads += node.threads;
   return num_threads;

@@ -292,6 +292,11 @@ Result<ClusterConfig> parse_cluster_config(std::string_view yaml, const std::str
   return read_config(yaml, origin, {});
 }
 
+bool is_on_one_machine(const ClusterConfig& config) {
+  const std::string& host = config.control_host;
+  return host == "localhost" || host == "::1" || host.starts_with("127.");
+}
+
 Result<ClusterConfig> load_cluster_config(const std::string& path) {
   std::error_code error;
   std::ifstream file(path, std::ios::binary);

@@ -83,6 +83,9 @@ Result<ClusterConfig> parse_cluster_config(std::string_view yaml, const std::str
 /// @errors kNotFound, kInvalidArgument
 Result<ClusterConfig> load_cluster_config(const std::string& path);
 
+/// The head is on the loopback interface, so that all nodes are on its machine.
+bool is_on_one_machine(const ClusterConfig& config);
+
 /// Every key with its value and "default" or "file:line", as YAML with comments.
 std::string describe(const ClusterConfig& config, std::string_view yaml, const std::string& origin);
 

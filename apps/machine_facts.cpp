@@ -1,0 +1,233 @@
+#include "apps/machine_facts.hpp"
+
+#include <arpa/inet.h>
+#include <ifaddrs.h>
+#include <net/if.h>
+#include <netdb.h>
+#include <sched.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/statvfs.h>
+#include <sys/timex.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <charconv>
+#include <cstring>
+#include <fstream>
+#include <memory>
+
+#include "base/tensor_view.hpp"
+#include "gateway/http_client.hpp"
+#include "kernels/backend.hpp"
+#include "kernels/control_groups.hpp"
+#include "model/weights.hpp"
+
+namespace troupe::apps {
+namespace {
+
+namespace fs = std::filesystem;
+
+Error system_error(const std::string& what) {
+  return {Code::kUnavailable, what + ": " + std::strerror(errno)};
+}
+
+Result<std::string> first_line(const fs::path& path) {
+  std::ifstream in(path);
+  std::string line;
+  if (!in || !std::getline(in, line)) return system_error("cannot read " + path.string());
+  return line;
+}
+
+Result<uint32_t> num_allowed_cpus() {
+  cpu_set_t allowed;
+  if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) return system_error("sched_getaffinity");
+  return static_cast<uint32_t>(CPU_COUNT(&allowed));
+}
+
+/// In bytes; the file counts in KiB.
+Result<uint64_t> meminfo(const std::string& key) {
+  std::ifstream in("/proc/meminfo");
+  for (std::string word; in >> word;) {
+    uint64_t kib = 0;
+    if (word == key + ":" && in >> kib) return kib << 10;
+  }
+  return Error{Code::kUnavailable, "/proc/meminfo has no " + key};
+}
+
+Result<cluster::MemoryFacts> memory() {
+  cluster::MemoryFacts facts{.total_bytes = TRY(meminfo("MemTotal")),
+                             .available_bytes = TRY(meminfo("MemAvailable"))};
+  const std::string overcommit = TRY(first_line("/proc/sys/vm/overcommit_memory"));
+  std::from_chars(overcommit.data(), overcommit.data() + overcommit.size(), facts.overcommit);
+  return facts;
+}
+
+Result<uint64_t> soft_limit(__rlimit_resource resource) {
+  rlimit limit{};
+  if (getrlimit(resource, &limit) != 0) return system_error("getrlimit");
+  return limit.rlim_cur == RLIM_INFINITY ? cluster::kUnlimited : uint64_t{limit.rlim_cur};
+}
+
+Result<cluster::ProcessLimits> process_limits() {
+  return cluster::ProcessLimits{.open_files = TRY(soft_limit(RLIMIT_NOFILE)),
+                                .locked_bytes = TRY(soft_limit(RLIMIT_MEMLOCK))};
+}
+
+Result<cluster::SharedMemoryFacts> shared_memory() {
+  struct statvfs room {};
+  if (statvfs("/dev/shm", &room) != 0) return system_error("/dev/shm");
+  return cluster::SharedMemoryFacts{.total_bytes = uint64_t{room.f_blocks} * room.f_frsize,
+                                    .free_bytes = uint64_t{room.f_bavail} * room.f_frsize,
+                                    .is_writable = access("/dev/shm", W_OK | X_OK) == 0};
+}
+
+Result<cluster::ClockFacts> clock() {
+  timex state{};
+  if (adjtimex(&state) < 0) return system_error("adjtimex");
+  return cluster::ClockFacts{
+      .source = first_line("/sys/devices/system/clocksource/clocksource0/current_clocksource"),
+      .is_synchronised = (state.status & STA_UNSYNC) == 0};
+}
+
+cluster::GpuFacts gpus() {
+  cluster::GpuFacts facts;
+  if (auto line = first_line("/proc/driver/nvidia/version"); line.ok()) facts.driver = *line;
+#ifdef TROUPE_CUDA
+  facts.cuda = kernels::cuda_system();
+#endif
+  return facts;
+}
+
+cluster::UcxFacts ucx(const std::string& net_devices) {
+  cluster::UcxFacts facts{.version = transport::ucx_version(),
+                          .transports = transport::ucx_transports(),
+                          .shm = transport::try_ucx_wires(transport::UcxWires::kShm),
+                          .net = transport::try_ucx_wires(transport::UcxWires::kNet, net_devices),
+                          .rdma_ports = transport::rdma_ports()};
+  if (const auto line = first_line("/proc/sys/kernel/yama/ptrace_scope"); line.ok()) {
+    uint32_t scope = 0;
+    std::from_chars(line->data(), line->data() + line->size(), scope);
+    facts.ptrace_scope = scope;
+  }
+  return facts;
+}
+
+/// Of all interfaces that are up but the loopback one; those of a single link are left out.
+Result<std::vector<std::string>> addresses() {
+  ifaddrs* first = nullptr;
+  if (getifaddrs(&first) != 0) return system_error("getifaddrs");
+  const std::unique_ptr<ifaddrs, void (*)(ifaddrs*)> interfaces(first, &freeifaddrs);
+  std::vector<std::string> found;
+  for (const ifaddrs* at = first; at != nullptr; at = at->ifa_next) {
+    if (at->ifa_addr == nullptr || (at->ifa_flags & IFF_UP) == 0) continue;
+    if ((at->ifa_flags & IFF_LOOPBACK) != 0) continue;
+    char text[INET6_ADDRSTRLEN] = "";
+    if (at->ifa_addr->sa_family == AF_INET) {
+      inet_ntop(AF_INET, &reinterpret_cast<const sockaddr_in*>(at->ifa_addr)->sin_addr, text,
+                sizeof text);
+    } else if (at->ifa_addr->sa_family == AF_INET6) {
+      const in6_addr& address = reinterpret_cast<const sockaddr_in6*>(at->ifa_addr)->sin6_addr;
+      if (IN6_IS_ADDR_LINKLOCAL(&address)) continue;
+      inet_ntop(AF_INET6, &address, text, sizeof text);
+    } else {
+      continue;
+    }
+    found.push_back(std::string(at->ifa_name) + " " + text);
+  }
+  return found;
+}
+
+/// Listens as the head would and stops again.
+Result<cluster::PortState> try_to_listen(const std::string& host, uint16_t port) {
+  addrinfo hints{};
+  hints.ai_flags = AI_PASSIVE;
+  hints.ai_socktype = SOCK_STREAM;
+  addrinfo* raw = nullptr;
+  if (const int rc = getaddrinfo(host.c_str(), std::to_string(port).c_str(), &hints, &raw);
+      rc != 0) {
+    return Error{Code::kUnavailable, "cannot resolve " + host + ": " + gai_strerror(rc)};
+  }
+  const std::unique_ptr<addrinfo, void (*)(addrinfo*)> address(raw, &freeaddrinfo);
+  const int fd = socket(raw->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  if (fd < 0) return system_error("socket");
+  const int on = 1;  // as the servers do: connections that just ended are in nobody's way
+  setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+  const bool listens = bind(fd, raw->ai_addr, raw->ai_addrlen) == 0 && listen(fd, 1) == 0;
+  const int cause = errno;
+  close(fd);
+  if (listens) return cluster::PortState::kFree;
+  if (cause == EADDRINUSE) return cluster::PortState::kTaken;
+  if (cause == EADDRNOTAVAIL) return cluster::PortState::kNotOurAddress;
+  return Error{Code::kUnavailable, std::strerror(cause)};
+}
+
+/// Something with Troupe's own status page answers at the port of the configuration's gateway.
+bool is_serving(const cluster::ClusterConfig& config) {
+  const bool any = config.http_host == "0.0.0.0" || config.http_host == "::";
+  const auto client = gateway::HttpClient::create(
+      "http://" + gateway::authority(any ? "127.0.0.1" : config.http_host,
+                                     std::to_string(config.http_port)),
+      {.connect_timeout = seconds(1), .silence_timeout = seconds(2)});
+  if (!client.ok()) return false;
+  const auto response = client->get("/v1/troupe/status");
+  return response.ok() && response->status == 200;
+}
+
+Result<cluster::ModelFacts> model_facts(const cluster::ClusterConfig& config) {
+  const model::Checkpoint checkpoint = TRY(model::Checkpoint::open(config.model));
+  cluster::ModelFacts facts;
+  for (const auto& [dtype, bytes] : checkpoint.summary().bytes_by_dtype) {
+    facts.weight_bytes += bytes;
+  }
+  const model::ModelConfig& model = checkpoint.config();
+  facts.kv_bytes_per_router = (uint64_t{config.kv_blocks} + config.kv_host_blocks) *
+                              config.kv_block_tokens * model.num_layers * model.kv_dim() *
+                              size_of(config.kv_dtype);
+  return facts;
+}
+
+Result<std::vector<cluster::NodeConfig>> nodes_here(const cluster::ClusterConfig& config,
+                                                    const std::vector<std::string>& names) {
+  if (names.empty() && cluster::is_on_one_machine(config)) return config.nodes;
+  std::vector<cluster::NodeConfig> here;
+  for (const std::string& name : names) {
+    const auto node = std::ranges::find(config.nodes, name, &cluster::NodeConfig::name);
+    if (node == config.nodes.end()) {
+      return Error{Code::kInvalidArgument, "--node: the configuration has no node '" + name + "'"};
+    }
+    here.push_back(*node);
+  }
+  return here;
+}
+
+}  // namespace
+
+cluster::MachineFacts read_machine(const std::string& net_devices) {
+  return {.cpus = {.target = kernels::make_cpu_ops(nullptr)->target(),
+                   .num_cpus = static_cast<uint32_t>(sysconf(_SC_NPROCESSORS_ONLN)),
+                   .num_allowed = num_allowed_cpus()},
+          .groups = kernels::control_group_limits(),
+          .memory = memory(),
+          .limits = process_limits(),
+          .shared_memory = shared_memory(),
+          .clock = clock(),
+          .gpus = gpus(),
+          .ucx = ucx(net_devices),
+          .addresses = addresses()};
+}
+
+Result<cluster::ClusterFacts> read_cluster(const cluster::ClusterConfig& config,
+                                           const std::vector<std::string>& names) {
+  return cluster::ClusterFacts{
+      .config = config,
+      .nodes = TRY(nodes_here(config, names)),
+      .model = model_facts(config),
+      .control_port = try_to_listen(config.control_host, config.control_port),
+      .http_port = try_to_listen(config.http_host, config.http_port),
+      .is_serving = is_serving(config),
+      .interface = transport::interface_towards(config.control_host)};
+}
+
+}  // namespace troupe::apps
