@@ -30,7 +30,7 @@ void print_table(const std::vector<Finding>& findings) {
   const auto count = [&](Verdict verdict) {
     return std::ranges::count(findings, verdict, &Finding::verdict);
   };
-  std::printf("\n%td problems, %td notes\n", count(Verdict::kProblem), count(Verdict::kNote));
+  std::printf("\nproblems: %td, notes: %td\n", count(Verdict::kProblem), count(Verdict::kNote));
 }
 
 void print_json(const std::vector<Finding>& findings) {

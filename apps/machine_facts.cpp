@@ -14,6 +14,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <charconv>
+#include <cstdlib>
 #include <cstring>
 #include <fstream>
 #include <memory>
@@ -106,6 +107,10 @@ cluster::UcxFacts ucx(const std::string& net_devices) {
                           .shm = transport::try_ucx_wires(transport::UcxWires::kShm),
                           .net = transport::try_ucx_wires(transport::UcxWires::kNet, net_devices),
                           .rdma_ports = transport::rdma_ports()};
+  for (const char* name : {"UCX_TLS", "UCX_NET_DEVICES"}) {
+    const char* value = std::getenv(name);
+    if (value != nullptr) facts.settings.push_back(std::string(name) + "=" + value);
+  }
   if (const auto line = first_line("/proc/sys/kernel/yama/ptrace_scope"); line.ok()) {
     uint32_t scope = 0;
     std::from_chars(line->data(), line->data() + line->size(), scope);

@@ -340,8 +340,9 @@ Finding shm_wires(const MachineFacts& facts) {
 }
 
 Finding net_wires(const UcxFacts& ucx) {
-  if (ucx.net.ok()) return ok("UCX network", "can be opened");
-  return problem("UCX network", ucx.net.error().message,
+  const std::string with = ucx.settings.empty() ? "" : " with " + joined(ucx.settings);
+  if (ucx.net.ok()) return ok("UCX network", "can be opened" + with);
+  return problem("UCX network", ucx.net.error().message + with,
                  "Nodes need it, also on one machine: look at UCX_TLS and UCX_NET_DEVICES in the "
                  "environment, and whether the interface is up (`ip address`).");
 }

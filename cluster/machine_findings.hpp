@@ -58,6 +58,7 @@ struct GpuFacts {
 struct UcxFacts {
   std::string version;
   Result<std::vector<transport::UcxTransport>> transports = std::vector<transport::UcxTransport>();
+  std::vector<std::string> settings;     ///< of the environment that choose wires: "UCX_TLS=tcp"
   Result<void> shm, net;                 ///< opening what a node opens
   std::optional<uint32_t> ptrace_scope;  ///< of Yama, where the kernel has it
   std::vector<transport::RdmaPort> rdma_ports;

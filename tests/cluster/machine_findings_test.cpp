@@ -142,6 +142,12 @@ const Case kCases[] = {
      "ptrace_scope 2"},
     {"no network", [](auto& m) { m.ucx.net = kRefused; }, "UCX network", Verdict::kProblem,
      "UCX_NET_DEVICES"},
+    {"a network device that is not here",
+     [](auto& m) {
+       m.ucx.settings = {"UCX_NET_DEVICES=nope"};
+       m.ucx.net = Error{Code::kUnsupported, "no device"};
+     },
+     "UCX network", Verdict::kProblem, "no device with UCX_NET_DEVICES=nope"},
     {"RDMA that UCX does not use", [](auto& m) { m.ucx.transports->pop_back(); }, "RDMA",
      Verdict::kProblem, "/dev/infiniband"},
     {"RDMA unplugged", [](auto& m) { m.ucx.rdma_ports[0].state = "1: DOWN"; }, "RDMA",
