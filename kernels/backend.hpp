@@ -4,10 +4,17 @@
 
 #include <memory>
 
+#include "kernels/memory.hpp"
 #include "kernels/ops.hpp"
 #include "kernels/thread_pool.hpp"
 
 namespace troupe::kernels {
+
+/// Operations, and the memory that their operands lie in; `ops` ends before `memory`.
+struct Backend {
+  std::unique_ptr<Memory> memory;
+  std::unique_ptr<Ops> ops;
+};
 
 /// The specification: plain loops in one thread.
 std::unique_ptr<Ops> make_scalar_ops();

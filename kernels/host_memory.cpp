@@ -11,6 +11,8 @@ constexpr std::align_val_t kAlignment{256};
 
 class HostMemory final : public Memory {
  public:
+  bool is_host() const override { return true; }
+
   Result<void*> allocate(size_t bytes) override {
     void* memory = ::operator new(bytes, kAlignment, std::nothrow);
     if (memory == nullptr) {

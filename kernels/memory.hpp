@@ -17,6 +17,10 @@ class Memory {
  public:
   virtual ~Memory() = default;
 
+  /// Whether it is the host's own: what lies there is here, too, and the other way round, so that
+  /// nobody needs copy_in(), copy_out() and finish().
+  [[nodiscard]] virtual bool is_host() const = 0;
+
   /// @returns `bytes` (> 0), aligned to 256; to be released before the Memory ends
   /// @errors kResourceExhausted
   virtual Result<void*> allocate(size_t bytes) = 0;

@@ -21,6 +21,7 @@
 #include <memory>
 
 #include "base/result.hpp"
+#include "kernels/backend.hpp"
 #include "kernels/memory.hpp"
 #include "kernels/ops.hpp"
 
@@ -35,14 +36,8 @@ struct CudaOptions {
   size_t staging_bytes = size_t{32} << 20U;
 };
 
-/// `ops` ends before `memory`.
-struct CudaBackend {
-  std::unique_ptr<Memory> memory;
-  std::unique_ptr<Ops> ops;
-};
-
 /// @errors kNotFound without such a GPU, kUnsupported before sm_80, kResourceExhausted
-Result<CudaBackend> make_cuda_backend(const CudaOptions& options);
+Result<Backend> make_cuda_backend(const CudaOptions& options);
 
 namespace cuda {
 class Runtime;

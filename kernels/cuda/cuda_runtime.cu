@@ -206,7 +206,7 @@ class CudaRuntime final : public cuda::Runtime {
 
 }  // namespace
 
-Result<CudaBackend> make_cuda_backend(const CudaOptions& options) {
+Result<Backend> make_cuda_backend(const CudaOptions& options) {
   constexpr int kOldest = 80;
   const std::vector<CudaDevice> devices = cuda_devices();
   if (options.device < 0 || static_cast<size_t>(options.device) >= devices.size()) {
@@ -222,7 +222,7 @@ Result<CudaBackend> make_cuda_backend(const CudaOptions& options) {
   auto runtime = std::make_unique<CudaRuntime>(device);
   TRY(runtime->open(options));
   std::unique_ptr<Ops> ops = TRY(cuda::make_cuda_ops(*runtime, options));
-  return CudaBackend{.memory = std::move(runtime), .ops = std::move(ops)};
+  return Backend{.memory = std::move(runtime), .ops = std::move(ops)};
 }
 
 }  // namespace troupe::kernels

@@ -12,6 +12,7 @@ namespace troupe::kernels::cuda {
 
 class Runtime : public Memory {
  public:
+  [[nodiscard]] bool is_host() const override { return false; }
   /// The kind of device, as in its arithmetic class: "sm80", "sm90"...
   [[nodiscard]] virtual const char* target() const = 0;
   /// Blocks that run at the same time, if one fills a multiprocessor.

@@ -4,12 +4,13 @@
 // the emulator in simt_test. The tests are the same.
 
 #include "kernels/cuda/cuda_ops.hpp"
+#include "kernels/placed_weights.hpp"
 #include "tests/kernels/support.hpp"
 
 namespace troupe::kernels {
 
 /// Defined once per executable. @returns no ops if there is no GPU
-CudaBackend make_test_backend(const CudaOptions& options);
+Backend make_test_backend(const CudaOptions& options);
 
 /// A backend of its own for each test; skipped where there is no GPU.
 class Cuda : public testing::Test {
@@ -25,6 +26,7 @@ class Cuda : public testing::Test {
   }
   void TearDown() override {
     for (void* memory : arrays_) backend_.memory->release(memory);
+    weights_.clear();
     backend_.ops.reset();
   }
 
@@ -59,28 +61,16 @@ class Cuda : public testing::Test {
   }
   /// The same matrix with its data on the device.
   WeightView put(const WeightView& w) {
-    WeightView on_device = w;
-    const auto bytes = [&](const void* from, size_t count) -> const void* {
-      return put(static_cast<const std::byte*>(from), count);
-    };
-    on_device.data = bytes(w.data, w.size_bytes());
-    if (w.scales != nullptr) {
-      on_device.scales = put(w.scales, (w.out + 127) / 128 * ((w.in + 127) / 128));
-    }
-    if (is_integer(w.dtype)) {
-      const size_t num_scales = w.out * w.num_groups();
-      on_device.group_scales.data =
-          bytes(w.group_scales.data, num_scales * size_of(w.group_scales.dtype));
-      if (w.group_scales.zeros != nullptr) {
-        on_device.group_scales.zeros = put(w.group_scales.zeros, num_scales);
-      }
-    }
-    return on_device;
+    weights_.emplace_back(memory());
+    Result<WeightView> placed = weights_.back().place(w);
+    EXPECT_TRUE(placed.ok());
+    return *placed;
   }
 
  private:
-  CudaBackend backend_;
+  Backend backend_;
   std::vector<void*> arrays_;
+  std::vector<PlacedWeights> weights_;
 };
 
 /// float32 to BF16 and back.

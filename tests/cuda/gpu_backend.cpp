@@ -3,11 +3,11 @@
 
 namespace troupe::kernels {
 
-CudaBackend make_test_backend(const CudaOptions& options) {
+Backend make_test_backend(const CudaOptions& options) {
   if (cuda_devices().empty()) return {};
-  Result<CudaBackend> backend = make_cuda_backend(options);
+  Result<Backend> backend = make_cuda_backend(options);
   EXPECT_TRUE(backend.ok()) << backend.error().message;
-  return backend.ok() ? std::move(*backend) : CudaBackend();
+  return backend.ok() ? std::move(*backend) : Backend();
 }
 
 }  // namespace troupe::kernels

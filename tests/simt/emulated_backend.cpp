@@ -1,12 +1,14 @@
 // The CUDA backend over host memory and the emulator. Launches take turns at the orders of threads,
 // so two computations of the same numbers are computed in different ones.
 
+#include <cstring>
 #include <deque>
 #include <string>
 
 #include "kernels/cuda/runtime.hpp"
 #include "tests/cuda/backend.hpp"
 #include "tests/simt/emulator.hpp"
+#include "tests/simt/on_device.hpp"
 
 namespace troupe::kernels {
 namespace {
@@ -28,19 +30,36 @@ class EmulatedRuntime final : public cuda::Runtime {
   }
   bool failed() const override { return !error_.empty(); }
 
-  Result<void*> allocate(size_t bytes) override { return host_->allocate(bytes); }
-  void release(void* memory) override { host_->release(memory); }
+  Result<void*> allocate(size_t bytes) override {
+    void* memory = TRY(host_->allocate(bytes));
+    std::memset(memory, 0xff, bytes);  // NaNs, so that nothing counts on zeros
+    device_.add(memory, bytes);
+    return memory;
+  }
+  void release(void* memory) override {
+    device_.remove(memory);
+    host_->release(memory);
+  }
   void copy_in(void* to, const void* from, size_t bytes) override {
+    device_.check(to, bytes);
     host_->copy_in(to, from, bytes);
   }
   void copy_out(void* to, const void* from, size_t bytes) override {
+    device_.check(from, bytes);
     host_->copy_out(to, from, bytes);
   }
-  void copy_rows(Rows to, ConstRows from) override { host_->copy_rows(to, from); }
+  void copy_rows(Rows to, ConstRows from) override {
+    device_.check(to);
+    device_.check(from);
+    host_->copy_rows(to, from);
+  }
   void move_rows(std::span<const float* const> from, std::span<void* const> to,
                  size_t cols) override {
+    for (const float* row : from) device_.check(row, cols * sizeof(float));
+    for (const void* row : to) device_.check(row, cols * sizeof(float));
     cuda::launch_move_rows(*this, from, to, cols, DType::kF32);
   }
+  [[nodiscard]] const DeviceRanges& device() const { return device_; }
   Result<void> finish() override {
     uploads_.clear();
     if (failed()) return Error{Code::kInternal, error_};
@@ -56,6 +75,7 @@ class EmulatedRuntime final : public cuda::Runtime {
   }
 
   std::unique_ptr<Memory> host_ = make_host_memory();
+  DeviceRanges device_;
   size_t staging_bytes_;
   uint64_t launches_ = 0;
   std::deque<std::vector<simt::Words<4>>> uploads_;
@@ -64,11 +84,12 @@ class EmulatedRuntime final : public cuda::Runtime {
 
 }  // namespace
 
-CudaBackend make_test_backend(const CudaOptions& options) {
+Backend make_test_backend(const CudaOptions& options) {
   auto runtime = std::make_unique<EmulatedRuntime>(options.staging_bytes);
   Result<std::unique_ptr<Ops>> ops = cuda::make_cuda_ops(*runtime, options);
   EXPECT_TRUE(ops.ok());
-  return {.memory = std::move(runtime), .ops = std::move(*ops)};
+  auto checked = std::make_unique<OnDevice>(std::move(*ops), runtime->device());
+  return {.memory = std::move(runtime), .ops = std::move(checked)};
 }
 
 }  // namespace troupe::kernels

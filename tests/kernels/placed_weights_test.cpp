@@ -1,0 +1,133 @@
+// Weights in the host's memory stay where they are; elsewhere they are complete copies.
+
+#include "kernels/placed_weights.hpp"
+
+#include <gtest/gtest.h>
+
+#include "tests/kernels/support.hpp"
+
+namespace troupe::kernels {
+namespace {
+
+/// Behaves like a device's, over the host's; counts what is allocated.
+class OtherMemory final : public Memory {
+ public:
+  bool is_host() const override { return false; }
+  Result<void*> allocate(size_t bytes) override {
+    if (fails) return Error{Code::kResourceExhausted, "full"};
+    ++num_allocated;
+    return host_->allocate(bytes);
+  }
+  void release(void* memory) override {
+    --num_allocated;
+    host_->release(memory);
+  }
+  void copy_in(void* to, const void* from, size_t bytes) override {
+    host_->copy_in(to, from, bytes);
+  }
+  void copy_out(void* to, const void* from, size_t bytes) override {
+    host_->copy_out(to, from, bytes);
+  }
+  void copy_rows(Rows to, ConstRows from) override { host_->copy_rows(to, from); }
+  void move_rows(std::span<const float* const> from, std::span<void* const> to,
+                 size_t cols) override {
+    host_->move_rows(from, to, cols);
+  }
+  Result<void> finish() override { return {}; }
+
+  int num_allocated = 0;
+  bool fails = false;
+
+ private:
+  std::unique_ptr<Memory> host_ = make_host_memory();
+};
+
+constexpr size_t kOut = 144, kIn = 160;  // more than one block of FP8's scales each way
+
+std::vector<float> product(const WeightView& w) {
+  std::vector<float> x(kIn, 0.5F), y(kOut);
+  for (size_t i = 0; i < kIn; ++i) x[i] += static_cast<float>(i % 7);
+  scalar().gemm({.x = {x.data(), 1, kIn}, .w = w, .y = {y.data(), 1, kOut}});
+  return y;
+}
+
+void expect_whole_copy(const WeightView& placed, const WeightView& from) {
+  EXPECT_NE(placed.data, from.data);
+  EXPECT_EQ(reinterpret_cast<uintptr_t>(placed.data) % 256, 0U);
+  if (from.scales != nullptr) {
+    EXPECT_NE(placed.scales, from.scales);
+  }
+  if (is_integer(from.dtype)) {
+    EXPECT_NE(placed.group_scales.data, from.group_scales.data);
+  }
+  if (from.group_scales.zeros != nullptr) {
+    EXPECT_NE(placed.group_scales.zeros, from.group_scales.zeros);
+  }
+}
+
+TEST(PlacedWeights, StayWhereTheyAreInTheHostsMemory) {
+  Draws draws(1);
+  const StoredWeight w(DType::kF8E4M3, kOut, kIn, draws);
+  const auto memory = make_host_memory();
+  PlacedWeights weights(*memory);
+  const auto placed = weights.place(w.view);
+  ASSERT_TRUE(placed.ok());
+  EXPECT_EQ(placed->data, w.view.data);
+  EXPECT_EQ(placed->scales, w.view.scales);
+  const std::vector<float> values{1, 2};
+  EXPECT_EQ(*weights.place(values), values.data());
+}
+
+TEST(PlacedWeights, AreCopiedWithTheirScalesAndZeros) {
+  Draws draws(2);
+  OtherMemory memory;
+  PlacedWeights weights(memory);
+  for (const DType dtype : all_dtypes()) {
+    StoredWeight w(dtype, kOut, kIn, draws);
+    const std::vector<float> want = product(w.view);
+    const auto placed = weights.place(w.view);
+    ASSERT_TRUE(placed.ok());
+    expect_whole_copy(*placed, w.view);
+    std::ranges::fill(w.bytes, std::byte{0});
+    std::ranges::fill(w.scales, 0.0F);
+    EXPECT_EQ(product(*placed), want) << to_string(dtype);
+  }
+  for (const IntegerForm& form : integer_forms()) {
+    IntegerWeight w(form, kOut, kIn, draws);
+    const std::vector<float> want = product(w.view);
+    const auto placed = weights.place(w.view);
+    ASSERT_TRUE(placed.ok());
+    expect_whole_copy(*placed, w.view);
+    std::ranges::fill(w.bytes, std::byte{0});
+    std::ranges::fill(w.scales, std::byte{0});
+    std::ranges::fill(w.zeros, uint8_t{0});
+    EXPECT_EQ(product(*placed), want) << form.name;
+  }
+}
+
+TEST(PlacedWeights, StayEmptyAndAreReleasedWithTheObject) {
+  OtherMemory memory;
+  {
+    PlacedWeights weights(memory);
+    const auto empty = weights.place(WeightView());
+    ASSERT_TRUE(empty.ok());
+    EXPECT_TRUE(empty->empty());
+    EXPECT_EQ(*weights.place(std::vector<float>()), nullptr);
+    EXPECT_EQ(memory.num_allocated, 0);
+    ASSERT_TRUE(weights.place(std::vector<float>{1, 2}).ok());
+    EXPECT_EQ(memory.num_allocated, 1);
+  }
+  EXPECT_EQ(memory.num_allocated, 0);
+}
+
+TEST(PlacedWeights, AreRefusedWhereThereIsNoRoom) {
+  OtherMemory memory;
+  memory.fails = true;
+  PlacedWeights weights(memory);
+  const auto placed = weights.place(std::vector<float>{1, 2});
+  ASSERT_FALSE(placed.ok());
+  EXPECT_EQ(placed.error().code, Code::kResourceExhausted);
+}
+
+}  // namespace
+}  // namespace troupe::kernels
