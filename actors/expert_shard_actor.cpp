@@ -28,7 +28,8 @@ struct PendingDispatch {
 /// What jobs share; one job at a time.
 struct ShardEngine {
   ExpertTable table;
-  ExpertScratch scratch;
+  std::unique_ptr<kernels::Memory> memory = kernels::make_host_memory();
+  ExpertScratch scratch{*memory};
   std::vector<ExpertTask> tasks;
 };
 

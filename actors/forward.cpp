@@ -1,17 +1,13 @@
 #include "actors/forward.hpp"
 
 #include <algorithm>
-#include <cstring>
 #include <numeric>
 
 #include "base/check.hpp"
+#include "base/check_ok.hpp"
 
 namespace troupe::actors {
 namespace {
-
-const float* data_or_null(const std::vector<float>& values) {
-  return values.empty() ? nullptr : values.data();
-}
 
 /// Columns [first, first + cols) of every row.
 template <class T>
@@ -36,12 +32,13 @@ kernels::GateMethod gate_method(model::TopkMethod method) {
   return kernels::GateMethod::kGreedy;
 }
 
-Forward::Forward(const model::ModelConfig& config, const model::RouterWeights& weights,
-                 kernels::Ops& ops, KvStore& kv, AttentionForm form)
+Forward::Forward(const model::ModelConfig& config, const PlacedRouter& weights, kernels::Ops& ops,
+                 KvStore& kv, AttentionForm form)
     : config_(config),
       weights_(weights),
       ops_(ops),
       kv_(kv),
+      memory_(kv.memory()),
       form_(form),
       inv_freq_(config.inv_freq()),
       rope_magnitude_(config.rope_magnitude()),
@@ -50,11 +47,11 @@ Forward::Forward(const model::ModelConfig& config, const model::RouterWeights& w
   CHECK_EQ(kv.shape().num_layers, size_t{config.num_layers});
 }
 
-Rows Forward::rows(std::vector<float>& buffer, size_t cols) {
-  const size_t needed = size_t{num_rows_} * cols;
-  if (buffer.size() < needed) buffer.resize(needed);
-  return Rows(buffer.data(), num_rows_, cols);
+Rows Forward::rows(kernels::Array& buffer, size_t cols) {
+  return Rows(buffer.room<float>(memory_, size_t{num_rows_} * cols), num_rows_, cols);
 }
+
+void Forward::finish() { CHECK_OK(memory_.finish()); }
 
 void Forward::begin(std::span<const StepSequence> sequences) {
   tokens_.clear();
@@ -95,16 +92,17 @@ Forward::Status Forward::advance() {
     ++layer_;
   }
   for (; layer_ < config_.num_layers; ++layer_) {
-    const model::LayerWeights& weights = weights_.layers[layer_];
+    const LayerWeights& weights = weights_.layers[layer_];
     attention(weights.attention);
     ops_.rms_norm({.x = rows(hidden_, hidden),
-                   .weight = weights.attention.post_norm.data(),
+                   .weight = weights.attention.post_norm,
                    .eps = config_.rms_norm_eps,
                    .out = rows(normed_, hidden)});
     if (config_.is_moe_layer(layer_)) {
       gate(weights);
       awaiting_ = true;
       shared_done_ = false;
+      finish();
       return Status::kExchange;
     }
     const kernels::FfnParams ffn{.x = rows(normed_, hidden),
@@ -115,38 +113,32 @@ Forward::Status Forward::advance() {
     ops_.grouped_ffn({&ffn, 1});
     ops_.add({.x = rows(hidden_, hidden), .y = rows(update_, hidden)});
   }
-  head(logit_rows_, logits_);
+  logits_ = head(logit_rows_, logits_of_sequences_);
+  finish();
   return Status::kDone;
 }
 
-void Forward::attention(const model::AttentionWeights& weights) {
+void Forward::attention(const AttentionWeights& weights) {
   const size_t hidden = config_.hidden_size;
   const size_t heads = config_.num_heads, qk_dim = config_.qk_head_dim();
   const size_t rank = config_.kv_lora_rank, rope = config_.qk_rope_head_dim;
   ops_.rms_norm({.x = rows(hidden_, hidden),
-                 .weight = weights.input_norm.data(),
+                 .weight = weights.input_norm,
                  .eps = config_.rms_norm_eps,
                  .out = rows(normed_, hidden)});
   if (config_.q_lora_rank == 0) {
     ops_.gemm({.x = rows(normed_, hidden), .w = weights.q, .y = rows(q_, heads * qk_dim)});
   } else {
     const Rows q_a = rows(q_a_, config_.q_lora_rank);
-    ops_.gemm({.x = rows(normed_, hidden),
-               .w = weights.q_a,
-               .bias = data_or_null(weights.q_a_bias),
-               .y = q_a});
-    ops_.rms_norm(
-        {.x = q_a, .weight = weights.q_a_norm.data(), .eps = model::kLoraNormEps, .out = q_a});
+    ops_.gemm({.x = rows(normed_, hidden), .w = weights.q_a, .bias = weights.q_a_bias, .y = q_a});
+    ops_.rms_norm({.x = q_a, .weight = weights.q_a_norm, .eps = model::kLoraNormEps, .out = q_a});
     ops_.gemm({.x = q_a, .w = weights.q_b, .y = rows(q_, heads * qk_dim)});
   }
   const Rows kv = rows(kv_rows_, rank + rope);
-  ops_.gemm({.x = rows(normed_, hidden),
-             .w = weights.kv_a,
-             .bias = data_or_null(weights.kv_a_bias),
-             .y = kv});
+  ops_.gemm({.x = rows(normed_, hidden), .w = weights.kv_a, .bias = weights.kv_a_bias, .y = kv});
   const Rows latent = columns(kv, 0, rank);
   ops_.rms_norm(
-      {.x = latent, .weight = weights.kv_a_norm.data(), .eps = model::kLoraNormEps, .out = latent});
+      {.x = latent, .weight = weights.kv_a_norm, .eps = model::kLoraNormEps, .out = latent});
   ops_.rope({.x = columns(kv, rank, rope),
              .num_heads = 1,
              .head_dim = rope,
@@ -169,7 +161,7 @@ void Forward::attention(const model::AttentionWeights& weights) {
   }
   ops_.gemm({.x = rows(heads_, heads * config_.v_head_dim),
              .w = weights.o,
-             .bias = data_or_null(weights.o_bias),
+             .bias = weights.o_bias,
              .y = rows(update_, hidden)});
   ops_.add({.x = rows(hidden_, hidden), .y = rows(update_, hidden)});
 }
@@ -202,7 +194,7 @@ void Forward::write_kv(const Rows& kv) {
   ops_.store_kv({.x = kv, .kv_dtype = kv_.shape().dtype, .out = kv_places_});
 }
 
-void Forward::attend_absorbed(const model::AttentionWeights& weights) {
+void Forward::attend_absorbed(const AttentionWeights& weights) {
   const size_t heads = config_.num_heads, rank = config_.kv_lora_rank;
   const size_t nope = config_.qk_nope_head_dim, rope = config_.qk_rope_head_dim;
   const size_t qk_dim = nope + rope, v_dim = config_.v_head_dim;
@@ -214,10 +206,10 @@ void Forward::attend_absorbed(const model::AttentionWeights& weights) {
     products_.push_back({.x = columns(q, h * qk_dim, nope),
                          .w = weights.uk_t.outputs(h * rank, rank),
                          .y = columns(q_latent, h * rank, rank)});
-    for (uint32_t r = 0; r < num_rows_; ++r) {
-      std::memcpy(q_rope.row(r) + h * rope, q.row(r) + h * qk_dim + nope, rope * sizeof(float));
-    }
   }
+  // The heads of all rows as rows of their own.
+  memory_.copy_rows(Rows(q_rope.data, num_rows_ * heads, rope),
+                    ConstRows(q.data + nope, num_rows_ * heads, rope, qk_dim));
   ops_.gemm_many(products_);
   const Rows o_latent = rows(o_latent_, heads * rank);
   ops_.mla_absorbed({.q_latent = q_latent,
@@ -240,10 +232,10 @@ void Forward::attend_absorbed(const model::AttentionWeights& weights) {
   ops_.gemm_many(products_);
 }
 
-void Forward::attend_expanded(const model::AttentionWeights& weights) {
+void Forward::attend_expanded(const AttentionWeights& weights) {
   const size_t heads = config_.num_heads;
   ops_.mla_expanded({.q = rows(q_, heads * config_.qk_head_dim()),
-                     .kv_b = weights.kv_b.data(),
+                     .kv_b = weights.kv_b,
                      .rows = attention_rows_,
                      .kv_dtype = kv_.shape().dtype,
                      .block_tokens = kv_.shape().block_tokens,
@@ -256,31 +248,32 @@ void Forward::attend_expanded(const model::AttentionWeights& weights) {
                      .out = rows(heads_, heads * config_.v_head_dim)});
 }
 
-void Forward::gate(const model::LayerWeights& weights) {
+void Forward::gate(const LayerWeights& weights) {
   const size_t experts = config_.num_routed_experts, topk = config_.num_experts_per_tok;
   const Rows logits = rows(gate_logits_, experts);
   ops_.gemm({.x = rows(normed_, config_.hidden_size),
-             .w = float_matrix(weights.gate.data(), experts, config_.hidden_size),
+             .w = float_matrix(weights.gate, experts, config_.hidden_size),
              .y = logits});
-  topk_idx_.resize(num_rows_ * topk);
-  topk_weight_.resize(num_rows_ * topk);
+  auto* topk_idx = topk_idx_.room<ExpertIdx>(memory_, num_rows_ * topk);
   ops_.topk_gate({.logits = logits,
-                  .bias = data_or_null(weights.gate_bias),
+                  .bias = weights.gate_bias,
                   .method = gate_method(config_.topk_method),
                   .num_groups = config_.num_groups,
                   .topk_groups = config_.topk_groups,
                   .topk = topk,
                   .normalize = config_.norm_topk_prob,
                   .scale = config_.routed_scaling_factor,
-                  .topk_idx = topk_idx_.data(),
-                  .topk_weight = topk_weight_.data()});
+                  .topk_idx = topk_idx,
+                  .topk_weight = rows(topk_weight_, topk).data});
+  chosen_.resize(num_rows_ * topk);
+  memory_.copy_out(chosen_.data(), topk_idx, chosen_.size() * sizeof(ExpertIdx));
 }
 
-Exchange Forward::exchange() const {
+Exchange Forward::exchange() {
   CHECK(awaiting_);
   return {.layer = layer_,
-          .rows = ConstRows(normed_.data(), num_rows_, config_.hidden_size),
-          .topk_idx = topk_idx_,
+          .rows = rows(normed_, config_.hidden_size),
+          .topk_idx = chosen_,
           .topk = config_.num_experts_per_tok};
 }
 
@@ -300,7 +293,7 @@ void Forward::compute_shared() {
 
 void Forward::provide(ConstRows expert_rows, std::span<const uint32_t> slot_row) {
   CHECK(awaiting_);
-  CHECK_EQ(slot_row.size(), topk_idx_.size());
+  CHECK_EQ(slot_row.size(), chosen_.size());
   expert_rows_ = expert_rows;
   slot_row_ = slot_row;
 }
@@ -310,7 +303,7 @@ void Forward::combine() {
   const bool has_shared = !weights_.layers[layer_].shared.gate.empty();
   ops_.combine({.expert_rows = expert_rows_,
                 .slot_row = slot_row_.data(),
-                .topk_weight = topk_weight_.data(),
+                .topk_weight = rows(topk_weight_, config_.num_experts_per_tok).data,
                 .topk = config_.num_experts_per_tok,
                 .shared = has_shared ? ConstRows(rows(shared_, config_.hidden_size)) : ConstRows(),
                 .residual = rows(hidden_, config_.hidden_size)});
@@ -318,31 +311,34 @@ void Forward::combine() {
   slot_row_ = {};
 }
 
-void Forward::head(std::span<const uint32_t> of, std::vector<float>& logits) {
-  const size_t hidden = config_.hidden_size, wanted = of.size();
-  if (wanted == 0) return;
-  head_in_.resize(std::max(head_in_.size(), wanted * hidden));
-  logits.resize(std::max(logits.size(), wanted * config_.vocab_size));
-  for (size_t i = 0; i < wanted; ++i) {
-    std::memcpy(head_in_.data() + i * hidden, hidden_.data() + of[i] * hidden,
-                hidden * sizeof(float));
+ConstRows Forward::head(std::span<const uint32_t> of, Logits& logits) {
+  const size_t hidden = config_.hidden_size, vocab = config_.vocab_size;
+  if (of.empty()) return ConstRows(nullptr, 0, vocab);
+  const Rows all = rows(hidden_, hidden);
+  const Rows in(head_in_.room<float>(memory_, of.size() * hidden), of.size(), hidden);
+  head_rows_.clear();
+  head_places_.clear();
+  for (size_t i = 0; i < of.size(); ++i) {
+    head_rows_.push_back(all.row(of[i]));
+    head_places_.push_back(in.row(i));
   }
-  const Rows in(head_in_.data(), wanted, hidden);
-  ops_.rms_norm(
-      {.x = in, .weight = weights_.final_norm.data(), .eps = config_.rms_norm_eps, .out = in});
-  ops_.gemm({.x = in, .w = weights_.head, .y = Rows(logits.data(), wanted, config_.vocab_size)});
+  memory_.move_rows(head_rows_, head_places_, hidden);
+  ops_.rms_norm({.x = in, .weight = weights_.final_norm, .eps = config_.rms_norm_eps, .out = in});
+  const Rows out(logits.computed.room<float>(memory_, of.size() * vocab), of.size(), vocab);
+  ops_.gemm({.x = in, .w = weights_.head, .y = out});
+  if (memory_.is_host()) return out;
+  logits.on_host.resize(of.size() * vocab);
+  memory_.copy_out(logits.on_host.data(), out.data, logits.on_host.size() * sizeof(float));
+  return ConstRows(logits.on_host.data(), of.size(), vocab);
 }
 
 ConstRows Forward::logits_of(uint32_t first_row, uint32_t count) {
   CHECK_LE(first_row + count, num_rows_);
   std::vector<uint32_t> of(count);
   std::iota(of.begin(), of.end(), first_row);
-  head(of, other_logits_);
-  return ConstRows(other_logits_.data(), count, config_.vocab_size);
-}
-
-ConstRows Forward::logits() const {
-  return ConstRows(logits_.data(), logit_rows_.size(), config_.vocab_size);
+  const ConstRows logits = head(of, logits_of_others_);
+  finish();
+  return logits;
 }
 
 }  // namespace troupe::actors

@@ -6,6 +6,10 @@
 // rows of exchange() to whoever holds the chosen experts, may call compute_shared() meanwhile, and
 // hands the experts' rows to provide(). There is no actor, thread or clock in here: the router's
 // actor runs the pieces on its executor, `troupe generate` in one loop; both give the same bits.
+//
+// Everything is computed in the memory of the KV store, the host's or a device's. The host is given
+// the chosen experts and the logits; it waits for the backend once in each advance(). A device that
+// fails ends the process with its message.
 
 #include <cstdint>
 #include <memory>
@@ -13,11 +17,13 @@
 #include <vector>
 
 #include "actors/kv_store.hpp"
+#include "actors/placed_weights.hpp"
 #include "base/ids.hpp"
 #include "base/tensor_view.hpp"
+#include "kernels/array.hpp"
+#include "kernels/memory.hpp"
 #include "kernels/ops.hpp"
 #include "model/config.hpp"
-#include "model/weights.hpp"
 
 namespace troupe::actors {
 
@@ -40,8 +46,9 @@ struct StepSequence {
 /// What the experts must compute for one MoE layer.
 struct Exchange {
   LayerIdx layer = 0;
-  ConstRows rows;                       ///< [num_rows, hidden], after the second norm
-  std::span<const ExpertIdx> topk_idx;  ///< [num_rows, topk]
+  /// [num_rows, hidden], after the second norm, in the backend's memory
+  ConstRows rows;
+  std::span<const ExpertIdx> topk_idx;  ///< [num_rows, topk], on the host
   uint32_t topk = 0;
 };
 
@@ -49,8 +56,9 @@ class Forward {
  public:
   enum class Status : uint8_t { kExchange, kDone };
 
-  /// All arguments outlive the object.
-  Forward(const model::ModelConfig& config, const model::RouterWeights& weights, kernels::Ops& ops,
+  /// All arguments outlive the object. @param weights lie in the memory of `kv`, which is that of
+  /// `ops`
+  Forward(const model::ModelConfig& config, const PlacedRouter& weights, kernels::Ops& ops,
           KvStore& kv, AttentionForm form);
 
   /// Starts a step over these sequences' tokens. Token ids are below vocab_size.
@@ -60,18 +68,18 @@ class Forward {
   Status advance();
 
   /// REQUIRES: advance() returned kExchange.
-  [[nodiscard]] Exchange exchange() const;
+  [[nodiscard]] Exchange exchange();
   /// The shared expert of the layer at hand; advance() calls it if the caller has not.
   void compute_shared();
-  /// The routed experts' rows, [any, hidden]; slot_row [num_rows * topk] says which row answers
-  /// which slot. Both must stay until the next advance() returns.
+  /// The routed experts' rows, [any, hidden], in the backend's memory; slot_row [num_rows * topk]
+  /// says which row answers which slot. Both must stay until the next advance() returns.
   void provide(ConstRows expert_rows, std::span<const uint32_t> slot_row);
 
   /// [sum of num_logits, vocab], in the order of the sequences and their tokens.
-  /// REQUIRES: advance() returned kDone.
-  [[nodiscard]] ConstRows logits() const;
-  /// [count, vocab]: of any rows of the step, which are all its tokens in order. Valid until it is
-  /// called again. REQUIRES: advance() returned kDone.
+  /// On the host. REQUIRES: advance() returned kDone.
+  [[nodiscard]] ConstRows logits() const { return logits_; }
+  /// [count, vocab], on the host: of any rows of the step, which are all its tokens in order. Valid
+  /// until it is called again. REQUIRES: advance() returned kDone.
   ConstRows logits_of(uint32_t first_row, uint32_t count);
 
   [[nodiscard]] uint32_t num_rows() const { return num_rows_; }
@@ -84,19 +92,31 @@ class Forward {
     std::span<const BlockId> block_table;
   };
 
-  Rows rows(std::vector<float>& buffer, size_t cols);
-  void attention(const model::AttentionWeights& weights);
-  void attend_absorbed(const model::AttentionWeights& weights);
-  void attend_expanded(const model::AttentionWeights& weights);
+  using AttentionWeights = model::AttentionWeightsOf<const float*>;
+  using LayerWeights = model::LayerWeightsOf<const float*>;
+
+  /// Logits where they are computed, and on the host if that is elsewhere.
+  struct Logits {
+    kernels::Array computed;
+    std::vector<float> on_host;
+  };
+
+  Rows rows(kernels::Array& buffer, size_t cols);
+  void attention(const AttentionWeights& weights);
+  void attend_absorbed(const AttentionWeights& weights);
+  void attend_expanded(const AttentionWeights& weights);
   void write_kv(const Rows& kv);
-  void gate(const model::LayerWeights& weights);
+  void gate(const LayerWeights& weights);
   void combine();
-  void head(std::span<const uint32_t> rows, std::vector<float>& logits);
+  /// @returns logits on the host, there when the backend has finished
+  ConstRows head(std::span<const uint32_t> rows, Logits& logits);
+  void finish();
 
   const model::ModelConfig& config_;
-  const model::RouterWeights& weights_;
+  const PlacedRouter& weights_;
   kernels::Ops& ops_;
   KvStore& kv_;
+  kernels::Memory& memory_;
   AttentionForm form_;
   std::vector<float> inv_freq_;
   float rope_magnitude_;
@@ -111,12 +131,16 @@ class Forward {
   std::vector<uint32_t> positions_;
   std::vector<RowRun> runs_;
   std::vector<uint32_t> logit_rows_;
-  std::vector<float> hidden_, normed_, q_a_, q_, kv_rows_, q_latent_, q_rope_, o_latent_, heads_,
-      update_, gate_logits_, topk_weight_, shared_, head_in_, logits_, other_logits_;
-  std::vector<ExpertIdx> topk_idx_;
+  kernels::Array hidden_, normed_, q_a_, q_, kv_rows_, q_latent_, q_rope_, o_latent_, heads_,
+      update_, gate_logits_, topk_idx_, topk_weight_, shared_, head_in_;
+  std::vector<ExpertIdx> chosen_;  ///< topk_idx_ on the host
+  Logits logits_of_sequences_, logits_of_others_;
+  ConstRows logits_;
   std::vector<kernels::AttentionRow> attention_rows_;
   std::vector<const void*> block_pointers_;
   std::vector<void*> kv_places_;  ///< of the rows
+  std::vector<const float*> head_rows_;
+  std::vector<void*> head_places_;
   std::vector<kernels::GemmParams> products_;
   ConstRows expert_rows_;
   std::span<const uint32_t> slot_row_;

@@ -4,13 +4,14 @@
 // are given out by kvcache::Holder. Only the step that owns a block writes to it.
 
 #include <cstddef>
-#include <span>
 #include <string>
 #include <vector>
 
 #include "base/check.hpp"
 #include "base/ids.hpp"
 #include "base/tensor_view.hpp"
+#include "kernels/array.hpp"
+#include "kernels/memory.hpp"
 #include "kernels/ops.hpp"
 #include "kvcache/holder.hpp"
 
@@ -32,17 +33,22 @@ struct KvShape {
 /// blocks mean nothing to a router that keeps float32.
 std::string arithmetic_class(const kernels::Ops& ops, DType kv_dtype);
 
-/// [num_blocks][num_layers][block_tokens][kv_dim] elements, and as many slots for the host tier.
-/// Cost: all of it is reserved at construction; pages are touched when first written.
+/// [num_blocks][num_layers][block_tokens][kv_dim] elements in the memory of a backend, and slots of
+/// the same size in the host's for the host tier.
+/// Cost: all of it is reserved at construction, pages of the host are touched when first written.
+/// Without enough memory the process ends.
 class KvStore {
  public:
-  explicit KvStore(KvShape shape);
+  /// @param memory outlives the object
+  KvStore(KvShape shape, kernels::Memory& memory);
   ~KvStore();
   KvStore(const KvStore&) = delete;
   KvStore& operator=(const KvStore&) = delete;
 
   [[nodiscard]] const KvShape& shape() const { return shape_; }
   [[nodiscard]] size_t size_bytes() const;
+  /// That the blocks lie in.
+  [[nodiscard]] kernels::Memory& memory() const { return memory_; }
 
   /// [kv_dim] of one layer: token number `slot` of one block. The others follow, so that slot 0 is
   /// where [block_tokens, kv_dim] begin.
@@ -55,25 +61,34 @@ class KvStore {
   [[nodiscard]] size_t block_bytes() const {
     return shape_.num_layers * shape_.block_tokens * shape_.row_bytes();
   }
-  /// All layers of one block.
-  [[nodiscard]] std::span<std::byte> whole_block(BlockId id) const {
-    return {whole(id), block_bytes()};
-  }
+  /// All layers of one block, to and from the host: block_bytes().
+  void read_block(BlockId id, std::byte* to) const;
+  void write_block(BlockId id, const std::byte* from) const;
   /// Copies whole blocks, all layers, in order.
   void copy(const std::vector<kvcache::Copy>& copies) const;
 
  private:
+  void copy_one(const kvcache::CopyToHost& copy) const;
+  void copy_one(const kvcache::CopyToDevice& copy) const;
+  void copy_one(const kvcache::CopyBlock& copy) const;
+
   [[nodiscard]] std::byte* whole(BlockId id) const {
     CHECK_LT(id.value, shape_.num_blocks);
-    return data_ + id.value * block_bytes();
+    return blocks_ + id.value * block_bytes();
   }
   [[nodiscard]] std::byte* whole(kvcache::HostSlot slot) const {
     CHECK_LT(slot.value, shape_.num_host_slots);
-    return data_ + (shape_.num_blocks + slot.value) * block_bytes();
+    return slots_ + slot.value * block_bytes();
   }
 
+  [[nodiscard]] size_t mapped_bytes() const;
+
   KvShape shape_;
-  std::byte* data_ = nullptr;  ///< blocks, then host slots
+  kernels::Memory& memory_;
+  std::byte* mapped_ = nullptr;  ///< of the host: blocks if they are its, then slots
+  kernels::OwnedMemory device_;  ///< blocks if they are not
+  std::byte* blocks_ = nullptr;
+  std::byte* slots_ = nullptr;
 };
 
 }  // namespace troupe::actors

@@ -8,26 +8,36 @@ namespace {
 
 constexpr size_t kBlockTokens = 16;
 
+kernels::Backend backend_of_cpus(kernels::ThreadPool& pool) {
+  return {.memory = kernels::make_host_memory(), .ops = kernels::make_cpu_ops(&pool)};
+}
+
 }  // namespace
 
-LocalModel::LocalModel(model::Checkpoint checkpoint, const LocalModelOptions& options)
+LocalModel::LocalModel(model::Checkpoint checkpoint, const LocalModelOptions& options,
+                       kernels::Backend backend)
     : checkpoint_(std::move(checkpoint)),
       options_(options),
       pool_(options.num_threads, options.cpus),
-      ops_(kernels::make_cpu_ops(&pool_)),
+      backend_(backend.ops != nullptr ? std::move(backend) : backend_of_cpus(pool_)),
+      scratch_{*backend_.memory},
       guides_(options.vocabulary) {
   if (options_.max_context == 0) options_.max_context = config().max_position_embeddings;
 }
 
 Result<std::unique_ptr<LocalModel>> LocalModel::load(const model::Checkpoint& checkpoint,
-                                                     const LocalModelOptions& options) {
-  std::unique_ptr<LocalModel> local(new LocalModel(checkpoint, options));
+                                                     const LocalModelOptions& options,
+                                                     kernels::Backend backend) {
+  std::unique_ptr<LocalModel> local(new LocalModel(checkpoint, options, std::move(backend)));
+  kernels::Memory& memory = *local->backend_.memory;
   local->weights_ = TRY(checkpoint.load_router(options.form == AttentionForm::kExpanded));
+  local->placed_ = TRY(place(local->weights_, memory));
   const model::ModelConfig& config = checkpoint.config();
   for (LayerIdx layer = 0; layer < config.num_layers; ++layer) {
     if (!config.is_moe_layer(layer)) continue;
     for (ExpertIdx expert = 0; expert < config.num_routed_experts; ++expert) {
-      local->experts_[{layer, expert}] = TRY(checkpoint.load_expert(layer, expert));
+      local->experts_[{layer, expert}] =
+          TRY(place(TRY(checkpoint.load_expert(layer, expert)), memory));
     }
   }
   const size_t num_blocks = local->blocks_per_sequence() * size_t{local->options_.num_sequences};
@@ -35,10 +45,11 @@ Result<std::unique_ptr<LocalModel>> LocalModel::load(const model::Checkpoint& ch
                                                  .num_blocks = num_blocks,
                                                  .block_tokens = kBlockTokens,
                                                  .kv_dim = config.kv_dim(),
-                                                 .dtype = options.kv_dtype});
+                                                 .dtype = options.kv_dtype},
+                                         memory);
   for (uint32_t b = 0; b < num_blocks; ++b) local->block_ids_.push_back(BlockId{b});
   local->forward_ =
-      std::make_unique<Forward>(config, *local->weights_, *local->ops_, *local->kv_, options.form);
+      std::make_unique<Forward>(config, *local->placed_, local->ops(), *local->kv_, options.form);
   return local;
 }
 
@@ -75,18 +86,18 @@ ConstRows LocalModel::step(std::span<const StepSequence> sequences) {
   while (forward_->advance() == Forward::Status::kExchange) {
     const Exchange exchange = forward_->exchange();
     const size_t num_tasks = exchange.topk_idx.size();
-    expert_rows_.resize(std::max(expert_rows_.size(), num_tasks * hidden));
+    auto* expert_rows = expert_rows_.room<float>(*backend_.memory, num_tasks * hidden);
     tasks_.clear();
     for (size_t i = 0; i < num_tasks; ++i) {
       tasks_.push_back({.in = exchange.rows.row(i / exchange.topk),
-                        .out = expert_rows_.data() + i * hidden,
+                        .out = expert_rows + i * hidden,
                         .expert = exchange.topk_idx[i]});
     }
-    compute_experts(*ops_, experts_, exchange.layer, tasks_, hidden, scratch_);
+    compute_experts(ops(), experts_, exchange.layer, tasks_, hidden, scratch_);
     work_ += work_of(scratch_.ffns);
     slot_row_.resize(num_tasks);
     std::iota(slot_row_.begin(), slot_row_.end(), 0U);
-    forward_->provide(ConstRows(expert_rows_.data(), num_tasks, hidden), slot_row_);
+    forward_->provide(ConstRows(expert_rows, num_tasks, hidden), slot_row_);
   }
   return forward_->logits();
 }
@@ -101,10 +112,11 @@ std::span<const BlockId> LocalModel::block_table(uint32_t sequence) const {
 }
 
 void LocalModel::copy_kv(uint32_t from, uint32_t to, uint32_t num_positions) {
+  std::vector<kvcache::Copy> copies;
   for (size_t b = 0; b * kBlockTokens < num_positions; ++b) {
-    const auto source = kv_->whole_block(block_table(from)[b]);
-    std::ranges::copy(source, kv_->whole_block(block_table(to)[b]).begin());
+    copies.emplace_back(kvcache::CopyBlock{block_table(from)[b], block_table(to)[b]});
   }
+  kv_->copy(copies);
 }
 
 void LocalModel::read_weights() {

@@ -36,9 +36,11 @@ struct LocalModelOptions {
 
 class LocalModel {
  public:
-  /// @errors those of the checkpoint.
+  /// @errors those of the checkpoint; kResourceExhausted if a device has no room for the weights
+  /// @param backend none: this machine's CPUs. A device that fails in a step ends the process.
   static Result<std::unique_ptr<LocalModel>> load(const model::Checkpoint& checkpoint,
-                                                  const LocalModelOptions& options);
+                                                  const LocalModelOptions& options,
+                                                  kernels::Backend backend = {});
 
   /// Runs tokens from position 0 and hands over each position's logits, [vocab], in order.
   /// @errors kInvalidArgument for token ids outside the vocabulary or too many tokens.
@@ -65,13 +67,14 @@ class LocalModel {
   void read_weights();
 
   [[nodiscard]] const model::ModelConfig& config() const { return checkpoint_.config(); }
-  [[nodiscard]] const char* target() const { return ops_->target(); }
+  [[nodiscard]] const char* target() const { return backend_.ops->target(); }
   /// What it computes with, between two steps.
   [[nodiscard]] kernels::ThreadPool& pool() { return pool_; }
-  [[nodiscard]] kernels::Ops& ops() { return *ops_; }
+  [[nodiscard]] kernels::Ops& ops() { return *backend_.ops; }
 
  private:
-  LocalModel(model::Checkpoint checkpoint, const LocalModelOptions& options);
+  LocalModel(model::Checkpoint checkpoint, const LocalModelOptions& options,
+             kernels::Backend backend);
   Result<void> check_tokens(std::span<const TokenId> tokens, size_t num_more) const;
   /// One step over one sequence; logits for the last `num_logits` tokens.
   ConstRows step(std::span<const TokenId> tokens, uint32_t first_position, uint32_t num_logits);
@@ -80,15 +83,16 @@ class LocalModel {
   model::Checkpoint checkpoint_;
   LocalModelOptions options_;
   kernels::ThreadPool pool_;
-  std::unique_ptr<kernels::Ops> ops_;
-  std::shared_ptr<const model::RouterWeights> weights_;
+  kernels::Backend backend_;
+  std::shared_ptr<const model::RouterWeights> weights_;  ///< as the checkpoint has them
+  std::shared_ptr<const PlacedRouter> placed_;
   ExpertTable experts_;
   std::unique_ptr<KvStore> kv_;
   std::unique_ptr<Forward> forward_;
   std::vector<BlockId> block_ids_;  ///< of all sequences, one after the other
   ExpertScratch scratch_;
   std::vector<ExpertTask> tasks_;
-  std::vector<float> expert_rows_;
+  kernels::Array expert_rows_;
   std::vector<uint32_t> slot_row_;
   StepWork work_;
   model::Guides guides_;

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "base/check.hpp"
+#include "base/check_ok.hpp"
 
 namespace troupe::actors {
 namespace {
@@ -32,7 +33,11 @@ std::optional<Result<model::SampledToken>> sample(const StepPart& part,
 RouterEngine::RouterEngine(const model::ModelConfig& config,
                            std::shared_ptr<const model::RouterWeights> weights, kernels::Ops& ops,
                            kernels::ThreadPool& pool, KvShape kv, AttentionForm form)
-    : config_(config), weights_(std::move(weights)), pool_(pool), kv_(kv) {
+    : config_(config),
+      memory_(kernels::make_host_memory()),
+      weights_(CHECK_OK(place(weights, *memory_))),
+      pool_(pool),
+      kv_(kv, *memory_) {
   lanes_.reserve(kLanes);
   for (uint32_t i = 0; i < kLanes; ++i) {
     lanes_.push_back({.forward = Forward(config, *weights_, ops, kv_, form)});

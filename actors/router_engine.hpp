@@ -82,12 +82,8 @@ class RouterEngine {
 
   /// Whole blocks, in and out. A table that they are in is read by no step before.
   [[nodiscard]] size_t block_bytes() const { return kv_.block_bytes(); }
-  void read_block(BlockId block, std::byte* into) const {
-    std::ranges::copy(kv_.whole_block(block), into);
-  }
-  void write_block(BlockId block, const std::byte* from) {
-    std::ranges::copy_n(from, std::ssize(kv_.whole_block(block)), kv_.whole_block(block).begin());
-  }
+  void read_block(BlockId block, std::byte* into) const { kv_.read_block(block, into); }
+  void write_block(BlockId block, const std::byte* from) { kv_.write_block(block, from); }
 
   [[nodiscard]] size_t kv_bytes() const { return kv_.size_bytes(); }
 
@@ -102,7 +98,8 @@ class RouterEngine {
   StepOutput output(Lane& lane);
 
   const model::ModelConfig& config_;
-  std::shared_ptr<const model::RouterWeights> weights_;
+  std::unique_ptr<kernels::Memory> memory_;
+  std::shared_ptr<const PlacedRouter> weights_;
   kernels::ThreadPool& pool_;  ///< tokens of several rows are chosen at the same time
   KvStore kv_;
   std::vector<Lane> lanes_;

@@ -23,43 +23,51 @@ struct FfnWeights {
 };
 
 /// MLA of one layer. Dims: D hidden, H heads, dn/dr/dv nope/rope/v, kl/ql LoRA ranks.
-struct AttentionWeights {
-  std::vector<float> input_norm;  ///< [D]
-  WeightView q;                   ///< [H*(dn+dr), D]; only without q_lora_rank
-  WeightView q_a;                 ///< [ql, D]
-  std::vector<float> q_a_bias;    ///< [ql] or empty
-  std::vector<float> q_a_norm;    ///< [ql]
-  WeightView q_b;                 ///< [H*(dn+dr), ql]
-  WeightView kv_a;                ///< [kl+dr, D]: latent rows, then rope rows
-  std::vector<float> kv_a_bias;   ///< [kl+dr] or empty
-  std::vector<float> kv_a_norm;   ///< [kl]
-  WeightView uk_t;                ///< [H*kl, dn]: K rows of kv_b, those of each head transposed
-  WeightView uv;                  ///< [H*dv, kl]: V rows of kv_b
-  std::vector<float> kv_b;        ///< [H, dn+dv, kl]: K rows, then V rows; if asked for
-  WeightView o;                   ///< [D, H*dv]
-  std::vector<float> o_bias;      ///< [D] or empty
-  std::vector<float> post_norm;   ///< [D], before the FFN
+/// @tparam Floats std::vector<float>, or const float* (nullptr if empty) where a backend computes
+template <class Floats>
+struct AttentionWeightsOf {
+  Floats input_norm;  ///< [D]
+  WeightView q;       ///< [H*(dn+dr), D]; only without q_lora_rank
+  WeightView q_a;     ///< [ql, D]
+  Floats q_a_bias;    ///< [ql] or empty
+  Floats q_a_norm;    ///< [ql]
+  WeightView q_b;     ///< [H*(dn+dr), ql]
+  WeightView kv_a;    ///< [kl+dr, D]: latent rows, then rope rows
+  Floats kv_a_bias;   ///< [kl+dr] or empty
+  Floats kv_a_norm;   ///< [kl]
+  WeightView uk_t;    ///< [H*kl, dn]: K rows of kv_b, those of each head transposed
+  WeightView uv;      ///< [H*dv, kl]: V rows of kv_b
+  Floats kv_b;        ///< [H, dn+dv, kl]: K rows, then V rows; if asked for
+  WeightView o;       ///< [D, H*dv]
+  Floats o_bias;      ///< [D] or empty
+  Floats post_norm;   ///< [D], before the FFN
 };
 
 /// One decoder layer as the router holds it: everything but the routed experts.
-struct LayerWeights {
-  AttentionWeights attention;
-  FfnWeights dense;              ///< dense layers only
-  std::vector<float> gate;       ///< [E, D] float32, MoE layers only
-  std::vector<float> gate_bias;  ///< [E], noaux_tc only
-  FfnWeights shared;             ///< inner = num_shared * moe_intermediate_size; may be empty
+template <class Floats>
+struct LayerWeightsOf {
+  AttentionWeightsOf<Floats> attention;
+  FfnWeights dense;   ///< dense layers only
+  Floats gate;        ///< [E, D] float32, MoE layers only
+  Floats gate_bias;   ///< [E], noaux_tc only
+  FfnWeights shared;  ///< inner = num_shared * moe_intermediate_size; may be empty
 };
 
 /// eps of q_a_layernorm and kv_a_layernorm, whatever rms_norm_eps says (models.md section 1.3).
 inline constexpr float kLoraNormEps = 1e-6F;
 
-struct RouterWeights {
-  WeightView embedding;           ///< [V, D]
-  std::vector<float> final_norm;  ///< [D]
-  WeightView head;                ///< [V, D]
-  std::vector<LayerWeights> layers;
+template <class Floats>
+struct RouterWeightsOf {
+  WeightView embedding;  ///< [V, D]
+  Floats final_norm;     ///< [D]
+  WeightView head;       ///< [V, D]
+  std::vector<LayerWeightsOf<Floats>> layers;
   std::shared_ptr<const void> storage;  ///< keeps the mappings alive
 };
+
+using AttentionWeights = AttentionWeightsOf<std::vector<float>>;
+using LayerWeights = LayerWeightsOf<std::vector<float>>;
+using RouterWeights = RouterWeightsOf<std::vector<float>>;
 
 /// A routed expert with what keeps its memory alive.
 struct ExpertWeights {

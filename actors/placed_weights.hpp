@@ -1,0 +1,21 @@
+#pragma once
+
+// A model's weights where a backend computes (kernels/placed_weights.hpp).
+
+#include <memory>
+
+#include "base/result.hpp"
+#include "kernels/memory.hpp"
+#include "model/weights.hpp"
+
+namespace troupe::actors {
+
+using PlacedRouter = model::RouterWeightsOf<const float*>;
+
+/// In the host's memory: the same ones, kept alive. @param memory outlives the result
+/// @errors kResourceExhausted
+Result<std::shared_ptr<const PlacedRouter>> place(
+    const std::shared_ptr<const model::RouterWeights>& weights, kernels::Memory& memory);
+Result<model::ExpertWeights> place(const model::ExpertWeights& weights, kernels::Memory& memory);
+
+}  // namespace troupe::actors
