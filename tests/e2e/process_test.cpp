@@ -519,6 +519,12 @@ TEST(CommandLine, MissingModelsAndWrongInputAreUsageErrors) {
   EXPECT_EQ(troupe({"show", "/nonexistent"}).code, 2);
   EXPECT_EQ(troupe({"generate", "--model", kDemo}).code, 2);
   EXPECT_EQ(troupe({"generate", "--model", kDemo, "--tokens", "1,x"}).code, 2);
+  for (const char* device : {"gpu", "cuda", "cuda:", "cuda:x", "cuda:-1"}) {
+    const Finished refused =
+        troupe({"generate", "--model", kDemo, "--tokens", "1", "--device", device});
+    EXPECT_EQ(refused.code, 2) << device;
+    EXPECT_NE(refused.output.find("--device must be cpu or cuda:"), std::string::npos) << device;
+  }
   EXPECT_EQ(troupe({"logits", "--model", kDemo, "--tokens", "99999999"}).code, 2);
   EXPECT_EQ(troupe({"config", "validate", "/nonexistent.yaml"}).code, 2);
   EXPECT_EQ(troupe({"status", "--url", "http://127.0.0.1:1"}).code, 3);
