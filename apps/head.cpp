@@ -39,6 +39,9 @@ actors::SchedulerActorOptions scheduler_options(const cluster::ClusterConfig& co
                   .min_gain = config.rebalance_min_gain / 100.0,
                   .half_life = config.load_half_life},
       .model = checkpoint.config()};
+  for (const cluster::TenantConfig& tenant : config.tenants) {
+    options.scheduler.fairness.weights[tenant.key] = tenant.weight;
+  }
   options.membership.version = kVersion;
   options.membership.checkpoint_digest = checkpoint.digest();
   options.membership.assemble_timeout = config.assemble_timeout;

@@ -31,5 +31,6 @@ constexpr Instant operator-(Instant t, Duration d) { return {t.ns - d.ns}; }
 constexpr Duration operator-(Instant a, Instant b) { return {a.ns - b.ns}; }
 constexpr Duration operator+(Duration a, Duration b) { return {a.ns + b.ns}; }
 constexpr Duration operator*(Duration d, int64_t k) { return {d.ns * k}; }
+constexpr Duration operator/(Duration d, int64_t k) { return {d.ns / k}; }
 
 }  // namespace troupe

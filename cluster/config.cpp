@@ -15,6 +15,8 @@ namespace {
 
 constexpr size_t kMaxNodes = 1'024;
 constexpr size_t kMaxPins = 4'096;
+constexpr size_t kMaxTenants = 1'024;
+constexpr uint32_t kMaxWeight = 1'000;
 constexpr uint32_t kMaxThreads = 1'024;
 
 uint64_t edit_distance(std::string_view a, std::string_view b) {
@@ -47,6 +49,8 @@ class Reader {
         TRY(read_nodes(node, config));
       } else if (key == "placement") {
         TRY(read_pins(node, config));
+      } else if (key == "tenants") {
+        TRY(read_tenants(node, config));
       } else if (is_section(key)) {
         TRY(read_section(key, node, config));
       } else {
@@ -120,8 +124,8 @@ class Reader {
       return done.ok() ? Result<void>() : at(node, done.error().message);
     }
     if (section.empty()) {
-      known.insert(known.end(), {"control", "http", "nodes", "placement", "limits", "heartbeat",
-                                 "transport", "experts"});
+      known.insert(known.end(), {"control", "http", "nodes", "placement", "tenants", "limits",
+                                 "heartbeat", "transport", "experts"});
     }
     return unknown_key(key, node, known);
   }
@@ -181,6 +185,29 @@ class Reader {
         std::tie(*first, *last) = *range;
       }
       config.pins.push_back(std::move(pin));
+    }
+    return {};
+  }
+
+  Result<void> read_tenants(const YamlNode& list, ClusterConfig& config) const {
+    static constexpr std::string_view kKnown[] = {"key", "weight"};
+    if (list.kind == YamlNode::Kind::kNothing) return {};
+    if (list.kind != YamlNode::Kind::kList || list.items.size() > kMaxTenants) {
+      return at(list,
+                "tenants must be a list of at most " + std::to_string(kMaxTenants) + " tenants");
+    }
+    std::set<std::string> keys;
+    for (const YamlNode& item : list.items) {
+      TRY(expect_keys(item, "a tenant", kKnown));
+      const YamlNode* key = item.find("key");
+      const YamlNode* weight = item.find("weight");
+      if (key == nullptr || weight == nullptr) return at(item, "a tenant needs a key and a weight");
+      TenantConfig tenant;
+      tenant.key = TRY(located(*key, read_text("key", *key)));
+      tenant.weight = static_cast<uint32_t>(
+          TRY(located(*weight, read_number("weight", *weight, 1, kMaxWeight))));
+      if (!keys.insert(tenant.key).second) return at(*key, "two tenants have this key");
+      config.tenants.push_back(std::move(tenant));
     }
     return {};
   }
@@ -351,6 +378,12 @@ std::string describe(const ClusterConfig& config, std::string_view yaml,
             ", layers: " + range_text(pin.first_layer, pin.last_layer) +
             ", experts: " + range_text(pin.first_expert, pin.last_expert) + "}" +
             comment(item("placement", i));
+  }
+  text += config.tenants.empty() ? "tenants: []  # default\n" : "tenants:\n";
+  for (size_t i = 0; i < config.tenants.size(); ++i) {
+    const TenantConfig& tenant = config.tenants[i];
+    text += "  - {key: " + quoted_text(tenant.key) + ", weight: " + std::to_string(tenant.weight) +
+            "}" + comment(item("tenants", i));
   }
   return text;
 }

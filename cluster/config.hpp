@@ -23,6 +23,12 @@ struct PinConfig {
   uint32_t first_expert = 0, last_expert = UINT32_MAX;
 };
 
+/// A tenant is who sends this API key; those that are not listed have weight 1.
+struct TenantConfig {
+  std::string key;
+  uint32_t weight = 1;  ///< tokens and places that it may have for each one of another's
+};
+
 struct NodeConfig {
   std::string name;
   Role role = Role::kExperts;
@@ -44,6 +50,7 @@ struct ClusterConfig {
   uint16_t http_port = 8000;
   std::vector<NodeConfig> nodes;  ///< >= 1 router and >= 1 experts; the head is not listed
   std::vector<PinConfig> pins;
+  std::vector<TenantConfig> tenants;
   // limits
   uint32_t max_queued = 64;
   uint32_t max_queued_per_tenant = 64;  ///< of one API key

@@ -28,16 +28,6 @@ bool is_plain_text(const YamlNode& node) {
   return node.kind == YamlNode::Kind::kText && !node.quoted;
 }
 
-Result<std::string> read_text(std::string_view name, const YamlNode& node) {
-  const bool printable = std::ranges::none_of(
-      node.text, [](char c) { return static_cast<unsigned char>(c) < ' ' || c == '\x7f'; });
-  if (node.kind != YamlNode::Kind::kText || node.text.empty() || node.text.size() > 4'096 ||
-      !printable) {
-    return wrong(name, "a text without control characters, of 1 to 4096 bytes", node);
-  }
-  return node.text;
-}
-
 Result<Duration> read_duration(const Setting& setting, const YamlNode& node) {
   const auto value = is_plain_text(node) ? parse_duration(node.text) : std::nullopt;
   const Duration least{setting.least}, most{setting.most};
@@ -105,6 +95,16 @@ Result<uint64_t> read_number(std::string_view name, const YamlNode& node, uint64
         name, "a whole number from " + std::to_string(least) + " to " + std::to_string(most), node);
   }
   return *value;
+}
+
+Result<std::string> read_text(std::string_view name, const YamlNode& node) {
+  const bool printable = std::ranges::none_of(
+      node.text, [](char c) { return static_cast<unsigned char>(c) < ' ' || c == '\x7f'; });
+  if (node.kind != YamlNode::Kind::kText || node.text.empty() || node.text.size() > 4'096 ||
+      !printable) {
+    return wrong(name, "a text without control characters, of 1 to 4096 bytes", node);
+  }
+  return node.text;
 }
 
 Result<std::string> read_word(std::string_view name, const YamlNode& node) {

@@ -1,8 +1,8 @@
 #pragma once
 
 // The keys of the configuration that hold one value, in the order in which they are shown. Reading,
-// checking and showing all follow this one table; `nodes` and `placement` are lists and stand
-// apart.
+// checking and showing all follow this one table; `nodes`, `placement` and `tenants` are lists and
+// stand apart.
 
 #include <array>
 #include <cstdint>
@@ -88,5 +88,6 @@ std::string found(const YamlNode& node);
 Result<uint64_t> read_number(std::string_view name, const YamlNode& node, uint64_t least,
                              uint64_t most);
 Result<std::string> read_word(std::string_view name, const YamlNode& node);
+Result<std::string> read_text(std::string_view name, const YamlNode& node);
 
 }  // namespace troupe::cluster

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <tuple>
+#include <utility>
 
 #include "base/check.hpp"
 
@@ -13,9 +14,10 @@ constexpr uint64_t kScale = 1024;
 
 }  // namespace
 
-FairQueue::FairQueue(FairQueueOptions options) : options_(options) {
-  CHECK_GT(options.ageing.ns, 0);
-  CHECK_GE(options.max_tenants, 1U);
+FairQueue::FairQueue(FairQueueOptions options) : options_(std::move(options)) {
+  CHECK_GT(options_.ageing.ns, 0);
+  CHECK_GE(options_.max_tenants, 1U);
+  for (const auto& [tenant, weight] : options_.weights) CHECK_GE(weight, 1U);
 }
 
 void FairQueue::push(const Item& item) {
@@ -69,7 +71,8 @@ std::optional<RequestId> FairQueue::front_of_fewest(
   for (const auto& [name, tenant] : tenants_) {
     if (tenant.waiting.empty()) continue;
     const auto own = held.find(name);
-    const Rank rank{own == held.end() ? 0 : own->second, tenant.served, *tenant.waiting.begin()};
+    const Rank rank{own == held.end() ? 0 : by_weight(name, own->second), tenant.served,
+                    *tenant.waiting.begin()};
     if (!best || rank < *best) best = rank;
   }
   if (!best) return std::nullopt;
@@ -86,14 +89,23 @@ void FairQueue::erase(RequestId request) {
   places_.erase(found);
 }
 
-void FairQueue::charge(const std::string& tenant, uint64_t tokens, uint32_t weight) {
-  tenants_[tenant].served += tokens * kScale / std::max(weight, 1U);
+void FairQueue::charge(const std::string& tenant, uint64_t tokens) {
+  tenants_[tenant].served += by_weight(tenant, tokens);
   forget_idle_tenants();
+}
+
+uint32_t FairQueue::weight(const std::string& tenant) const {
+  const auto found = options_.weights.find(tenant);
+  return found == options_.weights.end() ? 1 : found->second;
+}
+
+uint64_t FairQueue::by_weight(const std::string& tenant, uint64_t amount) const {
+  return amount * kScale / weight(tenant);
 }
 
 uint64_t FairQueue::served(const std::string& tenant) const {
   const auto found = tenants_.find(tenant);
-  return found == tenants_.end() ? 0 : found->second.served / kScale;
+  return found == tenants_.end() ? 0 : found->second.served;
 }
 
 size_t FairQueue::waiting(const std::string& tenant) const {

@@ -21,6 +21,8 @@ struct FairQueueOptions {
   Duration ageing = seconds(10);  ///< a class waits so much longer than the one above it; > 0
   /// Remembered; of more, those are forgotten that have nothing waiting, the least served first.
   uint32_t max_tenants = 1024;
+  /// What tenants may have for each one of another's, >= 1; of those not in it: 1.
+  std::map<std::string, uint32_t> weights = {};
 };
 
 class FairQueue {
@@ -43,15 +45,19 @@ class FairQueue {
   [[nodiscard]] std::optional<RequestId> front(Instant now) const;
   /// The first one of the tenant that holds the fewest; of equal ones the one that was served
   /// least.
-  /// @param held places or blocks of tenants; those not in it have none. Cost: as front().
+  /// @param held places or blocks of tenants, compared by weight; those not in it have none. Cost:
+  /// as front().
   [[nodiscard]] std::optional<RequestId> front_of_fewest(
       const std::map<std::string, uint64_t>& held) const;
   /// Takes a request out; harmless if it does not wait here.
   void erase(RequestId request);
-  /// The tenant was served so many tokens, at `weight` of its share (2: it may have twice as many).
-  void charge(const std::string& tenant, uint64_t tokens, uint32_t weight = 1);
+  /// The tenant was served so many tokens.
+  void charge(const std::string& tenant, uint64_t tokens);
 
-  /// Tokens by weight, as far as is remembered; compares tenants.
+  [[nodiscard]] uint32_t weight(const std::string& tenant) const;
+  /// What so many tokens, places or blocks of a tenant count when tenants are compared.
+  [[nodiscard]] uint64_t by_weight(const std::string& tenant, uint64_t amount) const;
+  /// Tokens by weight, as far as is remembered.
   [[nodiscard]] uint64_t served(const std::string& tenant) const;
   [[nodiscard]] size_t size() const { return places_.size(); }
   [[nodiscard]] bool empty() const { return places_.empty(); }
@@ -70,7 +76,7 @@ class FairQueue {
     friend auto operator<=>(const Place&, const Place&) = default;
   };
   struct Tenant {
-    uint64_t served = 0;  ///< in kScale-ths of a token at weight 1
+    uint64_t served = 0;  ///< by weight
     std::set<Place> waiting;
   };
   void forget_idle_tenants();

@@ -323,8 +323,13 @@ void Scheduler::fill_room(Instant now, Effects& effects) {
     const Entry& entry = requests_.at(request);
     if (entry.spec.priority > next.priority) return;
     const auto share = routers_.choose(entry.spec.cache_namespace, entry.known());
-    if (!share || held[entry.spec.tenant] + share->num_kv > held[next.tenant]) return;
-    held[entry.spec.tenant] += share->num_kv;
+    if (!share) return;
+    uint64_t& own = held[entry.spec.tenant];
+    if (queue_.by_weight(entry.spec.tenant, own + share->num_kv) >
+        queue_.by_weight(next.tenant, held[next.tenant])) {
+      return;
+    }
+    own += share->num_kv;
     start_waiting(request, *share, now, effects);
   }
 }
@@ -350,7 +355,9 @@ void Scheduler::even_out_places(bool blocked, Instant now, Effects& effects) {
 std::optional<RequestId> Scheduler::who_yields_to(const std::string& tenant,
                                                   uint32_t priority) const {
   const auto most = tenant_with_most();
-  if (most == running_of_.end() || most->second < places_of(tenant) + 2) {
+  // It must still have as much as the other one then.
+  if (most == running_of_.end() || queue_.by_weight(most->first, most->second - 1) <
+                                       queue_.by_weight(tenant, places_of(tenant) + 1)) {
     return std::nullopt;
   }
   std::optional<RequestId> last;
@@ -364,7 +371,9 @@ std::optional<RequestId> Scheduler::who_yields_to(const std::string& tenant,
   }
   // Else the first place that comes free would go back. What the tenant was charged for prompts
   // that are still to be computed is no service yet.
-  if (queue_.served(most->first) + num_owed < queue_.served(tenant)) return std::nullopt;
+  if (queue_.served(most->first) + queue_.by_weight(tenant, num_owed) < queue_.served(tenant)) {
+    return std::nullopt;
+  }
   return last;
 }
 
@@ -374,8 +383,9 @@ uint64_t Scheduler::places_of(const std::string& tenant) const {
 }
 
 Scheduler::Counts::const_iterator Scheduler::tenant_with_most() const {
-  return std::ranges::max_element(running_of_, {},
-                                  [](const auto& tenant) { return tenant.second; });
+  return std::ranges::max_element(running_of_, {}, [this](const auto& tenant) {
+    return queue_.by_weight(tenant.first, tenant.second);
+  });
 }
 
 void Scheduler::start_waiting(RequestId request, const RouterShare& share, Instant now,
@@ -385,8 +395,10 @@ void Scheduler::start_waiting(RequestId request, const RouterShare& share, Insta
   if (entry.submitted < now) estimate_.place_taken(now, !queue_.empty());
   if (entry.attempt == 0) {
     Instant& turn = last_turn_[entry.spec.tenant];
-    turn = std::max(turn, now + options_.order_per_running *
-                                    static_cast<int64_t>(places_of(entry.spec.tenant)));
+    const Duration behind = options_.order_per_running *
+                            static_cast<int64_t>(places_of(entry.spec.tenant)) /
+                            queue_.weight(entry.spec.tenant);
+    turn = std::max(turn, now + behind);
     entry.order = (turn + options_.fairness.ageing * entry.spec.priority).ns;
     // At once: else a tenant of long prompts counts as served little while they are computed.
     queue_.charge(entry.spec.tenant, entry.spec.prompt.size());

@@ -26,6 +26,9 @@ nodes:
 placement:            # optional pins
   - {node: shard-0, layers: 1-3, experts: 0-7}
   - {node: shard-1, layers: 4}
+tenants:
+  - {key: sk-batch, weight: 3}
+  - {key: "sk: other", weight: 1000}
 limits:
   max_queued: 65
   max_queued_per_tenant: 33
@@ -79,6 +82,10 @@ TEST(ClusterConfig, ReadsEveryKey) {
   EXPECT_EQ(config->pins[1].first_layer, 4U);
   EXPECT_EQ(config->pins[1].last_layer, 4U);
   EXPECT_EQ(config->pins[1].last_expert, UINT32_MAX) << "all experts";
+  ASSERT_EQ(config->tenants.size(), 2U);
+  EXPECT_EQ(config->tenants[0].key, "sk-batch");
+  EXPECT_EQ(config->tenants[0].weight, 3U);
+  EXPECT_EQ(config->tenants[1].key, "sk: other");
   EXPECT_EQ(config->max_queued, 65U);
   EXPECT_EQ(config->max_queued_per_tenant, 33U);
   EXPECT_EQ(config->max_running, 17U);
@@ -116,6 +123,7 @@ TEST(ClusterConfig, FillsInDefaults) {
   EXPECT_EQ(config->wires, Wires::kAuto);
   EXPECT_EQ(config->kv_dtype, DType::kF32);
   EXPECT_TRUE(config->pins.empty());
+  EXPECT_TRUE(config->tenants.empty());
 }
 
 TEST(ClusterConfig, NamesTheServedModelAfterItsDirectory) {
@@ -210,6 +218,15 @@ TEST(ClusterConfig, SaysWhatIsWrongAndWhere) {
       {kSmall + "placement:\n  - {node: s, layers: 1-3}\n  - {node: s, layers: 3-9, experts: 2}\n",
        "c.yaml:7: the pin overlaps the one in line 6"},
       {kSmall + "placement: s\n", "placement must be a list"},
+      // tenants
+      {kSmall + "tenants: {a: 1}\n", "tenants must be a list of at most 1024 tenants"},
+      {kSmall + "tenants: [{key: a}]\n", "c.yaml:5: a tenant needs a key and a weight"},
+      {kSmall + "tenants: [{key: a, weight: 0}]\n",
+       "c.yaml:5: weight must be a whole number from 1 to 1000, not '0'"},
+      {kSmall + "tenants: [{key: \"\", weight: 2}]\n", "c.yaml:5: key must be"},
+      {kSmall + "tenants: [{key: a, share: 2}]\n", "unknown key 'share'"},
+      {kSmall + "tenants:\n  - {key: a, weight: 2}\n  - {key: a, weight: 3}\n",
+       "c.yaml:7: two tenants have this key"},
       // what no key can say alone
       {kSmall + "heartbeat: {interval: 751ms}\n",
        "c.yaml:5: heartbeat.timeout (1500ms) must be at least twice heartbeat.interval (751ms)"},
@@ -275,7 +292,7 @@ TEST(ClusterConfig, ShowsEveryValueWithItsOriginAndReadsItBack) {
                            "control:\n  host: \"127.0.0.1\"  # default\n  port: 7600  # default\n",
                            "  max_body: 2MiB  # c.yaml:6\n", "  timeout: 1500ms  # default\n",
                            "  - {name: \"s\", role: experts, threads: 1}  # c.yaml:4\n",
-                           "placement: []  # default\n"}) {
+                           "placement: []  # default\n", "tenants: []  # default\n"}) {
     EXPECT_THAT(shown, HasSubstr(line));
   }
 }

@@ -9,7 +9,7 @@
 namespace troupe::scheduler {
 namespace {
 
-constexpr FairQueueOptions kOptions{.ageing = seconds(10), .max_tenants = 8};
+const FairQueueOptions kOptions{.ageing = seconds(10), .max_tenants = 8};
 constexpr Instant kStart{seconds(1000).ns};
 
 TEST(FairQueue, StartsTheOldestOfOneTenantFirst) {
@@ -53,12 +53,19 @@ TEST(FairQueue, NamesTheFirstOfTheTenantWithTheFewestPlaces) {
   EXPECT_EQ(queue.front_of_fewest({{"a", 1}, {"b", 1}}), RequestId{3}) << "it was served less";
 }
 
+TEST(FairQueue, ComparesPlacesByWeight) {
+  FairQueue queue({.weights = {{"a", 3}}});
+  queue.push({RequestId{1}, "a", 0, kStart});
+  queue.push({RequestId{2}, "b", 0, kStart});
+  EXPECT_EQ(queue.front_of_fewest({{"a", 5}, {"b", 2}}), RequestId{1});
+  EXPECT_EQ(queue.front_of_fewest({{"a", 7}, {"b", 2}}), RequestId{2});
+}
+
 TEST(FairQueue, ServesTenantsByTokensAndWeights) {
-  FairQueue queue(kOptions);
+  FairQueue queue({.weights = {{"c", 2}}});
   std::map<std::string, uint64_t> served;
-  const std::map<std::string, uint32_t> weights = {{"a", 1}, {"b", 1}, {"c", 2}};
   uint64_t request = 0;
-  for (const auto& [tenant, weight] : weights) {
+  for (const std::string tenant : {"a", "b", "c"}) {
     for (int i = 0; i < 2000; ++i) queue.push({RequestId{++request}, tenant, 0, kStart});
   }
   // Requests of "a" cost ten times those of "b".
@@ -67,7 +74,7 @@ TEST(FairQueue, ServesTenantsByTokensAndWeights) {
     const RequestId next = *queue.front(kStart);
     const std::string tenant = next.value <= 2000 ? "a" : next.value <= 4000 ? "b" : "c";
     queue.erase(next);
-    queue.charge(tenant, cost.at(tenant), weights.at(tenant));
+    queue.charge(tenant, cost.at(tenant));
     served[tenant] += cost.at(tenant);
     ASSERT_EQ(queue.check(), "");
   }

@@ -472,6 +472,17 @@ TEST_F(SchedulerTest, ATenantWithMostPlacesGivesThemToOthersUntilTheyAreEven) {
   EXPECT_THAT(emit(2, 3, {9}, kR, 2), ElementsAre("tell 2: tokens 3 [9]"));
 }
 
+TEST_F(SchedulerTest, ATenantKeepsAsManyPlacesAsItsWeightSays) {
+  use({.max_running = 4, .max_context = 20, .fairness = {.weights = {{"heavy", 3}}}});
+  up();
+  for (uint64_t r = 1; r <= 6; ++r) submit_for("heavy", r);
+  EXPECT_THAT(submit_for("light", 11),
+              ElementsAre("tell 11: admitted", "cancel 4.1 on 10", "start 11.1 on 10"));
+  emit(1, 0, {7, 8, 9, 7, 8, 9});  // it was served more, by weight, too
+  now = now + milliseconds(20);
+  EXPECT_THAT(submit_for("light", 12), ElementsAre("tell 12: admitted")) << "three and one";
+}
+
 TEST_F(SchedulerTest, TokensMakeTheTenantWithMostGiveWayWithinTenMilliseconds) {
   use({.max_queued = 8, .max_running = 4, .max_context = 20});
   up();

@@ -179,7 +179,7 @@ class SlowScheduler {
     if (r->prefills) r->shared = std::min<uint64_t>(r->shared, e.num_cached);
     r->prefills = false;
     for (const auto& token : told.tokens) r->emitted.push_back(token.token);
-    served_[r->spec.tenant] += told.tokens.size();
+    served_[r->spec.tenant] += weighed(r->spec.tenant, told.tokens.size());
     forget_idle_tenants();
     totals_.generated_tokens_total += told.tokens.size();
     tell(e.request, told);
@@ -273,7 +273,7 @@ class SlowScheduler {
   }
   [[nodiscard]] RequestId next_of_fewest() const {
     const auto rank = [&](const Request* r) {
-      return std::tuple(places_of(r->spec.tenant), served(r->spec.tenant), turn(*r));
+      return std::tuple(weighed_places(r->spec.tenant), served(r->spec.tenant), turn(*r));
     };
     const auto firsts = first_of_each_tenant();
     return (*std::ranges::min_element(firsts, {}, rank))->id;
@@ -403,14 +403,16 @@ class SlowScheduler {
     while (num_waiting() > 0 && any_place()) {
       const RequestSpec& blocked = find(next(now_))->spec;
       const auto rank = [&](const Request* r) {
-        return std::tuple(kv_of(r->spec.tenant), served(r->spec.tenant), turn(*r));
+        const std::string& tenant = r->spec.tenant;
+        return std::tuple(weighed(tenant, kv_of(tenant)), served(tenant), turn(*r));
       };
       const auto firsts = first_of_each_tenant();
       const Request& r = **std::ranges::min_element(firsts, {}, rank);
       const auto choice = choose(r);
       if (r.spec.priority > blocked.priority || !choice) return;
       const uint64_t needed = r.num_known() + 1 - choice->shared;
-      if (kv_of(r.spec.tenant) + needed > kv_of(blocked.tenant)) return;
+      const uint64_t after = weighed(r.spec.tenant, kv_of(r.spec.tenant) + needed);
+      if (after > weighed(blocked.tenant, kv_of(blocked.tenant))) return;
       start_waiting(r.id, *choice);
     }
   }
@@ -440,8 +442,10 @@ class SlowScheduler {
     for (const Request& r : requests_) {
       if (!r.waits() && r.spec.tenant == tenant && r.emitted.empty()) owed += r.spec.prompt.size();
     }
-    if (places_of(most) < places_of(tenant) + 2) return nullptr;
-    if (served(most) + owed < served(tenant)) return nullptr;
+    if (places_of(most) == 0) return nullptr;
+    const uint64_t left = weighed(most, places_of(most) - 1);
+    if (left < weighed(tenant, places_of(tenant) + 1)) return nullptr;
+    if (served(most) + weighed(tenant, owed) < served(tenant)) return nullptr;
     const Request* last = nullptr;
     for (const Request& r : requests_) {
       if (r.waits() || r.spec.tenant != most || find(*r.router)->drained) continue;
@@ -474,7 +478,8 @@ class SlowScheduler {
     const bool is_first = r.attempt == 0;
     if (is_first) {
       const auto num_running = static_cast<int64_t>(places_of(r.spec.tenant));
-      const Instant turn = now_ + options_.order_per_running * num_running;
+      const Instant turn =
+          now_ + options_.order_per_running * num_running / weight_of(r.spec.tenant);
       Instant& last = last_turn_[r.spec.tenant];
       last = std::max(last, turn);
       r.order = (last + options_.fairness.ageing * r.spec.priority).ns;
@@ -483,7 +488,7 @@ class SlowScheduler {
     start(r, choice);
     no_longer_waits(r.spec.tenant);
     if (is_first) {
-      served_[r.spec.tenant] += r.spec.prompt.size();
+      served_[r.spec.tenant] += weighed(r.spec.tenant, r.spec.prompt.size());
       forget_idle_tenants();
     }
     if (r.submitted < now_) place_taken();
@@ -605,12 +610,23 @@ class SlowScheduler {
     return std::ranges::count_if(
         requests_, [&](const Request& r) { return !r.waits() && r.spec.tenant == tenant; });
   }
+  [[nodiscard]] uint32_t weight_of(const std::string& tenant) const {
+    const auto& weights = options_.fairness.weights;
+    return weights.contains(tenant) ? weights.at(tenant) : 1;
+  }
+  /// So that it compares with what other tenants have; 1024 keeps what does not divide.
+  [[nodiscard]] uint64_t weighed(const std::string& tenant, uint64_t amount) const {
+    return 1024 * amount / weight_of(tenant);
+  }
+  [[nodiscard]] uint64_t weighed_places(const std::string& tenant) const {
+    return weighed(tenant, places_of(tenant));
+  }
   /// Of equal ones the first by name; somebody without a place if nobody has one.
   [[nodiscard]] std::string tenant_with_most() const {
     std::string most;
     for (const Request& r : requests_) {
       const std::string& tenant = r.spec.tenant;
-      const size_t places = places_of(tenant), before = places_of(most);
+      const uint64_t places = weighed_places(tenant), before = weighed_places(most);
       if (places > before || (places == before && tenant < most)) most = tenant;
     }
     return most;
@@ -627,7 +643,7 @@ class SlowScheduler {
   std::vector<Request> requests_;  ///< by id
   std::vector<Router> routers_;    ///< those that are up, by id
   std::vector<Computed> computed_;
-  std::map<std::string, uint64_t> served_;    ///< tokens, of the tenants that are remembered
+  std::map<std::string, uint64_t> served_;    ///< weighed tokens, of the tenants remembered
   std::map<std::string, Instant> last_turn_;  ///< of tenants that have some running
   std::string last_waited_;                   ///< the tenant whose request was the last to wait
   std::optional<double> mean_gap_ns_;         ///< between places that came free
