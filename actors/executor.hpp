@@ -1,7 +1,7 @@
 #pragma once
 
-// Where long work runs, so that no actor's handler does. A job computes and then sends its result
-// back to the actor as a message.
+// Where long work runs, so that no actor's handler does. A job computes, may send frames, and tells
+// the actor by a message that it is done.
 
 #include <functional>
 #include <memory>

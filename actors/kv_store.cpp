@@ -11,7 +11,8 @@ std::string arithmetic_class(const kernels::Ops& ops, DType kv_dtype) {
   return kv_dtype == DType::kBF16 ? computed + "+kv-bf16" : computed;
 }
 
-KvStore::KvStore(KvShape shape, kernels::Memory& memory) : shape_(shape), memory_(memory) {
+KvStore::KvStore(KvShape shape, kernels::Memory& memory, kernels::OwnedMemory blocks)
+    : shape_(shape), memory_(memory), owned_(std::move(blocks)) {
   CHECK_GT(size_bytes(), size_t{0});
   if (mapped_bytes() > 0) {
     // Mapped, not allocated: zero pages cost nothing until a block is used.
@@ -20,15 +21,9 @@ KvStore::KvStore(KvShape shape, kernels::Memory& memory) : shape_(shape), memory
     CHECK(mapped != MAP_FAILED);
     mapped_ = static_cast<std::byte*>(mapped);
   }
-  const size_t blocks_bytes = shape_.num_blocks * block_bytes();
-  if (memory_.is_host()) {
-    blocks_ = mapped_;
-    slots_ = mapped_ + blocks_bytes;
-  } else {
-    device_ = CHECK_OK(kernels::allocate(memory_, blocks_bytes));
-    blocks_ = static_cast<std::byte*>(device_.get());
-    slots_ = mapped_;
-  }
+  CHECK_EQ(memory_.is_host(), owned_ == nullptr);
+  blocks_ = memory_.is_host() ? mapped_ : static_cast<std::byte*>(owned_.get());
+  slots_ = memory_.is_host() ? mapped_ + shape_.blocks_bytes() : mapped_;
 }
 
 KvStore::~KvStore() {
@@ -68,11 +63,7 @@ void KvStore::copy_one(const kvcache::CopyToDevice& copy) const {
 }
 
 void KvStore::copy_one(const kvcache::CopyBlock& copy) const {
-  // A row of float32, whatever the elements are: their bytes alone matter.
-  CHECK_EQ(block_bytes() % sizeof(float), size_t{0});
-  const size_t floats = block_bytes() / sizeof(float);
-  memory_.copy_rows(Rows(reinterpret_cast<float*>(whole(copy.to)), 1, floats),
-                    ConstRows(reinterpret_cast<const float*>(whole(copy.from)), 1, floats));
+  memory_.copy(whole(copy.to), whole(copy.from), block_bytes());
 }
 
 }  // namespace troupe::actors

@@ -27,6 +27,9 @@ struct KvShape {
 
   /// Of one token in one layer.
   [[nodiscard]] size_t row_bytes() const { return kv_dim * size_of(dtype); }
+  [[nodiscard]] size_t blocks_bytes() const {
+    return num_blocks * num_layers * block_tokens * row_bytes();
+  }
 };
 
 /// What a node announces, "cpu-f32" or "cpu-f32+kv-bf16": KV in BF16 makes other tokens, and its
@@ -36,11 +39,11 @@ std::string arithmetic_class(const kernels::Ops& ops, DType kv_dtype);
 /// [num_blocks][num_layers][block_tokens][kv_dim] elements in the memory of a backend, and slots of
 /// the same size in the host's for the host tier.
 /// Cost: all of it is reserved at construction, pages of the host are touched when first written.
-/// Without enough memory the process ends.
 class KvStore {
  public:
-  /// @param memory outlives the object
-  KvStore(KvShape shape, kernels::Memory& memory);
+  /// @param memory that of `blocks`; outlives the object
+  /// @param blocks of blocks_bytes(), if the memory is not the host's
+  KvStore(KvShape shape, kernels::Memory& memory, kernels::OwnedMemory blocks = {});
   ~KvStore();
   KvStore(const KvStore&) = delete;
   KvStore& operator=(const KvStore&) = delete;
@@ -86,7 +89,7 @@ class KvStore {
   KvShape shape_;
   kernels::Memory& memory_;
   std::byte* mapped_ = nullptr;  ///< of the host: blocks if they are its, then slots
-  kernels::OwnedMemory device_;  ///< blocks if they are not
+  kernels::OwnedMemory owned_;   ///< blocks if they are not
   std::byte* blocks_ = nullptr;
   std::byte* slots_ = nullptr;
 };

@@ -41,12 +41,15 @@ Result<std::unique_ptr<LocalModel>> LocalModel::load(const model::Checkpoint& ch
     }
   }
   const size_t num_blocks = local->blocks_per_sequence() * size_t{local->options_.num_sequences};
-  local->kv_ = std::make_unique<KvStore>(KvShape{.num_layers = config.num_layers,
-                                                 .num_blocks = num_blocks,
-                                                 .block_tokens = kBlockTokens,
-                                                 .kv_dim = config.kv_dim(),
-                                                 .dtype = options.kv_dtype},
-                                         memory);
+  const KvShape kv{.num_layers = config.num_layers,
+                   .num_blocks = num_blocks,
+                   .block_tokens = kBlockTokens,
+                   .kv_dim = config.kv_dim(),
+                   .dtype = options.kv_dtype};
+  kernels::OwnedMemory blocks;
+  if (!memory.is_host()) blocks = TRY(kernels::allocate(memory, kv.blocks_bytes()));
+  TRY(memory.finish());  // what could not be copied is an error of loading
+  local->kv_ = std::make_unique<KvStore>(kv, memory, std::move(blocks));
   for (uint32_t b = 0; b < num_blocks; ++b) local->block_ids_.push_back(BlockId{b});
   local->forward_ =
       std::make_unique<Forward>(config, *local->placed_, local->ops(), *local->kv_, options.form);

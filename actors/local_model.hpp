@@ -36,7 +36,8 @@ struct LocalModelOptions {
 
 class LocalModel {
  public:
-  /// @errors those of the checkpoint; kResourceExhausted if a device has no room for the weights
+  /// @errors those of the checkpoint; kResourceExhausted if a device has no room for the
+  /// weights or the KV
   /// @param backend none: this machine's CPUs. A device that fails in a step ends the process.
   static Result<std::unique_ptr<LocalModel>> load(const model::Checkpoint& checkpoint,
                                                   const LocalModelOptions& options,

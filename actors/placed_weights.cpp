@@ -45,7 +45,7 @@ Result<model::LayerWeightsOf<const float*>> place_in(PlacedWeights& placed,
 
 Result<std::shared_ptr<const PlacedRouter>> place(
     const std::shared_ptr<const model::RouterWeights>& weights, kernels::Memory& memory) {
-  const auto placed = std::make_shared<PlacedWeights>(memory);
+  const auto placed = std::make_shared<PlacedWeights>(memory, weights);
   auto router = std::make_shared<PlacedRouter>();
   router->embedding = TRY(placed->place(weights->embedding));
   router->final_norm = TRY(placed->place(weights->final_norm));
@@ -54,13 +54,11 @@ Result<std::shared_ptr<const PlacedRouter>> place(
     router->layers.push_back(TRY(place_in(*placed, layer)));
   }
   router->storage = placed;
-  if (memory.is_host()) router->storage = weights;
   return std::shared_ptr<const PlacedRouter>(std::move(router));
 }
 
 Result<model::ExpertWeights> place(const model::ExpertWeights& weights, kernels::Memory& memory) {
-  if (memory.is_host()) return weights;
-  const auto placed = std::make_shared<PlacedWeights>(memory);
+  const auto placed = std::make_shared<PlacedWeights>(memory, weights.storage);
   return model::ExpertWeights{.ffn = TRY(place_in(*placed, weights.ffn)), .storage = placed};
 }
 

@@ -99,9 +99,10 @@ Result<std::shared_ptr<const model::GrammarSpec>> grammar_of(const Values& value
 Result<int> generate(const Values& values) {
   const Prompt prompt = TRY(make_prompt(values));
   const auto grammar = TRY(grammar_of(values));
-  const auto local = TRY(load_local_model(values, grammar != nullptr));
   scheduler::RequestSpec spec{.prompt = prompt.tokens,
                               .max_tokens = values["max-tokens"].as<uint32_t>()};
+  const auto local =
+      TRY(load_local_model(values, grammar != nullptr, prompt.tokens.size() + spec.max_tokens));
   const model::GenerationConfig defaults =
       TRY(model::load_generation_config(values["model"].as<std::string>(), local->config()));
   spec.sampling = sampling_of(values, defaults.sampling);

@@ -76,11 +76,14 @@ Result<actors::LocalModelOptions> read_local_options(const Values& values) {
   return options;
 }
 
-Result<std::unique_ptr<actors::LocalModel>> load_local_model(const Values& values, bool guided) {
+Result<std::unique_ptr<actors::LocalModel>> load_local_model(const Values& values, bool guided,
+                                                             size_t num_tokens) {
   actors::LocalModelOptions options = TRY(read_local_options(values));
   kernels::Backend backend;
   if (values.count("device") != 0) backend = TRY(open_backend(values["device"].as<std::string>()));
   const auto checkpoint = TRY(model::Checkpoint::open(values["model"].as<std::string>()));
+  const size_t most = checkpoint.config().max_position_embeddings;
+  options.max_context = static_cast<uint32_t>(num_tokens == 0 ? most : std::min(most, num_tokens));
   if (guided) {
     options.vocabulary =
         TRY(model::load_vocabulary(values["model"].as<std::string>(), checkpoint.config()));

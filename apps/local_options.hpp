@@ -23,8 +23,10 @@ Result<actors::LocalModelOptions> read_local_options(const Values& values);
 
 /// Opens and loads what those options name. @errors also kUnsupported and kNotFound for a device
 /// @param guided requests will have a grammar, for which the tokenizer is needed
+/// @param num_tokens of a sequence at most, for which room is made; 0: the model's maximum
 Result<std::unique_ptr<actors::LocalModel>> load_local_model(const Values& values,
-                                                             bool guided = false);
+                                                             bool guided = false,
+                                                             size_t num_tokens = 0);
 
 /// "1,2,3" as token ids. @errors kInvalidArgument naming the part that is none.
 Result<std::vector<TokenId>> parse_tokens(const std::string& text);

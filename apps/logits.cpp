@@ -21,7 +21,7 @@ int run_logits(const Arguments& arguments) {
   if (const auto code = line.parse(arguments, values)) return *code;
   const auto tokens = parse_tokens(values["tokens"].as<std::string>());
   if (!tokens.ok()) return fail(tokens.error());
-  const auto local = load_local_model(values);
+  const auto local = load_local_model(values, /*guided=*/false, tokens->size());
   if (!local.ok()) return fail(local.error());
   std::string out = "{\"tokens\":" + json_array(*tokens) + ",\"logits\":[";
   const auto done = (*local)->logits(*tokens, [&](uint32_t position, std::span<const float> row) {

@@ -215,7 +215,8 @@ Result<int> run(const std::string& config_path, const std::string& name) {
   const caf::actor worker = spawn_worker(system, process, head);
   const auto stop_worker = [&] {
     caf::anon_send_exit(worker, caf::exit_reason::kill);
-    system.await_all_actors_done();  // then nothing uses the executor or the port any more
+    system.await_all_actors_done();  // then a running job may still send at most, which fails once
+                                     // the port is shut
   };
   const std::string devices = transport::ucx_devices(interface);
   auto port =

@@ -29,11 +29,12 @@ std::vector<float> logits_of(bool peaked) {
   return logits;
 }
 
-void sample(benchmark::State& state, SamplingParams params, bool peaked) {
+void sample(benchmark::State& state, SamplingParams params, bool peaked, bool with_mask) {
   const std::vector<float> logits = logits_of(peaked);
+  const std::vector<uint64_t> mask(with_mask ? kVocab / 64 : 0, ~uint64_t{0} - 1);
   uint64_t position = 0;
   for (auto _ : state) {
-    benchmark::DoNotOptimize(troupe::model::sample(logits, params, position++));
+    benchmark::DoNotOptimize(troupe::model::sample(logits, params, position++, {}, mask));
   }
 }
 
@@ -51,9 +52,16 @@ int main(int argc, char** argv) {
   for (const auto& [name, params] : cases) {
     for (const bool peaked : {true, false}) {
       benchmark::RegisterBenchmark((std::string(name) + (peaked ? ", peaked" : ", flat")).c_str(),
-                                   sample, params, peaked)
+                                   sample, params, peaked, /*with_mask=*/false)
           ->Unit(benchmark::kMicrosecond);
     }
+  }
+  for (const float temperature : {0.0F, 1.0F}) {
+    const std::string name = temperature == 0 ? "greedy" : "temperature 1";
+    benchmark::RegisterBenchmark((name + ", a mask of nearly all").c_str(), sample,
+                                 SamplingParams{.temperature = temperature}, /*peaked=*/true,
+                                 /*with_mask=*/true)
+        ->Unit(benchmark::kMicrosecond);
   }
   benchmark::Initialize(&argc, argv);
   benchmark::RunSpecifiedBenchmarks();

@@ -25,6 +25,10 @@ class HostMemory final : public Memory {
   void copy_in(void* to, const void* from, size_t bytes) override { copy(to, from, bytes); }
   void copy_out(void* to, const void* from, size_t bytes) override { copy(to, from, bytes); }
 
+  void copy(void* to, const void* from, size_t bytes) override {
+    if (bytes > 0) std::memcpy(to, from, bytes);
+  }
+
   void copy_rows(Rows to, ConstRows from) override {
     CHECK_EQ(to.rows, from.rows);
     CHECK_EQ(to.cols, from.cols);
@@ -40,11 +44,6 @@ class HostMemory final : public Memory {
   }
 
   Result<void> finish() override { return {}; }
-
- private:
-  static void copy(void* to, const void* from, size_t bytes) {
-    if (bytes > 0) std::memcpy(to, from, bytes);
-  }
 };
 
 }  // namespace

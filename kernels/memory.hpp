@@ -30,6 +30,8 @@ class Memory {
   virtual void copy_in(void* to, const void* from, size_t bytes) = 0;
   /// Here to host; there after finish().
   virtual void copy_out(void* to, const void* from, size_t bytes) = 0;
+  /// Within here; must not overlap.
+  virtual void copy(void* to, const void* from, size_t bytes) = 0;
   /// Same shapes; must not overlap.
   virtual void copy_rows(Rows to, ConstRows from) = 0;
   /// Row from[i] of `cols` elements becomes to[i]: rows to experts in order of the experts, rows

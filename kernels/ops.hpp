@@ -21,9 +21,8 @@
 //    exact integers s. Of each group of weights t = fma(float(s), scale, t), 32 after 32 elements
 //    in ascending order from t = 0; the result is fma(t, scale of the group, y), group after group
 //    from y = 0. Source: dynamic block-wise quantisation as in Dettmers et al. 2022.
-// 6. KV that is kept in BF16 is rounded once, when it is stored (base/bfloat16.hpp); attention
-// reads
-//    it as float32, exactly, and goes on by the rules above.
+// 6. KV that is kept in BF16 is rounded once, when it is stored (base/bfloat16.hpp). Attention
+//    reads it as float32, exactly, and goes on by the rules above.
 //
 // GPUs have rules of their own in the same spirit: kernels/cuda/cuda_ops.hpp.
 //

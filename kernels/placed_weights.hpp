@@ -3,7 +3,9 @@
 // Weights where a backend computes: those given if that is the host's memory, otherwise copies.
 
 #include <cstddef>
+#include <memory>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "base/result.hpp"
@@ -13,11 +15,13 @@
 
 namespace troupe::kernels {
 
-/// Owns its copies. In the host's memory it has none, so what was placed must outlive their use.
+/// Owns its copies. In the host's memory it has none.
 class PlacedWeights {
  public:
   /// @param memory outlives the object
-  explicit PlacedWeights(Memory& memory) : memory_(memory) {}
+  /// @param source what keeps the given ones in the host's memory; kept if they stay there
+  explicit PlacedWeights(Memory& memory, std::shared_ptr<const void> source = nullptr)
+      : memory_(memory), source_(memory.is_host() ? std::move(source) : nullptr) {}
 
   /// The same matrix with data, scales and zeros here, copies aligned to 256 bytes; an empty one
   /// stays empty. @errors kResourceExhausted
@@ -30,6 +34,7 @@ class PlacedWeights {
   Result<const T*> copy(const T* from, size_t bytes);
 
   Memory& memory_;
+  std::shared_ptr<const void> source_;
   std::vector<OwnedMemory> copies_;
 };
 

@@ -30,26 +30,32 @@ std::vector<uint32_t> most_likely_share(const Softmax& softmax, double top_p) {
   }
 }
 
+void keep_all(std::vector<uint32_t> indices, AdjustedLogits& choices) {
+  std::ranges::sort(indices);
+  choices.keep(indices);
+}
+
 /// Draws from what temperature, top-k, top-p and min-p leave. @param highest of the choices
 TokenId choose(AdjustedLogits choices, float highest, const SamplingParams& params,
                uint64_t position) {
   if (params.top_k > 0 && static_cast<size_t>(params.top_k) < choices.logits().size()) {
-    choices.keep(LogitRanking(choices.logits()).most_likely(static_cast<size_t>(params.top_k)));
+    keep_all(LogitRanking(choices.logits()).most_likely(static_cast<size_t>(params.top_k)),
+             choices);
   }
   Softmax softmax{
       .logits = choices.logits(), .highest = highest, .temperature = params.temperature};
   if (params.top_p < 1.0F) {
-    choices.keep(most_likely_share(softmax, params.top_p));
+    keep_all(most_likely_share(softmax, params.top_p), choices);
     softmax.logits = choices.logits();
   }
   softmax.least = params.min_p;
   return choices.token(softmax.draw(random_uniform(params.seed, position)));
 }
 
-/// The log-probability of out.token, and of the `num_top` most likely.
-void add_logprobs(std::span<const float> logits, uint32_t num_top, SampledToken& out) {
+/// The log-probability of out.token, and of the `num_top` most likely. @param ranking of the logits
+void add_logprobs(std::span<const float> logits, const LogitRanking& ranking, uint32_t num_top,
+                  SampledToken& out) {
   out.logprob = -std::numeric_limits<float>::infinity();
-  const LogitRanking ranking(logits);
   const auto best = ranking.best();
   if (!best) return;
   const float highest = logits[*best];
@@ -142,23 +148,27 @@ bool reads_prompt(const SamplingParams& params) { return params.repetition_penal
 SampledToken sample(std::span<const float> logits, const SamplingParams& params, uint64_t position,
                     const TokenLog& log, std::span<const uint64_t> mask) {
   AdjustedLogits choices(logits, params, log, mask);
-  const auto best = LogitRanking(choices.logits()).best();
+  const bool unchanged = choices.unchanged();
+  const LogitRanking ranking(choices.logits());
+  const auto best = ranking.best();
   SampledToken out;
   if (!best) {
-    const bool banned = !choices.unchanged() && LogitRanking(logits).best();
+    const bool banned = !unchanged && LogitRanking(logits).best();
     out.token = banned ? kNothingAllowed : kNoToken;
     return out;
   }
   const float highest = choices.logits()[*best];
   out.token = params.temperature == 0.0F ? choices.token(*best)
                                          : choose(std::move(choices), highest, params, position);
-  if (params.want_logprobs) add_logprobs(logits, params.num_top_logprobs, out);
+  if (params.want_logprobs) {
+    add_logprobs(logits, unchanged ? ranking : LogitRanking(logits), params.num_top_logprobs, out);
+  }
   return out;
 }
 
 SampledToken score(std::span<const float> logits, TokenId token, uint32_t num_top_logprobs) {
   SampledToken out{.token = token};
-  add_logprobs(logits, num_top_logprobs, out);
+  add_logprobs(logits, LogitRanking(logits), num_top_logprobs, out);
   return out;
 }
 

@@ -105,7 +105,7 @@ void change(std::vector<float>& logits, const SamplingParams& params, const Toke
   }
 }
 
-/// Those of `allowed` that the mask has, each if one of the two is empty.
+/// Those of `allowed` that the mask has, by rising id; each if one of the two is empty.
 std::vector<uint32_t> allowed_indices(size_t vocab_size, std::span<const TokenId> allowed,
                                       std::span<const uint64_t> mask) {
   std::vector<uint32_t> indices;
@@ -143,8 +143,7 @@ AdjustedLogits::AdjustedLogits(std::span<const float> logits, const SamplingPara
   }
 }
 
-void AdjustedLogits::keep(std::vector<uint32_t> indices) {
-  std::ranges::sort(indices);
+void AdjustedLogits::keep(std::span<const uint32_t> indices) {
   std::vector<float> kept;
   std::vector<TokenId> tokens;
   kept.reserve(indices.size());

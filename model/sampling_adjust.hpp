@@ -32,8 +32,8 @@ class AdjustedLogits {
   [[nodiscard]] TokenId token(size_t index) const {
     return is_subset_ ? tokens_[index] : static_cast<TokenId>(index);
   }
-  /// Drops all others; the indices are those of logits(), in any order.
-  void keep(std::vector<uint32_t> indices);
+  /// Drops all others. @param indices of logits(), rising
+  void keep(std::span<const uint32_t> indices);
 
  private:
   std::span<const float> of_model_;

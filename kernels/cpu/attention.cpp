@@ -12,20 +12,19 @@
 namespace troupe::kernels::scalar {
 namespace {
 
-/// What a row sees of the cache, as float32: [context_len, width], of each position kv_rank
-/// elements of the latent, then rope_dim of the rotated key.
+/// Position t of what a row sees: kv_rank elements of the latent, then rope_dim of the rotated key;
+/// where it lies, or as float32 in `scratch`, [kv_rank + rope_dim].
 template <class Params>
-std::vector<float> visible_kv(const Params& p, const AttentionRow& row) {
-  const size_t width = p.kv_rank + p.rope_dim;
-  std::vector<float> kv(row.context_len * width);
-  for (size_t t = 0; t < row.context_len; ++t) {
-    const WeightView block{.data = row.blocks[t / p.block_tokens],
-                           .dtype = p.kv_dtype,
-                           .out = p.block_tokens,
-                           .in = width};
-    weight_row(block, t % p.block_tokens, kv.data() + t * width);
+const float* kv_of(const Params& p, const AttentionRow& row, size_t t, std::span<float> scratch) {
+  const WeightView block{.data = row.blocks[t / p.block_tokens],
+                         .dtype = p.kv_dtype,
+                         .out = p.block_tokens,
+                         .in = scratch.size()};
+  if (p.kv_dtype == DType::kF32) {
+    return static_cast<const float*>(block.data) + t % p.block_tokens * scratch.size();
   }
-  return kv;
+  weight_row(block, t % p.block_tokens, scratch.data());
+  return scratch.data();
 }
 
 size_t longest_context(std::span<const AttentionRow> rows, Range range) {
@@ -62,40 +61,38 @@ void store_kv(const StoreKvParams& p, Range rows) {
 }
 
 void mla_absorbed(const MlaAbsorbedParams& p, Range rows, Range heads) {
-  const size_t width = p.kv_rank + p.rope_dim;
   std::vector<float> buffer(longest_context(p.rows, rows));
+  std::vector<float> scratch(p.kv_rank + p.rope_dim);
   for (size_t r = rows.first; r < rows.last; ++r) {
     const AttentionRow& row = p.rows[r];
-    const std::vector<float> kv = visible_kv(p, row);
     for (size_t h = heads.first; h < heads.last; ++h) {
       const float* q_latent = p.q_latent.row(r) + h * p.kv_rank;
       const float* q_rope = p.q_rope.row(r) + h * p.rope_dim;
       const std::span<float> scores(buffer.data(), row.context_len);
       for (size_t t = 0; t < scores.size(); ++t) {
-        const float* latent = kv.data() + t * width;
+        const float* latent = kv_of(p, row, t, scratch);
         const float* k_rope = latent + p.kv_rank;
         scores[t] = (dot(q_latent, latent, p.kv_rank) + dot(q_rope, k_rope, p.rope_dim)) * p.scale;
       }
       const float sum = softmax_numerators(scores);
       float* out = p.out.row(r) + h * p.kv_rank;
-      for (size_t i = 0; i < p.kv_rank; ++i) {
-        float weighted = 0;
-        for (size_t t = 0; t < scores.size(); ++t) {
-          weighted = std::fma(scores[t], kv[t * width + i], weighted);
-        }
-        out[i] = weighted / sum;
+      std::fill_n(out, p.kv_rank, 0.0F);
+      for (size_t t = 0; t < scores.size(); ++t) {
+        const float* latent = kv_of(p, row, t, scratch);
+        for (size_t i = 0; i < p.kv_rank; ++i) out[i] = std::fma(scores[t], latent[i], out[i]);
       }
+      for (size_t i = 0; i < p.kv_rank; ++i) out[i] /= sum;
     }
   }
 }
 
 void mla_expanded(const MlaExpandedParams& p, Range rows, Range heads) {
-  const size_t width = p.kv_rank + p.rope_dim;
   const size_t qk_dim = p.nope_dim + p.rope_dim;
   const size_t kv_dim = p.nope_dim + p.v_dim;
   const size_t longest = longest_context(p.rows, rows);
   std::vector<float> buffer(longest);
   std::vector<float> expanded(longest * kv_dim);
+  std::vector<float> scratch(p.kv_rank + p.rope_dim);
   for (size_t h = heads.first; h < heads.last; ++h) {
     const float* kv_b = p.kv_b + h * kv_dim * p.kv_rank;
     // [positions, kv_dim]: k_nope and v of this head. Rows over the same blocks share them; what is
@@ -103,10 +100,9 @@ void mla_expanded(const MlaExpandedParams& p, Range rows, Range heads) {
     size_t num_expanded = 0;
     for (size_t r = rows.first; r < rows.last; ++r) {
       const AttentionRow& row = p.rows[r];
-      const std::vector<float> kv = visible_kv(p, row);
       if (r > rows.first && row.blocks.data() != p.rows[r - 1].blocks.data()) num_expanded = 0;
       for (; num_expanded < row.context_len; ++num_expanded) {
-        const float* latent = kv.data() + num_expanded * width;
+        const float* latent = kv_of(p, row, num_expanded, scratch);
         for (size_t o = 0; o < kv_dim; ++o) {
           expanded[num_expanded * kv_dim + o] = dot(kv_b + o * p.kv_rank, latent, p.kv_rank);
         }
@@ -114,7 +110,7 @@ void mla_expanded(const MlaExpandedParams& p, Range rows, Range heads) {
       const float* q = p.q.row(r) + h * qk_dim;
       const std::span<float> scores(buffer.data(), row.context_len);
       for (size_t t = 0; t < scores.size(); ++t) {
-        const float* k_rope = kv.data() + t * width + p.kv_rank;
+        const float* k_rope = kv_of(p, row, t, scratch) + p.kv_rank;
         scores[t] = (dot(q, expanded.data() + t * kv_dim, p.nope_dim) +
                      dot(q + p.nope_dim, k_rope, p.rope_dim)) *
                     p.scale;

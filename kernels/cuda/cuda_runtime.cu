@@ -135,10 +135,13 @@ class CudaRuntime final : public cuda::Runtime {
   void release(void* memory) override { keep(cudaFree(memory), "releasing memory"); }
 
   void copy_in(void* to, const void* from, size_t bytes) override {
-    copy(to, from, bytes, cudaMemcpyHostToDevice);
+    transfer(to, from, bytes, cudaMemcpyHostToDevice);
   }
   void copy_out(void* to, const void* from, size_t bytes) override {
-    copy(to, from, bytes, cudaMemcpyDeviceToHost);
+    transfer(to, from, bytes, cudaMemcpyDeviceToHost);
+  }
+  void copy(void* to, const void* from, size_t bytes) override {
+    transfer(to, from, bytes, cudaMemcpyDeviceToDevice);
   }
   void copy_rows(Rows to, ConstRows from) override {
     CHECK_EQ(to.rows, from.rows);
@@ -190,7 +193,7 @@ class CudaRuntime final : public cuda::Runtime {
     s.sent = s.used;
   }
   /// Memory of the host that is not pinned is copied before the call returns, or staged by CUDA.
-  void copy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind) {
+  void transfer(void* to, const void* from, size_t bytes, cudaMemcpyKind kind) {
     if (failed() || bytes == 0) return;
     keep(cudaMemcpyAsync(to, from, bytes, kind, stream()), "copying");
   }

@@ -3,26 +3,39 @@
 #include <gtest/gtest.h>
 
 #include <memory>
+#include <tuple>
 #include <vector>
 
 #include "kernels/backend.hpp"
+#include "tests/kernels/other_memory.hpp"
 
 namespace troupe::actors {
 namespace {
 
+// With a whole number of elements in a block that is no multiple of four bytes in BF16.
 constexpr KvShape kShape{
-    .num_layers = 3, .num_blocks = 5, .block_tokens = 4, .kv_dim = 10, .num_host_slots = 2};
+    .num_layers = 3, .num_blocks = 5, .block_tokens = 5, .kv_dim = 11, .num_host_slots = 2};
 
-class KvStoreOf : public testing::TestWithParam<DType> {
+/// The type of the elements, and whether the blocks lie in the host's memory.
+using Where = std::tuple<DType, bool>;
+
+class KvStoreOf : public testing::TestWithParam<Where> {
  protected:
-  KvStoreOf()
-      : store_(
-            [] {
-              KvShape shape = kShape;
-              shape.dtype = GetParam();
-              return shape;
-            }(),
-            *memory_) {}
+  KvStoreOf() : memory_(make_memory()), store_(shape(), *memory_, blocks()) {}
+
+  static KvShape shape() {
+    KvShape shape = kShape;
+    shape.dtype = std::get<DType>(GetParam());
+    return shape;
+  }
+  static std::unique_ptr<kernels::Memory> make_memory() {
+    if (std::get<bool>(GetParam())) return kernels::make_host_memory();
+    return std::make_unique<kernels::OtherMemory>();
+  }
+  kernels::OwnedMemory blocks() {
+    if (memory_->is_host()) return {};
+    return kernels::allocate(*memory_, shape().blocks_bytes()).value();
+  }
 
   /// All bytes of a block become `value`.
   void fill(BlockId id, int value) {
@@ -34,22 +47,22 @@ class KvStoreOf : public testing::TestWithParam<DType> {
     return bytes;
   }
 
-  std::unique_ptr<kernels::Memory> memory_ = kernels::make_host_memory();
+  std::unique_ptr<kernels::Memory> memory_;
   KvStore store_;
 };
 
 TEST_P(KvStoreOf, TakesAsManyBytesAsItsElements) {
-  const size_t element = GetParam() == DType::kF32 ? 4 : 2;
-  EXPECT_EQ(store_.block_bytes(), 3 * 4 * 10 * element);
+  const size_t element = std::get<DType>(GetParam()) == DType::kF32 ? 4 : 2;
+  EXPECT_EQ(store_.block_bytes(), 3 * 5 * 11 * element);
   EXPECT_EQ(store_.size_bytes(), (5 + 2) * store_.block_bytes());
 }
 
 TEST_P(KvStoreOf, HoldsTheTokensOfALayerOneAfterTheOther) {
   const auto* begin = static_cast<std::byte*>(store_.row(0, BlockId{2}, 0));
-  const size_t row = store_.block_bytes() / (3 * 4);
+  const size_t row = store_.block_bytes() / (3 * 5);
   EXPECT_EQ(store_.row(0, BlockId{2}, 3), begin + 3 * row);
-  EXPECT_EQ(store_.row(2, BlockId{2}, 1), begin + (2 * 4 + 1) * row);
-  EXPECT_EQ(store_.row(0, BlockId{3}, 0), begin + 3 * 4 * row);
+  EXPECT_EQ(store_.row(2, BlockId{2}, 1), begin + (2 * 5 + 1) * row);
+  EXPECT_EQ(store_.row(0, BlockId{3}, 0), begin + 3 * 5 * row);
 }
 
 TEST_P(KvStoreOf, CopiesWholeBlocksToTheHostTierAndBack) {
@@ -71,8 +84,13 @@ TEST_P(KvStoreOf, CopiesABlockToAnother) {
   EXPECT_EQ(bytes_of(BlockId{4}), bytes_of(BlockId{1}));
 }
 
-INSTANTIATE_TEST_SUITE_P(DTypes, KvStoreOf, testing::Values(DType::kF32, DType::kBF16),
-                         [](const auto& info) { return std::string(to_string(info.param)); });
+INSTANTIATE_TEST_SUITE_P(Memories, KvStoreOf,
+                         testing::Combine(testing::Values(DType::kF32, DType::kBF16),
+                                          testing::Bool()),
+                         [](const auto& info) {
+                           const std::string where = std::get<bool>(info.param) ? "Host" : "Device";
+                           return std::string(to_string(std::get<DType>(info.param))) + where;
+                         });
 
 TEST(ArithmeticClass, TellsTheTypeOfTheKv) {
   const auto ops = kernels::make_scalar_ops();

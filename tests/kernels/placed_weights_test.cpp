@@ -4,43 +4,11 @@
 
 #include <gtest/gtest.h>
 
+#include "tests/kernels/other_memory.hpp"
 #include "tests/kernels/support.hpp"
 
 namespace troupe::kernels {
 namespace {
-
-/// Behaves like a device's, over the host's; counts what is allocated.
-class OtherMemory final : public Memory {
- public:
-  bool is_host() const override { return false; }
-  Result<void*> allocate(size_t bytes) override {
-    if (fails) return Error{Code::kResourceExhausted, "full"};
-    ++num_allocated;
-    return host_->allocate(bytes);
-  }
-  void release(void* memory) override {
-    --num_allocated;
-    host_->release(memory);
-  }
-  void copy_in(void* to, const void* from, size_t bytes) override {
-    host_->copy_in(to, from, bytes);
-  }
-  void copy_out(void* to, const void* from, size_t bytes) override {
-    host_->copy_out(to, from, bytes);
-  }
-  void copy_rows(Rows to, ConstRows from) override { host_->copy_rows(to, from); }
-  void move_rows(std::span<const float* const> from, std::span<void* const> to,
-                 size_t cols) override {
-    host_->move_rows(from, to, cols);
-  }
-  Result<void> finish() override { return {}; }
-
-  int num_allocated = 0;
-  bool fails = false;
-
- private:
-  std::unique_ptr<Memory> host_ = make_host_memory();
-};
 
 constexpr size_t kOut = 144, kIn = 160;  // more than one block of FP8's scales each way
 

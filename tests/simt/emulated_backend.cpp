@@ -48,6 +48,11 @@ class EmulatedRuntime final : public cuda::Runtime {
     device_.check(from, bytes);
     host_->copy_out(to, from, bytes);
   }
+  void copy(void* to, const void* from, size_t bytes) override {
+    device_.check(to, bytes);
+    device_.check(from, bytes);
+    host_->copy(to, from, bytes);
+  }
   void copy_rows(Rows to, ConstRows from) override {
     device_.check(to);
     device_.check(from);

@@ -1,0 +1,56 @@
+#pragma once
+
+#include <cstring>
+#include <memory>
+#include <vector>
+
+#include "kernels/memory.hpp"
+
+namespace troupe::kernels {
+
+/// Behaves like a device's, over the host's; counts what is allocated.
+class OtherMemory final : public Memory {
+ public:
+  bool is_host() const override { return false; }
+  Result<void*> allocate(size_t bytes) override {
+    if (fails) return Error{Code::kResourceExhausted, "full"};
+    ++num_allocated;
+    return host_->allocate(bytes);
+  }
+  void release(void* memory) override {
+    --num_allocated;
+    host_->release(memory);
+  }
+  void copy_in(void* to, const void* from, size_t bytes) override {
+    host_->copy_in(to, from, bytes);
+  }
+  /// Arrives with finish(), as it may from a device.
+  void copy_out(void* to, const void* from, size_t bytes) override {
+    const auto* first = static_cast<const std::byte*>(from);
+    arriving_.push_back({to, {first, first + bytes}});
+  }
+  void copy(void* to, const void* from, size_t bytes) override { host_->copy(to, from, bytes); }
+  void copy_rows(Rows to, ConstRows from) override { host_->copy_rows(to, from); }
+  void move_rows(std::span<const float* const> from, std::span<void* const> to,
+                 size_t cols) override {
+    host_->move_rows(from, to, cols);
+  }
+  Result<void> finish() override {
+    for (const Arriving& a : arriving_) std::memcpy(a.to, a.bytes.data(), a.bytes.size());
+    arriving_.clear();
+    return {};
+  }
+
+  int num_allocated = 0;
+  bool fails = false;
+
+ private:
+  struct Arriving {
+    void* to;
+    std::vector<std::byte> bytes;
+  };
+  std::unique_ptr<Memory> host_ = make_host_memory();
+  std::vector<Arriving> arriving_;
+};
+
+}  // namespace troupe::kernels
