@@ -5,9 +5,9 @@
 #include <cstdarg>
 #include <cstdio>
 #include <ctime>
-#include <fstream>
 
 #include "apps/whole_file.hpp"
+#include "base/kernel_file.hpp"
 #include "base/parse.hpp"
 
 namespace troupe::apps {
@@ -36,12 +36,8 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
 }
 
 std::string cpu_name() {
-  std::ifstream cpus("/proc/cpuinfo");
-  for (std::string line; std::getline(cpus, line);) {
-    const size_t colon = line.find(": ");
-    if (line.starts_with("model name") && colon != std::string::npos) return line.substr(colon + 2);
-  }
-  return "";
+  const auto name = line_of("/proc/cpuinfo", "model name");
+  return name.ok() ? *name : "";
 }
 
 Result<std::vector<uint32_t>> number_list(const Values& values, const char* option, uint32_t least,

@@ -4,15 +4,15 @@
 #include <unistd.h>
 
 #include <ctime>
-#include <fstream>
 #include <sstream>
+
+#include "base/check_ok.hpp"
+#include "base/kernel_file.hpp"
 
 namespace troupe::apps {
 
 double process_age_s() {
-  std::ifstream file("/proc/self/stat");
-  std::string stat;
-  std::getline(file, stat);
+  const std::string stat = CHECK_OK(first_line("/proc/self/stat"));
   std::istringstream fields(stat.substr(stat.rfind(')') + 2));  // the name may hold anything
   std::string skipped;
   for (int i = 3; i < 22; ++i) fields >> skipped;
@@ -25,11 +25,8 @@ double process_age_s() {
 }
 
 uint64_t process_memory(const std::string& name) {
-  std::ifstream status("/proc/self/status");
-  for (std::string line; std::getline(status, line);) {
-    if (line.starts_with(name + ":")) return std::stoull(line.substr(name.size() + 1)) * 1024;
-  }
-  return 0;
+  const auto bytes = bytes_of("/proc/self/status", name);
+  return bytes.ok() ? *bytes : 0;
 }
 
 uint64_t read_from_disk() {

@@ -4,6 +4,7 @@
 
 #include "apps/command.hpp"
 #include "apps/local_options.hpp"
+#include "base/rounded_size.hpp"
 #include "model/weights.hpp"
 
 namespace troupe::apps {
@@ -36,16 +37,6 @@ std::string count(uint64_t n) {
   return text;
 }
 
-std::string size(uint64_t bytes) {
-  char text[64];
-  const char* units[] = {"B", "KiB", "MiB", "GiB", "TiB"};
-  auto value = static_cast<double>(bytes);
-  size_t unit = 0;
-  for (; value >= 1024 && unit < 4; ++unit) value /= 1024;
-  std::snprintf(text, sizeof text, unit == 0 ? "%.0f %s" : "%.2f %s", value, units[unit]);
-  return text;
-}
-
 void print_text(const model::Checkpoint& checkpoint) {
   const model::ModelConfig& c = checkpoint.config();
   const model::Checkpoint::Summary summary = checkpoint.summary();
@@ -72,8 +63,8 @@ void print_text(const model::Checkpoint& checkpoint) {
                   ? (" (YaRN, from " + std::to_string(c.rope.original_max_positions) + ")").c_str()
                   : "");
   std::printf("KV per token      %s in float32 (%llu elements; %s in BF16)\n",
-              size(kv_elements * 4).c_str(), static_cast<unsigned long long>(kv_elements),
-              size(kv_elements * 2).c_str());
+              rounded_size(kv_elements * 4).c_str(), static_cast<unsigned long long>(kv_elements),
+              rounded_size(kv_elements * 2).c_str());
   std::printf("tensors           %llu, %llu ignored (MTP, rotary buffers)\n",
               static_cast<unsigned long long>(summary.num_tensors),
               static_cast<unsigned long long>(summary.ignored_tensors));
@@ -85,7 +76,7 @@ void print_text(const model::Checkpoint& checkpoint) {
     std::printf("quantised         %s\n", std::string(to_string(c.published->format)).c_str());
   }
   for (const auto& [dtype, bytes] : summary.bytes_by_dtype) {
-    std::printf("%-17s %s\n", std::string(to_string(dtype)).c_str(), size(bytes).c_str());
+    std::printf("%-17s %s\n", std::string(to_string(dtype)).c_str(), rounded_size(bytes).c_str());
   }
 }
 

@@ -10,12 +10,12 @@
 #include <cerrno>
 #include <chrono>
 #include <cstring>
-#include <fstream>
 #include <map>
 #include <set>
 #include <string>
 #include <thread>
 
+#include "base/kernel_file.hpp"
 #include "base/parse.hpp"
 #include "kernels/cpu_choice.hpp"
 
@@ -34,11 +34,10 @@ Error refused(const std::string& what) {
 
 /// Ids of a list such as "0-3,8"; nothing if it cannot be read.
 std::vector<uint32_t> read_list(const fs::path& path) {
-  std::ifstream file(path);
-  std::string text;
-  std::getline(file, text);
+  const auto text = first_line(path);
+  if (!text.ok()) return {};
   std::vector<uint32_t> ids;
-  for (const std::string_view range : split(text, ',')) {
+  for (const std::string_view range : split(*text, ',')) {
     const size_t dash = std::min(range.find('-'), range.size());
     const auto first = parse_number<uint32_t>(range.substr(0, dash));
     const auto last = dash == range.size() ? first : parse_number<uint32_t>(range.substr(dash + 1));

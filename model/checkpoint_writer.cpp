@@ -12,7 +12,6 @@
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
-#include <fstream>
 #include <mutex>
 #include <optional>
 #include <set>
@@ -22,6 +21,7 @@
 
 #include "base/bfloat16.hpp"
 #include "base/check.hpp"
+#include "base/kernel_file.hpp"
 #include "model/json.hpp"
 #include "model/mapped_file.hpp"
 #include "model/output_files.hpp"
@@ -381,19 +381,12 @@ class Saving {
       }
     }
     const uint64_t needed = largest * plan_.num_threads;
-    std::ifstream info("/proc/meminfo");
-    std::string key, unit;
-    uint64_t kib = 0;
-    while (info >> key >> kib) {
-      std::getline(info, unit);
-      if (key != "MemAvailable:") continue;
-      if (needed <= kib * 1024) return {};
-      return Error{Code::kResourceExhausted,
-                   std::to_string(plan_.num_threads) + " threads need " +
-                       std::to_string(needed >> 20) + " MiB of memory, and " +
-                       std::to_string(kib >> 10) + " are available; fewer threads need less"};
-    }
-    return {};
+    const auto available = bytes_of("/proc/meminfo", "MemAvailable");
+    if (!available.ok() || needed <= *available) return {};
+    return Error{Code::kResourceExhausted,
+                 std::to_string(plan_.num_threads) + " threads need " +
+                     std::to_string(needed >> 20) + " MiB of memory, and " +
+                     std::to_string(*available >> 20) + " are available; fewer threads need less"};
   }
 
   void advance(uint64_t bytes) {

@@ -10,8 +10,9 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
-#include <fstream>
 #include <memory>
+
+#include "base/kernel_file.hpp"
 
 namespace troupe::transport {
 namespace {
@@ -67,10 +68,9 @@ Result<std::string> interface_towards(const std::string& host) {
 
 std::vector<RdmaPort> rdma_ports(const std::filesystem::path& rdma) {
   namespace fs = std::filesystem;
-  const auto first_line = [](const fs::path& path) {
-    std::string line;
-    std::getline(std::ifstream(path), line);
-    return line;
+  const auto told_in = [](const fs::path& file) {
+    const auto line = first_line(file);
+    return line.ok() ? *line : "";
   };
   std::vector<RdmaPort> ports;
   std::error_code error;
@@ -78,8 +78,8 @@ std::vector<RdmaPort> rdma_ports(const std::filesystem::path& rdma) {
     for (const auto& port : fs::directory_iterator(device.path() / "ports", error)) {
       ports.push_back(
           {.name = device.path().filename().string() + ":" + port.path().filename().string(),
-           .state = first_line(port.path() / "state"),
-           .rate = first_line(port.path() / "rate")});
+           .state = told_in(port.path() / "state"),
+           .rate = told_in(port.path() / "rate")});
     }
   }
   std::ranges::sort(ports, {}, &RdmaPort::name);

@@ -6,9 +6,8 @@
 #include <xxh_x86dispatch.h>
 
 #include <cstring>
-#include <fstream>
-#include <iterator>
 
+#include "base/kernel_file.hpp"
 #include "transport/frame.hpp"
 #include "transport/wire.capnp.h"
 
@@ -48,11 +47,6 @@ capnp::Data::Reader as_data(const std::vector<std::byte>& bytes) {
 std::vector<std::byte> as_bytes(capnp::Data::Reader data) {
   const auto* first = reinterpret_cast<const std::byte*>(data.begin());
   return {first, first + data.size()};
-}
-
-std::string file_text(const char* path) {
-  std::ifstream in(path);
-  return {std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()};
 }
 
 std::string identity_of(const char* path) {
@@ -117,9 +111,10 @@ Result<PortAddress> parse_port_address(const std::string& text) {
 }
 
 uint64_t this_host() {
-  const std::string identity = file_text("/proc/sys/kernel/random/boot_id") + "|" +
-                               identity_of("/proc/self/ns/pid") + "|" +
-                               identity_of("/proc/self/ns/ipc") + "|" + identity_of("/dev/shm");
+  const auto boot = first_line("/proc/sys/kernel/random/boot_id");
+  const std::string identity = (boot.ok() ? *boot : "") + "|" + identity_of("/proc/self/ns/pid") +
+                               "|" + identity_of("/proc/self/ns/ipc") + "|" +
+                               identity_of("/dev/shm");
   return XXH3_64bits(identity.data(), identity.size());
 }
 
