@@ -109,7 +109,7 @@ Result<int> serve(const std::string& config_path) {
                               .max_context = max_context,
                               .eos_token_ids = generation.eos_token_ids,
                               .defaults = generation.sampling};
-  auto server = gateway::start({.host = config.http_host,
+  auto server = gateway::start({.host = cluster::http_address(config),
                                 .port = config.http_port,
                                 .version = kVersion,
                                 .max_connections = config.max_connections,

@@ -251,7 +251,8 @@ Result<int> run(const Values& values) {
   const auto path = values["config"].as<std::string>();
   const cluster::ClusterConfig config = TRY(cluster::load_cluster_config(path));
   log::configure(log::Level::kInfo, "up");
-  const std::string url = "http://" + config.http_host + ":" + std::to_string(config.http_port);
+  const std::string url =
+      "http://" + gateway::authority(config.http_host, std::to_string(config.http_port));
   const auto client = TRY(gateway::HttpClient::create(url));
   const std::string logs = TRY(make_log_directory(values));
   const Instant began = monotonic_now();

@@ -1,5 +1,7 @@
 #include "cluster/config.hpp"
 
+#include <arpa/inet.h>
+
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
@@ -32,6 +34,12 @@ uint64_t edit_distance(std::string_view a, std::string_view b) {
     }
   }
   return row[b.size()];
+}
+
+bool is_address(const std::string& text) {
+  in6_addr room{};  // for either kind
+  return inet_pton(AF_INET, text.c_str(), &room) == 1 ||
+         inet_pton(AF_INET6, text.c_str(), &room) == 1;
 }
 
 /// One reading of one document; every error names the file and the line.
@@ -230,7 +238,7 @@ class Reader {
     return at(node, result.error().message);
   }
 
-  /// What no key can say alone.
+  /// What a key's type does not say, and no key alone.
   Result<void> check(const ClusterConfig& config) const {
     if (config.model.empty()) {
       return at_key({}, "'model' is missing: the checkpoint's directory, relative to this file");
@@ -240,6 +248,13 @@ class Reader {
         return at_key({"nodes"}, "no node has the role " + std::string(to_string(role)) +
                                      "; a cluster needs at least one of each");
       }
+    }
+    if (!is_address(http_address(config))) {
+      return at_key({"http.host"},
+                    "http.host must be an IP address of the head or localhost, not '" +
+                        config.http_host +
+                        "'; 127.0.0.1 serves the head's machine only, 0.0.0.0 "
+                        "every network");
     }
     if (config.heartbeat_timeout < config.heartbeat_interval * 2) {
       return at_key({"heartbeat.timeout", "heartbeat.interval"},
@@ -317,6 +332,10 @@ Result<ClusterConfig> read_config(std::string_view yaml, const std::string& orig
 
 Result<ClusterConfig> parse_cluster_config(std::string_view yaml, const std::string& origin) {
   return read_config(yaml, origin, {});
+}
+
+std::string http_address(const ClusterConfig& config) {
+  return config.http_host == "localhost" ? "127.0.0.1" : config.http_host;
 }
 
 bool is_on_one_machine(const ClusterConfig& config) {

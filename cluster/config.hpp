@@ -46,7 +46,7 @@ struct ClusterConfig {
   // head
   std::string control_host = "127.0.0.1";
   uint16_t control_port = 7600;
-  std::string http_host = "127.0.0.1";
+  std::string http_host = "127.0.0.1";  ///< an IP address or "localhost"; see http_address()
   uint16_t http_port = 8000;
   std::vector<NodeConfig> nodes;  ///< >= 1 router and >= 1 experts; the head is not listed
   std::vector<PinConfig> pins;
@@ -89,6 +89,9 @@ Result<ClusterConfig> parse_cluster_config(std::string_view yaml, const std::str
 /// Reads a file. Relative `model` is resolved against the file's directory.
 /// @errors kNotFound, kInvalidArgument
 Result<ClusterConfig> load_cluster_config(const std::string& path);
+
+/// The IP address at which the gateway listens: http.host, of which "localhost" is 127.0.0.1.
+std::string http_address(const ClusterConfig& config);
 
 /// The head is on the loopback interface, so that all nodes are on its machine.
 bool is_on_one_machine(const ClusterConfig& config);

@@ -75,8 +75,7 @@ class BeastServer final : public Server {
 Result<void> BeastServer::listen() {
   const std::string place = options_.host + ":" + std::to_string(options_.port);
   error_code ec;
-  const auto address =
-      asio::ip::make_address(options_.host == "localhost" ? "127.0.0.1" : options_.host, ec);
+  const auto address = asio::ip::make_address(options_.host, ec);
   if (ec) {
     return Error{Code::kInvalidArgument, "cannot listen on " + place + ": \"" + options_.host +
                                              "\" is not an IP address; 127.0.0.1 serves this "

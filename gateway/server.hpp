@@ -16,9 +16,9 @@
 namespace troupe::gateway {
 
 struct ServerOptions {
-  std::string host = "127.0.0.1";
-  uint16_t port = 8000;  ///< 0: any free port, see Server::port()
-  std::string version;   ///< for /version and metrics
+  std::string host = "127.0.0.1";  ///< an IP address
+  uint16_t port = 8000;            ///< 0: any free port, see Server::port()
+  std::string version;             ///< for /version and metrics
   uint32_t num_io_threads = 2;
   uint32_t max_connections = 512;  ///< one more is answered 429 and closed
   size_t max_header_bytes = 16U << 10;
@@ -46,7 +46,8 @@ class Server {
 };
 
 /// Listens and serves on threads of its own.
-/// @errors kInvalidArgument for a bad host or options; kUnavailable, naming host and port, if the
+/// @errors kInvalidArgument for a host that is no address; kUnavailable, naming host and port, if
+/// the
 ///         port is taken.
 Result<std::unique_ptr<Server>> start(ServerOptions options, actors::ClusterClient& client,
                                       const GatewayModel& model);

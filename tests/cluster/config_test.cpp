@@ -111,6 +111,19 @@ TEST(ClusterConfig, ReadsEveryKey) {
   EXPECT_EQ(config->load_half_life, seconds(62));
 }
 
+TEST(ClusterConfig, HasAnAddressForTheGateway) {
+  const std::pair<const char*, const char*> kHosts[] = {{"localhost", "127.0.0.1"},
+                                                        {"0.0.0.0", "0.0.0.0"},
+                                                        {"10.1.2.3", "10.1.2.3"},
+                                                        {"\"::1\"", "::1"},
+                                                        {"\"::\"", "::"}};
+  for (const auto& [host, address] : kHosts) {
+    const auto config = parse_cluster_config(kSmall + "http: {host: " + host + "}\n", "c.yaml");
+    ASSERT_TRUE(config.ok()) << config.error().message;
+    EXPECT_EQ(http_address(*config), address);
+  }
+}
+
 TEST(ClusterConfig, FillsInDefaults) {
   const auto config = parse_cluster_config(kSmall + "limits:\nplacement:\n", "c.yaml");
   ASSERT_TRUE(config.ok()) << config.error().message;
@@ -174,6 +187,10 @@ TEST(ClusterConfig, SaysWhatIsWrongAndWhere) {
       {kSmall + "http: {port: [80]}\n", "not a list"},
       {kSmall + "http: {host: {}}\n", "http.host must be a word of letters"},
       {kSmall + "http: {host: \"a b\"}\n", "http.host must be a word of letters"},
+      {kSmall + "name: n\nhttp: {port: 1, host: example.com}\n",
+       "c.yaml:6: http.host must be an IP address of the head or localhost, not 'example.com'"},
+      {kSmall + "http: {host: 10.0.0.256}\n", "http.host must be an IP address"},
+      {kSmall + "http: {host: \":::\"}\n", "http.host must be an IP address"},
       {kSmall + "http: 80\n", "c.yaml:5: http must be a map of keys, not '80'"},
       {kSmall + "limits: {max_running: 0}\n", "limits.max_running must be a whole number from 1"},
       {kSmall + "limits: {request_timeout: 300}\n",
