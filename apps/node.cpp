@@ -86,20 +86,15 @@ std::string host_name() {
   return name;
 }
 
-/// Of all nodes, if the head's address says that they are on this machine; else unknown: 0.
-size_t num_threads_together(const cluster::ClusterConfig& config) {
-  if (!cluster::is_on_one_machine(config)) return 0;
-  size_t num_threads = 0;
-  for (const cluster::NodeConfig& node : config.nodes) num_threads += node.threads;
-  return num_threads;
-}
-
 /// CPUs for the compute threads. @returns nullptr, and the log says why, if they are not pinned
 std::unique_ptr<kernels::CpuClaims> claim_cpus(const cluster::ClusterConfig& config,
                                                const cluster::NodeConfig& node) {
   if (config.pin_threads == cluster::PinThreads::kOff) return nullptr;
-  auto claims = kernels::CpuClaims::claim(node.threads,
-                                          {.num_threads_together = num_threads_together(config)});
+  // Which nodes share a machine is known only if they all do.
+  const size_t num_threads_together =
+      cluster::is_on_one_machine(config) ? cluster::num_busy_threads(config) : 0;
+  auto claims =
+      kernels::CpuClaims::claim(node.threads, {.num_threads_together = num_threads_together});
   if (claims.ok()) return std::move(*claims);
   log::info("threads_not_pinned", {{"reason", claims.error().message}});
   return nullptr;

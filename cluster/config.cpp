@@ -343,6 +343,12 @@ bool is_on_one_machine(const ClusterConfig& config) {
   return host == "localhost" || host == "::1" || host.starts_with("127.");
 }
 
+uint32_t num_busy_threads(const ClusterConfig& config) {
+  uint32_t num_threads = 0;
+  for (const NodeConfig& node : config.nodes) num_threads += node.threads + 1;
+  return num_threads;
+}
+
 Result<ClusterConfig> load_cluster_config(const std::string& path) {
   std::error_code error;
   std::ifstream file(path, std::ios::binary);

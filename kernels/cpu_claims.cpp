@@ -124,9 +124,10 @@ Result<std::unique_ptr<CpuClaims>> CpuClaims::claim(size_t num_threads,
                                                     const CpuClaimsOptions& options) {
   std::vector<Cpu> cpus = TRY(usable_cpus(options.system));
   if (options.num_threads_together > cpus.size()) {
-    return Error{Code::kResourceExhausted, "the compute threads of all nodes of this machine are " +
+    return Error{Code::kResourceExhausted, "all processes of Troupe on this machine have " +
                                                std::to_string(options.num_threads_together) +
-                                               ", more than the " + std::to_string(cpus.size()) +
+                                               " busy threads together, more than the " +
+                                               std::to_string(cpus.size()) +
                                                " CPUs that this process may use"};
   }
   const auto turn = TRY(wait_for_turn(options.directory));

@@ -22,8 +22,8 @@ class FileLock;
 struct CpuClaimsOptions {
   std::filesystem::path system = "/sys/devices/system";  ///< cpu/ and node/
   std::filesystem::path directory = "/dev/shm";
-  /// Threads of all processes that are known to share the CPUs. If there are fewer CPUs nobody
-  /// claims any: some pinned threads among others that are not would be in their way.
+  /// Threads of all processes that are known to share the CPUs, those included that are busy but
+  /// not pinned. If there are fewer CPUs nobody claims any: a pinned thread cannot step aside.
   size_t num_threads_together = 0;
 };
 
@@ -32,7 +32,8 @@ class CpuClaims {
  public:
   /// Chooses (cpu_choice.hpp) among the CPUs that the calling thread may use and nobody has
   /// claimed. The calling thread, and those that it starts, run from now on at the nodes of memory
-  /// where the chosen CPUs are, so that what they are the first to touch lies there.
+  /// where the chosen CPUs are, so that what they are the first to touch lies there. Threads that
+  /// it started before run where they did.
   /// @param num_threads >= 1
   /// @errors kResourceExhausted: fewer are free, or too few for all; kUnavailable: the directory or
   /// the kernel refuses,

@@ -111,6 +111,12 @@ TEST(ClusterConfig, ReadsEveryKey) {
   EXPECT_EQ(config->load_half_life, seconds(62));
 }
 
+TEST(ClusterConfig, CountsABusyThreadMoreOfEachNode) {
+  EXPECT_EQ(num_busy_threads(*parse_cluster_config(kSmall, "c.yaml")), 4U);
+  EXPECT_EQ(num_busy_threads(*parse_cluster_config(kWhole, "c.yaml")),
+            (2U + 1) + (1 + 1) + (3 + 1));
+}
+
 TEST(ClusterConfig, HasAnAddressForTheGateway) {
   const std::pair<const char*, const char*> kHosts[] = {{"localhost", "127.0.0.1"},
                                                         {"0.0.0.0", "0.0.0.0"},

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <set>
 
+#include "kernels/cpu_claims.hpp"
 #include "tests/e2e/processes.hpp"
 
 namespace troupe {
@@ -117,18 +118,45 @@ TEST(BenchLocal, PrintsATableAndItsProgressApart) {
   EXPECT_NE(bench.output.find("tg2: 1 of 1\n"), std::string::npos) << bench.output;
 }
 
-TEST(BenchLocal, SaysWhetherItsThreadsArePinned) {
-  const std::vector<std::string> base = {"bench", "local", "--model", kDemo, "-p",        "4",
-                                         "-n",    "0",     "-r",      "1",   "--threads", "1"};
-  const auto with = [&](const char* choice) {
-    std::vector<std::string> arguments = base;
-    arguments.insert(arguments.end(), {"--pin-threads", choice});
-    return troupe(std::move(arguments));
-  };
-  EXPECT_NE(with("off").output.find("\nThreads are not pinned.\n"), std::string::npos);
-  // Other processes may have all CPUs.
-  EXPECT_NE(with("auto").output.find("\nThreads are "), std::string::npos);
-  EXPECT_NE(with("yes").output.find("--pin-threads must be auto or off, not 'yes'"),
+/// What a bench says, and the CPUs to which the kernel had its threads pinned meanwhile.
+struct WatchedBench {
+  std::string output;
+  std::set<uint32_t> pinned;
+};
+
+WatchedBench watch_bench(const char* pin_threads) {
+  const Scratch scratch;
+  Process bench({kTroupe, "bench", "local", "--model", kDemo, "-p", "4", "-n", "0", "-r", "1",
+                 "--threads", "2", "--pin-threads", pin_threads},
+                scratch / "output");
+  WatchedBench watched;
+  EXPECT_TRUE(wait_until([&] {
+    const auto cpus = pinned_cpus(bench.pid());
+    watched.pinned.insert(cpus.begin(), cpus.end());
+    return bench.ended();
+  }));
+  EXPECT_EQ(bench.wait(), 0) << bench.output();
+  watched.output = bench.output();
+  return watched;
+}
+
+TEST(BenchLocal, PinsItsThreadsOrSaysWhyNot) {
+  if (allowed_cpus().size() < 2) GTEST_SKIP() << "needs two CPUs";
+  const WatchedBench off = watch_bench("off");
+  EXPECT_NE(off.output.find("\nThreads are not pinned.\n"), std::string::npos) << off.output;
+  EXPECT_TRUE(off.pinned.empty());
+
+  const WatchedBench pinned = watch_bench("auto");
+  if (pinned.output.find("are free of other processes of Troupe") != std::string::npos) {
+    EXPECT_TRUE(pinned.pinned.empty());
+  } else {
+    EXPECT_EQ(pinned.pinned.size(), 2U);
+    const std::string cpus = kernels::cpu_list({pinned.pinned.begin(), pinned.pinned.end()});
+    EXPECT_NE(pinned.output.find("\nThreads are pinned to CPUs " + cpus + ".\n"), std::string::npos)
+        << cpus << " but " << pinned.output;
+  }
+  EXPECT_NE(troupe({"bench", "local", "--model", kDemo, "--pin-threads", "yes"})
+                .output.find("--pin-threads must be auto or off, not 'yes'"),
             std::string::npos);
 }
 

@@ -2,6 +2,7 @@
 // listens on 127.0.0.1 with ports of its own, and is gone when the test ends.
 
 #include <arpa/inet.h>
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
@@ -16,10 +17,13 @@
 #include <future>
 #include <map>
 #include <memory>
+#include <set>
+#include <span>
 
 #include "actors/messages.hpp"
 #include "actors/node_actor.hpp"
 #include "actors/system.hpp"
+#include "kernels/cpu_claims.hpp"
 #include "tests/e2e/processes.hpp"
 
 namespace troupe {
@@ -38,8 +42,8 @@ class ClusterProcesses : public testing::Test {
     config_ = scratch_ / "cluster.yaml";
     std::ofstream out(config_);
     out << "name: test-" << getpid() << "\nmodel: " << kDemo << "\nserved_name: demo\n"
-        << "http: {host: 127.0.0.1, port: " << http_port_ << "}\n"
-        << "control: {host: 127.0.0.1, port: " << control_port_ << "}\n"
+        << "http: {host: \"" << http_host_ << "\", port: " << http_port_ << "}\n"
+        << "control: {host: " << control_host_ << ", port: " << control_port_ << "}\n"
         << "nodes:\n  - {name: router-0, role: router}\n";
     for (uint32_t s = 0; s < num_shards; ++s) {
       out << "  - {name: shard-" << s << ", role: experts}\n";
@@ -65,9 +69,14 @@ class ClusterProcesses : public testing::Test {
     ASSERT_TRUE(ready && !up_->ended()) << up_->output();
   }
 
-  [[nodiscard]] std::string url() const { return "http://127.0.0.1:" + std::to_string(http_port_); }
+  [[nodiscard]] std::string url() const {
+    return "http://" + gateway::authority(http_host_, std::to_string(http_port_));
+  }
   [[nodiscard]] ClusterView view() const { return ClusterView(url()); }
   [[nodiscard]] bool healthy() const { return view().healthy(); }
+  [[nodiscard]] std::string log_of(const std::string& name) const {
+    return read_file(config_.parent_path() / (name + ".log"));
+  }
   [[nodiscard]] json::value status() const { return view().status(); }
   [[nodiscard]] std::string complete(const std::string& prompt, uint32_t max_tokens) const {
     return view().complete(prompt, max_tokens);
@@ -80,6 +89,7 @@ class ClusterProcesses : public testing::Test {
 
   Scratch scratch_;
   fs::path config_;
+  std::string http_host_ = "127.0.0.1", control_host_ = "127.0.0.1";
   uint16_t http_port_ = 0;
   uint16_t control_port_ = 0;
   std::unique_ptr<Process> up_;
@@ -118,22 +128,49 @@ TEST_F(ClusterProcesses, ServesTheTokensOfOneProcessAndShowsItself) {
 }
 
 TEST_F(ClusterProcesses, NodesPinTheirThreadsToDifferentCpusOrSayWhyNot) {
+  if (allowed_cpus().size() < 2) GTEST_SKIP() << "needs two CPUs";
   start();
   const std::string not_pinned = complete("What is Troupe?", 16);
+  EXPECT_THAT(pinned_cpus(pid_of("router-0")), testing::IsEmpty());
   up_.reset();
+  control_host_ = "0.0.0.0";  // says nothing about who shares the machine, so nobody counts CPUs
   configure(1, "pin_threads: auto\n");
   start();
   EXPECT_EQ(complete("What is Troupe?", 16), not_pinned);
-  const auto cpus_of = [&](const char* name) {
-    return std::string(view().node(name).at("cpus").as_string());
-  };
-  for (const char* name : {"router-0", "shard-0"}) {  // other processes may have the CPUs
-    const std::string log =
-        read_file((config_.parent_path() / (name + std::string(".log"))).string());
-    EXPECT_EQ(cpus_of(name).empty(), log.find("threads_not_pinned") != std::string::npos) << log;
+  std::set<uint32_t> taken;
+  for (const char* name : {"router-0", "shard-0"}) {
+    const std::vector<uint32_t> pinned = pinned_cpus(pid_of(name));
+    EXPECT_EQ(view().node(name).at("cpus").as_string(), kernels::cpu_list(pinned)) << name;
+    if (pinned.empty()) {
+      EXPECT_THAT(log_of(name), testing::HasSubstr("are free of other processes of Troupe"));
+    } else {
+      EXPECT_EQ(pinned.size(), 1U) << "of " << name << " its one compute thread alone";
+      EXPECT_TRUE(taken.insert(pinned[0]).second) << "both have CPU " << pinned[0];
+      EXPECT_THAT(log_of(name), testing::Not(testing::HasSubstr("threads_not_pinned")));
+    }
   }
-  const std::string cpus = cpus_of("router-0");
-  EXPECT_TRUE(cpus.empty() || cpus != cpus_of("shard-0")) << cpus;
+}
+
+TEST_F(ClusterProcesses, NodesOfOneMachineAreNotPinnedIfTheirOtherThreadsLackCpus) {
+  const std::vector<uint32_t> allowed = allowed_cpus();
+  if (allowed.size() < 2) GTEST_SKIP() << "needs two CPUs";
+  configure(1, "pin_threads: auto\n");  // a compute thread for each of two CPUs
+  ASSERT_TRUE(kernels::run_this_thread_on(std::span(allowed).first(2)).ok());
+  start();
+  EXPECT_TRUE(kernels::run_this_thread_on(allowed).ok());
+  for (const char* name : {"router-0", "shard-0"}) {
+    EXPECT_THAT(pinned_cpus(pid_of(name)), testing::IsEmpty());
+    EXPECT_EQ(view().node(name).at("cpus").as_string(), "");
+    EXPECT_THAT(log_of(name), testing::HasSubstr("4 busy threads together, more than the 2 CPUs"));
+  }
+}
+
+TEST_F(ClusterProcesses, ServesAtAnAddressOfIpv6) {
+  if (!has_ipv6()) GTEST_SKIP() << "needs the address ::1";
+  http_host_ = "::1";
+  configure(1, "");
+  start();
+  EXPECT_TRUE(healthy());
 }
 
 TEST_F(ClusterProcesses, TheCheckOfItsIntegrityNamesWhoDoesNotAnswer) {

@@ -7,6 +7,7 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <netinet/in.h>
+#include <sched.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
@@ -25,6 +26,8 @@
 #include <thread>
 #include <vector>
 
+#include "base/kernel_file.hpp"
+#include "base/parse.hpp"
 #include "gateway/http_client.hpp"
 
 namespace troupe {
@@ -63,6 +66,12 @@ inline uint16_t free_port() {
   getsockname(fd, reinterpret_cast<sockaddr*>(&address), &size);
   close(fd);
   return ntohs(address.sin_port);
+}
+
+/// The loopback interface has the address ::1.
+inline bool has_ipv6() {
+  return read_file("/proc/net/if_inet6").find("00000000000000000000000000000001 ") !=
+         std::string::npos;
 }
 
 /// A directory that goes with the test.
@@ -176,6 +185,31 @@ inline std::chrono::milliseconds cpu_time(pid_t pid) {
   int64_t user = 0, system = 0;
   fields >> user >> system;
   return std::chrono::milliseconds((user + system) * 1000 / sysconf(_SC_CLK_TCK));
+}
+
+/// CPUs to which single threads of a process are pinned, each for itself, as the kernel says. Where
+/// this process may use one CPU only, so may all threads of all its children.
+inline std::vector<uint32_t> pinned_cpus(pid_t pid) {
+  std::vector<uint32_t> cpus;
+  std::error_code ended;
+  const std::filesystem::path tasks = "/proc/" + std::to_string(pid) + "/task";
+  for (const auto& task : std::filesystem::directory_iterator(tasks, ended)) {
+    const auto list = line_of(task.path() / "status", "Cpus_allowed_list");
+    const auto only = list.ok() ? parse_number<uint32_t>(*list) : std::nullopt;
+    if (only) cpus.push_back(*only);
+  }
+  return cpus;
+}
+
+/// CPUs that this process, and what it starts, may use.
+inline std::vector<uint32_t> allowed_cpus() {
+  cpu_set_t set;
+  EXPECT_EQ(sched_getaffinity(0, sizeof set, &set), 0);
+  std::vector<uint32_t> cpus;
+  for (uint32_t id = 0; id < CPU_SETSIZE; ++id) {
+    if (CPU_ISSET(id, &set)) cpus.push_back(id);
+  }
+  return cpus;
 }
 
 /// A cluster that serves the model "demo", as its clients see it.
