@@ -34,10 +34,10 @@ struct PortStats {
   uint64_t frames_rejected = 0;  ///< corrupt, of another cluster or version, or too large
 };
 
-/// Runs for each accepted frame on the driver's thread or a sender's: must only hand it on, never
-/// block or compute.
+/// Runs for each accepted frame, on the driver's thread or inside a send() of any thread (see
+/// there): must only hand it on, never block or compute. A UCX port runs one handler at a time.
 using FrameHandler = std::function<void(Frame frame)>;
-/// Runs there, once, when the transport itself sees that a peer is gone.
+/// Runs there, too, once, when the transport itself sees that a peer is gone.
 using LinkDownHandler = std::function<void(NodeId peer, Error reason)>;
 
 /// A way to one peer. Thread-safe.
@@ -45,20 +45,32 @@ class Link {
  public:
   virtual ~Link() = default;
 
-  /// Queues a frame and returns at once; completion means "left this process", not "delivered".
-  /// The link holds the payload until then and does not copy it.
-  /// @errors kUnavailable after close or peer loss; kResourceExhausted when more than the port's
-  ///         bound of bytes is queued to this peer (the credit scheme above keeps below it).
+  /// Hands a frame over, in the order of the calls, and never waits for a peer; completion means
+  /// "left this process", not "delivered". The link holds the payload until then and does not copy
+  /// it.
+  ///
+  /// Over UCX the frame is queued for the driver's thread, or, while that thread sleeps and no
+  /// other sender is at it, sent before this returns: the calling thread then does, for a few
+  /// rounds, all that is due for any link of the port. So inside this call the port's own on_frame
+  /// and on_link_down may run, any number of times and for any peer, this frame's loss and an
+  /// answer to it included. Over loopback, unless it is pumped, the receiving port's on_frame runs
+  /// inside this call. Hold no lock that a handler takes. A handler may send: over UCX that is only
+  /// queued, and no handler runs inside another.
+  /// @errors Then nothing was sent: kUnavailable after close or peer loss; kResourceExhausted when
+  ///         more than the port's bound of bytes is queued to this peer (the credit scheme above
+  ///         keeps below it). A loss that comes later is told by on_link_down alone.
   virtual Result<void> send(Frame frame) = 0;
 
   /// The first half of send(): the frame stamped with this port's node and cluster, checked and
   /// encoded. @errors kInvalidArgument for a frame no receiver would accept.
   virtual Result<EncodedFrame> encode(Frame frame) const = 0;
 
-  /// The second half of send(): queues bytes as they are, even those a receiver will refuse.
+  /// The second half of send(), with all it says: sends bytes as they are, even those a receiver
+  /// will refuse.
   virtual Result<void> send_encoded(EncodedFrame frame) = 0;
 
-  /// Drops what is queued and forgets the peer; later sends fail. Never blocks.
+  /// Drops what is queued and forgets the peer; later sends fail. Never blocks, and runs no
+  /// handler.
   virtual void close() = 0;
 
   [[nodiscard]] virtual LinkStats stats() const = 0;

@@ -162,12 +162,7 @@ void UcxDriver::unseat(Seat& seat) {
 void UcxDriver::run() {
   std::unique_lock turn(commands_.turn());
   while (!stopping_) {
-    if (round()) {
-      fruitless_rounds_ = 0;
-      if (ucx_.spin_ns > 0) last_work_ns_ = monotonic_ns();
-    } else if (ucx_.spin_ns == 0 || monotonic_ns() - last_work_ns_ >= ucx_.spin_ns) {
-      sleep(turn);
-    }
+    if (!round() && !is_to_spin()) sleep(turn);
   }
   shut_down();
 }
@@ -176,6 +171,7 @@ void UcxDriver::run() {
 void UcxDriver::take_turn() {
   for (int rounds = 0; rounds < kSendersRounds; ++rounds) {
     if (round()) continue;
+    if (is_to_spin()) break;  // that is for the driver's thread
     if (arm() && commands_.announce_sleep()) return;
   }
   commands_.wake_driver();
@@ -185,7 +181,15 @@ bool UcxDriver::round() {
   bool worked = take_commands();
   worked |= progress();
   worked |= settle();
+  if (worked) {
+    fruitless_rounds_ = 0;
+    if (ucx_.spin_ns > 0) last_work_ns_ = monotonic_ns();
+  }
   return worked;
+}
+
+bool UcxDriver::is_to_spin() const {
+  return ucx_.spin_ns > 0 && monotonic_ns() - last_work_ns_ < ucx_.spin_ns;
 }
 
 bool UcxDriver::take_commands() {

@@ -3,7 +3,8 @@
 // The thread that owns a UCX port's workers. Everybody else hands it commands and wakes it by an
 // eventfd; it sleeps in epoll on that and on UCX's own descriptors, so an idle port costs nothing.
 // Whoever sends a frame while it sleeps does its work for a turn instead, since waking a thread
-// costs more than sending: one of them at a time has the turn.
+// costs more than sending: one of them at a time has the turn. Where the driver spins before it
+// sleeps, such a turn ends with waking it, to spin for the answer.
 //
 // There is no UCX listener (64 bytes of garbage abort it): worker addresses travel over the control
 // plane. A wire to a peer is an endpoint of the network worker, which also tells when the peer is
@@ -171,6 +172,8 @@ class UcxDriver {
   bool take_commands();
   bool progress();
   bool settle();
+  /// There was work so short a time ago that more may come at once.
+  [[nodiscard]] bool is_to_spin() const;
   /// True if every worker will tell by its descriptor when there is something to do.
   bool arm();
   void sleep(std::unique_lock<std::mutex>& turn);
@@ -209,8 +212,8 @@ class UcxDriver {
   Seat net_;
   std::vector<Seat*> seats_;  // net_ and those of the wires
   bool stopping_ = false;
-  int fruitless_rounds_ = 0;
-  int64_t last_work_ns_ = 0;
+  int fruitless_rounds_ = 0;  // by whoever had the turn, since there was work
+  int64_t last_work_ns_ = 0;  // likewise; only where it spins
 
   std::vector<UcxCommand> batch_;
   std::map<NodeId, std::unique_ptr<Wire>> wires_;

@@ -246,6 +246,31 @@ TEST_P(LinkContract, ALinkOutlivesItsPort) {
   EXPECT_TRUE(same_payload(kept, ping(1))) << "frames outlive the port they came by";
 }
 
+TEST_P(LinkContract, SendersMayMeetTheEndOfTheirPort) {
+  for (int round = 0; round < 10; ++round) {
+    Inbox inbox_a, inbox_b;
+    auto a = open(kA, inbox_a);
+    auto b = open(kB, inbox_b);
+    auto link = connect(*a, kB, *b);
+    std::vector<std::thread> senders;
+    for (int i = 0; i < 2; ++i) {
+      senders.emplace_back([&] {
+        for (;;) {
+          const auto sent = link->send(ping(64));
+          if (sent.ok()) continue;
+          if (sent.error().code == Code::kUnavailable) return;
+          EXPECT_EQ(sent.error().code, Code::kResourceExhausted) << sent.error().message;
+          std::this_thread::yield();
+        }
+      });
+    }
+    EXPECT_TRUE(inbox_b.wait_for_frames(100));
+    a.reset();
+    for (std::thread& sender : senders) sender.join();
+    EXPECT_TRUE(inbox_a.losses().empty()) << "of an end that it made itself";
+  }
+}
+
 TEST_P(LinkContract, ThePeersPortClosingIsToldOnce) {
   Inbox inbox_a, inbox_b;
   auto a = open(kA, inbox_a);
