@@ -2,11 +2,13 @@
 
 #include <arpa/inet.h>
 #include <ifaddrs.h>
+#include <linux/capability.h>
 #include <net/if.h>
 #include <netdb.h>
 #include <sched.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <sys/timex.h>
 #include <unistd.h>
@@ -16,9 +18,9 @@
 #include <charconv>
 #include <cstdlib>
 #include <cstring>
-#include <fstream>
 #include <memory>
 
+#include "base/kernel_file.hpp"
 #include "base/tensor_view.hpp"
 #include "gateway/http_client.hpp"
 #include "kernels/backend.hpp"
@@ -28,17 +30,8 @@
 namespace troupe::apps {
 namespace {
 
-namespace fs = std::filesystem;
-
 Error system_error(const std::string& what) {
   return {Code::kUnavailable, what + ": " + std::strerror(errno)};
-}
-
-Result<std::string> first_line(const fs::path& path) {
-  std::ifstream in(path);
-  std::string line;
-  if (!in || !std::getline(in, line)) return system_error("cannot read " + path.string());
-  return line;
 }
 
 Result<uint32_t> num_allowed_cpus() {
@@ -47,19 +40,9 @@ Result<uint32_t> num_allowed_cpus() {
   return static_cast<uint32_t>(CPU_COUNT(&allowed));
 }
 
-/// In bytes; the file counts in KiB.
-Result<uint64_t> meminfo(const std::string& key) {
-  std::ifstream in("/proc/meminfo");
-  for (std::string word; in >> word;) {
-    uint64_t kib = 0;
-    if (word == key + ":" && in >> kib) return kib << 10;
-  }
-  return Error{Code::kUnavailable, "/proc/meminfo has no " + key};
-}
-
 Result<cluster::MemoryFacts> memory() {
-  cluster::MemoryFacts facts{.total_bytes = TRY(meminfo("MemTotal")),
-                             .available_bytes = TRY(meminfo("MemAvailable"))};
+  cluster::MemoryFacts facts{.total_bytes = TRY(bytes_of("/proc/meminfo", "MemTotal")),
+                             .available_bytes = TRY(bytes_of("/proc/meminfo", "MemAvailable"))};
   const std::string overcommit = TRY(first_line("/proc/sys/vm/overcommit_memory"));
   std::from_chars(overcommit.data(), overcommit.data() + overcommit.size(), facts.overcommit);
   return facts;
@@ -71,9 +54,25 @@ Result<uint64_t> soft_limit(__rlimit_resource resource) {
   return limit.rlim_cur == RLIM_INFINITY ? cluster::kUnlimited : uint64_t{limit.rlim_cur};
 }
 
+/// One that a namespace of users grants, as to root in a container of somebody else, counts for
+/// nothing: drivers of RDMA ask for it in the first one.
+bool has_ipc_lock() {
+  constexpr ino_t kFirstUserNamespace = 0xEFFFFFFD;
+  struct stat users {};
+  const bool is_in_first =
+      stat("/proc/self/ns/user", &users) != 0 || users.st_ino == kFirstUserNamespace;
+  const auto effective = line_of("/proc/self/status", "CapEff");
+  uint64_t capabilities = 0;
+  if (effective.ok()) {
+    std::from_chars(effective->data(), effective->data() + effective->size(), capabilities, 16);
+  }
+  return is_in_first && (capabilities >> CAP_IPC_LOCK & 1) != 0;
+}
+
 Result<cluster::ProcessLimits> process_limits() {
   return cluster::ProcessLimits{.open_files = TRY(soft_limit(RLIMIT_NOFILE)),
-                                .locked_bytes = TRY(soft_limit(RLIMIT_MEMLOCK))};
+                                .locked_bytes = TRY(soft_limit(RLIMIT_MEMLOCK)),
+                                .has_ipc_lock = has_ipc_lock()};
 }
 
 Result<cluster::SharedMemoryFacts> shared_memory() {
@@ -144,7 +143,22 @@ Result<std::vector<std::string>> addresses() {
   return found;
 }
 
-/// Listens as the head would and stops again.
+/// Listens as the servers do and stops again.
+Result<cluster::PortState> try_to_listen(const addrinfo& address) {
+  const int fd = socket(address.ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  if (fd < 0) return system_error("socket");
+  const int on = 1;  // connections that just ended are in nobody's way
+  setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+  const bool listens = bind(fd, address.ai_addr, address.ai_addrlen) == 0 && listen(fd, 1) == 0;
+  const int cause = errno;
+  close(fd);
+  if (listens) return cluster::PortState::kFree;
+  if (cause == EADDRINUSE) return cluster::PortState::kTaken;
+  if (cause == EADDRNOTAVAIL) return cluster::PortState::kNotOurAddress;
+  return Error{Code::kUnavailable, std::strerror(cause)};
+}
+
+/// At the first address of the host where that can be done, as CAF's acceptor does.
 Result<cluster::PortState> try_to_listen(const std::string& host, uint16_t port) {
   addrinfo hints{};
   hints.ai_flags = AI_PASSIVE;
@@ -154,18 +168,13 @@ Result<cluster::PortState> try_to_listen(const std::string& host, uint16_t port)
       rc != 0) {
     return Error{Code::kUnavailable, "cannot resolve " + host + ": " + gai_strerror(rc)};
   }
-  const std::unique_ptr<addrinfo, void (*)(addrinfo*)> address(raw, &freeaddrinfo);
-  const int fd = socket(raw->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  if (fd < 0) return system_error("socket");
-  const int on = 1;  // as the servers do: connections that just ended are in nobody's way
-  setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
-  const bool listens = bind(fd, raw->ai_addr, raw->ai_addrlen) == 0 && listen(fd, 1) == 0;
-  const int cause = errno;
-  close(fd);
-  if (listens) return cluster::PortState::kFree;
-  if (cause == EADDRINUSE) return cluster::PortState::kTaken;
-  if (cause == EADDRNOTAVAIL) return cluster::PortState::kNotOurAddress;
-  return Error{Code::kUnavailable, std::strerror(cause)};
+  const std::unique_ptr<addrinfo, void (*)(addrinfo*)> addresses(raw, &freeaddrinfo);
+  Result<cluster::PortState> state = cluster::PortState::kNotOurAddress;
+  for (const addrinfo* at = raw; at != nullptr; at = at->ai_next) {
+    state = try_to_listen(*at);
+    if (state.ok() && *state == cluster::PortState::kFree) break;
+  }
+  return state;
 }
 
 /// Something with Troupe's own status page answers at the port of the configuration's gateway.
@@ -230,7 +239,7 @@ Result<cluster::ClusterFacts> read_cluster(const cluster::ClusterConfig& config,
       .nodes = TRY(nodes_here(config, names)),
       .model = model_facts(config),
       .control_port = try_to_listen(config.control_host, config.control_port),
-      .http_port = try_to_listen(config.http_host, config.http_port),
+      .http_port = try_to_listen(cluster::http_address(config), config.http_port),
       .is_serving = is_serving(config),
       .interface = transport::interface_towards(config.control_host)};
 }

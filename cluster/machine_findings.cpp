@@ -5,6 +5,8 @@
 #include <set>
 #include <utility>
 
+#include "base/rounded_size.hpp"
+
 namespace troupe::cluster {
 namespace {
 
@@ -13,6 +15,7 @@ constexpr uint64_t kOtherFiles = 256;
 /// What UCX was measured to take of /dev/shm at each end of a link, rounded up: 4.3 MB.
 constexpr uint64_t kSharedBytesPerLinkEnd = 8ULL << 20;
 constexpr int kOldestGpu = 80;
+constexpr const char* kUnusedByNet = "not used: transport.wires is net";
 
 Finding ok(std::string check, std::string found) {
   return {std::move(check), std::move(found), Verdict::kOk, ""};
@@ -28,16 +31,7 @@ Finding unread(std::string check, const Error& error) {
               "Look for the cause if the machine behaves oddly; nothing was checked here.");
 }
 
-std::string size(uint64_t bytes) {
-  if (bytes == kUnlimited) return "unlimited";
-  const char* units[] = {"B", "KiB", "MiB", "GiB", "TiB"};
-  auto value = static_cast<double>(bytes);
-  size_t unit = 0;
-  for (; value >= 1024 && unit < 4; ++unit) value /= 1024;
-  char text[32];
-  std::snprintf(text, sizeof text, unit == 0 ? "%.0f %s" : "%.1f %s", value, units[unit]);
-  return text;
-}
+std::string size(uint64_t bytes) { return bytes == kUnlimited ? "unlimited" : rounded_size(bytes); }
 
 std::string joined(const std::vector<std::string>& parts) {
   std::string text;
@@ -49,6 +43,10 @@ std::string short_number(double value) {
   char text[32];
   std::snprintf(text, sizeof text, "%.3g", value);
   return text;
+}
+
+Wires wires(const MachineFacts& facts) {
+  return facts.cluster ? facts.cluster->config.wires : Wires::kAuto;
 }
 
 bool is_serving(const MachineFacts& facts) {
@@ -186,9 +184,13 @@ Finding locked_memory(const MachineFacts& facts) {
   const std::string found = "limit " + size(facts.limits->locked_bytes);
   if (!has_active_rdma(facts.ucx)) return ok("locked memory", found + "; only RDMA locks memory");
   if (facts.limits->locked_bytes == kUnlimited) return ok("locked memory", found);
-  return problem("locked memory", found,
-                 "RDMA registers memory, which must be locked: `ulimit -l unlimited`, "
-                 "LimitMEMLOCK=infinity in a unit of systemd, docker --ulimit memlock=-1.");
+  if (facts.limits->has_ipc_lock) {
+    return ok("locked memory", found + ", which does not bind: CAP_IPC_LOCK");
+  }
+  return note("locked memory", found,
+              "RDMA registers memory, which must be locked, and fails beyond the limit. Raise it: "
+              "`ulimit -l unlimited`, LimitMEMLOCK=infinity in a unit of "
+              "systemd, docker --ulimit memlock=-1; or grant CAP_IPC_LOCK.");
 }
 
 /// Between the nodes here: each router speaks with each shard and each other router.
@@ -203,6 +205,7 @@ uint64_t shared_bytes_needed(const MachineFacts& facts) {
 
 Finding shared_memory(const MachineFacts& facts) {
   const std::string check = "/dev/shm";
+  if (wires(facts) == Wires::kNet) return ok(check, kUnusedByNet);
   if (!facts.shared_memory.ok()) return unread(check, facts.shared_memory.error());
   const SharedMemoryFacts& shm = *facts.shared_memory;
   const std::string found = size(shm.free_bytes) + " of " + size(shm.total_bytes) + " free" +
@@ -238,6 +241,14 @@ Finding clock_synchronised(const ClockFacts& clock) {
               "chrony or systemd-timesyncd (in a container: on its host).");
 }
 
+/// A cluster does without a GPU, so that there is none to use is never a problem.
+Finding no_gpu(std::string found, const std::string& advice) {
+  return note("CUDA", std::move(found),
+              "Nodes compute on the CPUs; `troupe generate` and `troupe logits` can on a GPU "
+              "(--device cuda:N). " +
+                  advice);
+}
+
 std::string cuda_version(int version) {
   return std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10);
 }
@@ -258,25 +269,21 @@ void add_cuda(const GpuFacts& gpus, std::vector<Finding>& findings) {
   const kernels::CudaSystem& cuda = *gpus.cuda;
   const std::string runtime = "runtime " + cuda_version(cuda.runtime_version);
   if (cuda.driver_version == 0 && gpus.driver.empty()) {
-    findings.push_back(
-        note("CUDA", runtime + ", no driver",
-             "Nodes compute on the CPUs. If this machine has a GPU, install NVIDIA's "
-             "driver; in a container, pass the GPUs in (docker --gpus all)."));
+    findings.push_back(no_gpu(runtime + ", no driver",
+                              "If this machine has one, install NVIDIA's driver; in a container, "
+                              "pass the GPUs in (docker --gpus all)."));
     return;
   }
   const std::string found = runtime + ", driver for " + cuda_version(cuda.driver_version);
   if (cuda.devices.empty()) {
     const std::string why = cuda.error.empty() ? "no device" : cuda.error;
-    findings.push_back(
+    findings.push_back(no_gpu(
+        found + ": " + why,
         cuda.driver_version / 1000 < cuda.runtime_version / 1000
-            ? problem("CUDA", found + ": " + why,
-                      "The driver is older than this build: install one for CUDA " +
-                          cuda_version(cuda.runtime_version) + ", or build with an older toolkit.")
-            : problem(
-                  "CUDA", found + ": " + why,
-                  "There is a driver, but no GPU can be used: see what nvidia-smi says, look at "
-                  "CUDA_VISIBLE_DEVICES, and in a container pass the GPUs in (docker --gpus "
-                  "all)."));
+            ? "The driver is older than this build: install one for CUDA " +
+                  cuda_version(cuda.runtime_version) + ", or build with an older toolkit."
+            : "There is a driver, but no GPU can be used: see what nvidia-smi says, look at "
+              "CUDA_VISIBLE_DEVICES, and in a container pass the GPUs in (docker --gpus all)."));
     return;
   }
   findings.push_back(ok("CUDA", found));
@@ -296,12 +303,9 @@ void add_cuda(const GpuFacts& gpus, std::vector<Finding>& findings) {
 
 void add_gpus(const GpuFacts& gpus, std::vector<Finding>& findings) {
   if (gpus.cuda) return add_cuda(gpus, findings);
-  findings.push_back(
-      note("CUDA",
-           gpus.driver.empty() ? "built without, and no driver is loaded"
-                               : "built without; " + gpus.driver,
-           "Nodes compute on the CPUs. No command uses GPUs yet; docs/gpu.md says how "
-           "to build and test the backend."));
+  findings.push_back(no_gpu(gpus.driver.empty() ? "built without, and no driver is loaded"
+                                                : "built without; " + gpus.driver,
+                            "docs/gpu.md says how to build with CUDA."));
 }
 
 Finding transports(const UcxFacts& ucx) {
@@ -324,11 +328,10 @@ Finding transports(const UcxFacts& ucx) {
 /// go on without.
 Finding shm_wires(const MachineFacts& facts) {
   const std::string check = "UCX shared memory";
-  const Wires wires = facts.cluster ? facts.cluster->config.wires : Wires::kAuto;
-  if (wires == Wires::kNet) return ok(check, "not used: transport.wires is net");
+  if (wires(facts) == Wires::kNet) return ok(check, kUnusedByNet);
   if (facts.ucx.shm.ok()) return ok(check, "can be opened");
   const Error& error = facts.ucx.shm.error();
-  if (wires == Wires::kAuto && error.code == Code::kUnsupported) {
+  if (wires(facts) == Wires::kAuto && error.code == Code::kUnsupported) {
     return note(check, error.message,
                 "Nodes of one machine exchange rows over the network's interface, slower: look at "
                 "UCX_TLS and /dev/shm.");
@@ -348,7 +351,9 @@ Finding net_wires(const UcxFacts& ucx) {
 }
 
 /// One process reading another's memory, for large frames on one machine.
-Finding cma(const UcxFacts& ucx) {
+Finding cma(const MachineFacts& facts) {
+  if (wires(facts) == Wires::kNet) return ok("CMA", kUnusedByNet);
+  const UcxFacts& ucx = facts.ucx;
   const std::string scope =
       ucx.ptrace_scope ? "ptrace_scope " + std::to_string(*ucx.ptrace_scope) : "no ptrace_scope";
   const bool found = ucx.transports.ok() &&
@@ -377,9 +382,9 @@ Finding rdma(const UcxFacts& ucx) {
       std::ranges::any_of(*ucx.transports, &transport::UcxTransport::is_rdma)) {
     return ok("RDMA", found);
   }
-  return problem("RDMA", found,
-                 "A port is active, but UCX opens no transport over it: install ibverbs-providers, "
-                 "and in a container pass /dev/infiniband in.");
+  return note("RDMA", found,
+              "A port is active, but UCX opens no transport over it, so rows go over TCP: install "
+              "ibverbs-providers, and in a container pass /dev/infiniband in.");
 }
 
 Finding addresses(const Result<std::vector<std::string>>& addresses) {
@@ -469,7 +474,7 @@ std::vector<Finding> examine(const MachineFacts& facts) {
   }
   add_gpus(facts.gpus, findings);
   findings.insert(findings.end(),
-                  {transports(facts.ucx), shm_wires(facts), cma(facts.ucx), net_wires(facts.ucx),
+                  {transports(facts.ucx), shm_wires(facts), cma(facts), net_wires(facts.ucx),
                    rdma(facts.ucx), addresses(facts.addresses)});
   if (facts.cluster) add_cluster(facts, findings);
   return findings;

@@ -39,10 +39,11 @@ struct SharedMemoryFacts {
   bool is_writable = false;
 };
 
-/// Soft limits of this process.
+/// Soft limits of this process, and what lifts them.
 struct ProcessLimits {
   uint64_t open_files = 0;
   uint64_t locked_bytes = 0;
+  bool has_ipc_lock = false;  ///< CAP_IPC_LOCK: that of locked_bytes does not bind
 };
 
 struct ClockFacts {

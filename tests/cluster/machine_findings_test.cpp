@@ -85,7 +85,7 @@ const Case kCases[] = {
     {"hardly any files", [](auto& m) { m.limits->open_files = 64; }, "open files",
      Verdict::kProblem, "LimitNOFILE"},
     {"RDMA without locked memory", [](auto& m) { m.limits->locked_bytes = 8 << 20; },
-     "locked memory", Verdict::kProblem, "LimitMEMLOCK"},
+     "locked memory", Verdict::kNote, "LimitMEMLOCK"},
     {"/dev/shm of a stranger", [](auto& m) { m.shared_memory->is_writable = false; }, "/dev/shm",
      Verdict::kProblem, "not writable"},
     {"small /dev/shm", [](auto& m) { m.shared_memory->free_bytes = 1 << 20; }, "/dev/shm",
@@ -101,6 +101,8 @@ const Case kCases[] = {
     {"adjtimex refused", [](auto& m) { m.clock = kRefused; }, "clock", Verdict::kNote,
      "permission denied"},
     {"built without CUDA", [](auto& m) { m.gpus.cuda.reset(); }, "CUDA", Verdict::kNote, "580.1"},
+    {"a GPU that no build of ours uses", [](auto& m) { m.gpus.cuda.reset(); }, "CUDA",
+     Verdict::kNote, "--device cuda:N"},
     {"no driver",
      [](auto& m) {
        m.gpus = {.cuda = kernels::CudaSystem{.runtime_version = 13000, .error = "insufficient"}};
@@ -110,9 +112,9 @@ const Case kCases[] = {
      [](auto& m) {
        m.gpus.cuda = {.driver_version = 12040, .runtime_version = 13000, .error = "insufficient"};
      },
-     "CUDA", Verdict::kProblem, "driver for 12.4"},
-    {"driver without GPUs", [](auto& m) { m.gpus.cuda->devices.clear(); }, "CUDA",
-     Verdict::kProblem, "CUDA_VISIBLE_DEVICES"},
+     "CUDA", Verdict::kNote, "driver for 12.4"},
+    {"driver without GPUs", [](auto& m) { m.gpus.cuda->devices.clear(); }, "CUDA", Verdict::kNote,
+     "CUDA_VISIBLE_DEVICES"},
     {"old GPU", [](auto& m) { m.gpus.cuda->devices[1].sm = 70; }, "GPU 1", Verdict::kNote, "sm_80"},
     {"GPUs apart",
      [](auto& m) {
@@ -149,7 +151,7 @@ const Case kCases[] = {
      },
      "UCX network", Verdict::kProblem, "no device with UCX_NET_DEVICES=nope"},
     {"RDMA that UCX does not use", [](auto& m) { m.ucx.transports->pop_back(); }, "RDMA",
-     Verdict::kProblem, "/dev/infiniband"},
+     Verdict::kNote, "/dev/infiniband"},
     {"RDMA unplugged", [](auto& m) { m.ucx.rdma_ports[0].state = "1: DOWN"; }, "RDMA",
      Verdict::kNote, "No port is active"},
     {"no address", [](auto& m) { m.addresses->clear(); }, "addresses", Verdict::kNote, "loopback"},
@@ -209,6 +211,11 @@ TEST(MachineFindings, AreOkWithWhatIsNotNeeded) {
          m.ucx.rdma_ports.clear();
          m.limits->locked_bytes = 0;
        }},
+      {"RDMA and the capability to lock all memory",
+       [](auto& m) {
+         m.limits->locked_bytes = 8 << 20;
+         m.limits->has_ipc_lock = true;
+       }},
       {"no control groups", [](auto& m) { m.groups = kRefused; }},
       {"quota above what may be used", [](auto& m) { m.groups->cpus = 20; }},
       {"few files where the head is elsewhere",
@@ -220,6 +227,14 @@ TEST(MachineFindings, AreOkWithWhatIsNotNeeded) {
        [](auto& m) {
          m.cluster->config.wires = Wires::kNet;
          m.ucx.shm = kRefused;
+         m.ucx.ptrace_scope = 2;
+         m.shared_memory->free_bytes = 0;
+         m.shared_memory->is_writable = false;
+       }},
+      {"network alone, no /dev/shm",
+       [](auto& m) {
+         m.cluster->config.wires = Wires::kNet;
+         m.shared_memory = kRefused;
        }},
       {"little memory left while the cluster runs",
        [](auto& m) {

@@ -70,22 +70,53 @@ TEST(Doctor, ExaminesWhatAConfigurationAsksFor) {
   }
 }
 
+/// Listens at a loopback address, as another program might.
+class Listener {
+ public:
+  template <class Address>
+  explicit Listener(Address address)
+      : fd_(socket(reinterpret_cast<sockaddr&>(address).sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
+    socklen_t size = sizeof address;
+    EXPECT_EQ(bind(fd_, reinterpret_cast<sockaddr*>(&address), size), 0);
+    EXPECT_EQ(listen(fd_, 1), 0);
+    getsockname(fd_, reinterpret_cast<sockaddr*>(&address), &size);
+    // At the same place for both kinds of address.
+    port_ = ntohs(reinterpret_cast<sockaddr_in&>(address).sin_port);
+  }
+  ~Listener() { close(fd_); }
+  Listener(const Listener&) = delete;
+  Listener& operator=(const Listener&) = delete;
+  [[nodiscard]] uint16_t port() const { return port_; }
+
+ private:
+  int fd_;
+  uint16_t port_ = 0;
+};
+
 TEST(Doctor, FailsForATakenPortAndAMissingModel) {
-  const int taken = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  sockaddr_in address{.sin_family = AF_INET, .sin_addr = {htonl(INADDR_LOOPBACK)}};
-  socklen_t size = sizeof address;
-  ASSERT_EQ(bind(taken, reinterpret_cast<sockaddr*>(&address), size), 0);
-  ASSERT_EQ(listen(taken, 1), 0);
-  getsockname(taken, reinterpret_cast<sockaddr*>(&address), &size);
+  const Listener taken(sockaddr_in{.sin_family = AF_INET, .sin_addr = {htonl(INADDR_LOOPBACK)}});
   const Scratch scratch;
   const std::string path = scratch / "cluster.yaml";
-  std::ofstream(path) << demo_config("no-such-model", ntohs(address.sin_port), free_port());
+  std::ofstream(path) << demo_config("no-such-model", taken.port(), free_port());
   const Examined examined = examine({"--config", path});
-  close(taken);
   EXPECT_EQ(examined.code, 1);
   EXPECT_EQ(verdict_of(examined, "control port"), "problem");
   EXPECT_EQ(verdict_of(examined, "HTTP port"), "ok");
   EXPECT_EQ(verdict_of(examined, "model"), "problem");
+}
+
+TEST(Doctor, TriesTheAddressAtWhichTheGatewayListens) {
+  if (!has_ipv6()) GTEST_SKIP() << "needs the address ::1";
+  const Listener six(sockaddr_in6{.sin6_family = AF_INET6, .sin6_addr = IN6ADDR_LOOPBACK_INIT});
+  const Scratch scratch;
+  const std::string path = scratch / "cluster.yaml";
+  const std::pair<const char*, const char*> kHosts[] = {{"localhost", "ok"}, {"'::1'", "problem"}};
+  for (const auto& [host, verdict] : kHosts) {
+    std::string config = demo_config(kDemo, free_port(), six.port());
+    config.insert(config.find("http: {") + 7, std::string("host: ") + host + ", ");
+    std::ofstream(path) << config;
+    EXPECT_EQ(verdict_of(examine({"--config", path}), "HTTP port"), verdict) << host;
+  }
 }
 
 TEST(Doctor, RefusesWhatTheConfigurationDoesNotHave) {
