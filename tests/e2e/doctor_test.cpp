@@ -110,9 +110,13 @@ TEST(Doctor, TriesTheAddressAtWhichTheGatewayListens) {
   const Listener six(sockaddr_in6{.sin6_family = AF_INET6, .sin6_addr = IN6ADDR_LOOPBACK_INIT});
   const Scratch scratch;
   const std::string path = scratch / "cluster.yaml";
-  const std::pair<const char*, const char*> kHosts[] = {{"localhost", "ok"}, {"'::1'", "problem"}};
-  for (const auto& [host, verdict] : kHosts) {
-    std::string config = demo_config(kDemo, free_port(), six.port());
+  const Listener four(sockaddr_in{.sin_family = AF_INET, .sin_addr = {htonl(INADDR_LOOPBACK)}});
+  const std::tuple<const char*, uint16_t, const char*> kCases[] = {
+      {"localhost", six.port(), "ok"},
+      {"localhost", four.port(), "problem"},
+      {"'::1'", six.port(), "problem"}};
+  for (const auto& [host, port, verdict] : kCases) {
+    std::string config = demo_config(kDemo, free_port(), port);
     config.insert(config.find("http: {") + 7, std::string("host: ") + host + ", ");
     std::ofstream(path) << config;
     EXPECT_EQ(verdict_of(examine({"--config", path}), "HTTP port"), verdict) << host;
