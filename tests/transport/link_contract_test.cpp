@@ -249,7 +249,7 @@ TEST_P(LinkContract, ALinkOutlivesItsPort) {
 TEST_P(LinkContract, SendersMayMeetTheEndOfTheirPort) {
   for (int round = 0; round < 10; ++round) {
     Inbox inbox_a, inbox_b;
-    auto a = open(kA, inbox_a);
+    auto a = open(kA, inbox_a, kCluster, /*max_queued_bytes=*/64 << 10);
     auto b = open(kB, inbox_b);
     auto link = connect(*a, kB, *b);
     std::vector<std::thread> senders;
