@@ -9,11 +9,26 @@
 #include "apps/scheme_options.hpp"
 #include "model/checkpoint_writer.hpp"
 #include "model/random_weights.hpp"
+#include "model/tokenizer.hpp"
 
 namespace troupe::apps {
 namespace po = boost::program_options;
 namespace json = boost::json;
 namespace {
+
+/// A tokenizer's files, if all of its tokens are in the model's vocabulary.
+Result<std::vector<std::string>> tokenizer_files(const std::string& directory,
+                                                 const model::ModelConfig& config) {
+  const auto tokenizer = TRY(model::Tokenizer::load(directory));
+  if (tokenizer.vocab_size() > config.vocab_size) {
+    return Error{Code::kInvalidArgument, "--tokenizer: " + directory + " has " +
+                                             std::to_string(tokenizer.vocab_size()) +
+                                             " tokens, but the shape's vocabulary only " +
+                                             std::to_string(config.vocab_size)};
+  }
+  return std::vector<std::string>{directory + "/tokenizer.json",
+                                  directory + "/tokenizer_config.json"};
+}
 
 Result<int> make_model(const Values& values) {
   model::SavePlan plan;
@@ -27,6 +42,9 @@ Result<int> make_model(const Values& values) {
   plan.config_json = json::serialize(config) + "\n";
   plan.identity = "make-model, seed " + std::to_string(seed);
   const model::ModelConfig parsed = TRY(model::parse_config(plan.config_json));
+  if (const auto tokenizer = values["tokenizer"].as<std::string>(); !tokenizer.empty()) {
+    plan.copied_files = TRY(tokenizer_files(tokenizer, parsed));
+  }
   const model::RandomWeights source(
       seed, static_cast<float>(config["initializer_range"].to_number<double>()));
   ProgressBar bar("writing " + shape);
@@ -47,14 +65,18 @@ int run_make_model(const Arguments& arguments) {
       .usage = "troupe make-model DIR --shape SHAPE --scheme SCHEME",
       .text =
           "Writes a checkpoint of a real model's shape with random weights, to measure speed\n"
-          "with. It has no tokenizer: use --tokens with it.\n\n"
-          "  troupe make-model /data/lite --shape v2-lite --scheme int4-g32 --rest int8",
+          "with. Without a tokenizer it cannot be served, and generate needs --tokens.\n\n"
+          "  troupe make-model /data/lite --shape v2-lite --scheme int4-g32 --rest int8\n"
+          "  troupe make-model /data/lite3 --shape v2-lite --layers 3 --scheme bf16 --tokenizer "
+          "models/demo",
       .positional = {"directory"}};
   line.options.add_options()("directory", po::value<std::string>()->required(),
                              "new directory for it")("shape", po::value<std::string>()->required(),
                                                      shape_names().c_str())(
       "layers", po::value<uint32_t>()->default_value(0), "number of layers; 0: the shape's own")(
-      "seed", po::value<uint64_t>()->default_value(0), "of the weights");
+      "seed", po::value<uint64_t>()->default_value(0), "of the weights")(
+      "tokenizer", po::value<std::string>()->default_value(""),
+      "checkpoint directory whose tokenizer it gets");
   add_scheme_options(line.options);
   Values values;
   if (const auto code = line.parse(arguments, values)) return *code;

@@ -73,6 +73,7 @@ std::string overload_lines(const Summary& sum) {
     text += line("Refusals, retried ones included", uint64_t{sum.refusal_ms.count()});
     text += line("Median time to refuse (ms)", sum.refusal_ms.percentile(50));
     text += line("P99 time to refuse (ms)", sum.refusal_ms.percentile(99));
+    text += line("Max time to refuse (ms)", sum.refusal_ms.max());
   }
   return text;
 }

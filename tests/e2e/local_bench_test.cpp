@@ -5,6 +5,7 @@
 
 #include <boost/json.hpp>
 #include <cmath>
+#include <filesystem>
 #include <set>
 
 #include "kernels/cpu_claims.hpp"
@@ -207,6 +208,25 @@ TEST(BenchKernels, KnowsTheShapesOfV3) {
   ASSERT_EQ(rows.size(), 1U);
   EXPECT_EQ(rows[0].at("case"), "8 of 256");
   EXPECT_EQ(rows[0].at("shape"), "v3");
+}
+
+TEST(MakeModel, GivesAModelATokenizerThatFits) {
+  const Scratch scratch;
+  const std::string slice = (scratch / "slice").string(), tiny = (scratch / "tiny").string();
+  const Finished made = troupe({"make-model", slice, "--shape", "v2-lite-slice", "--layers", "1",
+                                "--scheme", "int4-g32", "--tokenizer", kDemo});
+  ASSERT_EQ(made.code, 0) << made.output;
+  const Finished tokens = troupe({"tokenize", "--model", slice, "--text", "to be"});
+  EXPECT_EQ(tokens.code, 0) << tokens.output;
+  EXPECT_EQ(tokens.output, troupe({"tokenize", "--model", kDemo, "--text", "to be"}).output);
+  // The demo's 3,072 tokens are more than `tiny` has.
+  const Finished refused =
+      troupe({"make-model", tiny, "--shape", "tiny", "--scheme", "bf16", "--tokenizer", kDemo});
+  EXPECT_EQ(refused.code, 2);
+  EXPECT_NE(refused.output.find("has 3072 tokens, but the shape's vocabulary only 256"),
+            std::string::npos)
+      << refused.output;
+  EXPECT_FALSE(std::filesystem::exists(tiny));
 }
 
 TEST(BenchCommands, RefuseWhatTheyDoNotKnow) {
