@@ -6,7 +6,9 @@
 
 #include <filesystem>
 #include <fstream>
+#include <map>
 
+#include "cluster/config_schema.hpp"
 #include "cluster/config_values.hpp"
 
 namespace troupe::cluster {
@@ -38,6 +40,7 @@ limits:
   micro_batches: 2
   max_context: 4097
   kv_blocks: 1025
+  kv_host_blocks: 18
   kv_block_tokens: 17
   kv_dtype: bf16
   request_timeout: 301s
@@ -94,6 +97,7 @@ TEST(ClusterConfig, ReadsEveryKey) {
   EXPECT_EQ(config->micro_batches, 2U);
   EXPECT_EQ(config->max_context, 4097U);
   EXPECT_EQ(config->kv_blocks, 1025U);
+  EXPECT_EQ(config->kv_host_blocks, 18U);
   EXPECT_EQ(config->kv_block_tokens, 17U);
   EXPECT_EQ(config->kv_dtype, DType::kBF16);
   EXPECT_EQ(config->request_timeout, seconds(301));
@@ -350,6 +354,29 @@ TEST_F(ClusterConfigFile, SaysWhichFileCannotBeRead) {
   const auto path = (folder / "large.yaml").string();
   std::ofstream(path) << std::string(3 << 20, '#');
   EXPECT_THAT(load_cluster_config(path).error().message, HasSubstr("larger than 1 MiB"));
+}
+
+TEST(ClusterConfig, HasEveryKeyAndItsDefaultInTheDocumentation) {
+  std::ifstream file(TROUPE_SOURCE_DIR "/docs/configuration.md");
+  std::map<std::string, std::string> documented;
+  for (std::string line; std::getline(file, line);) {  // | `limits.kv_blocks` | 1024 | ...
+    if (!line.starts_with("| `")) continue;
+    const size_t end = line.find("` | "), last = line.find('|', end + 4);
+    ASSERT_NE(last, std::string::npos) << line;
+    std::string value = line.substr(end + 4, last - end - 4);
+    while (value.ends_with(' ')) value.pop_back();
+    documented[line.substr(3, end - 3)] = value;
+  }
+  for (const Setting& setting : kSettings) {
+    const std::string key = std::string(setting.section) + (setting.section.empty() ? "" : ".") +
+                            std::string(setting.key);
+    std::string value = show_setting(setting, ClusterConfig());
+    std::erase(value, '"');
+    ASSERT_TRUE(documented.contains(key)) << key << " is missing in docs/configuration.md";
+    EXPECT_EQ(documented[key], value) << key;
+    documented.erase(key);
+  }
+  for (const auto& [key, value] : documented) ADD_FAILURE() << key << " is no key";
 }
 
 TEST(ConfigValues, ReadAndShowTheSameValue) {
