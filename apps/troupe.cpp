@@ -56,8 +56,11 @@ int run_version(const Arguments&) {
   std::cout << "troupe " << kVersion << '\n';
 #ifdef TROUPE_CUDA
   const auto devices = kernels::cuda_devices();
-  if (devices.empty()) std::cout << "CUDA: no GPU or no driver\n";
-  for (const kernels::CudaDevice& device : devices) {
+  if (!devices.ok()) {
+    std::cout << "CUDA: " << devices.error().message << '\n';
+    return kSuccess;
+  }
+  for (const kernels::CudaDevice& device : *devices) {
     std::cout << "CUDA: " << device.name << ", sm_" << device.sm << ", "
               << (device.memory_bytes >> 30) << " GiB\n";
   }

@@ -14,7 +14,6 @@ namespace {
 constexpr uint64_t kOtherFiles = 256;
 /// What UCX was measured to take of /dev/shm at each end of a link, rounded up: 4.3 MB.
 constexpr uint64_t kSharedBytesPerLinkEnd = 8ULL << 20;
-constexpr int kOldestGpu = 80;
 constexpr const char* kUnusedByNet = "not used: transport.wires is net";
 
 Finding ok(std::string check, std::string found) {
@@ -256,13 +255,15 @@ std::string cuda_version(int version) {
 void add_gpu(const kernels::CudaSystem& cuda, size_t i, std::vector<Finding>& findings) {
   const kernels::CudaDevice& device = cuda.devices[i];
   const std::string check = "GPU " + std::to_string(i);
-  const std::string found =
-      device.name + ", sm_" + std::to_string(device.sm) + ", " + size(device.memory_bytes);
-  findings.push_back(device.sm >= kOldestGpu
-                         ? ok(check, found)
-                         : note(check, found,
-                                "Older than sm_80 (A100), so the CUDA backend refuses it: compute "
-                                "on the CPUs or on a newer one."));
+  const std::string why = kernels::why_refused(device);
+  std::string found = device.name;
+  if (device.error.empty()) {
+    found += ", sm_" + std::to_string(device.sm) + ", " + size(device.memory_bytes);
+  }
+  findings.push_back(why.empty() ? ok(check, found)
+                                 : note(check, found,
+                                        "The CUDA backend refuses it, for " + why +
+                                            ": compute on the CPUs or on another one."));
 }
 
 void add_cuda(const GpuFacts& gpus, std::vector<Finding>& findings) {

@@ -36,7 +36,8 @@ struct CudaOptions {
   size_t staging_bytes = size_t{32} << 20U;
 };
 
-/// @errors kNotFound without such a GPU, kUnsupported before sm_80, kResourceExhausted
+/// @errors kNotFound without such a GPU, with CUDA's word for why; kInternal if CUDA cannot count
+///         them; kUnsupported for a GPU that why_refused() names (devices.hpp); kResourceExhausted
 Result<Backend> make_cuda_backend(const CudaOptions& options);
 
 namespace cuda {

@@ -12,15 +12,28 @@
 
 namespace troupe::kernels {
 
-std::vector<CudaDevice> cuda_devices() {
-  int count = 0;  // left untouched on errors
-  if (cudaGetDeviceCount(&count) != cudaSuccess) return {};
+Result<std::vector<CudaDevice>> cuda_devices() {
+  int count = 0;
+  const cudaError_t counted = cudaGetDeviceCount(&count);
+  if (counted != cudaSuccess) {
+    int driver_version = 0;
+    cudaDriverGetVersion(&driver_version);
+    const bool nothing_there = counted == cudaErrorNoDevice || driver_version == 0;
+    return Error{nothing_there ? Code::kNotFound : Code::kInternal, cudaGetErrorString(counted)};
+  }
   std::vector<CudaDevice> devices;
   for (int i = 0; i < count; ++i) {
     cudaDeviceProp properties;
-    if (cudaGetDeviceProperties(&properties, i) != cudaSuccess) continue;
-    devices.push_back(
-        {properties.name, properties.totalGlobalMem, properties.major * 10 + properties.minor});
+    const cudaError_t asked = cudaGetDeviceProperties(&properties, i);
+    if (asked == cudaSuccess) {
+      devices.push_back({.name = properties.name,
+                         .memory_bytes = properties.totalGlobalMem,
+                         .sm = properties.major * 10 + properties.minor,
+                         .block_shared_bytes = properties.sharedMemPerBlockOptin});
+    } else {
+      cudaGetLastError();  // is not to be found by a launch on another one
+      devices.push_back({.name = "a GPU", .error = cudaGetErrorString(asked)});
+    }
   }
   return devices;
 }
@@ -29,13 +42,12 @@ CudaSystem cuda_system() {
   CudaSystem system;
   cudaDriverGetVersion(&system.driver_version);
   cudaRuntimeGetVersion(&system.runtime_version);
-  int count = 0;
-  const cudaError_t counted = cudaGetDeviceCount(&count);
-  if (counted != cudaSuccess) {
-    system.error = cudaGetErrorString(counted);
+  Result<std::vector<CudaDevice>> devices = cuda_devices();
+  if (!devices.ok()) {
+    system.error = devices.error().message;
     return system;
   }
-  system.devices = cuda_devices();
+  system.devices = std::move(*devices);
   for (size_t a = 0; a < system.devices.size(); ++a) {
     for (size_t b = 0; b < system.devices.size(); ++b) {
       int can = 0;
@@ -210,17 +222,22 @@ class CudaRuntime final : public cuda::Runtime {
 }  // namespace
 
 Result<Backend> make_cuda_backend(const CudaOptions& options) {
-  constexpr int kOldest = 80;
-  const std::vector<CudaDevice> devices = cuda_devices();
-  if (options.device < 0 || static_cast<size_t>(options.device) >= devices.size()) {
-    return Error{Code::kNotFound, "there is no GPU " + std::to_string(options.device) + " of " +
-                                      std::to_string(devices.size()) +
-                                      ": check the driver with nvidia-smi"};
+  const std::string gpu = "GPU " + std::to_string(options.device);
+  const Result<std::vector<CudaDevice>> devices = cuda_devices();
+  if (!devices.ok()) {
+    return Error{devices.error().code,
+                 gpu + " cannot be used; CUDA says: " + devices.error().message +
+                     "; see what nvidia-smi and `troupe doctor` say"};
   }
-  const CudaDevice& device = devices[static_cast<size_t>(options.device)];
-  if (device.sm < kOldest) {
-    return Error{Code::kUnsupported,
-                 device.name + " is older than sm_80 (A100): compute on the CPU instead"};
+  if (options.device < 0 || static_cast<size_t>(options.device) >= devices->size()) {
+    return Error{Code::kNotFound, "there is no " + gpu + "; CUDA says: " +
+                                      cudaGetErrorString(cudaErrorInvalidDevice) + "; it counts " +
+                                      std::to_string(devices->size()) + ", from 0"};
+  }
+  const CudaDevice& device = (*devices)[static_cast<size_t>(options.device)];
+  if (const std::string why = why_refused(device); !why.empty()) {
+    return Error{Code::kUnsupported, gpu + " (" + device.name + ") cannot compute: " + why +
+                                         "; use another one, or compute on the CPU"};
   }
   auto runtime = std::make_unique<CudaRuntime>(device);
   TRY(runtime->open(options));

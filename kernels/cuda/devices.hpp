@@ -7,17 +7,41 @@
 #include <utility>
 #include <vector>
 
+#include "base/result.hpp"
+
 namespace troupe::kernels {
 
 struct CudaDevice {
   std::string name;
   size_t memory_bytes = 0;
-  int sm = 0;  ///< compute capability as 10 * major + minor: 80 for A100
+  int sm = 0;                     ///< compute capability as 10 * major + minor: 80 for A100
+  size_t block_shared_bytes = 0;  ///< shared memory that a block may ask for
+  std::string error = {};         ///< CUDA's word for why it tells nothing of this GPU, or ""
 };
 
-/// Empty without a GPU, a driver, or a driver new enough: all mean that there is nothing to compute
-/// on (a missing driver is reported by CUDA as one that is too old).
-std::vector<CudaDevice> cuda_devices();
+inline constexpr int kOldestSm = 80;
+/// Shared memory that a block of the largest kernel asks for (AttendSplit in attention.cuh). sm_80
+/// and sm_90 have more; sm_86, sm_89 and sm_120 have about 99 KB.
+inline constexpr size_t kBlockSharedBytes = 153'600;
+
+/// Why the CUDA backend cannot compute on a device; "" if it can.
+inline std::string why_refused(const CudaDevice& device) {
+  if (!device.error.empty()) return "CUDA cannot tell what it is: " + device.error;
+  if (device.sm < kOldestSm) {
+    return "it is older than sm_" + std::to_string(kOldestSm) + " (A100)";
+  }
+  if (device.block_shared_bytes < kBlockSharedBytes) {
+    return "its blocks have " + std::to_string(device.block_shared_bytes) +
+           " bytes of shared memory and the kernels need " + std::to_string(kBlockSharedBytes) +
+           ", as A100 and H100 have";
+  }
+  return "";
+}
+
+/// All that CUDA counts, in its order, so that an index is the number of the device.
+/// @errors in CUDA's own words: kNotFound without a GPU or a driver (a missing driver is one that
+///         is too old to CUDA); kInternal if there is a driver, and it cannot be used
+Result<std::vector<CudaDevice>> cuda_devices();
 
 /// What `troupe doctor` tells of CUDA. Versions are 1000 * major + 10 * minor: 13000 for 13.0.
 struct CudaSystem {

@@ -27,8 +27,8 @@ MachineFacts sound() {
       .gpus = {.driver = "NVRM version: 580.1",
                .cuda = kernels::CudaSystem{.driver_version = 13000,
                                            .runtime_version = 13000,
-                                           .devices = {{"A100", 80 * kGiB, 80},
-                                                       {"A100", 80 * kGiB, 80}}}},
+                                           .devices = {{"A100", 80 * kGiB, 80, 163 << 10},
+                                                       {"A100", 80 * kGiB, 80, 163 << 10}}}},
       .ucx = {.version = "1.13.1",
               .transports = std::vector<transport::UcxTransport>{{"self", "memory0"},
                                                                  {"posix", "memory"},
@@ -116,6 +116,13 @@ const Case kCases[] = {
     {"driver without GPUs", [](auto& m) { m.gpus.cuda->devices.clear(); }, "CUDA", Verdict::kNote,
      "CUDA_VISIBLE_DEVICES"},
     {"old GPU", [](auto& m) { m.gpus.cuda->devices[1].sm = 70; }, "GPU 1", Verdict::kNote, "sm_80"},
+    {"GPU with little shared memory",
+     [](auto& m) {
+       m.gpus.cuda->devices[1] = {"RTX 4090", 24 * kGiB, 89, 99 << 10};
+     },
+     "GPU 1", Verdict::kNote, "101376 bytes of shared memory"},
+    {"GPU that tells nothing", [](auto& m) { m.gpus.cuda->devices[0] = {.error = "is lost"}; },
+     "GPU 0", Verdict::kNote, "is lost"},
     {"GPUs apart",
      [](auto& m) {
        m.gpus.cuda->no_peer_access = {{0, 1}, {1, 0}};

@@ -9,20 +9,26 @@
 
 namespace troupe::kernels {
 
-/// Defined once per executable. @returns no ops if there is no GPU
-Backend make_test_backend(const CudaOptions& options);
+/// Defined once per executable. @errors kNotFound: there is no GPU to test on
+Result<Backend> make_test_backend(const CudaOptions& options);
 
-/// A backend of its own for each test; skipped where there is no GPU.
+/// A backend of its own for each test; skipped where there is no GPU, failed where there is one
+/// that cannot be used.
 class Cuda : public testing::Test {
  protected:
   void SetUp() override { start({}); }
+  /// In a test, within ASSERT_NO_FATAL_FAILURE.
   void start(CudaOptions options) {
     if (options.workspace_bytes == CudaOptions().workspace_bytes) {
       options.workspace_bytes = size_t{64} << 20U;
     }
     backend_.ops.reset();
-    backend_ = make_test_backend(options);
-    if (backend_.ops == nullptr) GTEST_SKIP() << "skipped: no GPU";
+    Result<Backend> made = make_test_backend(options);
+    if (!made.ok() && made.error().code == Code::kNotFound) {
+      GTEST_SKIP() << "skipped: no GPU: " << made.error().message;
+    }
+    ASSERT_TRUE(made.ok()) << made.error().message;
+    backend_ = std::move(*made);
   }
   void TearDown() override {
     for (void* memory : arrays_) backend_.memory->release(memory);

@@ -32,9 +32,13 @@ struct Case {
 class CudaForward : public testing::TestWithParam<Case> {
  protected:
   void SetUp() override {
-    kernels::Backend backend = kernels::make_test_backend({.workspace_bytes = size_t{64} << 20U});
-    if (backend.ops == nullptr) GTEST_SKIP() << "skipped: no GPU";
-    device_ = load(std::move(backend));
+    Result<kernels::Backend> made =
+        kernels::make_test_backend({.workspace_bytes = size_t{64} << 20U});
+    if (!made.ok() && made.error().code == Code::kNotFound) {
+      GTEST_SKIP() << "skipped: no GPU: " << made.error().message;
+    }
+    ASSERT_TRUE(made.ok()) << made.error().message;
+    device_ = load(std::move(*made));
     for (uint32_t i = 0; i < kPromptTokens; ++i) {
       prompt_.push_back(static_cast<TokenId>((17 * i + 5) % device_->config().vocab_size));
     }

@@ -217,8 +217,7 @@ TEST_F(CudaGemm, ComputesManyProductsOfDifferentFormsTogether) {
 }
 
 TEST_F(CudaGemm, ReportsMoreUploadsThanTheStagingMemoryHolds) {
-  start({.staging_bytes = 2048});
-  if (IsSkipped()) return;
+  ASSERT_NO_FATAL_FAILURE(start({.staging_bytes = 2048}));
   Draws draws(709);
   const StoredWeight w(DType::kBF16, 16, 32, draws);
   const GemmParams p{
@@ -299,8 +298,7 @@ TEST_F(CudaFfn, IsNearTheSpecificationAndTheSameAloneAndInAGroup) {
 }
 
 TEST_F(CudaFfn, IsCutIntoPartsThatFitTheWorkspace) {
-  start({.workspace_bytes = size_t{150} << 10U});
-  if (IsSkipped()) return;
+  ASSERT_NO_FATAL_FAILURE(start({.workspace_bytes = size_t{150} << 10U}));
   Draws draws(707);
   const Form form{"BF16"};
   const Expert e = expert(form, draws);
@@ -315,8 +313,7 @@ TEST_F(CudaFfn, IsCutIntoPartsThatFitTheWorkspace) {
 }
 
 TEST_F(CudaFfn, ReportsAWorkspaceThatIsTooSmallAndComputesNoMore) {
-  start({.workspace_bytes = size_t{16} << 10U});
-  if (IsSkipped()) return;
+  ASSERT_NO_FATAL_FAILURE(start({.workspace_bytes = size_t{16} << 10U}));
   Draws draws(708);
   const Expert e = expert({"BF16"}, draws);
   const FfnParams p = params(e, put(draws.values(40 * kHidden)), 40);

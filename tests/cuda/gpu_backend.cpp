@@ -1,13 +1,22 @@
+// The backend of the tests on a GPU, and what it says where there is none.
+
 #include "kernels/cuda/devices.hpp"
 #include "tests/cuda/backend.hpp"
 
 namespace troupe::kernels {
+namespace {
 
-Backend make_test_backend(const CudaOptions& options) {
-  if (cuda_devices().empty()) return {};
-  Result<Backend> backend = make_cuda_backend(options);
-  EXPECT_TRUE(backend.ok()) << backend.error().message;
-  return backend.ok() ? std::move(*backend) : Backend();
+TEST(CudaBackend, IsNotFoundWithoutSuchADeviceAndSaysWhy) {
+  const CudaSystem system = cuda_system();
+  const Result<Backend> backend = make_cuda_backend({.device = 1 << 20});
+  ASSERT_FALSE(backend.ok());
+  EXPECT_EQ(backend.error().code, Code::kNotFound);
+  const std::string word = system.error.empty() ? "invalid device ordinal" : system.error;
+  EXPECT_NE(backend.error().message.find(word), std::string::npos) << backend.error().message;
 }
+
+}  // namespace
+
+Result<Backend> make_test_backend(const CudaOptions& options) { return make_cuda_backend(options); }
 
 }  // namespace troupe::kernels

@@ -89,12 +89,11 @@ class EmulatedRuntime final : public cuda::Runtime {
 
 }  // namespace
 
-Backend make_test_backend(const CudaOptions& options) {
+Result<Backend> make_test_backend(const CudaOptions& options) {
   auto runtime = std::make_unique<EmulatedRuntime>(options.staging_bytes);
-  Result<std::unique_ptr<Ops>> ops = cuda::make_cuda_ops(*runtime, options);
-  EXPECT_TRUE(ops.ok());
-  auto checked = std::make_unique<OnDevice>(std::move(*ops), runtime->device());
-  return {.memory = std::move(runtime), .ops = std::move(checked)};
+  std::unique_ptr<Ops> ops = TRY(cuda::make_cuda_ops(*runtime, options));
+  auto checked = std::make_unique<OnDevice>(std::move(ops), runtime->device());
+  return Backend{.memory = std::move(runtime), .ops = std::move(checked)};
 }
 
 }  // namespace troupe::kernels
