@@ -191,7 +191,7 @@ struct AttendSplit {
             simt::to_bf16x2(v[6], v[7])};
   }
   SIMT_DEVICE static float to_float(float v) { return v; }
-  SIMT_DEVICE static float to_float(simt::Bf16 v) { return simt::bf16_to_float(v.bits); }
+  SIMT_DEVICE static float to_float(simt::Bf16 v) { return from_bf16(v.bits); }
 
   SIMT_DEVICE void load_queries(const QueryTile& tile,
                                 const simt::Shared<simt::Bf16>& queries) const {
@@ -289,8 +289,8 @@ struct AttendSplit {
         const uint32_t pair = simt::to_bf16x2(p[2 * i], p[2 * i + 1]);
         simt::store(weights.span(query(h) * kWeightStride + column + 8 * i, 2),
                     simt::Words<1>{pair});
-        sum += simt::bf16_to_float(static_cast<uint16_t>(pair)) +
-               simt::bf16_to_float(static_cast<uint16_t>(pair >> 16U));
+        sum +=
+            from_bf16(static_cast<uint16_t>(pair)) + from_bf16(static_cast<uint16_t>(pair >> 16U));
       }
       sum += simt::shuffle_xor(sum, 1);
       sum += simt::shuffle_xor(sum, 2);

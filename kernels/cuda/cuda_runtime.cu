@@ -61,21 +61,6 @@ CudaSystem cuda_system() {
 
 namespace {
 
-/// Pinned host memory and its copy on the device, used in turns by halves: one is written again
-/// when the copies from it are done, and read again in the order of the stream. What was uploaded
-/// since the last launch goes over in one copy before the next one.
-struct Staging {
-  static constexpr size_t kAlignment = 16;
-
-  std::byte* host = nullptr;
-  std::byte* device = nullptr;
-  size_t half_bytes = 0;
-  unsigned half = 0;
-  size_t used = 0;             ///< of the half at hand
-  size_t sent = 0;             ///< of `used`
-  cudaEvent_t copied[2] = {};  ///< the copies from a half
-};
-
 class CudaRuntime final : public cuda::Runtime {
  public:
   explicit CudaRuntime(const CudaDevice& device)
@@ -83,11 +68,11 @@ class CudaRuntime final : public cuda::Runtime {
 
   ~CudaRuntime() override {
     if (stream_ != nullptr) cudaStreamSynchronize(stream_);
-    for (cudaEvent_t event : staging_.copied) {
+    for (cudaEvent_t event : marks_) {
       if (event != nullptr) cudaEventDestroy(event);
     }
-    cudaFree(staging_.device);
-    cudaFreeHost(staging_.host);
+    cudaFree(staging_on_device_);
+    cudaFreeHost(staging_on_host_);
     if (stream_ != nullptr) cudaStreamDestroy(stream_);
   }
   CudaRuntime(const CudaRuntime&) = delete;
@@ -96,21 +81,23 @@ class CudaRuntime final : public cuda::Runtime {
   /// Once, before anything else.
   Result<void> open(const CudaOptions& options) {
     device_ = options.device;
-    staging_.half_bytes = options.staging_bytes / 2 / Staging::kAlignment * Staging::kAlignment;
+    const size_t half_bytes = options.staging_bytes / 2 / kUploadAlignment * kUploadAlignment;
     int count = 1;
     keep(cudaSetDevice(device_), "choosing the device");
     keep(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device_),
          "counting multiprocessors");
     num_multiprocessors_ = static_cast<unsigned>(count);
     keep(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "creating a stream");
-    keep(cudaMallocHost(reinterpret_cast<void**>(&staging_.host), 2 * staging_.half_bytes),
+    keep(cudaMallocHost(&staging_on_host_, 2 * half_bytes),
          "allocating staging_bytes of pinned memory");
-    keep(cudaMalloc(reinterpret_cast<void**>(&staging_.device), 2 * staging_.half_bytes),
-         "allocating staging_bytes");
-    for (cudaEvent_t& event : staging_.copied) {
+    keep(cudaMalloc(&staging_on_device_, 2 * half_bytes), "allocating staging_bytes");
+    for (cudaEvent_t& event : marks_) {
       keep(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "creating an event");
     }
     if (failed()) return Error{Code::kResourceExhausted, error_};
+    stage_in({.host = static_cast<std::byte*>(staging_on_host_),
+              .device = static_cast<std::byte*>(staging_on_device_),
+              .half_bytes = half_bytes});
     return {};
   }
 
@@ -121,7 +108,6 @@ class CudaRuntime final : public cuda::Runtime {
   /// A thread has a device of its own; the operations of one step may come from any thread.
   simt::Stream stream() override {
     keep(cudaSetDevice(device_), "choosing the device");
-    send_uploads();
     return stream_;
   }
 
@@ -176,33 +162,18 @@ class CudaRuntime final : public cuda::Runtime {
   }
 
  private:
-  size_t half_of_staging() const override { return staging_.half_bytes; }
-  const void* upload_bytes(const void* from, size_t bytes) override {
-    Staging& s = staging_;
-    if (bytes > s.half_bytes - s.used) {
-      keep(cudaEventRecord(s.copied[s.half], stream()), "staging");
-      s.half ^= 1U;
-      s.used = 0;
-      s.sent = 0;
-      keep(cudaEventSynchronize(s.copied[s.half]), "staging");
-    }
-    const size_t at = s.half * s.half_bytes + s.used;
-    std::memcpy(s.host + at, from, bytes);
-    s.used += (bytes + Staging::kAlignment - 1) / Staging::kAlignment * Staging::kAlignment;
-    return s.device + at;
+  void send(size_t first, size_t bytes) override {
+    keep(cudaMemcpyAsync(static_cast<std::byte*>(staging_on_device_) + first,
+                         static_cast<const std::byte*>(staging_on_host_) + first, bytes,
+                         cudaMemcpyHostToDevice, stream()),
+         "copying to the device");
   }
+  void mark(unsigned half) override { keep(cudaEventRecord(marks_[half], stream()), "staging"); }
+  void wait_for(unsigned half) override { keep(cudaEventSynchronize(marks_[half]), "staging"); }
+
   void keep(cudaError_t error, const char* doing) {
     if (error != cudaSuccess)
       keep_error((std::string(doing) + ": " + cudaGetErrorString(error)).c_str());
-  }
-  void send_uploads() {
-    Staging& s = staging_;
-    if (failed() || s.sent == s.used) return;
-    const size_t at = s.half * s.half_bytes + s.sent;
-    keep(cudaMemcpyAsync(s.device + at, s.host + at, s.used - s.sent, cudaMemcpyHostToDevice,
-                         stream_),
-         "copying to the device");
-    s.sent = s.used;
   }
   /// Memory of the host that is not pinned is copied before the call returns, or staged by CUDA.
   void transfer(void* to, const void* from, size_t bytes, cudaMemcpyKind kind) {
@@ -215,7 +186,9 @@ class CudaRuntime final : public cuda::Runtime {
   int device_ = 0;
   unsigned num_multiprocessors_ = 1;
   cudaStream_t stream_ = nullptr;
-  Staging staging_;
+  void* staging_on_host_ = nullptr;
+  void* staging_on_device_ = nullptr;
+  cudaEvent_t marks_[2] = {};
   std::string error_;
 };
 

@@ -7,6 +7,7 @@
 
 #include <cmath>
 
+#include "base/bfloat16.hpp"
 #include "base/ids.hpp"
 #include "kernels/cpu/convert.hpp"
 #include "kernels/cpu/exp.hpp"
@@ -58,7 +59,7 @@ struct Embed : ElementKernel {
     switch (dtype) {
       case DType::kF32: return static_cast<const float*>(table)[at];
       case DType::kF16: return from_f16(static_cast<const uint16_t*>(table)[at]);
-      case DType::kBF16: return simt::bf16_to_float(static_cast<const uint16_t*>(table)[at]);
+      case DType::kBF16: return from_bf16(static_cast<const uint16_t*>(table)[at]);
       case DType::kF8E4M3: {
         const float value = from_f8e4m3(static_cast<const uint8_t*>(table)[at]);
         constexpr size_t kBlock = WeightView::kScaleBlock;
@@ -131,8 +132,7 @@ struct MoveRows : ElementKernel {
     if (i >= cols) return;
     const float value = from[row()][i];
     if (as_bf16) {
-      static_cast<simt::Bf16*>(to[row()])[i].bits =
-          static_cast<uint16_t>(simt::to_bf16x2(value, 0.0F));
+      static_cast<simt::Bf16*>(to[row()])[i].bits = to_bf16(value);
     } else {
       static_cast<float*>(to[row()])[i] = value;
     }

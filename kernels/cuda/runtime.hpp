@@ -22,18 +22,9 @@ class Runtime : public Memory {
   /// Before the uploads of an operation, which must fit into half of the staging memory together.
   void begin_operation() { uploaded_ = 0; }
   /// Small host data on the device, for the kernels of this operation. Allocates nothing.
-  /// On errors: nullptr, and kept.
+  /// @returns an address that is a multiple of 16; on errors nullptr, and the error is kept
   template <class T>
   const T* upload(std::span<const T> values) {
-    constexpr size_t kAlignment = 16;
-    const size_t bytes = (values.size_bytes() + kAlignment - 1) / kAlignment * kAlignment;
-    if (bytes > half_of_staging() - uploaded_) {
-      keep_error(
-          "an operation uploads more than half of staging_bytes: raise it or limit the rows "
-          "of a step");
-    }
-    if (failed() || bytes == 0) return nullptr;
-    uploaded_ += bytes;
     return static_cast<const T*>(upload_bytes(values.data(), values.size_bytes()));
   }
 
@@ -44,16 +35,39 @@ class Runtime : public Memory {
   template <class Kernel>
   void launch(const Kernel& kernel, simt::Grid grid) {
     if (failed() || grid.x == 0 || grid.y == 0) return;
-    keep_error(simt::launch(stream(), kernel, grid));
+    send_uploads();
+    if (!failed()) keep_error(simt::launch(stream(), kernel, grid));
   }
 
- private:
-  [[nodiscard]] virtual size_t half_of_staging() const = 0;
-  /// @param bytes > 0 @returns an address that is a multiple of 16, whose data stay until half of
-  ///              the staging memory was uploaded after it
-  virtual const void* upload_bytes(const void* from, size_t bytes) = 0;
+ protected:
+  /// Pinned host memory and its copy on the device, used in turns by halves: one is written again
+  /// when the copies from it are done, and read again in the order of the stream. What was uploaded
+  /// since the last launch goes over in one copy before the next one.
+  struct Staging {
+    std::byte* host = nullptr;    ///< [2 * half_bytes]
+    std::byte* device = nullptr;  ///< [2 * half_bytes], aligned to 16
+    size_t half_bytes = 0;        ///< a multiple of 16
+  };
+  static constexpr size_t kUploadAlignment = 16;
+  /// Once, before the first upload.
+  void stage_in(const Staging& staging) { staging_ = staging; }
 
-  size_t uploaded_ = 0;  ///< by this operation
+ private:
+  /// Copies these bytes of the staging memory to the device, in the order of the stream.
+  virtual void send(size_t first, size_t bytes) = 0;
+  /// Notes where the stream is: behind all copies from this half, 0 or 1.
+  virtual void mark(unsigned half) = 0;
+  /// Until the stream is past the last mark of this half; at once if there is none.
+  virtual void wait_for(unsigned half) = 0;
+
+  const void* upload_bytes(const void* from, size_t bytes);
+  void send_uploads();
+
+  Staging staging_;
+  unsigned half_ = 0;    ///< the one at hand
+  size_t used_ = 0;      ///< bytes of it
+  size_t sent_ = 0;      ///< of those
+  size_t uploaded_ = 0;  ///< bytes, by this operation
 };
 
 /// Memory::move_rows() as a kernel; as BF16 it is Ops::store_kv().

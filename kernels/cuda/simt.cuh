@@ -30,6 +30,7 @@
 #define SIMT_DEVICE __device__ __forceinline__
 #define SIMT_UNROLL _Pragma("unroll")
 #else
+#include <functional>
 #define SIMT_DEVICE inline
 #define SIMT_UNROLL
 #endif
@@ -50,9 +51,10 @@ struct alignas(4 * N) Words {
   uint32_t w[N];
 };
 
+/// Blocks of a launch. What may be many lies along x.
 struct Grid {
-  unsigned x = 1;
-  unsigned y = 1;
+  unsigned x = 1;  ///< below 2^31
+  unsigned y = 1;  ///< below 2^16
 };
 
 #ifdef __CUDACC__
@@ -232,16 +234,17 @@ void wait_copies() {
   wait_copies(N);
 }
 
-struct EmulatedStream;
+class EmulatedStream;
 using Stream = EmulatedStream*;
 
-const char* run_blocks(Grid grid, unsigned threads, size_t shared_bytes, const void* kernel,
-                       void (*call)(const void* kernel));
+/// @param call by every thread
+const char* launch_blocks(Stream stream, Grid grid, unsigned threads, size_t shared_bytes,
+                          std::function<void()> call);
 
 template <class Kernel>
-const char* launch(Stream, const Kernel& kernel, Grid grid) {
-  return run_blocks(grid, Kernel::kThreads, kernel.shared_bytes(), &kernel,
-                    [](const void* k) { (*static_cast<const Kernel*>(k))(); });
+const char* launch(Stream stream, const Kernel& kernel, Grid grid) {
+  return launch_blocks(stream, grid, Kernel::kThreads, kernel.shared_bytes(),
+                       [kernel] { kernel(); });
 }
 
 #endif
@@ -262,13 +265,6 @@ class SharedMemory {
  private:
   unsigned used_ = 0;
 };
-
-SIMT_DEVICE float bf16_to_float(uint16_t bits) {
-  const uint32_t wide = uint32_t{bits} << 16U;
-  float value = 0;
-  memcpy(&value, &wide, sizeof(value));
-  return value;
-}
 
 /// The sum over the lanes of a warp: lane i + lane (i ^ 16), then 8, 4, 2, 1; in every lane.
 SIMT_DEVICE float warp_sum(float value) {

@@ -8,6 +8,7 @@
 // which: elements 8t .. 8t + 7, or, as integer panels have them (base/panels.hpp), 4t .. 4t + 3 and
 // 16 + 4t .. 16 + 4t + 3. Activations are stored in the same order, so that both are 16 bytes.
 
+#include "base/bfloat16.hpp"
 #include "base/panels.hpp"
 #include "base/tensor_view.hpp"
 #include "kernels/cuda/simt.cuh"
@@ -98,8 +99,8 @@ struct F8Weights {
 };
 
 SIMT_DEVICE float scale_of_group(const Weights& w, size_t o, size_t k) {
-  const size_t at = (o / kPanelRows * w.num_groups + k / w.group) * kPanelRows + o % kPanelRows;
-  return w.group_scales_bf16 ? simt::bf16_to_float(static_cast<const uint16_t*>(w.group_scales)[at])
+  const size_t at = panel_scale(w.num_groups, o, k / w.group);
+  return w.group_scales_bf16 ? from_bf16(static_cast<const uint16_t*>(w.group_scales)[at])
                              : static_cast<const float*>(w.group_scales)[at];
 }
 
@@ -114,10 +115,10 @@ struct I8Weights {
 
   SIMT_DEVICE static Raw load(const Weights& w, size_t o, size_t k, unsigned t) {
     if (k >= w.in) return {};
-    const auto* block =
-        static_cast<const uint8_t*>(w.data) + (o / kPanelRows * w.in + k) * kPanelRows;
-    const uint8_t* quad = block + (t * kPanelRows + o % kPanelRows) * kPanelQuad;
-    return {simt::load<1>(quad).w[0], simt::load<1>(quad + 4 * kPanelRows * kPanelQuad).w[0]};
+    const auto* bytes = static_cast<const uint8_t*>(w.data);
+    const size_t quad = k + t * kPanelQuad;
+    return {simt::load<1>(bytes + panel_byte_of_i8(w.in, o, quad)).w[0],
+            simt::load<1>(bytes + panel_byte_of_i8(w.in, o, quad + kPanelBlock / 2)).w[0]};
   }
   SIMT_DEVICE static simt::Words<4> decode(const Weights&, size_t, size_t, const Raw& raw) {
     simt::Words<4> out;
@@ -144,14 +145,13 @@ struct I4Weights {
 
   SIMT_DEVICE static Raw load(const Weights& w, size_t o, size_t k, unsigned t) {
     if (k >= w.in) return {};
-    const auto* block =
-        static_cast<const uint8_t*>(w.data) + (o / kPanelRows * w.in + k) * (kPanelRows / 2);
-    return simt::load<1>(block + (t * kPanelRows + o % kPanelRows) * kPanelQuad);
+    const auto* bytes = static_cast<const uint8_t*>(w.data);
+    return simt::load<1>(bytes + panel_byte_of_i4(w.in, o, k + t * kPanelQuad));
   }
   SIMT_DEVICE static simt::Words<4> decode(const Weights& w, size_t o, size_t k, const Raw& raw) {
     uint32_t zero = kMiddleOfI4;
     if (w.zeros != nullptr && k < w.in) {
-      zero = w.zeros[(o / kPanelRows * w.num_groups + k / w.group) * kPanelRows + o % kPanelRows];
+      zero = w.zeros[panel_scale(w.num_groups, o, k / w.group)];
     }
     const uint32_t minus = 0xc3000000U + (zero << 16U);  // -(128 + zero), above its rounded bits
     const uint32_t minus_both = minus | minus >> 16U;

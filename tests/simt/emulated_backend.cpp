@@ -1,8 +1,6 @@
-// The CUDA backend over host memory and the emulator. Launches take turns at the orders of threads,
-// so two computations of the same numbers are computed in different ones.
+// The CUDA backend over host memory and the emulator.
 
 #include <cstring>
-#include <deque>
 #include <string>
 
 #include "kernels/cuda/runtime.hpp"
@@ -13,18 +11,25 @@
 namespace troupe::kernels {
 namespace {
 
+constexpr int kNothing = 0xff;  // NaNs, so that nothing counts on zeros or on what was there before
+
 class EmulatedRuntime final : public cuda::Runtime {
  public:
-  explicit EmulatedRuntime(size_t staging_bytes) : staging_bytes_(staging_bytes) {}
+  explicit EmulatedRuntime(size_t staging_bytes) {
+    half_bytes_ = staging_bytes / 2 / kUploadAlignment * kUploadAlignment;
+    for (auto* staging : {&staging_on_host_, &staging_on_device_}) {
+      staging->resize(2 * half_bytes_ / sizeof(simt::Words<4>));
+      std::memset(staging->data(), kNothing, 2 * half_bytes_);
+    }
+    stage_in({.host = bytes_of(staging_on_host_),
+              .device = bytes_of(staging_on_device_),
+              .half_bytes = half_bytes_});
+  }
 
   const char* target() const override { return "emulated"; }
   /// Few, so that small batches use one block for all splits of a row, and single rows do not.
   unsigned num_multiprocessors() const override { return 2; }
-  simt::Stream stream() override {
-    const uint64_t turn = launches_++ % 3;
-    simt::set_thread_order({.falling = turn == 1, .shuffle_seed = turn == 2 ? launches_ : 0});
-    return nullptr;
-  }
+  simt::Stream stream() override { return &stream_; }
   void keep_error(const char* what) override {
     if (what != nullptr && error_.empty()) error_ = what;
   }
@@ -32,31 +37,35 @@ class EmulatedRuntime final : public cuda::Runtime {
 
   Result<void*> allocate(size_t bytes) override {
     void* memory = TRY(host_->allocate(bytes));
-    std::memset(memory, 0xff, bytes);  // NaNs, so that nothing counts on zeros
+    std::memset(memory, kNothing, bytes);
     device_.add(memory, bytes);
     return memory;
   }
   void release(void* memory) override {
+    run_until(stream_.position());
     device_.remove(memory);
     host_->release(memory);
   }
   void copy_in(void* to, const void* from, size_t bytes) override {
     device_.check(to, bytes);
-    host_->copy_in(to, from, bytes);
+    const auto* first = static_cast<const std::byte*>(from);
+    stream_.add_silent([this, to, values = std::vector<std::byte>(first, first + bytes)] {
+      host_->copy_in(to, values.data(), values.size());
+    });
   }
   void copy_out(void* to, const void* from, size_t bytes) override {
     device_.check(from, bytes);
-    host_->copy_out(to, from, bytes);
+    stream_.add_silent([=, this] { host_->copy_out(to, from, bytes); });
   }
   void copy(void* to, const void* from, size_t bytes) override {
     device_.check(to, bytes);
     device_.check(from, bytes);
-    host_->copy(to, from, bytes);
+    stream_.add_silent([=, this] { host_->copy(to, from, bytes); });
   }
   void copy_rows(Rows to, ConstRows from) override {
     device_.check(to);
     device_.check(from);
-    host_->copy_rows(to, from);
+    stream_.add_silent([=, this] { host_->copy_rows(to, from); });
   }
   void move_rows(std::span<const float* const> from, std::span<void* const> to,
                  size_t cols) override {
@@ -66,24 +75,43 @@ class EmulatedRuntime final : public cuda::Runtime {
   }
   [[nodiscard]] const DeviceRanges& device() const { return device_; }
   Result<void> finish() override {
-    uploads_.clear();
+    run_until(stream_.position());
     if (failed()) return Error{Code::kInternal, error_};
     return {};
   }
 
  private:
-  size_t half_of_staging() const override { return staging_bytes_ / 2; }
-  const void* upload_bytes(const void* from, size_t bytes) override {
-    uploads_.emplace_back(bytes / sizeof(simt::Words<4>) + 1);
-    std::memcpy(uploads_.back().data(), from, bytes);
-    return uploads_.back().data();
+  void send(size_t first, size_t bytes) override {
+    stream_.add_silent([=, this] {
+      std::memcpy(bytes_of(staging_on_device_) + first, bytes_of(staging_on_host_) + first, bytes);
+    });
+  }
+  void mark(unsigned half) override { marks_[half] = stream_.position(); }
+  void wait_for(unsigned half) override {
+    run_until(marks_[half]);
+    std::memset(bytes_of(staging_on_host_) + half * half_bytes_, kNothing, half_bytes_);
+    stream_.add_silent([=, this] {
+      std::memset(bytes_of(staging_on_device_) + half * half_bytes_, kNothing, half_bytes_);
+    });
+  }
+
+  void run_until(uint64_t position) {
+    if (failed()) return;
+    if (const std::string report = stream_.run_until(position); !report.empty()) {
+      keep_error(report.c_str());
+    }
+  }
+  static std::byte* bytes_of(std::vector<simt::Words<4>>& words) {
+    return reinterpret_cast<std::byte*>(words.data());
   }
 
   std::unique_ptr<Memory> host_ = make_host_memory();
   DeviceRanges device_;
-  size_t staging_bytes_;
-  uint64_t launches_ = 0;
-  std::deque<std::vector<simt::Words<4>>> uploads_;
+  simt::EmulatedStream stream_;
+  size_t half_bytes_ = 0;
+  std::vector<simt::Words<4>> staging_on_host_;
+  std::vector<simt::Words<4>> staging_on_device_;
+  uint64_t marks_[2] = {};
   std::string error_;
 };
 

@@ -16,7 +16,9 @@
 #include <utility>
 #include <vector>
 
+#include "base/bfloat16.hpp"
 #include "base/random.hpp"
+#include "kernels/cuda/devices.hpp"
 #include "kernels/cuda/simt.cuh"
 
 #ifdef __SANITIZE_ADDRESS__
@@ -27,7 +29,9 @@ namespace troupe::kernels::simt {
 namespace {
 
 constexpr size_t kStackBytes = 128U << 10U;
-constexpr size_t kSharedLimit = 163U << 10U;  // of a block on A100
+constexpr unsigned kMostThreads = 1024;
+constexpr unsigned kMostBlocksX = (1U << 31U) - 1;
+constexpr unsigned kMostBlocksY = (1U << 16U) - 1;
 
 /// What all threads of a warp do together: computes it for all of them once the last one arrives.
 using Collective = void (*)(std::array<void*, kWarp>& arguments);
@@ -57,9 +61,9 @@ struct Fiber {
 
 class Block {
  public:
-  Block(Grid at, unsigned threads, size_t shared_bytes, const void* kernel,
-        void (*call)(const void*))
-      : at_(at), kernel_(kernel), call_(call), shared_bytes_(shared_bytes), fibers_(threads) {
+  /// @param call outlives the object
+  Block(Grid at, unsigned threads, size_t shared_bytes, const std::function<void()>& call)
+      : at_(at), call_(call), shared_bytes_(shared_bytes), fibers_(threads) {
     shared_.resize(shared_bytes / sizeof(Words<4>) + 1);
     std::fill_n(reinterpret_cast<unsigned char*>(shared_.data()), shared_bytes, 0xff);
   }
@@ -98,7 +102,7 @@ class Block {
 #ifdef __SANITIZE_ADDRESS__
     __sanitizer_finish_switch_fiber(nullptr, &main_stack_, &main_stack_bytes_);
 #endif
-    call_(kernel_);
+    call_();
     fibers_[current_].state = State::kEnded;
     leave(fibers_[current_], true);
   }
@@ -110,8 +114,7 @@ class Block {
   std::string why_stuck() const;
 
   Grid at_;
-  const void* kernel_;
-  void (*call_)(const void*);
+  const std::function<void()>& call_;
   size_t shared_bytes_;
   std::vector<Words<4>> shared_;
   std::vector<Fiber> fibers_;
@@ -229,11 +232,8 @@ std::string Block::run(ThreadOrder order, std::vector<Stack>& stacks, uint64_t& 
   return "";
 }
 
-float round_to_bf16(float value) {
-  if (std::isnan(value)) return std::bit_cast<float>(0x7fff0000U);
-  const auto bits = std::bit_cast<uint32_t>(value);
-  return std::bit_cast<float>((bits + 0x7fffU + ((bits >> 16U) & 1U)) & 0xffff0000U);
-}
+/// As the PTX ISA has it: every NaN becomes one and the same.
+uint16_t round_to_bf16(float value) { return std::isnan(value) ? 0x7fffU : to_bf16(value); }
 
 uint16_t bf16_bits(double value) {
   // To odd first, so that the second rounding sees what the first one dropped.
@@ -244,11 +244,11 @@ uint16_t bf16_bits(double value) {
     }
     narrow = std::bit_cast<float>(std::bit_cast<uint32_t>(narrow) | 1U);
   }
-  return static_cast<uint16_t>(std::bit_cast<uint32_t>(round_to_bf16(narrow)) >> 16U);
+  return round_to_bf16(narrow);
 }
 
 float half(uint32_t pair, unsigned which) {
-  return bf16_to_float(static_cast<uint16_t>(pair >> (16U * which)));
+  return from_bf16(static_cast<uint16_t>(pair >> (16U * which)));
 }
 
 struct Shuffle {
@@ -366,8 +366,7 @@ void check_aligned(const void* address, size_t bytes) {
 }
 
 uint32_t to_bf16x2(float low, float high) {
-  return std::bit_cast<uint32_t>(round_to_bf16(low)) >> 16U |
-         (std::bit_cast<uint32_t>(round_to_bf16(high)) & 0xffff0000U);
+  return round_to_bf16(low) | uint32_t{round_to_bf16(high)} << 16U;
 }
 
 uint32_t fma_bf16x2(uint32_t a, uint32_t b, uint32_t c) {
@@ -415,23 +414,66 @@ void wait_copies(unsigned still_open) {
   }
 }
 
-const char* run_blocks(Grid grid, unsigned threads, size_t shared_bytes, const void* kernel,
-                       void (*call)(const void* kernel)) {
+namespace {
+
+/// @returns "" or a report
+std::string run_blocks(ThreadOrder order, Grid grid, unsigned threads, size_t shared_bytes,
+                       const std::function<void()>& call) {
   static std::vector<Stack> stacks;
-  if (threads % kWarp != 0 || shared_bytes > kSharedLimit) {
-    the_report = "a block of " + std::to_string(threads) + " threads and " +
-                 std::to_string(shared_bytes) + " bytes of shared memory cannot be launched";
-    return the_report.c_str();
-  }
   uint64_t draws = 0;
   for (unsigned y = 0; y < grid.y; ++y) {
     for (unsigned x = 0; x < grid.x; ++x) {
-      Block block({x, y}, threads, shared_bytes, kernel, call);
-      the_report = block.run(the_order, stacks, draws);
-      if (!the_report.empty()) return the_report.c_str();
+      Block block({x, y}, threads, shared_bytes, call);
+      std::string report = block.run(order, stacks, draws);
+      if (!report.empty()) return report;
     }
   }
+  return "";
+}
+
+}  // namespace
+
+const char* launch_blocks(Stream stream, Grid grid, unsigned threads, size_t shared_bytes,
+                          std::function<void()> call) {
+  if (threads == 0 || threads % kWarp != 0 || threads > kMostThreads ||
+      shared_bytes > kBlockSharedBytes || grid.x == 0 || grid.x > kMostBlocksX || grid.y == 0 ||
+      grid.y > kMostBlocksY) {
+    the_report = std::to_string(grid.x) + " x " + std::to_string(grid.y) + " blocks of " +
+                 std::to_string(threads) + " threads and " + std::to_string(shared_bytes) +
+                 " bytes of shared memory cannot be launched";
+    return the_report.c_str();
+  }
+  if (stream == nullptr) {
+    the_report = run_blocks(the_order, grid, threads, shared_bytes, call);
+    return the_report.empty() ? nullptr : the_report.c_str();
+  }
+  stream->add([order = stream->next_order(), grid, threads, shared_bytes, call = std::move(call)] {
+    return run_blocks(order, grid, threads, shared_bytes, call);
+  });
   return nullptr;
+}
+
+void EmulatedStream::add(std::function<std::string()> work) { work_.push_back(std::move(work)); }
+
+void EmulatedStream::add_silent(std::function<void()> work) {
+  add([work = std::move(work)] {
+    work();
+    return std::string();
+  });
+}
+
+std::string EmulatedStream::run_until(uint64_t position) {
+  std::string report;
+  for (; done_ < position && report.empty(); ++done_) {
+    report = work_.front()();
+    work_.pop_front();
+  }
+  return report;
+}
+
+ThreadOrder EmulatedStream::next_order() {
+  const uint64_t turn = ++launches_ % 3;
+  return {.falling = turn == 1, .shuffle_seed = turn == 2 ? launches_ : 0};
 }
 
 }  // namespace troupe::kernels::simt

@@ -11,6 +11,9 @@
 // GPU may round differently.
 
 #include <cstdint>
+#include <deque>
+#include <functional>
+#include <string>
 
 namespace troupe::kernels::simt {
 
@@ -20,6 +23,29 @@ struct ThreadOrder {
   uint64_t shuffle_seed = 0;  ///< 0: as they are numbered
 };
 
+/// Of launches without a stream.
 void set_thread_order(ThreadOrder order);
+
+/// Work in order, which is done when somebody waits for it and no sooner, so that what the host
+/// reads or writes too early is seen in results. Launches without a stream are done at once.
+class EmulatedStream {
+ public:
+  /// @param work says "" or what is wrong; then nothing after it is done
+  void add(std::function<std::string()> work);
+  void add_silent(std::function<void()> work);
+  /// Behind all that was added.
+  [[nodiscard]] uint64_t position() const { return done_ + work_.size(); }
+  /// Does what was added before `position` and is not done. @returns "" or the first report
+  std::string run_until(uint64_t position);
+  std::string run() { return run_until(position()); }
+  /// Launches take turns at three, so two computations of the same numbers are done in different
+  /// ones.
+  ThreadOrder next_order();
+
+ private:
+  std::deque<std::function<std::string()>> work_;
+  uint64_t done_ = 0;
+  uint64_t launches_ = 0;
+};
 
 }  // namespace troupe::kernels::simt

@@ -10,6 +10,8 @@
 #include <string>
 #include <vector>
 
+#include "base/bfloat16.hpp"
+#include "kernels/cuda/devices.hpp"
 #include "kernels/cuda/simt.cuh"
 
 namespace troupe::kernels::simt {
@@ -40,7 +42,7 @@ std::string report_of(const Body& body, size_t shared_bytes = 0) {
 }
 
 float number(uint32_t pair, unsigned half) {
-  return bf16_to_float(static_cast<uint16_t>(pair >> (16 * half)));
+  return from_bf16(static_cast<uint16_t>(pair >> (16 * half)));
 }
 
 TEST(Emulator, RunsEveryThreadOfEveryBlock) {
@@ -205,9 +207,43 @@ TEST(Emulator, RoundsToBf16TiesToEven) {
   EXPECT_EQ(number(fma_bf16x2(0x43ff0000U, 0x3f800000U, 0xc3800000U), 1), 254.0F);
 }
 
-TEST(Emulator, RefusesBlocksThatNoA100CouldRun) {
-  const auto body = [] {};
-  EXPECT_NE(report_of(body, size_t{200} << 10U).find("cannot be launched"), std::string::npos);
+template <unsigned kNumThreads>
+struct Empty {
+  static constexpr unsigned kThreads = kNumThreads;
+  static constexpr unsigned kBlocksPerSm = 1;
+  [[nodiscard]] size_t shared_bytes() const { return bytes; }
+  void operator()() const {}
+  size_t bytes = 0;
+};
+
+TEST(Emulator, RefusesWhatADeviceRefusesToLaunch) {
+  EXPECT_EQ(launch(nullptr, Empty<1024>{kBlockSharedBytes}, {}), nullptr);
+  const auto refused = [](const char* report) {
+    return report != nullptr && std::string(report).find("cannot be launched") != std::string::npos;
+  };
+  EXPECT_TRUE(refused(launch(nullptr, Empty<1056>{}, {})));
+  EXPECT_TRUE(refused(launch(nullptr, Empty<48>{}, {})));
+  EXPECT_TRUE(refused(launch(nullptr, Empty<32>{kBlockSharedBytes + 1}, {})));
+  EXPECT_TRUE(refused(launch(nullptr, Empty<32>{}, {1, 65'536})));
+  EXPECT_TRUE(refused(launch(nullptr, Empty<32>{}, {1U << 31U, 1})));
+}
+
+TEST(Emulator, DoesTheWorkOfAStreamWhenItIsWaitedFor) {
+  EmulatedStream stream;
+  std::vector<int> done;
+  stream.add_silent([&] { done.push_back(1); });
+  const uint64_t mark = stream.position();
+  const auto body = [&] {
+    if (thread() == 0) done.push_back(2);
+  };
+  ASSERT_EQ(launch(&stream, Kernel<decltype(body)>{body}, {}), nullptr);
+  EXPECT_TRUE(done.empty());
+  EXPECT_EQ(stream.run_until(mark), "");
+  EXPECT_EQ(done, std::vector<int>{1});
+  stream.add([] { return std::string("wrong"); });
+  stream.add_silent([&] { done.push_back(3); });
+  EXPECT_EQ(stream.run(), "wrong");
+  EXPECT_EQ(done, (std::vector<int>{1, 2}));
 }
 
 }  // namespace
