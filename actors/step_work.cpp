@@ -80,10 +80,7 @@ StepWork& StepWork::operator+=(const StepWork& other) {
 
 uint64_t held_bytes(const WeightView& w) {
   uint64_t bytes = w.size_bytes();
-  if (w.scales != nullptr) {
-    constexpr size_t kBlock = WeightView::kScaleBlock;
-    bytes += (w.out + kBlock - 1) / kBlock * ((w.in + kBlock - 1) / kBlock) * sizeof(float);
-  }
+  if (w.scales != nullptr) bytes += w.num_block_scales() * sizeof(float);
   if (is_integer(w.dtype)) {
     const bool has_zeros = w.group_scales.zeros != nullptr;
     bytes += w.out * w.num_groups() * (size_of(w.group_scales.dtype) + (has_zeros ? 1 : 0));

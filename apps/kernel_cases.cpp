@@ -51,8 +51,7 @@ WeightView matrix(const WeightForm& form, size_t out, size_t in) {
 WeightView place(WeightView w, ColdMemory& memory) {
   w.data = memory.next(w.size_bytes());
   if (w.dtype == DType::kF8E4M3) {
-    const size_t scales = (w.out + 127) / 128 * ((w.in + 127) / 128);
-    w.scales = reinterpret_cast<const float*>(memory.next(scales * sizeof(float)));
+    w.scales = reinterpret_cast<const float*>(memory.next(w.num_block_scales() * sizeof(float)));
   }
   if (is_integer(w.dtype)) {
     w.group_scales.data = memory.next(w.out * w.num_groups() * size_of(w.group_scales.dtype));

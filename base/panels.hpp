@@ -22,6 +22,8 @@ inline constexpr size_t kPanelBlock = 32;
 inline constexpr size_t kPanelQuad = 4;
 /// What kI4 without zeros subtract.
 inline constexpr int kMiddleOfI4 = 8;
+/// The largest zero of kI4 that backends on devices compute with; CPUs take any.
+inline constexpr uint8_t kMaxZeroOfI4 = 128;
 
 /// Whether a matrix can be stored in panels.
 constexpr bool fits_panels(size_t out, size_t in) {

@@ -68,6 +68,8 @@ struct RowsView {
     CHECK_LE(first + count, rows);
     return RowsView(data + first * stride, count, cols, stride);
   }
+  /// Whether they are the same rows in memory.
+  friend bool operator==(const RowsView&, const RowsView&) = default;
 };
 
 using ConstRows = RowsView<const float>;
@@ -104,6 +106,14 @@ struct WeightView {
   static constexpr size_t kScaleBlock = 128;
   [[nodiscard]] bool empty() const { return data == nullptr; }
   [[nodiscard]] size_t size_bytes() const { return out * in * bits_of(dtype) / 8; }
+  /// Scales of a row, or of a column, of `size` elements of kF8E4M3.
+  static constexpr size_t num_scale_blocks(size_t size) {
+    return (size + kScaleBlock - 1) / kScaleBlock;
+  }
+  /// Elements of `scales`, unless that is nullptr.
+  [[nodiscard]] size_t num_block_scales() const {
+    return num_scale_blocks(out) * num_scale_blocks(in);
+  }
   /// Scales of a row of integers.
   [[nodiscard]] size_t num_groups() const {
     return (in + group_scales.group - 1) / group_scales.group;
@@ -116,7 +126,7 @@ struct WeightView {
     part.out = count;
     part.data = static_cast<const std::byte*>(data) + first * in * bits_of(dtype) / 8;
     if (scales != nullptr) {
-      part.scales += first / kScaleBlock * ((in + kScaleBlock - 1) / kScaleBlock);
+      part.scales += first / kScaleBlock * num_scale_blocks(in);
     }
     if (is_integer(dtype)) {
       const size_t skipped = first * num_groups();

@@ -52,10 +52,6 @@ class QuantisedBuffers {
   std::vector<std::unique_ptr<int32_t[]>> sums_;
 };
 
-bool same_rows(const ConstRows& a, const ConstRows& b) {
-  return a.data == b.data && a.rows == b.rows && a.cols == b.cols && a.stride == b.stride;
-}
-
 class CpuOps final : public Ops {
  public:
   CpuOps(const KernelSet& kernels, ThreadPool* pool) : kernels_(kernels), pool_(pool) {}
@@ -229,7 +225,7 @@ class CpuOps final : public Ops {
     for (size_t i = 0; i < products.size(); ++i) {
       const ConstRows& x = products[i].x;
       if (!is_integer(products[i].w.dtype) || x.rows == 0) continue;
-      if (i > 0 && quantised[i - 1].values != nullptr && same_rows(x, products[i - 1].x)) {
+      if (i > 0 && quantised[i - 1].values != nullptr && x == products[i - 1].x) {
         quantised[i] = quantised[i - 1];
         continue;
       }

@@ -86,7 +86,7 @@ void to_float32(Bytes bytes, DType dtype, std::span<float> values) {
 
 void apply_block_scales(std::span<float> values, size_t first, size_t in, const float* scales) {
   constexpr size_t kBlock = WeightView::kScaleBlock;
-  const size_t blocks_in = (in + kBlock - 1) / kBlock;
+  const size_t blocks_in = WeightView::num_scale_blocks(in);
   for (size_t at = 0; at < values.size(); at += in) {
     const float* of_row = scales + (first + at / in) / kBlock * blocks_in;
     for (size_t i = 0; i < in; ++i) values[at + i] *= of_row[i / kBlock];

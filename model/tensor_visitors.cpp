@@ -13,7 +13,7 @@ namespace {
 
 constexpr uint64_t kBlock = WeightView::kScaleBlock;
 
-uint64_t blocks(uint64_t size) { return (size + kBlock - 1) / kBlock; }
+uint64_t blocks(uint64_t size) { return WeightView::num_scale_blocks(size); }
 
 FileRange whole(const StoredTensor& tensor) {
   return {tensor.file, tensor.header.begin, tensor.header.end};

@@ -79,9 +79,8 @@ inline float weight_at(const WeightView& w, size_t o, size_t i) {
     case DType::kF8E4M3: {
       const float value = from_f8e4m3(internal::load<uint8_t>(w.data, at));
       if (w.scales == nullptr) return value;
-      const size_t blocks_in = (w.in + WeightView::kScaleBlock - 1) / WeightView::kScaleBlock;
-      return value *
-             w.scales[(o / WeightView::kScaleBlock) * blocks_in + i / WeightView::kScaleBlock];
+      return value * w.scales[o / WeightView::kScaleBlock * WeightView::num_scale_blocks(w.in) +
+                              i / WeightView::kScaleBlock];
     }
     case DType::kI8:
     case DType::kI4: {

@@ -69,7 +69,7 @@ void convert_row(const WeightView& w, size_t o, float* out) {
   const F8Row row = rows_of<F8Row>(w, o).row(0);
   if (w.scales == nullptr) return convert(row, 0, w.in, 1.0F, out);
   constexpr size_t kBlock = WeightView::kScaleBlock;
-  const float* scales = w.scales + o / kBlock * ((w.in + kBlock - 1) / kBlock);
+  const float* scales = w.scales + o / kBlock * WeightView::num_scale_blocks(w.in);
   for (size_t first = 0; first < w.in; first += kBlock) {
     convert(row, first, std::min(first + kBlock, w.in), scales[first / kBlock], out);
   }
