@@ -30,6 +30,7 @@ Result<std::unique_ptr<LocalModel>> LocalModel::load(const model::Checkpoint& ch
                                                      kernels::Backend backend) {
   std::unique_ptr<LocalModel> local(new LocalModel(checkpoint, options, std::move(backend)));
   kernels::Memory& memory = *local->backend_.memory;
+  TRY(check_limits(checkpoint.config(), local->ops()));
   local->weights_ = TRY(checkpoint.load_router(options.form == AttentionForm::kExpanded));
   local->placed_ = TRY(place(local->weights_, memory));
   const model::ModelConfig& config = checkpoint.config();

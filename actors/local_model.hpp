@@ -36,8 +36,8 @@ struct LocalModelOptions {
 
 class LocalModel {
  public:
-  /// @errors those of the checkpoint; kResourceExhausted if a device has no room for the
-  /// weights or the KV
+  /// @errors those of the checkpoint; kUnsupported if it is larger than the backend computes
+  /// (check_limits()); kResourceExhausted if a device has no room for the weights or the KV
   /// @param backend none: this machine's CPUs. A device that fails in a step ends the process.
   static Result<std::unique_ptr<LocalModel>> load(const model::Checkpoint& checkpoint,
                                                   const LocalModelOptions& options,

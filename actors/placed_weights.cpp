@@ -1,5 +1,7 @@
 #include "actors/placed_weights.hpp"
 
+#include <string>
+
 #include "kernels/placed_weights.hpp"
 
 namespace troupe::actors {
@@ -42,6 +44,25 @@ Result<model::LayerWeightsOf<const float*>> place_in(PlacedWeights& placed,
 }
 
 }  // namespace
+
+Result<void> check_limits(const model::ModelConfig& config, const kernels::Ops& ops) {
+  const kernels::Limits limits = ops.limits();
+  struct Size {
+    const char* key;
+    size_t value;
+    size_t most;
+  };
+  for (const Size& size :
+       {Size{"kv_lora_rank", config.kv_lora_rank, limits.kv_rank},
+        Size{"qk_rope_head_dim", config.qk_rope_head_dim, limits.rope_dim},
+        Size{"n_routed_experts", config.num_routed_experts, limits.num_experts}}) {
+    if (size.value <= size.most) continue;
+    return Error{Code::kUnsupported, std::string(size.key) + " is " + std::to_string(size.value) +
+                                         "; " + ops.arithmetic_class() + " computes up to " +
+                                         std::to_string(size.most) + ", CPUs any"};
+  }
+  return {};
+}
 
 Result<std::shared_ptr<const PlacedRouter>> place(
     const std::shared_ptr<const model::RouterWeights>& weights, kernels::Memory& memory) {

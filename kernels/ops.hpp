@@ -97,6 +97,8 @@ enum class GateMethod : uint8_t {
   kNoauxTc,             ///< V3: sigmoid + bias; groups ranked by the sum of their best two
 };
 
+inline constexpr size_t kMaxTopk = 64;
+
 /// Chooses top-k experts per row from the logits. Slots are ordered by falling choice score, ties
 /// to the lower expert number; groups likewise. Weights never contain the bias.
 struct TopkGateParams {
@@ -105,7 +107,7 @@ struct TopkGateParams {
   GateMethod method = GateMethod::kGreedy;
   size_t num_groups = 1;  ///< divides num_experts
   size_t topk_groups = 1;
-  size_t topk = 1;                ///< <= 64
+  size_t topk = 1;                ///< <= kMaxTopk
   bool normalize = false;         ///< divide weights by (their sum in slot order + 1e-20)
   float scale = 1.0F;             ///< multiplies the weights last
   ExpertIdx* topk_idx = nullptr;  ///< out [rows, topk]
@@ -186,6 +188,14 @@ struct MlaExpandedParams {
   Rows out;  ///< [rows, num_heads * v_dim]
 };
 
+/// The largest model that a backend computes: by default every one that a checkpoint may have.
+struct Limits {
+  static constexpr size_t kNone = ~size_t{0};
+  size_t kv_rank = kNone;
+  size_t rope_dim = kNone;
+  size_t num_experts = kNone;
+};
+
 /// One backend's operations. All are thread-safe for disjoint outputs; those that are large enough
 /// spread over the pool given at construction.
 class Ops {
@@ -196,6 +206,8 @@ class Ops {
   virtual const char* arithmetic_class() const = 0;
   /// What was chosen at run time: "scalar", "avx2", "avx3"...
   virtual const char* target() const = 0;
+  /// CHECKed by the operations.
+  [[nodiscard]] virtual Limits limits() const { return {}; }
 
   virtual void embed(const EmbedParams& p) = 0;
   virtual void gemm(const GemmParams& p) = 0;

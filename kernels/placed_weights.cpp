@@ -1,5 +1,10 @@
 #include "kernels/placed_weights.hpp"
 
+#include <algorithm>
+#include <string>
+
+#include "base/panels.hpp"
+
 namespace troupe::kernels {
 
 template <class T>
@@ -15,15 +20,22 @@ Result<WeightView> PlacedWeights::place(const WeightView& weights) {
   WeightView placed = weights;
   placed.data = TRY(copy(weights.data, weights.size_bytes()));
   if (weights.scales != nullptr) {
-    constexpr size_t kBlock = WeightView::kScaleBlock;
-    const size_t num_scales =
-        (weights.out + kBlock - 1) / kBlock * ((weights.in + kBlock - 1) / kBlock);
-    placed.scales = TRY(copy(weights.scales, num_scales * sizeof(float)));
+    placed.scales = TRY(copy(weights.scales, weights.num_block_scales() * sizeof(float)));
   }
   if (!weights.empty() && is_integer(weights.dtype)) {
     const GroupScales& groups = weights.group_scales;
     const size_t num_scales = weights.out * weights.num_groups();
     placed.group_scales.data = TRY(copy(groups.data, num_scales * size_of(groups.dtype)));
+    if (groups.zeros != nullptr && !memory_.is_host()) {
+      const uint8_t largest = *std::max_element(groups.zeros, groups.zeros + num_scales);
+      if (largest > kMaxZeroOfI4) {
+        return Error{Code::kUnsupported, "an INT4 matrix [" + std::to_string(weights.out) + ", " +
+                                             std::to_string(weights.in) + "] subtracts a zero of " +
+                                             std::to_string(largest) +
+                                             "; devices compute with zeros up to " +
+                                             std::to_string(kMaxZeroOfI4) + ", CPUs with any"};
+      }
+    }
     placed.group_scales.zeros = TRY(copy(groups.zeros, num_scales));
   }
   return placed;

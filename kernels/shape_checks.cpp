@@ -7,8 +7,6 @@
 namespace troupe::kernels {
 namespace {
 
-constexpr size_t kMaxTopk = 64;
-
 template <class T>
 void check_view(const RowsView<T>& v, size_t rows, size_t cols) {
   CHECK_EQ(v.rows, rows);

@@ -33,8 +33,15 @@ Matrix<T> matrix(const RowsView<T>& rows) {
 
 bool on_tensor_cores(DType dtype) { return dtype != DType::kF32 && dtype != DType::kF16; }
 
+/// Of the data of weights: what kernels load of them at once (weights.cuh, FloatGemm).
+size_t alignment_of(const WeightView& w) {
+  if (is_integer(w.dtype)) return sizeof(simt::Words<1>);
+  const size_t one = size_of(w.dtype);
+  return on_tensor_cores(w.dtype) && w.in % 8 == 0 ? 8 * one : one;
+}
+
 Weights device_weights(const WeightView& w) {
-  CHECK_EQ(reinterpret_cast<uintptr_t>(w.data) % 16, uintptr_t{0});
+  CHECK_EQ(reinterpret_cast<uintptr_t>(w.data) % alignment_of(w), uintptr_t{0});
   Weights out{.data = w.data, .out = w.out, .in = w.in, .block_scales = w.scales};
   if (is_integer(w.dtype)) {
     out.group_scales = w.group_scales.data;
@@ -45,10 +52,6 @@ Weights device_weights(const WeightView& w) {
     out.group = out.num_groups == 1 ? round_up(w.in, kSlice) : w.group_scales.group;
   }
   return out;
-}
-
-bool same_rows(const ConstRows& a, const ConstRows& b) {
-  return a.data == b.data && a.rows == b.rows && a.cols == b.cols && a.stride == b.stride;
 }
 
 /// Device memory of an operation; all of it is free again when the next one begins.
@@ -96,6 +99,9 @@ class CudaOps final : public Ops {
 
   const char* arithmetic_class() const override { return class_.c_str(); }
   const char* target() const override { return runtime_.target(); }
+  Limits limits() const override {
+    return {.kv_rank = kMaxRank, .rope_dim = kMaxRope, .num_experts = TopkGate::kMaxExperts};
+  }
 
   void embed(const EmbedParams& p) override {
     check_shapes(p);
@@ -162,8 +168,7 @@ class CudaOps final : public Ops {
 
   void topk_gate(const TopkGateParams& p) override {
     check_shapes(p);
-    CHECK_LE(p.logits.cols, size_t{TopkGate::kMaxExperts});
-    CHECK_LE(p.topk, size_t{TopkGate::kMaxTopk});
+    CHECK_LE(p.logits.cols, limits().num_experts);
     runtime_.launch(TopkGate{.logits = matrix(p.logits),
                              .num_experts = static_cast<unsigned>(p.logits.cols),
                              .bias = p.bias,
@@ -225,15 +230,18 @@ class CudaOps final : public Ops {
   void launch_tensor_cores(const Product* products);
 
   static size_t num_splits(const AttentionRow& row) { return divide_up(row.context_len, kSplit); }
-  /// Bytes of workspace that the parts of a row's splits take.
-  static size_t parts_bytes(const AttentionRow& row, size_t num_heads, size_t rank);
+  /// Of a row, by whether one block goes through all its splits.
+  static size_t num_parts(const AttentionRow& row, bool whole) {
+    return whole ? 1 : num_splits(row);
+  }
+  /// Sets whole_.
+  void choose_whole_rows(std::span<const AttentionRow> rows, size_t num_heads);
   /// Calls attend(range) for ranges of rows whose parts and `bytes_per_row` fit into the workspace.
   template <class Attend>
   void by_ranges_of_rows(std::span<const AttentionRow> rows, size_t bytes_per_row, size_t num_heads,
                          size_t rank, const Attend& attend);
-  void attend(const MlaAbsorbedParams& p);
-  /// Splits that tiles of full size have to go through.
-  static size_t splits_of_all(const MlaAbsorbedParams& p);
+  /// @param first_row of the operation's, for whole_
+  void attend(const MlaAbsorbedParams& p, size_t first_row);
   /// Tiles of a run of rows over the same blocks. @param whole all splits in one
   void add_query_tiles(const MlaAbsorbedParams& p, Range run, bool whole);
   template <class Kv>
@@ -250,6 +258,7 @@ class CudaOps final : public Ops {
   std::vector<RowTile> row_tiles_;
   std::vector<const void*> blocks_;
   std::vector<const float*> stored_;
+  std::vector<bool> whole_;  // whether one block goes through all splits of a row
   std::vector<VisibleKv> visible_;
   std::vector<QueryTile> query_tiles_;
   std::vector<GemmParams> gate_up_, down_;
@@ -275,8 +284,8 @@ void CudaOps::launch_products(const Product* products, const Wanted& wanted) {
   }
   const RowTile* tiles = row_tiles(Kernel::kRows, wanted);
   runtime_.launch(Kernel{.products = products, .tiles = tiles},
-                  {static_cast<unsigned>(divide_up(outputs, Kernel::kOutputs)),
-                   static_cast<unsigned>(row_tiles_.size())});
+                  {static_cast<unsigned>(row_tiles_.size()),
+                   static_cast<unsigned>(divide_up(outputs, Kernel::kOutputs))});
 }
 
 template <class W>
@@ -293,8 +302,7 @@ void CudaOps::round_rows(std::span<const GemmParams> products) {
   for (size_t i = 0; i < products.size(); ++i) {
     Product& p = products_[i];
     if (!on_tensor_cores(dtypes_[i])) continue;
-    if (i > 0 && products_[i - 1].rounded.data != nullptr &&
-        same_rows(products[i].x, products[i - 1].x) &&
+    if (i > 0 && products_[i - 1].rounded.data != nullptr && products[i].x == products[i - 1].x &&
         is_integer(dtypes_[i]) == is_integer(dtypes_[i - 1])) {
       p.rounded = products_[i - 1].rounded;
       continue;
@@ -325,8 +333,8 @@ void CudaOps::multiply(std::span<const GemmParams> products) {
     kernel.products = uploaded;
     kernel.tiles = row_tiles(
         kRoundRows, [&](size_t i) { return rounds_[i] && is_integer(dtypes_[i]) == kInterleaved; });
-    runtime_.launch(kernel, {static_cast<unsigned>(divide_up(widest, 4 * kernel.kThreads)),
-                             static_cast<unsigned>(row_tiles_.size())});
+    runtime_.launch(kernel, {static_cast<unsigned>(row_tiles_.size()),
+                             static_cast<unsigned>(divide_up(widest, 4 * kernel.kThreads))});
   };
   round(RoundRows<false>{});
   round(RoundRows<true>{});
@@ -384,18 +392,31 @@ void CudaOps::ffns(std::span<const FfnParams> experts) {
   multiply(down_);
 }
 
-size_t CudaOps::parts_bytes(const AttentionRow& row, size_t num_heads, size_t rank) {
-  return num_splits(row) * num_heads * (rank + 2) * sizeof(float);
+void CudaOps::choose_whole_rows(std::span<const AttentionRow> rows, size_t num_heads) {
+  size_t queries_and_splits = 0;
+  for (const AttentionRow& row : rows) queries_and_splits += num_splits(row) * num_heads;
+  const size_t splits_of_tiles = queries_and_splits / kTileQueries;
+  const size_t fair_share = splits_of_tiles / runtime_.num_multiprocessors();
+  whole_.clear();
+  for (size_t r = 0, last = 0; r < rows.size(); r = last) {
+    last = end_of_shared_blocks(rows, r, rows.size());
+    size_t most_splits = 0;
+    for (size_t i = r; i < last; ++i) most_splits = std::max(most_splits, num_splits(rows[i]));
+    // A block that does no more than its share of all splits may do all of its rows'.
+    whole_.resize(last, most_splits <= std::max<size_t>(1, fair_share));
+  }
 }
 
 template <class Attend>
 void CudaOps::by_ranges_of_rows(std::span<const AttentionRow> rows, size_t bytes_per_row,
                                 size_t num_heads, size_t rank, const Attend& attend) {
   constexpr size_t kRounding = 8 * kAlignment;  // of the buffers that one call takes
+  choose_whole_rows(rows, num_heads);
   size_t first = 0;
   size_t bytes = kRounding;
   for (size_t r = 0; r < rows.size(); ++r) {
-    const size_t more = bytes_per_row + parts_bytes(rows[r], num_heads, rank);
+    const size_t bytes_per_part = num_heads * (rank + 2) * sizeof(float);
+    const size_t more = bytes_per_row + num_parts(rows[r], whole_[r]) * bytes_per_part;
     if (r > first && bytes + more > workspace_.bytes()) {
       attend(Range{first, r});
       first = r;
@@ -415,7 +436,7 @@ void CudaOps::mla_absorbed(const MlaAbsorbedParams& p) {
     part.rows = p.rows.subspan(range.first, range.size());
     part.out = p.out.slice(range.first, range.size());
     begin();
-    attend(part);
+    attend(part, range.first);
   });
 }
 
@@ -452,7 +473,8 @@ void CudaOps::mla_expanded(const MlaExpandedParams& p) {
             .kv_rank = p.kv_rank,
             .rope_dim = p.rope_dim,
             .scale = p.scale,
-            .out = latent});
+            .out = latent},
+           range.first);
     const Rows out = p.out.slice(range.first, rows);
     down_.clear();
     for (size_t h = 0; h < p.num_heads; ++h) {
@@ -465,35 +487,31 @@ void CudaOps::mla_expanded(const MlaExpandedParams& p) {
   });
 }
 
-void CudaOps::attend(const MlaAbsorbedParams& p) {
-  CHECK_LE(p.kv_rank, size_t{kMaxRank});
-  CHECK_LE(p.rope_dim, size_t{kMaxRope});
+void CudaOps::attend(const MlaAbsorbedParams& p, size_t first_row) {
+  CHECK_LE(p.kv_rank, limits().kv_rank);
+  CHECK_LE(p.rope_dim, limits().rope_dim);
   visible_.clear();
   query_tiles_.clear();
-  const size_t fair_share = splits_of_all(p) / runtime_.num_multiprocessors();
   blocks_.clear();
-  uint32_t num_parts = 0;
+  uint32_t parts_of_all = 0;
+  bool any_split = false;
   for (size_t r = 0, last = 0; r < p.rows.size(); r = last) {
     last = end_of_shared_blocks(p.rows, r, p.rows.size());
+    const bool whole = whole_[first_row + r];
+    any_split = any_split || !whole;
     std::span<const void* const> blocks;  // of the run's longest row
-    size_t most_splits = 0;
     for (size_t i = r; i < last; ++i) {
       if (p.rows[i].blocks.size() > blocks.size()) blocks = p.rows[i].blocks;
-      most_splits = std::max(most_splits, num_splits(p.rows[i]));
-    }
-    // A block that does no more than its share of all splits may do all of its rows'.
-    const bool whole = most_splits <= std::max<size_t>(1, fair_share);
-    for (size_t i = r; i < last; ++i) {
       visible_.push_back({.first_block = blocks_.size(),
                           .context_len = p.rows[i].context_len,
-                          .first_part = num_parts,
+                          .first_part = parts_of_all,
                           .whole = whole});
-      num_parts += whole ? 1 : static_cast<uint32_t>(num_splits(p.rows[i]));
+      parts_of_all += static_cast<uint32_t>(num_parts(p.rows[i], whole));
     }
     blocks_.insert(blocks_.end(), blocks.begin(), blocks.end());
     add_query_tiles(p, {r, last}, whole);
   }
-  const size_t heads = num_parts * p.num_heads;
+  const size_t heads = parts_of_all * p.num_heads;
   const Parts parts{.out = workspace_.take<float>(heads * p.kv_rank),
                     .maximum = workspace_.take<float>(heads),
                     .sum = workspace_.take<float>(heads)};
@@ -504,18 +522,13 @@ void CudaOps::attend(const MlaAbsorbedParams& p) {
   } else {
     launch_attention<float>(p, blocks, rows, parts);
   }
+  if (!any_split) return;
   runtime_.launch(MergeSplits{.rows = rows,
                               .parts = parts,
                               .num_heads = static_cast<unsigned>(p.num_heads),
                               .rank = static_cast<unsigned>(p.kv_rank),
                               .out = matrix(p.out)},
                   {static_cast<unsigned>(p.rows.size()), static_cast<unsigned>(p.num_heads)});
-}
-
-size_t CudaOps::splits_of_all(const MlaAbsorbedParams& p) {
-  size_t queries_and_splits = 0;
-  for (const AttentionRow& row : p.rows) queries_and_splits += num_splits(row) * p.num_heads;
-  return queries_and_splits / kTileQueries;
 }
 
 void CudaOps::add_query_tiles(const MlaAbsorbedParams& p, Range run, bool whole) {

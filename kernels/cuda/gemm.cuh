@@ -46,13 +46,13 @@ struct RoundRows {
   [[nodiscard]] size_t shared_bytes() const { return 0; }
 
   const Product* products;
-  const RowTile* tiles;  ///< by block_y; block_x: 1,024 columns
+  const RowTile* tiles;  ///< by block_x; block_y: 1,024 columns
 
   SIMT_DEVICE void operator()() const {
-    const RowTile tile = tiles[simt::block_y()];
+    const RowTile tile = tiles[simt::block_x()];
     const Product& p = products[tile.product];
     // A thread has four columns, and writes them together.
-    const size_t to = (simt::block_x() * size_t{kThreads} + simt::thread()) * 4;
+    const size_t to = (simt::block_y() * size_t{kThreads} + simt::thread()) * 4;
     if (to >= p.rounded.stride) return;
     size_t from = to;
     if constexpr (kInterleaved) {  // quads 0 4 1 5 2 6 3 7 of a block
@@ -113,12 +113,12 @@ struct StreamGemm {
   [[nodiscard]] size_t shared_bytes() const { return kWarps * kSums * sizeof(float); }
 
   const Product* products;
-  const RowTile* tiles;  ///< by block_y, first rows multiples of 16; block_x: 32 outputs
+  const RowTile* tiles;  ///< by block_x, first rows multiples of 16; block_y: 32 outputs
 
   SIMT_DEVICE void operator()() const {
-    const RowTile tile = tiles[simt::block_y()];
+    const RowTile tile = tiles[simt::block_x()];
     const Product& p = products[tile.product];
-    const unsigned first_output = simt::block_x() * kOutputs;
+    const unsigned first_output = simt::block_y() * kOutputs;
     if (first_output >= p.w.out) return;
     simt::SharedMemory memory;
     const simt::Shared<float> sums = memory.take<float>(kWarps * kSums);
@@ -249,12 +249,12 @@ struct TileGemm {
   }
 
   const Product* products;
-  const RowTile* tiles;  ///< by block_y, first rows multiples of 128; block_x: outputs
+  const RowTile* tiles;  ///< by block_x, first rows multiples of 128; block_y: outputs
 
   SIMT_DEVICE void operator()() const {
-    const RowTile tile = tiles[simt::block_y()];
+    const RowTile tile = tiles[simt::block_x()];
     const Product& p = products[tile.product];
-    const size_t first_output = simt::block_x() * size_t{kOutputs};
+    const size_t first_output = simt::block_y() * size_t{kOutputs};
     if (first_output >= p.w.out) return;
     simt::SharedMemory memory;
     const auto rows = memory.take<simt::Bf16>(kStages * kRows * kBlock);
@@ -416,12 +416,12 @@ struct FloatGemm {
   [[nodiscard]] size_t shared_bytes() const { return 0; }
 
   const Product* products;
-  const RowTile* tiles;  ///< by block_y, first rows multiples of 8; block_x: 16 outputs
+  const RowTile* tiles;  ///< by block_x, first rows multiples of 8; block_y: 16 outputs
 
   SIMT_DEVICE void operator()() const {
-    const RowTile tile = tiles[simt::block_y()];
+    const RowTile tile = tiles[simt::block_x()];
     const Product& p = products[tile.product];
-    const size_t first_output = simt::block_x() * size_t{kOutputs};
+    const size_t first_output = simt::block_y() * size_t{kOutputs};
     if (first_output >= p.w.out) return;
     const size_t o = first_output + simt::thread() / kLanes;
     const size_t last_row = p.rows - 1;

@@ -64,7 +64,7 @@ struct Embed : ElementKernel {
         const float value = from_f8e4m3(static_cast<const uint8_t*>(table)[at]);
         constexpr size_t kBlock = WeightView::kScaleBlock;
         if (scales == nullptr) return value;
-        return value * scales[token / kBlock * ((cols + kBlock - 1) / kBlock) + i / kBlock];
+        return value * scales[token / kBlock * WeightView::num_scale_blocks(cols) + i / kBlock];
       }
       case DType::kI8:
       case DType::kI4: break;

@@ -18,7 +18,6 @@ struct TopkGate {
   static constexpr unsigned kThreads = simt::kWarp;
   static constexpr unsigned kBlocksPerSm = 1;
   static constexpr unsigned kMaxExperts = 32 * simt::kWarp;  ///< a lane's taken ones are 32 bits
-  static constexpr unsigned kMaxTopk = 64;
   [[nodiscard]] size_t shared_bytes() const {
     return (2 * size_t{num_experts} + num_groups + kMaxTopk) * sizeof(float) + 3 * 16;
   }

@@ -94,7 +94,7 @@ struct F8Weights {
   SIMT_DEVICE static float scale(const Weights& w, size_t o, size_t k) {
     constexpr size_t kSide = WeightView::kScaleBlock;
     if (w.block_scales == nullptr) return 1.0F;
-    return w.block_scales[o / kSide * ((w.in + kSide - 1) / kSide) + k / kSide];
+    return w.block_scales[o / kSide * WeightView::num_scale_blocks(w.in) + k / kSide];
   }
 };
 
@@ -135,7 +135,7 @@ struct I8Weights {
   }
 };
 
-/// Zeros are at most 128.
+/// Zeros are at most kMaxZeroOfI4: -(128 + zero) is a BF16 number.
 struct I4Weights {
   static constexpr DType kDType = DType::kI4;
   static constexpr bool kInterleaved = true;

@@ -180,34 +180,83 @@ INSTANTIATE_TEST_SUITE_P(Shapes, CudaAttention,
                                          Shape{"ManyHeads", 70, 64, 16, 32, DType::kBF16}),
                          [](const auto& info) { return info.param.name; });
 
-using CudaAttentionRows = Cuda;
+/// Rows of one request, no two alike.
+class CudaAttentionRows : public Cuda {
+ protected:
+  static constexpr size_t kHeads = 4, kRank = 32, kRope = 8, kNope = 12, kVDim = 20;
+  static constexpr size_t kBlockTokens = 64, kBlocks = 18;
+
+  struct Operands {
+    Draws draws{733};
+    std::vector<const void*> blocks;
+    std::vector<AttentionRow> rows;
+  };
+  Operands operands(const std::vector<uint32_t>& contexts) {
+    Operands o;
+    for (size_t b = 0; b < kBlocks; ++b) {
+      o.blocks.push_back(put(o.draws.values(kBlockTokens * (kRank + kRope))));
+    }
+    for (const uint32_t context : contexts) {
+      o.rows.push_back({.blocks = o.blocks, .context_len = context});
+    }
+    return o;
+  }
+
+  std::vector<float> absorbed(const std::vector<uint32_t>& contexts) {
+    Operands o = operands(contexts);
+    const size_t n = contexts.size();
+    float* out = room<float>(n * kHeads * kRank);
+    ops().mla_absorbed({.q_latent = {put(o.draws.values(n * kHeads * kRank)), n, kHeads * kRank},
+                        .q_rope = {put(o.draws.values(n * kHeads * kRope)), n, kHeads * kRope},
+                        .rows = o.rows,
+                        .block_tokens = kBlockTokens,
+                        .num_heads = kHeads,
+                        .kv_rank = kRank,
+                        .rope_dim = kRope,
+                        .scale = 0.5F,
+                        .out = {out, n, kHeads * kRank}});
+    return get(out, n * kHeads * kRank);
+  }
+
+  std::vector<float> expanded(const std::vector<uint32_t>& contexts) {
+    Operands o = operands(contexts);
+    const size_t n = contexts.size();
+    const size_t q_cols = kHeads * (kNope + kRope);
+    float* out = room<float>(n * kHeads * kVDim);
+    ops().mla_expanded({.q = {put(o.draws.values(n * q_cols)), n, q_cols},
+                        .kv_b = put(o.draws.values(kHeads * (kNope + kVDim) * kRank)),
+                        .rows = o.rows,
+                        .block_tokens = kBlockTokens,
+                        .num_heads = kHeads,
+                        .kv_rank = kRank,
+                        .nope_dim = kNope,
+                        .rope_dim = kRope,
+                        .v_dim = kVDim,
+                        .scale = 0.5F,
+                        .out = {out, n, kHeads * kVDim}});
+    return get(out, n * kHeads * kVDim);
+  }
+};
 
 TEST_F(CudaAttentionRows, AreCutIntoRangesThatFitTheWorkspace) {
-  ASSERT_NO_FATAL_FAILURE(start({.workspace_bytes = size_t{24} << 10U}));
-  Draws draws(733);
-  const size_t heads = 4, rank = 32, rope = 8, n = 60;
-  const void* block = put(draws.values(64 * (rank + rope)));
-  const std::vector<AttentionRow> rows(n, {.blocks = {&block, 1}, .context_len = 60});
-  const std::vector<float> one_latent = draws.values(heads * rank);
-  const std::vector<float> one_rope = draws.values(heads * rope);
-  std::vector<float> latent;
-  std::vector<float> rotated;
-  for (size_t r = 0; r < n; ++r) {
-    latent.insert(latent.end(), one_latent.begin(), one_latent.end());
-    rotated.insert(rotated.end(), one_rope.begin(), one_rope.end());
+  struct Case {
+    std::vector<uint32_t> contexts;
+    size_t workspace_bytes;  ///< too few for all rows together, or an error would be kept
+  };
+  std::vector<uint32_t> chunk;  // each row in one split
+  for (uint32_t i = 0; i < 60; ++i) chunk.push_back(20 + i);
+  std::vector<uint32_t> long_chunk;  // in the emulator a block goes through both splits of its rows
+  for (uint32_t i = 0; i < 40; ++i) long_chunk.push_back(500 + i);
+  const std::vector<uint32_t> few = {1100, 1099, 513, 512, 1, 700, 1100};  // in parts
+  for (const Case& c : {Case{chunk, size_t{24} << 10U}, Case{long_chunk, size_t{16} << 10U},
+                        Case{few, size_t{8} << 10U}}) {
+    ASSERT_NO_FATAL_FAILURE(start({}));
+    const std::vector<float> whole_absorbed = absorbed(c.contexts);
+    const std::vector<float> whole_expanded = expanded(c.contexts);
+    ASSERT_NO_FATAL_FAILURE(start({.workspace_bytes = c.workspace_bytes}));
+    EXPECT_EQ(bit_difference(whole_absorbed, absorbed(c.contexts)), "") << c.contexts.size();
+    EXPECT_EQ(bit_difference(whole_expanded, expanded(c.contexts)), "") << c.contexts.size();
   }
-  float* out = room<float>(n * heads * rank);
-  ops().mla_absorbed({.q_latent = {put(latent), n, heads * rank},
-                      .q_rope = {put(rotated), n, heads * rope},
-                      .rows = rows,
-                      .block_tokens = 64,
-                      .num_heads = heads,
-                      .kv_rank = rank,
-                      .rope_dim = rope,
-                      .scale = 0.5F,
-                      .out = {out, n, heads * rank}});
-  const std::vector<float> got = get(out, n * heads * rank);
-  for (size_t i = heads * rank; i < got.size(); ++i) ASSERT_EQ(got[i], got[i % (heads * rank)]);
 }
 
 TEST_F(CudaAttentionRows, ExpandedAttentionIsNearTheSpecification) {

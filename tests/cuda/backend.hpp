@@ -17,12 +17,12 @@ Result<Backend> make_test_backend(const CudaOptions& options);
 class Cuda : public testing::Test {
  protected:
   void SetUp() override { start({}); }
-  /// In a test, within ASSERT_NO_FATAL_FAILURE.
+  /// Another one, without the arrays of the last. In a test, within ASSERT_NO_FATAL_FAILURE.
   void start(CudaOptions options) {
     if (options.workspace_bytes == CudaOptions().workspace_bytes) {
       options.workspace_bytes = size_t{64} << 20U;
     }
-    backend_.ops.reset();
+    drop();
     Result<Backend> made = make_test_backend(options);
     if (!made.ok() && made.error().code == Code::kNotFound) {
       GTEST_SKIP() << "skipped: no GPU: " << made.error().message;
@@ -30,16 +30,12 @@ class Cuda : public testing::Test {
     ASSERT_TRUE(made.ok()) << made.error().message;
     backend_ = std::move(*made);
   }
-  void TearDown() override {
-    for (void* memory : arrays_) backend_.memory->release(memory);
-    weights_.clear();
-    backend_.ops.reset();
-  }
+  void TearDown() override { drop(); }
 
   Ops& ops() { return *backend_.ops; }
   Memory& memory() { return *backend_.memory; }
 
-  /// A copy on the device, released with the test.
+  /// A copy on the device, released with the backend.
   template <class T>
   T* put(const T* from, size_t count) {
     T* to = room<T>(count);
@@ -74,6 +70,13 @@ class Cuda : public testing::Test {
   }
 
  private:
+  void drop() {
+    for (void* memory : arrays_) backend_.memory->release(memory);
+    arrays_.clear();
+    weights_.clear();
+    backend_.ops.reset();
+  }
+
   Backend backend_;
   std::vector<void*> arrays_;
   std::vector<PlacedWeights> weights_;

@@ -157,6 +157,30 @@ TEST_F(CudaGemm, TakesRowsOfWeightsThatAreNotAligned) {
   }
 }
 
+TEST_F(CudaGemm, TakesOutputsOfAMatrixWhereverTheyBegin) {
+  Draws draws(710);
+  for (const DType dtype : {DType::kBF16, DType::kF8E4M3, DType::kF16, DType::kF32}) {
+    for (const size_t in : {37, 40}) {
+      const size_t out = 21, first = 3, count = 17;
+      const StoredWeight w(dtype, out, in, draws, false);
+      const WeightView on_device = put(w.view);
+      for (const size_t rows : {2, 35}) {
+        const float* x = put(draws.values(rows * in));
+        float* all = room<float>(rows * out);
+        float* some = room<float>(rows * count);
+        ops().gemm({.x = {x, rows, in}, .w = on_device, .y = {all, rows, out}});
+        ops().gemm(
+            {.x = {x, rows, in}, .w = on_device.outputs(first, count), .y = {some, rows, count}});
+        const std::vector<float> want = get(all, rows * out);
+        const std::vector<float> got = get(some, rows * count);
+        for (size_t i = 0; i < got.size(); ++i) {
+          ASSERT_EQ(got[i], want[i / count * out + first + i % count]) << to_string(dtype);
+        }
+      }
+    }
+  }
+}
+
 TEST_F(CudaGemm, DecodesEveryStoredValueExactly) {
   // One activation is 1, so an output is one weight times its scale.
   Draws draws(704);
@@ -214,6 +238,53 @@ TEST_F(CudaGemm, ComputesManyProductsOfDifferentFormsTogether) {
     ops().gemm(alone);
     ASSERT_EQ(bit_difference(together, get(alone.y.data, p.y.rows * p.y.cols)), "");
   }
+}
+
+TEST_F(CudaGemm, KeepsWhatItUploadedUntilProductsInFlightHaveReadIt) {
+  constexpr size_t kProducts = 40, kIn = 32, kOut = 16;
+  const auto rows_of = [](size_t i) { return 1 + i % 3; };
+  // All are in flight together, or each is waited for.
+  const auto products = [&](bool waits) {
+    Draws draws(711);
+    std::vector<float*> y;
+    for (size_t i = 0; i < kProducts; ++i) {
+      const StoredWeight w(DType::kBF16, kOut, kIn, draws);
+      const float* x = put(draws.values(rows_of(i) * kIn));
+      const WeightView on_device = put(w.view);
+      y.push_back(room<float>(rows_of(i) * kOut));
+      ops().gemm({.x = {x, rows_of(i), kIn}, .w = on_device, .y = {y.back(), rows_of(i), kOut}});
+      if (waits) {
+        EXPECT_TRUE(memory().finish().ok());
+      }
+    }
+    std::vector<float> all;
+    for (size_t i = 0; i < kProducts; ++i) {
+      const std::vector<float> one = get(y[i], rows_of(i) * kOut);
+      all.insert(all.end(), one.begin(), one.end());
+    }
+    return all;
+  };
+  const std::vector<float> want = products(true);
+  ASSERT_NO_FATAL_FAILURE(start({.staging_bytes = 2048}));  // a half takes two products or three
+  EXPECT_EQ(bit_difference(want, products(false)), "");
+}
+
+TEST_F(CudaGemm, TakesMoreRowsThanAGridHasBlocksAlongY) {
+  ASSERT_NO_FATAL_FAILURE(start({.workspace_bytes = size_t{16} << 10U}));
+  Draws draws(712);
+  const size_t rows = (size_t{1} << 16U) * 8;  // FloatGemm makes 8 rows a block
+  const StoredWeight w(DType::kF32, 1, 1, draws);
+  ops().gemm(
+      {.x = {room<float>(rows), rows, 1}, .w = put(w.view), .y = {room<float>(rows), rows, 1}});
+  // The first error is another one: what is launched after it would take the emulator minutes.
+  const StoredWeight wide(DType::kBF16, 16, 32, draws);
+  ops().gemm({.x = {room<float>(1024 * 32), 1024, 32},
+              .w = put(wide.view),
+              .y = {room<float>(1024 * 16), 1024, 16}});
+  const Result<void> done = memory().finish();
+  ASSERT_FALSE(done.ok());
+  EXPECT_NE(done.error().message.find("workspace_bytes"), std::string::npos)
+      << done.error().message;
 }
 
 TEST_F(CudaGemm, ReportsMoreUploadsThanTheStagingMemoryHolds) {

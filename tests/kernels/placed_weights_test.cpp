@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include "base/panels.hpp"
 #include "tests/kernels/other_memory.hpp"
 #include "tests/kernels/support.hpp"
 
@@ -70,6 +71,24 @@ TEST(PlacedWeights, AreCopiedWithTheirScalesAndZeros) {
     std::ranges::fill(w.scales, std::byte{0});
     std::ranges::fill(w.zeros, uint8_t{0});
     EXPECT_EQ(product(*placed), want) << form.name;
+  }
+}
+
+TEST(PlacedWeights, LeaveTheHostOnlyWithZerosThatDevicesComputeWith) {
+  Draws draws(3);
+  OtherMemory device;
+  const auto host = make_host_memory();
+  for (const bool fits : {true, false}) {
+    IntegerWeight w({"I4", DType::kI4, 32, DType::kF32, true}, 16, 64, draws);
+    w.zeros.back() = kMaxZeroOfI4 + (fits ? 0 : 1);
+    EXPECT_TRUE(PlacedWeights(*host).place(w.view).ok());
+    PlacedWeights weights(device);
+    const auto placed = weights.place(w.view);
+    ASSERT_EQ(placed.ok(), fits);
+    if (fits) continue;
+    EXPECT_EQ(placed.error().code, Code::kUnsupported);
+    EXPECT_NE(placed.error().message.find("a zero of 129"), std::string::npos)
+        << placed.error().message;
   }
 }
 

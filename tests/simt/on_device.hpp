@@ -34,9 +34,8 @@ class DeviceRanges {
     if (from != nullptr) check(from, count * sizeof(float));
   }
   void check(const WeightView& w) const {
-    constexpr size_t kBlock = WeightView::kScaleBlock;
     check(w.data, w.size_bytes());
-    check_floats(w.scales, (w.out + kBlock - 1) / kBlock * ((w.in + kBlock - 1) / kBlock));
+    check_floats(w.scales, w.num_block_scales());
     if (!is_integer(w.dtype)) return;
     const size_t num_scales = w.out * w.num_groups();
     check(w.group_scales.data, num_scales * size_of(w.group_scales.dtype));
@@ -58,6 +57,7 @@ class OnDevice final : public Ops {
 
   const char* arithmetic_class() const override { return ops_->arithmetic_class(); }
   const char* target() const override { return ops_->target(); }
+  Limits limits() const override { return ops_->limits(); }
 
   void embed(const EmbedParams& p) override {
     check_all(p.table, p.out);
