@@ -74,9 +74,10 @@ class Workspace {
   T* take(size_t count) {
     const size_t wanted = bytes_of<T>(count);
     if (wanted > bytes_ - used_) {
-      runtime_.keep_error(("an operation needs more than the " + std::to_string(bytes_) +
-                           " bytes of workspace_bytes: raise it or limit the rows of a step")
-                              .c_str());
+      runtime_.keep_error(
+          ("an operation needs more than the " + std::to_string(bytes_) +
+           " bytes of CudaOptions::workspace_bytes: raise it, or give it fewer rows")
+              .c_str());
       return nullptr;
     }
     used_ += wanted;

@@ -7,15 +7,15 @@
 // kernels/ops.hpp fixes for `cpu-f32` becomes: products with BF16, FP8 and integer weights as in
 // kernels/cuda/gemm.cuh (activations rounded to BF16, float32 sums), attention as in
 // kernels/cuda/attention.cuh, the sum of RMSNorm as in kernels/cuda/rows.cuh. All others, products
-// with F32 and F16 weights among them, give the bits of `cpu-f32`.
+// with F32 and F16 weights among them, give the bits of `cpu-f32` (but for those of NaNs).
 //
-// Pointers are to device memory, weights' aligned to 16 bytes. In host memory are spans (tokens,
-// positions, frequencies, block pointers, whose elements point to the device) and
-// CombineParams::slot_row. Operations return before they are computed; they do not fail: the first
-// error is kept and Memory::finish() returns it, at the end of a step at the latest.
-// Unlike on CPUs, one thread at a time may call them.
-// Expanded attention is computed through the absorbed form. kv_rank <= 512, rope_dim <= 64, at most
-// 1,024 experts, zeros of kI4 <= 128.
+// Pointers are to device memory; weights are whole matrices as Memory::allocate() aligns them, or
+// outputs of such. In host memory are spans (tokens, positions, frequencies, and those of pointers,
+// which point to the device) and CombineParams::slot_row. Operations return before they are
+// computed; they do not fail: the first error is kept and Memory::finish() returns it, at the end
+// of a step at the latest. Unlike on CPUs, one thread at a time may call them.
+// Expanded attention is computed through the absorbed form. What is computed at most: limits(), and
+// zeros of kI4 up to kMaxZeroOfI4; both are refused when a model is loaded.
 
 #include <cstddef>
 #include <memory>
@@ -29,10 +29,12 @@ namespace troupe::kernels {
 
 struct CudaOptions {
   int device = 0;
-  /// For what an operation needs while it runs: rounded activations, sums of splits. Large
-  /// operations are cut so that they fit.
+  /// For what an operation needs while it runs: rounded activations, sums of splits. A group of
+  /// FFNs is cut between FFNs and attention between rows so that they fit; products, a single FFN
+  /// and a single row are not cut, and an error if they do not.
   size_t workspace_bytes = size_t{1} << 30U;
-  /// Pinned host memory (and as much on the device) for spans and descriptions of work.
+  /// Pinned host memory (and as much on the device) for spans and descriptions of work; one
+  /// operation, or one part of it as above, may use half. Nothing is cut to fit.
   size_t staging_bytes = size_t{32} << 20U;
 };
 

@@ -122,9 +122,15 @@ class CudaRuntime final : public cuda::Runtime {
     if (error == cudaSuccess) error = cudaMalloc(&memory, bytes);
     if (error == cudaErrorMemoryAllocation) {
       cudaGetLastError();  // is not to be found by the next launch
-      return Error{Code::kResourceExhausted,
-                   name_ + " has no " + std::to_string(bytes) +
-                       " bytes left: lower kv_blocks or the experts on it"};
+      size_t free = 0;
+      size_t total = 0;
+      cudaMemGetInfo(&free, &total);
+      return Error{
+          Code::kResourceExhausted,
+          name_ + " has " + std::to_string(free) + " of " + std::to_string(total) +
+              " bytes left and " + std::to_string(bytes) +
+              " more are needed: end what else uses it, ask for fewer tokens, take a model "
+              "in fewer bits, or compute on the CPU"};
     }
     keep(error, "allocating memory");
     if (failed()) return Error{Code::kInternal, error_};

@@ -18,7 +18,8 @@ namespace troupe::kernels::cuda {
 inline constexpr unsigned kBlock = 32;   ///< elements that two mma multiply
 inline constexpr unsigned kSlice = 128;  ///< elements whose sum is added to others
 
-/// A weight matrix in device memory; aligned to 16 bytes.
+/// A weight matrix in device memory. Where rows are multiples of 8 elements, they are loaded 8 at a
+/// time and begin at a multiple of so many.
 struct Weights {
   const void* data = nullptr;
   size_t out = 0;
