@@ -1,5 +1,6 @@
 #include "apps/bench_options.hpp"
 
+#include <algorithm>
 #include <boost/json.hpp>
 #include <cmath>
 #include <fstream>
@@ -7,6 +8,7 @@
 
 #include "apps/whole_file.hpp"
 #include "base/parse.hpp"
+#include "gateway/http_client.hpp"
 #include "model/tokenizer.hpp"
 
 namespace troupe::apps {
@@ -96,6 +98,50 @@ Result<void> check_used(const Values& values) {
   if (given("json") && given("html") &&
       file_of(values["json"].as<std::string>()) == file_of(values["html"].as<std::string>())) {
     return invalid("--json and --html name the same file");
+  }
+  return {};
+}
+
+/// Of each "URL" or "NAME=URL". Several servers have names, those of their hosts and ports if need
+/// be.
+Result<std::vector<loadgen::Server>> read_servers(const std::vector<std::string>& urls) {
+  std::vector<loadgen::Server> servers;
+  for (const std::string& text : urls) {
+    const size_t equals = text.find('=');
+    const bool has_name = equals < text.find("://");
+    if (has_name && equals == 0) return invalid("--url " + text + " has no name before the =");
+    loadgen::Server server{.name = has_name ? text.substr(0, equals) : "",
+                           .url = has_name ? text.substr(equals + 1) : text,
+                           .model = {}};
+    const auto client = TRY(gateway::HttpClient::create(server.url));
+    if (!has_name && urls.size() > 1) {
+      server.name = gateway::authority(client.host(), client.port());
+    }
+    if (std::ranges::find(servers, server.name, &loadgen::Server::name) != servers.end()) {
+      return invalid("two servers are named " + server.name + ": say --url NAME=URL");
+    }
+    servers.push_back(std::move(server));
+  }
+  return servers;
+}
+
+/// Of each "MODEL", for all servers, or "NAME=MODEL".
+Result<void> read_models(const std::vector<std::string>& models,
+                         std::vector<loadgen::Server>& servers) {
+  for (const std::string& text : models) {
+    const size_t equals = text.find('=');
+    const auto named =
+        equals == std::string::npos
+            ? servers.end()
+            : std::ranges::find(servers, text.substr(0, equals), &loadgen::Server::name);
+    if (named == servers.end() && equals != std::string::npos && servers.size() > 1) {
+      return invalid("--model " + text + ": no server is named " + text.substr(0, equals));
+    }
+    for (loadgen::Server& server : servers) {
+      if (named != servers.end() && &server != &*named) continue;
+      if (!server.model.empty()) return invalid("two models for " + server.url);
+      server.model = named == servers.end() ? text : text.substr(equals + 1);
+    }
   }
   return {};
 }
@@ -197,16 +243,22 @@ Result<Plan> read_plan(const Values& values) {
 
 Options serve_option_table() {
   const auto text = [] { return po::value<std::string>(); };
+  const auto texts = [] { return po::value<std::vector<std::string>>(); };
   const auto count = [] { return po::value<uint32_t>(); };
   const auto number = [] { return po::value<double>(); };
   Options server("Server");
-  server.add_options()                                                                        //
-      ("url", text()->default_value("http://127.0.0.1:8000"), "the server, without /v1")      //
-      ("endpoint", text()->default_value("completions"), "completions or chat")               //
-      ("model", text(), "its name for the model; else the first that it lists")               //
-      ("api-key", text()->default_value(""), "sent as a bearer token; reports leave it out")  //
-      ("ready-timeout", number()->default_value(0), "seconds to wait for the server")         //
-      ("timeout", number()->default_value(600), "seconds for one request")                    //
+  server.add_options()  //
+      ("url", texts()->default_value({"http://127.0.0.1:8000"}, "http://127.0.0.1:8000"),
+       "the server, without /v1; repeated, as NAME=URL if wanted: each run against every server, "
+       "by turns")                                                               //
+      ("endpoint", text()->default_value("completions"), "completions or chat")  //
+      ("model", texts(),
+       "its name for the model; else the first that it lists. Of several servers: MODEL for all, "
+       "or NAME=MODEL for one")  //
+      ("api-key", text()->default_value(""),
+       "sent as a bearer token, to every server; reports leave it out")              //
+      ("ready-timeout", number()->default_value(0), "seconds to wait for a server")  //
+      ("timeout", number()->default_value(600), "seconds for one request")           //
       ("retry",
        "send refused requests (429, 503) again after Retry-After; else they count as failed")  //
       ("no-ignore-eos", "let answers end early; else all have the asked length")               //
@@ -258,7 +310,7 @@ Options serve_option_table() {
       ("tenants", text(),
        "NAME:WEIGHT,...: each request is of one, drawn by weight. A tenant's name is sent as its "
        "API key, and reports show it")  //
-      ("tenant", po::value<std::vector<std::string>>(),
+      ("tenant", texts(),
        "NAME:CLIENTS or NAME:RATE/s, with :PRIORITY if wanted; repeated: each has its own load. "
        "The name is sent as the API key, and reports show it")  //
       ("background", text(),
@@ -266,7 +318,7 @@ Options serve_option_table() {
        "API key of its own if wanted, which reports leave out");
   Options output("Results");
   output.add_options()  //
-      ("goodput", po::value<std::vector<std::string>>()->multitoken(),
+      ("goodput", texts()->multitoken(),
        "ttft:MS tpot:MS e2el:MS: count requests that meet them all")  //
       ("json", text(), "file for the results, with vLLM's keys")      //
       ("save-detailed", "every request into the JSON file")           //
@@ -280,14 +332,16 @@ Result<ServeOptions> read_serve_options(const Values& values) {
   TRY(check_numbers(values));
   TRY(check_used(values));
   ServeOptions options;
-  options.url = values["url"].as<std::string>();
+  options.servers = TRY(read_servers(values["url"].as<std::vector<std::string>>()));
+  if (const auto models = optional_value<std::vector<std::string>>(values, "model")) {
+    TRY(read_models(*models, options.servers));
+  }
   const std::string endpoint = values["endpoint"].as<std::string>();
   const bool is_chat = endpoint == "chat";
   if (!is_chat && endpoint != "completions") {
     return invalid("--endpoint must be completions or chat, not \"" + endpoint + "\"");
   }
   options.endpoint = is_chat ? "/v1/chat/completions" : "/v1/completions";
-  options.model = optional_value<std::string>(values, "model").value_or("");
   options.ready_timeout = seconds_value(values, "ready-timeout");
   options.plan = TRY(read_plan(values));
   options.pool = TRY(read_pool(values));

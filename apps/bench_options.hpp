@@ -3,20 +3,21 @@
 // The command line of `troupe bench serve`.
 
 #include <string>
+#include <vector>
 
 #include "apps/command.hpp"
 #include "loadgen/load.hpp"
 #include "loadgen/plan.hpp"
+#include "loadgen/report.hpp"
 #include "loadgen/summary.hpp"
 
 namespace troupe::apps {
 
 struct ServeOptions {
-  std::string url;
+  std::vector<loadgen::Server> servers;  ///< model "": the first that the server lists
   std::string endpoint;
-  std::string model;  ///< "": the first that the server lists
   Duration ready_timeout;
-  loadgen::LoadOptions load;  ///< without host, port and model
+  loadgen::LoadOptions load;  ///< without host, port, path and model
   loadgen::WordPool pool;
   loadgen::Plan plan;
   loadgen::Objectives objectives;

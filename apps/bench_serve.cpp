@@ -43,17 +43,37 @@ std::string command_of(const Arguments& arguments, std::vector<std::string> secr
 
 /// The model to ask for, once the server answers. Who names it needs no list from the server, which
 /// some servers only give for a key.
-Result<std::string> wait_for_model(const gateway::HttpClient& client, const ServeOptions& options) {
+Result<std::string> wait_for_model(const gateway::HttpClient& client, const std::string& named,
+                                   Duration ready_timeout) {
   const auto deadline =
-      std::chrono::steady_clock::now() + std::chrono::nanoseconds(options.ready_timeout.ns);
+      std::chrono::steady_clock::now() + std::chrono::nanoseconds(ready_timeout.ns);
   while (true) {
     auto model = first_model(client);
     const bool answers = model.ok() || model.error().code == Code::kInvalidArgument;
-    if (answers && !options.model.empty()) return options.model;
+    if (answers && !named.empty()) return named;
     if (model.ok()) return model;
     if (std::chrono::steady_clock::now() >= deadline) return model;
     std::this_thread::sleep_for(kReadyPoll);
   }
+}
+
+/// The options to load each server with, once all answer; fills in the models to ask for.
+Result<std::vector<loadgen::LoadOptions>> reach_all(ServeOptions& options) {
+  std::vector<loadgen::LoadOptions> targets;
+  for (loadgen::Server& server : options.servers) {
+    const auto client = TRY(gateway::HttpClient::create(server.url));
+    auto model = wait_for_model(client, server.model, options.ready_timeout);
+    if (!model.ok() && !server.name.empty()) {
+      return std::move(model).error().with_context(server.name);
+    }
+    server.model = TRY(std::move(model));
+    loadgen::LoadOptions& target = targets.emplace_back(options.load);
+    target.body.model = server.model;
+    target.host = client.host();
+    target.port = client.port();
+    target.path = client.base_path() + options.endpoint;
+  }
+  return targets;
 }
 
 /// Prints how a load goes on: a line that changes on a terminal, else one every ten seconds.
@@ -86,51 +106,63 @@ class ProgressLine {
   int64_t next_plain_ = kPlainProgressSeconds;
 };
 
-Result<loadgen::LoadResult> run_load(const ServeOptions& options,
+Result<loadgen::LoadResult> run_load(const loadgen::LoadOptions& target,
+                                     const loadgen::WordPool& pool,
                                      const std::vector<loadgen::Stream>& streams,
                                      const std::string& label) {
   ProgressLine line(label);
-  return loadgen::run_load(options.load, options.pool, streams,
+  return loadgen::run_load(target, pool, streams,
                            [&](const loadgen::Progress& progress) { line.show(progress); });
 }
 
-std::string label_of(const loadgen::Plan& plan, std::optional<double> load, uint32_t repeat) {
-  char text[96];
+/// "troupe, concurrency 4 (2)"
+std::string label_of(const loadgen::Plan& plan, const std::string& server,
+                     std::optional<double> load, uint32_t repeat) {
+  std::string label = server;
   if (load) {
+    char text[96];
     std::snprintf(text, sizeof text, "%s %g", plan.sweep->name.c_str(), *load);
-  } else {
-    std::snprintf(text, sizeof text, "run");
+    label.append(label.empty() ? "" : ", ").append(text);
+  } else if (label.empty()) {
+    label = "run";
   }
-  std::string label = text;
   if (plan.num_repeats > 1) label += " (" + std::to_string(repeat + 1) + ")";
   return label;
 }
 
-/// Every run, each printed when it has ended.
-Result<void> run_all(const ServeOptions& options, loadgen::Benchmark& benchmark) {
+/// Every run, each printed when it has ended. A round is one load and repeat: it asks all servers
+/// the same, one after the other, and begins with the next one each time.
+Result<void> run_all(const ServeOptions& options, const std::vector<loadgen::LoadOptions>& targets,
+                     loadgen::Benchmark& benchmark) {
   const loadgen::Plan& plan = options.plan;
-  if (plan.num_warmups > 0) {
-    const auto warmup = TRY(run_load(options, loadgen::warmup_of(plan), "warm-up"));
+  for (size_t i = 0; plan.num_warmups > 0 && i < targets.size(); ++i) {
+    const std::string& server = benchmark.servers[i].name;
+    const auto warmup = TRY(run_load(targets[i], options.pool, loadgen::warmup_of(plan),
+                                     server.empty() ? "warm-up" : server + ", warm-up"));
     if (warmup.interrupted) return Error{Code::kCancelled, "interrupted while warming up"};
   }
   std::vector<std::optional<double>> loads{std::nullopt};
   if (plan.sweep) loads.assign(plan.sweep->values.begin(), plan.sweep->values.end());
-  uint64_t run_idx = 0;
-  for (const std::optional<double> load : loads) {
-    for (uint32_t repeat = 0; repeat < plan.num_repeats; ++repeat) {
-      const auto streams = loadgen::streams_of(plan, load, run_idx++);
-      const std::string label = label_of(plan, load, repeat);
-      auto result = TRY(run_load(options, streams, label));
-      loadgen::Run run =
-          loadgen::make_run(std::move(result), streams, plan.tenants, options.objectives);
-      run.load = load;
-      run.repeat = repeat;
-      if (loads.size() * plan.num_repeats > 1) std::printf("%s\n", label.c_str());
-      std::printf("%s\n", loadgen::text_report(benchmark, run).c_str());
-      std::fflush(stdout);
-      benchmark.runs.push_back(std::move(run));
-      if (benchmark.runs.back().result.interrupted) return {};
-    }
+  const uint64_t num_servers = targets.size();
+  const uint64_t num_runs = loads.size() * plan.num_repeats * num_servers;
+  for (uint64_t run_idx = 0; run_idx < num_runs; ++run_idx) {
+    const uint64_t round = run_idx / num_servers, turn = run_idx % num_servers;
+    const uint64_t server_idx = (round + turn) % num_servers;
+    const std::optional<double> load = loads[round / plan.num_repeats];
+    const auto repeat = static_cast<uint32_t>(round % plan.num_repeats);
+    const auto streams = loadgen::streams_of(plan, load, round);
+    const std::string label = label_of(plan, benchmark.servers[server_idx].name, load, repeat);
+    auto result = TRY(run_load(targets[server_idx], options.pool, streams, label));
+    loadgen::Run run =
+        loadgen::make_run(std::move(result), streams, plan.tenants, options.objectives);
+    run.server_idx = static_cast<uint32_t>(server_idx);
+    run.load = load;
+    run.repeat = repeat;
+    if (num_runs > 1) std::printf("%s\n", label.c_str());
+    std::printf("%s\n", loadgen::text_report(benchmark, run).c_str());
+    std::fflush(stdout);
+    benchmark.runs.push_back(std::move(run));
+    if (benchmark.runs.back().result.interrupted) return {};
   }
   return {};
 }
@@ -162,20 +194,15 @@ Result<int> bench_serve(const Arguments& arguments, const Values& values) {
   for (const std::string& path : {options.json_path, options.html_path}) {
     if (!path.empty()) TRY(check_writable(path));  // now, not after an hour of measuring
   }
-  const auto client = TRY(gateway::HttpClient::create(options.url));
-  options.load.body.model = TRY(wait_for_model(client, options));
-  options.load.host = client.host();
-  options.load.port = client.port();
-  options.load.path = client.base_path() + options.endpoint;
+  const auto targets = TRY(reach_all(options));
 
   const loadgen::Plan& plan = options.plan;
   loadgen::Benchmark benchmark{
       .command = command_of(arguments, {values["api-key"].as<std::string>(),
                                         plan.background ? plan.background->api_key : ""}),
       .date = utc_now(),
-      .url = options.url,
+      .servers = options.servers,
       .endpoint = options.endpoint,
-      .model = options.load.body.model,
       .workload = loadgen::describe_workload(plan),
       .load = loadgen::describe_load(plan),
       .max_concurrency = plan.concurrency ? plan.concurrency : plan.max_concurrency,
@@ -185,9 +212,12 @@ Result<int> bench_serve(const Arguments& arguments, const Values& values) {
       .seed = plan.seed,
       .sweep = plan.sweep ? plan.sweep->name : "",
       .runs = {}};
-  std::fprintf(stderr, "%s%s, model %s\n%s; %s\n", options.url.c_str(), options.endpoint.c_str(),
-               benchmark.model.c_str(), benchmark.load.c_str(), benchmark.workload.c_str());
-  TRY(run_all(options, benchmark));
+  for (const auto& [name, url, model] : benchmark.servers) {
+    std::fprintf(stderr, "%s%s%s%s, model %s\n", name.c_str(), name.empty() ? "" : ": ",
+                 url.c_str(), benchmark.endpoint.c_str(), model.c_str());
+  }
+  std::fprintf(stderr, "%s; %s\n", benchmark.load.c_str(), benchmark.workload.c_str());
+  TRY(run_all(options, targets, benchmark));
   if (benchmark.runs.size() > 1) std::printf("%s", loadgen::sweep_table(benchmark).c_str());
   TRY(write_reports(options, benchmark));
   return exit_code_of(benchmark);
@@ -207,6 +237,8 @@ int run_bench_serve(const Arguments& arguments) {
           "  troupe bench serve --request-rate 4 --duration 60 --goodput ttft:500 tpot:100\n"
           "  troupe bench serve --sweep concurrency=1,4,16 --duration 30 --html sweep.html\n"
           "  troupe bench serve --mooncake trace.jsonl --trace-to 600 --trace-speedup 2\n"
+          "  troupe bench serve --url a=http://127.0.0.1:8000 --url b=http://127.0.0.1:8001 "
+          "--repeat 3\n"
           "\n"
           "Load: one client in a closed loop unless --concurrency, --request-rate, --sweep, "
           "--tenant "

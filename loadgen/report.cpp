@@ -110,30 +110,46 @@ std::string tenant_table(const Run& run) {
   return text;
 }
 
-/// Runs of the same load, in the order of the runs.
-std::vector<std::vector<const Run*>> runs_by_load(const Benchmark& benchmark) {
-  std::vector<std::vector<const Run*>> groups;
-  for (const Run& run : benchmark.runs) {
-    if (run.repeat == 0) groups.emplace_back();
-    groups.back().push_back(&run);
-  }
-  return groups;
-}
-
-std::string spread(const std::vector<const Run*>& runs,
-                   const std::function<double(const Summary&)>& value) {
-  std::vector<double> values;
-  values.reserve(runs.size());
-  for (const Run* run : runs) values.push_back(value(run->total));
+/// The median of values and, if there are several, the least and the most; "-" if there is none.
+std::string spread(std::vector<double> values) {
+  if (values.empty()) return "-";
   const Distribution all(std::move(values));
   std::string text = formatted("%.2f", all.percentile(50));
-  if (runs.size() > 1) {
+  if (all.count() > 1) {
     text += " (" + formatted("%.2f", all.min()) + "-" + formatted("%.2f", all.max()) + ")";
   }
   return text;
 }
 
+using Value = std::function<double(const Summary&)>;
+
+std::vector<double> values_of(const std::vector<const Run*>& runs, const Value& value) {
+  std::vector<double> values;
+  values.reserve(runs.size());
+  for (const Run* run : runs) values.push_back(value(run->total));
+  return values;
+}
+
+/// Of each repeat that both have; without those where one has nothing to compare.
+std::vector<double> ratios(const std::vector<double>& values, const std::vector<double>& first) {
+  std::vector<double> ratios;
+  for (size_t i = 0; i < std::min(values.size(), first.size()); ++i) {
+    if (values[i] > 0 && first[i] > 0) ratios.push_back(values[i] / first[i]);
+  }
+  return ratios;
+}
+
 }  // namespace
+
+std::vector<RunsByServer> runs_by_load(const Benchmark& benchmark) {
+  std::vector<RunsByServer> loads;
+  for (const Run& run : benchmark.runs) {
+    const bool begins = loads.empty() || (run.repeat == 0 && !loads.back()[run.server_idx].empty());
+    if (begins) loads.emplace_back(benchmark.servers.size());
+    loads.back()[run.server_idx].push_back(&run);
+  }
+  return loads;
+}
 
 Run make_run(LoadResult result, const std::vector<Stream>& streams,
              const std::vector<Tenant>& tenants, const Objectives& objectives) {
@@ -206,36 +222,49 @@ std::string text_report(const Benchmark& benchmark, const Run& run) {
 }
 
 std::string sweep_table(const Benchmark& benchmark) {
-  using Value = std::function<double(const Summary&)>;
-  const std::vector<std::pair<const char*, Value>> columns = {
+  std::vector<std::pair<const char*, Value>> columns = {
       {"req/s", [](const Summary& s) { return s.request_throughput; }},
       {"output tok/s", [](const Summary& s) { return s.output_throughput; }},
       {"TTFT p50 ms", [](const Summary& s) { return s.ttft_ms.percentile(50); }},
       {"TTFT p99 ms", [](const Summary& s) { return s.ttft_ms.percentile(99); }},
       {"TPOT p50 ms", [](const Summary& s) { return s.tpot_ms.percentile(50); }},
-      {"ITL p99 ms", [](const Summary& s) { return s.itl_ms.percentile(99); }},
-      {"goodput req/s", [](const Summary& s) { return s.request_goodput; }},
-      {"failed", [](const Summary& s) { return static_cast<double>(s.failed); }},
-  };
-  const bool has_objectives = benchmark.runs.front().total.objectives.any();
+      {"ITL p99 ms", [](const Summary& s) { return s.itl_ms.percentile(99); }}};
+  if (benchmark.runs.front().total.objectives.any()) {
+    columns.emplace_back("goodput req/s", [](const Summary& s) { return s.request_goodput; });
+  }
+  columns.emplace_back("failed", [](const Summary& s) { return static_cast<double>(s.failed); });
+
+  const std::vector<Server>& servers = benchmark.servers;
+  const bool has_names = !servers.front().name.empty();
   std::string text = "| " + (benchmark.sweep.empty() ? "load" : benchmark.sweep) + " |";
   std::string rule = "|---|";
-  const auto shown = [&](const char* name) {
-    return has_objectives || std::string_view(name) != "goodput req/s";
-  };
+  if (has_names) {
+    text += " server |";
+    rule += "---|";
+  }
   for (const auto& [name, value] : columns) {
-    if (!shown(name)) continue;
     text += std::string(" ") + name + " |";
     rule += "---|";
   }
   text += "\n" + rule + "\n";
-  for (const auto& group : runs_by_load(benchmark)) {
-    const auto load = group.front()->load;
-    text += "| " + (load ? formatted("%g", *load) : benchmark.load) + " |";
-    for (const auto& [name, value] : columns) {
-      if (shown(name)) text += " " + spread(group, value) + " |";
+  for (const RunsByServer& runs : runs_by_load(benchmark)) {
+    for (size_t i = 0; i < runs.size(); ++i) {
+      if (runs[i].empty()) continue;
+      const auto load = runs[i].front()->load;
+      const std::string begin = "| " + (load ? formatted("%g", *load) : benchmark.load) + " |";
+      std::string line = begin, ratio_line = begin;
+      if (has_names) {
+        line += " " + servers[i].name + " |";
+        ratio_line += " " + servers[i].name + " / " + servers.front().name + " |";
+      }
+      for (const auto& [name, value] : columns) {
+        const auto values = values_of(runs[i], value);
+        line += " " + spread(values) + " |";
+        ratio_line += " " + spread(ratios(values, values_of(runs.front(), value))) + " |";
+      }
+      text += line + "\n";
+      if (i > 0) text += ratio_line + "\n";
     }
-    text += "\n";
   }
   return text;
 }

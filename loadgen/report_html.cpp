@@ -63,6 +63,10 @@ std::string load_name(const Benchmark& benchmark, const Run& run) {
   return run.load ? benchmark.sweep + " " + readable(*run.load) : "all requests";
 }
 
+const std::string& server_name(const Benchmark& benchmark, const Run& run) {
+  return benchmark.servers[run.server_idx].name;
+}
+
 /// The part of values at or below x. Drawn through at most 300 quantiles, denser in the tail.
 Series cdf(const Distribution& values, const std::string& name) {
   Series series{.name = name, .points = {}};
@@ -75,34 +79,45 @@ Series cdf(const Distribution& values, const std::string& name) {
   return series;
 }
 
-/// First runs of each load, at most as many as one plot shows.
-std::vector<const Run*> shown_runs(const Benchmark& benchmark) {
-  std::vector<const Run*> runs;
-  for (const Run& run : benchmark.runs) {
-    if (run.repeat == 0) runs.push_back(&run);
+/// As many of some things as one plot shows, the first and the last among them.
+template <class T>
+std::vector<T> shown(const std::vector<T>& all) {
+  if (all.size() <= kMaxCurves) return all;
+  std::vector<T> some;
+  for (size_t i = 0; i < kMaxCurves; ++i) {
+    some.push_back(all[i * (all.size() - 1) / (kMaxCurves - 1)]);
   }
-  if (runs.size() <= kMaxCurves) return runs;
-  std::vector<const Run*> some;
-  for (size_t i = 0; i < kMaxCurves; ++i)
-    some.push_back(runs[i * (runs.size() - 1) / (kMaxCurves - 1)]);
   return some;
 }
 
-std::string distribution_plots(const Benchmark& benchmark) {
-  std::string out =
-      "<h2>Distributions <span class=\"unit\">part of the requests (of the gaps, for "
-      "ITL) at or below</span></h2><div class=\"plots\">";
+/// The first run of each server.
+std::vector<const Run*> first_runs(const RunsByServer& by_server) {
+  std::vector<const Run*> runs;
+  for (const auto& repeats : by_server) {
+    if (!repeats.empty()) runs.push_back(repeats.front());
+  }
+  return runs;
+}
+
+/// @param name_of what a run's curve is called
+/// @param is_ordered the runs are steps of one quantity
+std::string distribution_plots(const std::string& title, const std::vector<const Run*>& runs,
+                               const std::function<std::string(const Run&)>& name_of,
+                               bool is_ordered) {
+  std::string out = "<h2>" + title +
+                    " <span class=\"unit\">part of the requests (of the gaps, for "
+                    "ITL) at or below</span></h2><div class=\"plots\">";
   for (const LatencyName& name : kLatencies) {
     Plot plot{.title = name.title,
               .x_label = "ms",
               .y_label = "",
               .series = {},
-              .is_ordered = !benchmark.sweep.empty(),
+              .is_ordered = is_ordered,
               .y_max = 1};
     double least = 1e300, most = 0;
-    for (const Run* run : shown_runs(benchmark)) {
+    for (const Run* run : runs) {
       const Distribution& values = run->total.*name.values;
-      plot.series.push_back(cdf(values, load_name(benchmark, *run)));
+      plot.series.push_back(cdf(values, name_of(*run)));
       if (values.empty()) continue;
       least = std::min(least, values.percentile(0.5));  // some events come together: gaps of 0
       most = std::max(most, values.max());
@@ -111,6 +126,28 @@ std::string distribution_plots(const Benchmark& benchmark) {
     out += svg(plot);
   }
   return out + "</div>\n";
+}
+
+/// A curve for each load; of several servers some plots for each load, with a curve for each
+/// server.
+std::string all_distribution_plots(const Benchmark& benchmark) {
+  const auto load_of = [&](const Run& run) { return load_name(benchmark, run); };
+  const auto server_of = [&](const Run& run) { return server_name(benchmark, run); };
+  const auto loads = shown(runs_by_load(benchmark));
+  const bool is_swept = !benchmark.sweep.empty();
+  std::string out;
+  std::vector<const Run*> of_loads;
+  for (const RunsByServer& by_server : loads) {
+    const auto runs = first_runs(by_server);
+    if (benchmark.servers.size() == 1) {
+      of_loads.push_back(runs.front());
+    } else {
+      const std::string load = is_swept ? ", " + load_of(*runs.front()) : "";
+      out += distribution_plots("Distributions" + load, runs, server_of, false);
+    }
+  }
+  if (!of_loads.empty()) out += distribution_plots("Distributions", of_loads, load_of, is_swept);
+  return out;
 }
 
 /// Without the last second, which is only a part of one.
@@ -122,77 +159,106 @@ Series per_second(const std::string& name, const std::vector<double>& values) {
   return series;
 }
 
-std::string timeline_plots(const Run& run) {
-  std::vector<const Record*> records;
-  for (const Record& record : run.result.records) {
-    if (!record.is_background) records.push_back(&record);
+/// What became of requests while a run went on, a line or a colour for each run.
+std::string timeline_plots(const Benchmark& benchmark, const std::vector<const Run*>& runs) {
+  std::vector<Series> output, in_flight, ttft, e2el;
+  for (const Run* run : runs) {
+    const std::string& name = server_name(benchmark, *run);
+    const Instant begin = run->result.start;
+    std::vector<const Record*> records;
+    for (const Record& record : run->result.records) {
+      if (!record.is_background) records.push_back(&record);
+    }
+    const Timeline line = timeline_of(records, begin, run->result.end);
+    output.push_back(per_second(name, line.output_tokens));
+    in_flight.push_back(per_second(name, line.in_flight));
+    Series first{.name = name, .points = {}, .mark = Series::Mark::kDots}, whole = first;
+    const size_t every = records.size() / (kMaxDots / runs.size()) + 1;
+    for (size_t i = 0; i < records.size(); i += every) {
+      const Record& record = *records[i];
+      if (record.outcome != Outcome::kServed || !record.ttft()) continue;
+      const double at = to_seconds(record.start - begin);
+      first.points.emplace_back(at, to_seconds(*record.ttft()) * 1e3);
+      whole.points.emplace_back(at, to_seconds(record.e2el()) * 1e3);
+    }
+    ttft.push_back(std::move(first));
+    e2el.push_back(std::move(whole));
   }
-  const Timeline line = timeline_of(records, run.result.start, run.result.end);
   const auto plot = [](const char* title, const char* unit, std::vector<Series> series) {
     return svg({.title = title,
                 .x_label = "seconds of the run",
                 .y_label = unit,
                 .series = std::move(series)});
   };
-  Series first{.name = "TTFT", .points = {}, .mark = Series::Mark::kDots};
-  Series whole{.name = "E2EL", .points = {}, .mark = Series::Mark::kDots};
-  const size_t every = records.size() / kMaxDots + 1;
-  for (size_t i = 0; i < records.size(); i += every) {
-    const Record& record = *records[i];
-    if (record.outcome != Outcome::kServed || !record.ttft()) continue;
-    const double at = to_seconds(record.start - run.result.start);
-    first.points.emplace_back(at, to_seconds(*record.ttft()) * 1e3);
-    whole.points.emplace_back(at, to_seconds(record.e2el()) * 1e3);
-  }
-  return "<h2>Over time</h2><div class=\"plots\">" +
-         plot("Output", "tokens/s", {per_second("tokens", line.output_tokens)}) +
-         plot("Requests in flight", "", {per_second("in flight", line.in_flight)}) +
-         plot("TTFT", "ms, by the start of the request", {first}) +
-         plot("End-to-end latency", "ms, by the start of the request", {whole}) + "</div>\n";
+  return "<h2>Over time</h2><div class=\"plots\">" + plot("Output", "tokens/s", std::move(output)) +
+         plot("Requests in flight", "", std::move(in_flight)) +
+         plot("TTFT", "ms, by the start of the request", std::move(ttft)) +
+         plot("End-to-end latency", "ms, by the start of the request", std::move(e2el)) +
+         "</div>\n";
 }
 
-Series swept(const Benchmark& benchmark, const std::string& name, double (*x)(const Run&),
-             const std::function<double(const Summary&)>& y) {
+struct Measure {
+  std::string name;
+  std::function<double(const Summary&)> of;
+};
+
+Series swept(const Benchmark& benchmark, size_t server_idx, const std::string& name,
+             double (*x)(const Run&), const Measure& y) {
   Series series{.name = name, .points = {}, .mark = Series::Mark::kLineAndDots};
   for (const Run& run : benchmark.runs) {
-    if (run.repeat == 0) series.points.emplace_back(x(run), y(run.total));
+    if (run.repeat == 0 && run.server_idx == server_idx) {
+      series.points.emplace_back(x(run), y.of(run.total));
+    }
   }
   return series;
 }
 
 std::string sweep_plots(const Benchmark& benchmark) {
-  const auto by_load = [](const Run& run) { return *run.load; };
-  const auto by_throughput = [](const Run& run) { return run.total.output_throughput; };
-  const auto percentiles = [&](const Distribution Summary::*values, auto x) {
-    std::vector<Series> series;
+  const auto by_load = +[](const Run& run) { return *run.load; };
+  const auto by_throughput = +[](const Run& run) { return run.total.output_throughput; };
+  const auto percentiles = [](const Distribution Summary::*values) {
+    std::vector<Measure> measures;
     for (const int percent : {50, 90, 99}) {
-      series.push_back(swept(benchmark, "P" + std::to_string(percent), x,
-                             [=](const Summary& s) { return (s.*values).percentile(percent); }));
+      measures.push_back({"P" + std::to_string(percent),
+                          [=](const Summary& s) { return (s.*values).percentile(percent); }});
     }
-    return series;
+    return measures;
   };
   const std::string load = benchmark.sweep == "rate" ? "requests/s asked for" : "clients";
   std::string out = "<h2>By load</h2><div class=\"plots\">";
-  const auto add = [&](const char* title, const char* unit, const std::string& x_label,
-                       std::vector<Series> series) {
-    out += svg({.title = title, .x_label = x_label, .y_label = unit, .series = std::move(series)});
+  // One plot with a line for each measure; of several servers one plot for each measure, with a
+  // line for each server.
+  const auto add = [&](const std::string& title, const char* unit, const std::string& x_label,
+                       double (*x)(const Run&), const std::vector<Measure>& measures) {
+    Plot plot{.title = title, .x_label = x_label, .y_label = unit, .series = {}};
+    if (benchmark.servers.size() == 1) {
+      for (const Measure& y : measures) plot.series.push_back(swept(benchmark, 0, y.name, x, y));
+      out += svg(plot);
+      return;
+    }
+    for (const Measure& y : measures) {
+      if (measures.size() > 1) plot.title = title + ", " + y.name;
+      plot.series.clear();
+      for (size_t i = 0; i < benchmark.servers.size(); ++i) {
+        plot.series.push_back(swept(benchmark, i, benchmark.servers[i].name, x, y));
+      }
+      out += svg(plot);
+    }
   };
-  add("Latency against throughput: TPOT", "ms", "output tokens/s",
-      percentiles(&Summary::tpot_ms, +by_throughput));
-  add("Latency against throughput: TTFT", "ms", "output tokens/s",
-      percentiles(&Summary::ttft_ms, +by_throughput));
-  add("Output", "tokens/s", load, {swept(benchmark, "tokens/s", by_load, [](const Summary& s) {
-        return s.output_throughput;
-      })});
-  std::vector<Series> requests = {
-      swept(benchmark, "served", by_load, [](const Summary& s) { return s.request_throughput; })};
+  add("Latency against throughput: TPOT", "ms", "output tokens/s", by_throughput,
+      percentiles(&Summary::tpot_ms));
+  add("Latency against throughput: TTFT", "ms", "output tokens/s", by_throughput,
+      percentiles(&Summary::ttft_ms));
+  add("Output", "tokens/s", load, by_load,
+      {{"tokens/s", [](const Summary& s) { return s.output_throughput; }}});
+  std::vector<Measure> requests = {
+      {"served", [](const Summary& s) { return s.request_throughput; }}};
   if (benchmark.runs.front().total.objectives.any()) {
-    requests.push_back(
-        swept(benchmark, "goodput", by_load, [](const Summary& s) { return s.request_goodput; }));
+    requests.push_back({"goodput", [](const Summary& s) { return s.request_goodput; }});
   }
-  add("Requests", "per second", load, std::move(requests));
-  add("TTFT", "ms", load, percentiles(&Summary::ttft_ms, +by_load));
-  add("TPOT", "ms", load, percentiles(&Summary::tpot_ms, +by_load));
+  add("Requests", "per second", load, by_load, requests);
+  add("TTFT", "ms", load, by_load, percentiles(&Summary::ttft_ms));
+  add("TPOT", "ms", load, by_load, percentiles(&Summary::tpot_ms));
   return out + "</div>\n";
 }
 
@@ -247,8 +313,9 @@ std::string run_tables(const Benchmark& benchmark) {
   std::vector<std::pair<std::string, const Summary*>> runs, tenants;
   std::string errors;
   for (const Run& run : benchmark.runs) {
+    const std::string& server = server_name(benchmark, run);
     const std::string name =
-        load_name(benchmark, run) +
+        (server.empty() ? "" : server + ", ") + load_name(benchmark, run) +
         (run.repeat > 0 ? ", again (" + std::to_string(run.repeat + 1) + ")" : "");
     runs.emplace_back(name, &run.total);
     for (const auto& [tenant, sum] : run.tenants) {
@@ -268,24 +335,41 @@ std::string run_tables(const Benchmark& benchmark) {
   return out;
 }
 
+/// What was measured, where and when.
+std::string heading(const Benchmark& benchmark) {
+  const bool is_one = benchmark.servers.size() == 1;
+  std::string title, places;
+  for (const Server& server : benchmark.servers) {
+    if (!title.empty()) title += ", ";
+    title += is_one ? server.model : server.name;
+    if (!places.empty()) places += "<br>";
+    if (!server.name.empty()) places += escaped(server.name) + ": ";
+    places += escaped(server.url + benchmark.endpoint);
+    if (!is_one) places += " &middot; " + escaped(server.model);
+  }
+  return "<title>" + escaped(title) + ": serving benchmark</title><style>" + kStyle +
+         "</style><main>\n<h1>" + escaped(title) + "</h1><p class=\"meta\">" + places +
+         " &middot; " + escaped(benchmark.date) + "</p><p class=\"meta\">" +
+         escaped(benchmark.load) + " &middot; " + escaped(benchmark.workload) + "</p><p><code>" +
+         escaped(benchmark.command) + "</code></p>\n";
+}
+
 }  // namespace
 
 std::string html_report(const Benchmark& benchmark) {
   std::string out =
       "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" "
-      "content=\"width=device-width,initial-scale=1\"><title>" +
-      escaped(benchmark.model) + ": serving benchmark</title><style>" + kStyle +
-      "</style><main>\n<h1>" + escaped(benchmark.model) + "</h1><p class=\"meta\">" +
-      escaped(benchmark.url + benchmark.endpoint) + " &middot; " + escaped(benchmark.date) +
-      "</p><p class=\"meta\">" + escaped(benchmark.load) + " &middot; " +
-      escaped(benchmark.workload) + "</p><p><code>" + escaped(benchmark.command) + "</code></p>\n";
+      "content=\"width=device-width,initial-scale=1\">" +
+      heading(benchmark);
   if (!benchmark.sweep.empty()) {
     out += sweep_plots(benchmark);
-  } else {
+  } else if (benchmark.servers.size() == 1) {
     out += tiles(benchmark.runs.front().total);
   }
-  out += distribution_plots(benchmark);
-  if (benchmark.sweep.empty()) out += timeline_plots(benchmark.runs.front());
+  out += all_distribution_plots(benchmark);
+  if (benchmark.sweep.empty()) {
+    out += timeline_plots(benchmark, first_runs(runs_by_load(benchmark).front()));
+  }
   return out + run_tables(benchmark) + "</main></html>\n";
 }
 

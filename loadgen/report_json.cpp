@@ -91,11 +91,13 @@ void write_details(JsonWriter& json, const Run& run) {
 }
 
 void write_run(JsonWriter& json, const Benchmark& benchmark, const Run& run, bool detailed) {
+  const Server& server = benchmark.servers[run.server_idx];
   json.begin_object();
+  if (!server.name.empty()) json.field("server", server.name);
   json.field("date", benchmark.date)
       .field("backend", benchmark.endpoint)
-      .field("base_url", benchmark.url)
-      .field("model_id", benchmark.model)
+      .field("base_url", server.url)
+      .field("model_id", server.model)
       .field("command", benchmark.command)
       .field("workload", benchmark.workload)
       .field("load", benchmark.load)

@@ -6,7 +6,9 @@
 
 #include <boost/json.hpp>
 #include <fstream>
+#include <functional>
 #include <memory>
+#include <mutex>
 #include <set>
 #include <sstream>
 
@@ -290,6 +292,13 @@ TEST(BenchServeOptions, AreRefusedWhereTheyWouldHaveNoEffectOrAnotherOne) {
       {{"--mooncake", trace, "--prefix-len", "9"}, "--prefix-len needs"},
       {{"--prompts", prompts, "--input-len", "9"}, "--input-len needs"},
       {{"--prompt-as", "text", "--token-ids", "1:2"}, "--token-ids is for"},
+      {{"--url", "http://127.0.0.1:1"}, "two servers are named 127.0.0.1:1: say --url NAME=URL"},
+      {{"--url", "a=http://h:1", "--url", "a=http://h:2"}, "two servers are named a"},
+      {{"--url", "=http://h:1"}, "no name before the ="},
+      {{"--url", "a=b"}, "\"b\" is not of the form http://"},
+      {{"--url", "a=http://h:1", "--model", "b=m"}, "no server is named b"},
+      {{"--url", "a=http://h:1", "--model", "m", "--model", "a=n"}, "two models for http://h:1"},
+      {{"--model", "m", "--model", "n"}, "two models for http://127.0.0.1:1"},
       {{"--goodput", "ttft:1", "ttft:2"}, "two objectives"}};
   for (const auto& [options, message] : cases) {
     const Finished bench = bench_nobody(options);
@@ -516,6 +525,108 @@ TEST(BenchServePeer, IsMeasuredThoughItsStreamIsShapedInItsOwnWay) {
   EXPECT_EQ(second.at("model"), "peer");
   EXPECT_EQ(second.at("messages").at(1),
             json::parse(R"({"role":"assistant","content":"Grüße 日本 🙂"})"));
+}
+
+/// Servers that write down, in one list, who was asked what.
+class BenchServePeers : public testing::Test {
+ protected:
+  struct Asked {
+    std::string server;
+    json::value body;
+  };
+
+  std::string url_of(const ScriptedServer& server) { return "http://127.0.0.1:" + server.port(); }
+
+  std::function<Scripted(const std::string&, int)> scripted(const std::string& name,
+                                                            int status = 200) {
+    return [=, this](const std::string& request, int) {
+      if (request.starts_with("GET ")) {
+        return plain(200, "", R"({"data":[{"id":"model of )" + name + R"("}]})");
+      }
+      const std::lock_guard lock(mutex_);
+      asked_.push_back({name, json::parse(request.substr(request.find("\r\n\r\n") + 4))});
+      return status == 200 ? loadgen::streamed(4) : plain(status, "", "{}");
+    };
+  }
+
+  Scratch scratch_;
+  std::string json_path_ = (scratch_ / "json").string();
+  std::mutex mutex_;
+  std::vector<Asked> asked_;
+};
+
+TEST_F(BenchServePeers, AreAskedTheSameByTurnsAndComparedInOneReport) {
+  Finished bench;
+  const std::string html = (scratch_ / "html").string();
+  {
+    ScriptedServer ours(scripted("ours")), peer(scripted("peer"));
+    bench = troupe({"bench", "serve", "--url", "ours=" + url_of(ours), "--url",
+                    "peer=" + url_of(peer), "--num-warmups", "1", "--num-prompts", "2", "--repeat",
+                    "3", "--sweep", "concurrency=1,2", "--json", json_path_, "--html", html});
+  }
+  ASSERT_EQ(bench.code, 0) << bench.output;
+  // One warm-up each; then six rounds, each begun by the other one.
+  std::vector<std::string> expected = {"ours", "peer"};
+  for (int round = 0; round < 6; ++round) {
+    for (const int turn : {0, 1}) {
+      expected.insert(expected.end(), 2, (round + turn) % 2 == 0 ? "ours" : "peer");
+    }
+  }
+  ASSERT_EQ(asked_.size(), expected.size());
+  std::set<std::string> prompts;
+  for (size_t i = 0; i < asked_.size(); ++i) {
+    EXPECT_EQ(asked_[i].server, expected[i]) << i;
+    EXPECT_EQ(asked_[i].body.at("model"), json::string("model of " + expected[i]));
+    prompts.insert(json::serialize(asked_[i].body.at("prompt")));
+  }
+  for (size_t round = 0; round < 6; ++round) {
+    std::set<std::string> of_turn[2];
+    for (size_t i = 0; i < 4; ++i) {
+      of_turn[i / 2].insert(json::serialize(asked_[2 + 4 * round + i].body.at("prompt")));
+    }
+    EXPECT_EQ(of_turn[0], of_turn[1]) << "at one repeat all are asked the same";
+  }
+  EXPECT_EQ(prompts.size(), 1U + 6 * 2) << "and something else at another one";
+
+  const json::array runs = json::parse(read_file(json_path_)).at("runs").as_array();
+  ASSERT_EQ(runs.size(), 12U);
+  EXPECT_EQ(runs[2].at("server"), "peer");
+  EXPECT_EQ(runs[2].at("model_id"), "model of peer");
+  EXPECT_EQ(runs[2].at("repeat"), 1);
+  for (const char* text :
+       {"\npeer, concurrency 1 (1)\n====", "| concurrency | server |", "| 2 | peer / ours | "}) {
+    EXPECT_NE(bench.output.find(text), std::string::npos) << text << "\n" << bench.output;
+  }
+  EXPECT_NE(read_file(html).find("<i></i>peer</span>"), std::string::npos);
+}
+
+TEST_F(BenchServePeers, AreNamedByHostAndPortAndMayHaveModelsOfTheirOwn) {
+  Finished bench;
+  std::string name;
+  {
+    ScriptedServer ours(scripted("ours")), peer(scripted("peer"));
+    name = "127.0.0.1:" + peer.port();
+    bench = troupe({"bench", "serve", "--url", url_of(ours), "--url", url_of(peer), "--num-prompts",
+                    "1", "--model", name + "=special", "--json", json_path_});
+  }
+  ASSERT_EQ(bench.code, 0) << bench.output;
+  ASSERT_EQ(asked_.size(), 2U);
+  EXPECT_EQ(asked_[0].body.at("model"), "model of ours");
+  EXPECT_EQ(asked_[1].body.at("model"), "special");
+  EXPECT_EQ(json::parse(read_file(json_path_)).at("runs").at(1).at("server"), json::string(name));
+}
+
+TEST_F(BenchServePeers, ThatFailOrAreNotThereAreTold) {
+  ScriptedServer ours(scripted("ours")), broken(scripted("broken", 400));
+  const Finished partial = troupe({"bench", "serve", "--url", "ours=" + url_of(ours), "--url",
+                                   "broken=" + url_of(broken), "--num-prompts", "1"});
+  EXPECT_EQ(partial.code, 4) << partial.output;
+  const Finished nobody = troupe({"bench", "serve", "--url", "ours=" + url_of(ours), "--url",
+                                  "gone=http://127.0.0.1:1", "--num-prompts", "1"});
+  EXPECT_EQ(nobody.code, 3) << nobody.output;
+  EXPECT_NE(nobody.output.find("gone: cannot reach http://127.0.0.1:1"), std::string::npos)
+      << nobody.output;
+  EXPECT_EQ(asked_.size(), 2U) << "nobody is measured before all answer";
 }
 
 }  // namespace

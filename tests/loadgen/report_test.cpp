@@ -3,7 +3,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <boost/json.hpp>
+#include <tuple>
 
 #include "loadgen/plan.hpp"
 #include "loadgen/svg_plot.hpp"
@@ -53,9 +55,8 @@ Run run(std::optional<double> load, uint32_t repeat, int64_t step = 100) {
 Benchmark benchmark() {
   Benchmark b{.command = "troupe bench serve",
               .date = "d",
-              .url = "http://h:1",
+              .servers = {{.name = "", .url = "http://h:1", .model = "m & <m>"}},
               .endpoint = "/v1/completions",
-              .model = "m & <m>",
               .workload = "w",
               .load = "closed loop",
               .max_concurrency = 4,
@@ -169,6 +170,96 @@ TEST(Report, OfSeveralRunsHoldsThemAllAndShowsTheirSpread) {
   EXPECT_THAT(table, HasSubstr("| concurrency | req/s |"));
   EXPECT_THAT(table, HasSubstr("| 1 | 5.00 (5.00-5.00) |"));
   EXPECT_THAT(table, HasSubstr("| 4 | 5.00 (5.00-7.00) |"));
+}
+
+/// Two servers by turns at two loads; the second serves 4 requests per second, the first one 5.
+Benchmark of_two_servers() {
+  Benchmark b = benchmark();
+  b.sweep = "concurrency";
+  b.servers = {{.name = "ours", .url = "http://h:1", .model = "m"},
+               {.name = "peer <", .url = "http://h:2", .model = "n"}};
+  b.runs.clear();
+  uint32_t round = 0;
+  for (const double load : {1.0, 4.0}) {
+    for (uint32_t repeat = 0; repeat < 3; ++repeat, ++round) {
+      for (const uint32_t turn : {0U, 1U}) {
+        b.runs.push_back(run(load, repeat));
+        b.runs.back().server_idx = (round + turn) % 2;
+        if (b.runs.back().server_idx == 1) b.runs.back().total.request_throughput = 4;
+      }
+    }
+  }
+  return b;
+}
+
+TEST(Report, OfSeveralServersComparesThemAtEachLoad) {
+  Benchmark b = of_two_servers();
+  // Both slow down in the last repeat: values spread, their ratios do not.
+  b.runs[10].total.request_throughput /= 2;
+  b.runs[11].total.request_throughput /= 2;
+  const std::string table = sweep_table(b);
+  EXPECT_THAT(table, HasSubstr("| concurrency | server | req/s |"));
+  EXPECT_THAT(table, HasSubstr("| 4 | ours | 5.00 (2.50-5.00) |"));
+  EXPECT_THAT(table, HasSubstr("| 4 | peer < | 4.00 (2.00-4.00) |"));
+  EXPECT_THAT(table, HasSubstr("| 4 | peer < / ours | 0.80 (0.80-0.80) |"));
+  EXPECT_EQ(std::ranges::count(table, '\n'), 2 + 2 * 3);
+
+  const json::value report = json::parse(json_report(b, false));
+  ASSERT_EQ(report.at("runs").as_array().size(), 12U);
+  for (const auto& [run_idx, server, url, model] :
+       {std::tuple(0, "ours", "http://h:1", "m"), std::tuple(2, "peer <", "http://h:2", "n")}) {
+    const json::value& of_run = report.at("runs").at(run_idx);
+    EXPECT_EQ(of_run.at("server"), server);
+    EXPECT_EQ(of_run.at("base_url"), url);
+    EXPECT_EQ(of_run.at("model_id"), model);
+    EXPECT_EQ(of_run.at("completed"), 5);
+  }
+}
+
+TEST(Report, HasNoRatioWhereOneServerHasNoValue) {
+  Benchmark b = of_two_servers();
+  b.runs.resize(3);  // interrupted: the second server has no second repeat
+  b.runs[1].total.tpot_ms = {};
+  const std::string table = sweep_table(b);
+  EXPECT_THAT(table, HasSubstr("| 1 | peer < / ours | 0.80 | 1.00 | 1.00 | 1.00 | - |"));
+  b.runs.resize(1);  // it had no turn at all
+  EXPECT_THAT(sweep_table(b), Not(HasSubstr("peer")));
+}
+
+size_t count_of(const std::string& text, const std::string& part) {
+  size_t count = 0;
+  for (size_t at = 0; (at = text.find(part, at)) != std::string::npos; at += part.size()) ++count;
+  return count;
+}
+
+TEST(Report, InHtmlHasALineForEachServerInEveryPlot) {
+  Benchmark swept = of_two_servers();
+  Benchmark single = of_two_servers();
+  single.sweep = "";
+  single.runs = {run({}, 0), run({}, 0)};
+  single.runs[1].server_idx = 1;
+  for (const Benchmark& b : {swept, single}) {
+    const std::string page = html_report(b);
+    const size_t num_plots = count_of(page, "<svg");
+    EXPECT_GT(num_plots, 4U);
+    EXPECT_EQ(count_of(page, "<i></i>ours</span>"), num_plots);
+    EXPECT_EQ(count_of(page, "<i></i>peer &lt;</span>"), num_plots);
+    EXPECT_EQ(count_of(page, "<g style=\"--c:var(--s1)\">"), num_plots);
+    EXPECT_THAT(page, HasSubstr("<h1>ours, peer &lt;</h1>"));
+    EXPECT_THAT(page, HasSubstr("peer &lt;: http://h:2/v1/completions &middot; n"));
+    EXPECT_THAT(page, Not(HasSubstr("peer <")));
+  }
+  EXPECT_THAT(html_report(swept), HasSubstr("<td>peer &lt;, concurrency 4, again (2)</td>"));
+  EXPECT_THAT(html_report(swept), HasSubstr("Distributions, concurrency 4"));
+}
+
+TEST(Report, OfTheOnlyServerNamesItWhereItsUserDid) {
+  Benchmark b = benchmark();
+  EXPECT_FALSE(json::parse(json_report(b, false)).as_object().contains("server"));
+  EXPECT_THAT(sweep_table(b), HasSubstr("| load | req/s |"));
+  b.servers.front().name = "ours";
+  EXPECT_EQ(json::parse(json_report(b, false)).at("server"), "ours");
+  EXPECT_THAT(sweep_table(b), HasSubstr("| load | server | req/s |"));
 }
 
 TEST(Report, InHtmlIsOnePageWithoutScriptOrFetches) {
