@@ -40,13 +40,13 @@ struct NodeStatus {
   PrefixCacheCounts prefix_cache;   ///< routers
   uint64_t num_preempted = 0;       ///< routers: requests that gave up their blocks for others
   uint64_t num_fetched_blocks = 0;  ///< routers: KV blocks that came from other routers
-  std::string problem;   ///< routers, if asked for: what is wrong with its KV or batcher, or ""
-  bool drained = false;  ///< routers: takes no requests until that is ended
+  std::string problem;              ///< if asked for: what is wrong in its cores, or ""
+  bool drained = false;             ///< routers: takes no requests until that is ended
 };
 
 struct ClusterStatus {
   bool checked = false;  ///< `problem` here and of the nodes was asked for
-  std::string problem;   ///< of the scheduler
+  std::string problem;   ///< of the scheduler or the membership
   bool serving = false;
   std::string condition;  ///< why not, or "serving"
   Epoch epoch;
@@ -102,8 +102,8 @@ class ClusterClient {
   /// Ready to serve? Cheap; for /health.
   [[nodiscard]] virtual bool serving() const = 0;
   /// Calls back with the cluster's state, or with what is known after a bounded wait (2 s). With
-  /// `check`, the scheduler and the routers look at their own integrity first, which takes time in
-  /// proportion to their requests and cached blocks.
+  /// `check`, the scheduler, the routers and the shards look at their own integrity first, which
+  /// takes time in proportion to their requests and cached blocks.
   virtual void status(bool check, std::function<void(ClusterStatus)> on_status) = 0;
   /// Calls back within two seconds. With `rebalance`, a change to the placement that fits the
   /// recent load best is begun first, unless none is better.

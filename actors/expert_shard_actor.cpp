@@ -241,8 +241,9 @@ class ExpertShardShell {
     self_->send(scheduler_, ExpertLoadReport{services_->self, load_.take()});
   }
 
-  [[nodiscard]] WorkerStatus status() const {
+  [[nodiscard]] WorkerStatus status(bool check) const {
     WorkerStatus status{.node = services_->self};
+    if (check) status.problem = core_.check();
     status.num_experts_held = held_.size();
     status.experts = describe(held_);
     status.rows_computed = rows_computed_;
@@ -400,7 +401,7 @@ caf::behavior expert_shard_actor(caf::stateful_actor<ExpertShardState>* self,
       [=](const LinkDown& msg) { shell->link_down(msg); },
       [=](const JobDone& msg) { msg.then(); },
       [=](const LoadDue&) { shell->report_load(); },
-      [=](const WorkerStatusQuery&) { return shell->status(); },
+      [=](const WorkerStatusQuery& msg) { return shell->status(msg.check); },
   };
 }
 

@@ -44,6 +44,8 @@ class KvExchange {
   void patience_tick();
 
   [[nodiscard]] uint64_t fetched_blocks() const { return core_.fetched_blocks(); }
+  /// "" or what is wrong with its transfers.
+  [[nodiscard]] std::string check() const { return core_.check(); }
 
  private:
   void handle(const kvcache::TransferEvent& event);

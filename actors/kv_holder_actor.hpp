@@ -16,9 +16,10 @@ struct KvHolderState {
   std::unique_ptr<kvcache::Holder> core;
 };
 
-/// Receives KvEvent and KvStatsQuery, all from the router of its process. In debug builds the core
-/// checks itself whenever no request holds blocks.
+/// Receives KvEvent and KvStatsQuery, all from the router of its process.
+/// @param check_when_idle the core looks at its own integrity after each event that leaves no
+///        request with blocks, in time in proportion to all blocks; what it finds ends the process
 caf::behavior kv_holder_actor(caf::stateful_actor<KvHolderState>* self,
-                              kvcache::HolderOptions options);
+                              kvcache::HolderOptions options, bool check_when_idle);
 
 }  // namespace troupe::actors

@@ -181,6 +181,7 @@ class RouterShell {
     status.num_preempted = num_preempted_ + batcher_.num_preempted();
     status.num_fetched_blocks = exchange_.fetched_blocks();
     if (check) status.problem = batcher_.check();
+    if (check && status.problem.empty()) status.problem = exchange_.check();
     self_->request(kv_holder_, kKvTimeout, KvStatsQuery{check})
         .then(
             [promise, status](const KvStats& kv) mutable {

@@ -158,6 +158,7 @@ class SchedulerShell {
     pending->promise = std::move(promise);
     pending->status.checked = check;
     if (check) pending->status.problem = scheduler_.check();
+    if (check && pending->status.problem.empty()) pending->status.problem = membership_.check();
     pending->status.serving = membership_.serving();
     pending->status.condition = membership_.condition();
     pending->status.epoch = membership_.epoch();

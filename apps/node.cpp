@@ -143,7 +143,8 @@ caf::actor spawn_worker(caf::actor_system& system, Process& process, const caf::
   const model::ModelConfig& model = process.checkpoint.config();
   const auto holder = system.spawn(
       actors::kv_holder_actor,
-      kvcache::HolderOptions{config.kv_blocks, config.kv_host_blocks, config.kv_block_tokens});
+      kvcache::HolderOptions{config.kv_blocks, config.kv_host_blocks, config.kv_block_tokens},
+      bool{TROUPE_CHECKED});
   auto engine = std::make_shared<actors::RouterEngine>(
       model, process.weights, *process.ops, process.pool,
       actors::KvShape{.num_layers = model.num_layers,

@@ -67,7 +67,7 @@ void print_table(const json::value& status) {
   }
 }
 
-/// What the scheduler and the routers found when they looked at their own integrity, or that one of
+/// What the scheduler and the nodes found when they looked at their own integrity, or that one of
 /// them did not answer.
 Result<void> find_problems(const json::value& status) {
   if (text(status, "checked") != "true") {
@@ -107,7 +107,7 @@ Result<int> show_status(const Values& values) {
   if (!check) return kSuccess;
   TRY(find_problems(status));
   if (!as_json) {
-    std::printf("\nintegrity: nothing wrong with requests, batchers and KV blocks\n");
+    std::printf("\nintegrity: nothing wrong with members, requests, KV blocks and expert shards\n");
   }
   return kSuccess;
 }
@@ -123,7 +123,7 @@ int run_status(const Arguments& arguments) {
                              po::value<std::string>()->default_value("http://127.0.0.1:8000"),
                              "of the gateway")("json", "print the server's JSON")(
       "check",
-      "let the scheduler and the routers look at their own integrity; fails if they find "
+      "let the scheduler and all nodes look at their own integrity; fails if they find "
       "something wrong, or a node does not answer");
   Values values;
   if (const auto code = line.parse(arguments, values)) return *code;

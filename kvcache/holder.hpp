@@ -139,6 +139,8 @@ class Holder {
   [[nodiscard]] std::string check() const;
 
  private:
+  friend struct HolderDamage;  ///< of tests: a defect for check() to find
+
   struct Waiter {
     RequestId request;
     uint32_t num_tokens = 0;  ///< wakes when so many are computed

@@ -85,6 +85,10 @@ void VirtualCluster::crash_client() {
 std::string VirtualCluster::left_over() {
   run_for(seconds(1));
   const ClusterStatus now = status();
+  if (!now.problem.empty()) return "the head says: " + now.problem;
+  for (const NodeStatus& node : now.nodes) {
+    if (!node.problem.empty()) return node.member.info.name + " says: " + node.problem;
+  }
   if (now.counts.queued + now.counts.running != 0) {
     return std::to_string(now.counts.queued) + " requests are queued and " +
            std::to_string(now.counts.running) + " run";

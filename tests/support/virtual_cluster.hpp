@@ -41,8 +41,9 @@ class VirtualCluster {
   /// Ends the gateway actor as a crash would, and starts another. Its streams hear nothing more.
   void crash_client();
 
-  /// "" if no request is queued or runs and all KV blocks are free, as it should be when all
-  /// streams have ended; else what is left. Lets a second pass first, for what is under way.
+  /// "" if no request is queued or runs, all KV blocks are free and nobody finds anything wrong
+  /// with itself, as it should be when all streams have ended; else what is left or wrong. Lets a
+  /// second pass first, for what is under way.
   [[nodiscard]] std::string left_over();
 
  private:
