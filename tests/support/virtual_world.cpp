@@ -57,7 +57,9 @@ class VirtualWorld::HoldingExecutor final : public Executor {
 
 VirtualWorld::VirtualWorld(const VirtualWorldOptions& options)
     : options_(options), control_(options.networked, now_), network_([this](bool echo) {
-        return now_ + draw_up_to(echo ? kMaxEchoTime : options_.max_frame_time);
+        if (echo) return now_ + draw_up_to(kMaxEchoTime);
+        const Duration least = options_.min_frame_time;
+        return now_ + least + draw_up_to({options_.max_frame_time.ns - least.ns});
       }) {}
 
 ClusterHost::Process VirtualWorld::start_process(const std::string& node,

@@ -33,7 +33,8 @@ namespace troupe::actors {
 struct VirtualWorldOptions {
   uint64_t seed = 0;
   Duration max_job_time;    ///< a job takes up to this long, drawn from the seed
-  Duration max_frame_time;  ///< a frame travels up to this long
+  Duration min_frame_time;  ///< a frame travels at least this long
+  Duration max_frame_time;  ///< and at most this long
   double duplicate = 0;     ///< the part of frames that arrives again
   bool reorder = false;     ///< frames of one wire overtake each other
   bool networked = false;   ///< a process for each node
