@@ -4,7 +4,6 @@
 
 #include <atomic>
 
-#include "actors/messages.hpp"
 #include "tests/actors/test_cluster.hpp"
 #include "tests/support/requests.hpp"
 
@@ -180,26 +179,6 @@ TEST(Cluster, ChangesOfPlacementWhileRequestsStreamChangeNoToken) {
                        .num_shards = 3,
                        .balance = {.redundant = 2, .half_life = seconds(1)}});
   ASSERT_TRUE(cluster.wait_serving());
-  const auto rebalance = [&](uint64_t round) {
-    // Another part of the experts is busy in each round.
-    ExpertLoadReport report{.node = cluster.nodes().at("shard-0").services.self, .rows = {}};
-    const model::ModelConfig& config = opened_model(model).config();
-    for (LayerIdx layer = 0; layer < config.num_layers; ++layer) {
-      for (ExpertIdx e = 0; config.is_moe_layer(layer) && e < config.num_routed_experts; ++e) {
-        report.rows.push_back(
-            {{layer, e}, (round + 1) * 1'000'000'000 / (1 + (e + round * 3) % 7)});
-      }
-    }
-    caf::anon_send(cluster.nodes().scheduler(), std::move(report));
-    const auto ask = [&](bool order) {
-      auto promise = std::make_shared<std::promise<Result<ExpertsStatus>>>();
-      cluster.client().experts(order, [promise](auto s) { promise->set_value(std::move(s)); });
-      return promise->get_future().get();
-    };
-    (void)ask(true);  // refused while another change is under way
-    return ask(false).value();
-  };
-  uint64_t num_changes = 0;
   for (int repeat = 0; repeat < 3; ++repeat) {
     std::vector<std::shared_future<Stream>> streams;
     for (const auto& spec : specs) streams.push_back(cluster.submit(spec));
@@ -208,13 +187,14 @@ TEST(Cluster, ChangesOfPlacementWhileRequestsStreamChangeNoToken) {
         return stream.wait_for(std::chrono::seconds(0)) == std::future_status::ready;
       });
     };
-    for (uint64_t round = 0; !ended(); ++round) num_changes = rebalance(round).num_changes;
+    for (uint64_t round = 0; !ended(); ++round) cluster.change_placement(round);
     for (size_t i = 0; i < specs.size(); ++i) {
       expect_same(TestCluster::wait(streams[i]), expected[i], "request " + std::to_string(i));
     }
   }
-  EXPECT_GE(num_changes, 5U);
-  EXPECT_EQ(cluster.status().counts.resumed_total, 0U);
+  const ClusterStatus status = cluster.status();
+  EXPECT_GE(status.num_placement_changes, 5U);
+  EXPECT_EQ(status.counts.resumed_total, 0U);
 }
 
 TEST(Cluster, LosingTheOnlyRouterEndsRequestsWithAnErrorAndRefusesNewOnes) {

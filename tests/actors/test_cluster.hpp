@@ -13,6 +13,7 @@
 
 #include "actors/system.hpp"
 #include "base/check.hpp"
+#include "tests/actors/skewed_load.hpp"
 #include "tests/support/cluster_nodes.hpp"
 #include "tests/support/stream.hpp"
 #include "transport/ports.hpp"
@@ -62,7 +63,7 @@ class TestCluster {
   explicit TestCluster(const ClusterOptions& options,
                        std::optional<transport::FaultOptions> faults = std::nullopt,
                        Duration delay = {})  ///< of every frame
-      : host_(std::move(faults), delay), nodes_(host_, options) {}
+      : model_(options.model), host_(std::move(faults), delay), nodes_(host_, options) {}
 
   ClusterNodes& nodes() { return nodes_; }
   ClusterClient& client() { return nodes_.client(); }
@@ -108,7 +109,18 @@ class TestCluster {
     return future.get();
   }
 
+  /// Orders a change of placement for loads of this `round`. Nothing comes of it while another
+  /// change is under way.
+  void change_placement(uint64_t round) {
+    const NodeId shard = nodes_.at("shard-0").services.self;
+    caf::anon_send(nodes_.scheduler(), skewed_load(opened_model(model_).config(), shard, round));
+    std::promise<void> answered;
+    client().experts(true, [&](const Result<ExpertsStatus>&) { answered.set_value(); });
+    answered.get_future().wait();
+  }
+
  private:
+  std::string model_;
   ThreadedHost host_;
   ClusterNodes nodes_;
 };

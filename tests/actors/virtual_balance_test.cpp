@@ -9,7 +9,7 @@
 
 #include "actors/messages.hpp"
 #include "base/check.hpp"
-#include "base/random.hpp"
+#include "tests/actors/skewed_load.hpp"
 #include "tests/actors/struck_run.hpp"
 
 namespace troupe::actors {
@@ -17,19 +17,10 @@ namespace {
 
 using ::testing::HasSubstr;
 
-/// Has a shard tell the head that some experts are very busy, others in each `round`: then there is
-/// a better placement.
 void skew(VirtualCluster& cluster, uint64_t round) {
-  const model::ModelConfig& config = opened_model(kModel).config();
-  ExpertLoadReport report{.node = cluster.nodes().at("shard-0").services.self, .rows = {}};
-  for (LayerIdx layer = 0; layer < config.num_layers; ++layer) {
-    if (!config.is_moe_layer(layer)) continue;
-    for (ExpertIdx expert = 0; expert < config.num_routed_experts; ++expert) {
-      const uint64_t rank = 1 + random_bits(round, layer, expert) % 1'000;
-      report.rows.push_back({{layer, expert}, 1'000'000'000'000 * (round + 1) / rank});
-    }
-  }
-  caf::anon_send(cluster.nodes().scheduler(), std::move(report));
+  ClusterNodes& nodes = cluster.nodes();
+  caf::anon_send(nodes.scheduler(), skewed_load(opened_model(kModel).config(),
+                                                nodes.at("shard-0").services.self, round));
 }
 
 using Answer = std::optional<Result<ExpertsStatus>>;
