@@ -364,13 +364,15 @@ struct TimedStream {
   std::string text;
   std::chrono::microseconds longest_gap{0};
 };
-TimedStream timed_stream(const ClusterView& view, const std::function<void()>& at_first = {}) {
+TimedStream timed_stream(const ClusterView& view, const std::function<void()>& at_first = {},
+                         uint32_t max_tokens = 2000) {
   TimedStream stream;
   std::optional<Clock::time_point> last;
   const auto response = view.client().post_stream(
       "/v1/completions",
-      R"({"model":"demo","prompt":"1","max_tokens":2000,"temperature":0,"ignore_eos":true,)"
-      R"("stream":true})",
+      R"({"model":"demo","prompt":"1","temperature":0,"ignore_eos":true,"stream":true,)"
+      R"("max_tokens":)" +
+          std::to_string(max_tokens) + "}",
       [&](std::string_view data) {
         const auto now = Clock::now();
         if (last) {
@@ -435,6 +437,43 @@ TEST_F(ClusterProcesses, ThePlacementChangesWhileAStreamGoesOnAsIfNothingHappene
   const Finished raw = troupe({"experts", "--url", url(), "--json"});
   EXPECT_EQ(json::parse(raw.output).at("layers").as_array().size(), 3U);
   EXPECT_EQ(troupe({"experts", "shuffle", "--url", url()}).code, 2);
+}
+
+TEST_F(ClusterProcesses, RoutersAreDrainedByTurnsWhileAStreamGoesOnAsIfNothingHappened) {
+  constexpr uint32_t kMaxTokens = 600;
+  configure(2, "  - {name: router-1, role: router}\n");
+  start();
+  const Finished alone =
+      troupe({"generate", "--model", kDemo, "--prompt", "1", "--max-tokens",
+              std::to_string(kMaxTokens), "--temperature", "0", "--ignore-eos", "--json"});
+  ASSERT_EQ(alone.code, 0) << alone.output;
+  const TimedStream undisturbed = timed_stream(view(), {}, kMaxTokens);
+  std::atomic<bool> done = false;
+  std::thread draining;
+  const auto drain_by_turns = [&] {
+    draining = std::thread([&] {
+      for (size_t i = 0; !done; ++i) {
+        const std::string router = "router-" + std::to_string(i % 2);
+        for (const char* command : {"drain", "undrain"}) {
+          const Finished said = troupe({command, router, "--url", url()});
+          EXPECT_EQ(said.code, 0) << said.output;
+        }
+      }
+    });
+  };
+  const TimedStream stream = timed_stream(view(), drain_by_turns, kMaxTokens);
+  done = true;
+  draining.join();
+  EXPECT_EQ(stream.text, json::parse(alone.output).at("text").as_string());
+  const auto num_moves = status().at("requests").at("resumed_total").to_number<int64_t>();
+  EXPECT_GE(num_moves, 2) << "there and back";
+  RecordProperty("moves", std::to_string(num_moves));
+  RecordProperty("longest_gap_us", std::to_string(stream.longest_gap.count()));
+  RecordProperty("undisturbed_longest_gap_us", std::to_string(undisturbed.longest_gap.count()));
+  std::printf("%td moves; longest gap %.1f ms, undisturbed %.1f ms\n",
+              static_cast<ptrdiff_t>(num_moves),
+              static_cast<double>(stream.longest_gap.count()) / 1e3,
+              static_cast<double>(undisturbed.longest_gap.count()) / 1e3);
 }
 
 TEST_F(ClusterProcesses, AChangeOfPlacementThatCannotBeginIsAnErrorWithItsCause) {
