@@ -13,6 +13,8 @@ namespace {
 /// A layer packed anew moves most of its replicas; one with this much more on its busiest shard is
 /// as good if it moves few.
 constexpr double kNearlyAsGood = 1.03;
+/// Loads that differ by less are taken for equal where a change has to pay.
+constexpr double kRounding = 1e-9;
 
 /// One layer with its shards numbered 0, 1, ... in configuration order.
 struct Layer {
@@ -100,7 +102,7 @@ Holders pack(const Layer& layer, const std::vector<uint32_t>& num_replicas) {
 
 /// The layer as it is held, with these numbers of replicas and then, one replica moved or two
 /// exchanged at a time, with less on the busiest shard, until that has at most `target`. Nothing if
-/// it gets stuck above.
+/// it gets stuck above. Lists of shards and of experts ascend, so that ties go as they should.
 std::optional<Holders> refine(const Layer& layer, Holders holders,
                               const std::vector<uint32_t>& num_replicas, double target) {
   const size_t num_shards = layer.slots.size();
@@ -131,7 +133,7 @@ std::optional<Holders> refine(const Layer& layer, Holders holders,
       ++used[*lightest];
     }
   }
-  std::vector<std::vector<uint32_t>> held_by(num_shards);
+  std::vector<std::vector<uint32_t>> held_by(num_shards);  // ascending
   for (uint32_t e = 0; e < holders.size(); ++e) {
     for (const uint32_t s : holders[e]) held_by[s].push_back(e);
   }
@@ -142,45 +144,47 @@ std::optional<Holders> refine(const Layer& layer, Holders holders,
   const auto give = [&](uint32_t e, uint32_t from, uint32_t to) {
     *std::ranges::find(holders[e], from) = to;
     std::erase(held_by[from], e);
-    held_by[to].push_back(e);
+    held_by[to].insert(std::ranges::upper_bound(held_by[to], e), e);
     loads[from] -= weight(e);
     loads[to] += weight(e);
     --used[from], ++used[to];
   };
   std::vector<uint32_t> by_load(num_shards);
-  std::iota(by_load.begin(), by_load.end(), 0U);
-  for (size_t step = 0; step < 2 * holders.size(); ++step) {
-    std::ranges::stable_sort(by_load, {}, [&](uint32_t s) { return loads[s]; });
-    const uint32_t busiest = by_load.back();
+  for (size_t num_changes = 0;; ++num_changes) {
+    const auto busiest = static_cast<uint32_t>(std::ranges::max_element(loads) - loads.begin());
     if (loads[busiest] <= target) return holders;
+    if (num_changes == 2 * holders.size()) return std::nullopt;
+    std::iota(by_load.begin(), by_load.end(), 0U);
+    std::ranges::stable_sort(by_load, {}, [&](uint32_t s) { return loads[s]; });
     struct Exchange {
-      uint32_t gives = 0;
+      uint32_t other = 0, gives = 0;
       std::optional<uint32_t> takes;
       double most = 0;  ///< of the two shards' loads, afterwards
     };
     std::optional<Exchange> best;
-    uint32_t other = 0;
-    for (size_t i = 0; i + 1 < num_shards && !best; ++i) {
-      other = by_load[i];
+    for (const uint32_t other : by_load) {
+      if (best) break;
+      if (other == busiest) continue;
       const auto consider = [&](const Exchange& exchange) {
-        if (exchange.most >= (best ? best->most : loads[busiest] * (1 - 1e-9))) return;
+        if (exchange.most >= (best ? best->most : loads[busiest] * (1 - kRounding))) return;
         best = exchange;
       };
       for (const uint32_t e : held_by[busiest]) {
         if (!movable(e, busiest) || holds(e, other)) continue;
         const double less = loads[busiest] - weight(e), more = loads[other] + weight(e);
-        if (used[other] < layer.slots[other]) consider({e, std::nullopt, std::max(less, more)});
+        if (used[other] < layer.slots[other]) {
+          consider({other, e, std::nullopt, std::max(less, more)});
+        }
         for (const uint32_t f : held_by[other]) {
           if (!movable(f, other) || holds(f, busiest)) continue;
-          consider({e, f, std::max(less + weight(f), more - weight(f))});
+          consider({other, e, f, std::max(less + weight(f), more - weight(f))});
         }
       }
     }
     if (!best) return std::nullopt;
-    give(best->gives, busiest, other);
-    if (best->takes) give(*best->takes, other, busiest);
+    give(best->gives, busiest, best->other);
+    if (best->takes) give(*best->takes, best->other, busiest);
   }
-  return std::nullopt;
 }
 
 }  // namespace
@@ -238,19 +242,16 @@ Result<std::optional<Placement>> rebalance(const PlacementRequest& request,
   for (LayerIdx l = 0; l < request.num_layers; ++l) {
     if (!request.is_moe_layer[l]) continue;
     const size_t begin = size_t{l} * request.num_experts;
-    Layer layer{.load = load.subspan(begin, request.num_experts),
-                .pins = std::vector<std::optional<uint32_t>>(request.num_experts),
-                .slots = std::vector<uint32_t>(num_shards, 0)};
+    Layer layer{
+        .load = load.subspan(begin, request.num_experts),
+        .pins = std::vector<std::optional<uint32_t>>(request.num_experts),
+        .slots = slots_of_shards(request, std::span(pinned).subspan(begin, request.num_experts))};
     Holders held(request.num_experts);
     for (ExpertIdx e = 0; e < request.num_experts; ++e) {
       for (const NodeId holder : current.at(l, e)) held[e].push_back(number_of(holder));
-      if (pinned[begin + e] == NodeId{}) continue;
-      layer.pins[e] = number_of(pinned[begin + e]);
-      ++layer.slots[*layer.pins[e]];
+      std::ranges::sort(held[e]);
+      if (pinned[begin + e] != NodeId{}) layer.pins[e] = number_of(pinned[begin + e]);
     }
-    const auto even = static_cast<uint32_t>(
-        (uint64_t{request.num_experts} + request.redundant + num_shards - 1) / num_shards);
-    for (uint32_t& slots : layer.slots) slots = std::max(slots, even);
     const auto num_replicas = replicas_of(layer.load, request.redundant, num_shards);
     Holders packed = pack(layer, num_replicas);
     const double now = std::ranges::max(loads_of_shards(held, layer.load, num_shards));

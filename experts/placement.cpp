@@ -17,8 +17,7 @@ std::string describe(const PlacementPin& pin) {
          " to node " + std::to_string(pin.node.value);
 }
 
-/// Gives the experts of one layer that no pin placed to the shards with the fewest in this layer,
-/// then over all layers: so the surplus of a division that leaves a rest rotates.
+/// Gives the experts of one layer that no pin placed to the shards with the fewest.
 /// @param totals [shards] experts placed so far, this layer's pins included
 void fill_layer(const std::vector<NodeId>& shards, std::span<NodeId> holders,
                 std::vector<uint64_t>& totals) {
@@ -34,7 +33,6 @@ void fill_layer(const std::vector<NodeId>& shards, std::span<NodeId> holders,
     }
     ++quota[least], ++in_layer[least], ++totals[least];
   }
-  // Runs of neighbours, because neighbours lie together in fused checkpoint tensors.
   size_t s = 0;
   for (NodeId& holder : holders) {
     if (holder != NodeId{}) continue;
@@ -44,8 +42,7 @@ void fill_layer(const std::vector<NodeId>& shards, std::span<NodeId> holders,
   }
 }
 
-/// Adds redundant replicas to one layer, each to the shard with the fewest: of the expert with the
-/// fewest holders, the shard not among them, that comes next some way on.
+/// Adds the redundant replicas of one layer.
 void add_redundant(const PlacementRequest& request, LayerIdx layer,
                    std::span<std::vector<NodeId>> holders) {
   const auto holds = [&](NodeId shard) {
@@ -145,27 +142,70 @@ Result<Placement> place_experts(const PlacementRequest& request) {
   return placement;
 }
 
-std::string check(const Placement& placement, const std::vector<bool>& is_moe_layer,
-                  const std::vector<NodeId>& shards) {
-  if (is_moe_layer.size() != placement.num_layers ||
-      placement.holders.size() != size_t{placement.num_layers} * placement.num_experts) {
+std::vector<uint32_t> slots_of_shards(const PlacementRequest& request,
+                                      std::span<const NodeId> pinned) {
+  const size_t num_shards = request.shards.size();
+  const auto even = static_cast<uint32_t>(
+      (uint64_t{request.num_experts} + request.redundant + num_shards - 1) / num_shards);
+  std::vector<uint32_t> slots;
+  for (const NodeId shard : request.shards) {
+    slots.push_back(std::max(even, static_cast<uint32_t>(std::ranges::count(pinned, shard))));
+  }
+  return slots;
+}
+
+std::string check(const Placement& placement, const PlacementRequest& request) {
+  if (placement.epoch != request.epoch) {
+    return "the placement is of epoch " + std::to_string(placement.epoch.value) + ", not of " +
+           std::to_string(request.epoch.value);
+  }
+  if (placement.num_layers != request.num_layers || placement.num_experts != request.num_experts ||
+      placement.holders.size() != size_t{request.num_layers} * request.num_experts) {
     return "the placement's shape is not the model's";
   }
-  for (LayerIdx layer = 0; layer < placement.num_layers; ++layer) {
-    for (ExpertIdx expert = 0; expert < placement.num_experts; ++expert) {
+  const Result<std::vector<NodeId>> pins = pinned_holders(request);
+  if (!pins.ok()) return pins.error().message;
+  for (LayerIdx layer = 0; layer < request.num_layers; ++layer) {
+    const auto pinned =
+        std::span(*pins).subspan(size_t{layer} * request.num_experts, request.num_experts);
+    std::vector<uint32_t> held(request.shards.size(), 0);
+    uint64_t num_replicas = 0;
+    for (ExpertIdx expert = 0; expert < request.num_experts; ++expert) {
       const std::vector<NodeId>& holders = placement.at(layer, expert);
       const std::string where =
           "layer " + std::to_string(layer) + ", expert " + std::to_string(expert);
-      if (!is_moe_layer[layer] && !holders.empty()) return where + " is placed in a dense layer";
-      if (is_moe_layer[layer] && holders.empty()) return where + " has no holder";
+      if (!request.is_moe_layer[layer]) {
+        if (!holders.empty()) return where + " is placed in a dense layer";
+        continue;
+      }
+      if (holders.empty()) return where + " has no holder";
       if (std::ranges::adjacent_find(holders, std::ranges::greater_equal{}) != holders.end()) {
         return where + " has holders out of order or twice";
       }
       for (const NodeId holder : holders) {
-        if (std::ranges::count(shards, holder) == 1) continue;
-        return where + " is held by node " + std::to_string(holder.value) +
-               ", which is not a live shard";
+        const auto shard = std::ranges::find(request.shards, holder) - request.shards.begin();
+        if (shard == std::ssize(request.shards)) {
+          return where + " is held by node " + std::to_string(holder.value) +
+                 ", which is not a live shard";
+        }
+        ++held[static_cast<size_t>(shard)];
       }
+      if (pinned[expert] != NodeId{} && !std::ranges::binary_search(holders, pinned[expert])) {
+        return where + " is not held by node " + std::to_string(pinned[expert].value) +
+               ", to which it is pinned";
+      }
+      num_replicas += holders.size();
+    }
+    if (num_replicas > uint64_t{request.num_experts} + request.redundant) {
+      return "layer " + std::to_string(layer) + " has " + std::to_string(num_replicas) +
+             " replicas, more than experts and redundant ones together";
+    }
+    const std::vector<uint32_t> slots = slots_of_shards(request, pinned);
+    for (size_t s = 0; s < slots.size(); ++s) {
+      if (held[s] <= slots[s]) continue;
+      return "node " + std::to_string(request.shards[s].value) + " holds " +
+             std::to_string(held[s]) + " replicas of layer " + std::to_string(layer) + " in " +
+             std::to_string(slots[s]) + " slots";
     }
   }
   return "";

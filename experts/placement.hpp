@@ -51,10 +51,21 @@ struct PlacementRequest {
   uint32_t redundant = 0;          ///< replicas in each layer beyond one of each expert
 };
 
-/// Places every routed expert without knowing loads: pins first, then the rest so that in each
-/// layer the shards' counts differ by at most one where pins allow, and over all layers too (the
-/// surplus rotates). Redundant replicas are of experts spread over each layer, others in each, and
-/// keep the shards' counts as even; there are fewer when every shard holds every expert.
+/// Places every routed expert without knowing loads: in each layer the shards' counts differ by at
+/// most one where pins allow, and over all layers too, but for redundant replicas.
+/// 1. A pinned expert lies where it is pinned.
+/// 2. Layer by layer, each further expert makes the share of one shard larger by one: the shard
+///    that has the fewest of this layer, of these the one that has the fewest of all layers (as
+///    placed so far, pinned ones of every layer counted). So the surplus of a division that leaves
+///    a rest rotates. Then the shards take their shares, in order and as runs of neighbours,
+///    because neighbours lie together in fused checkpoint tensors.
+/// 3. Redundant replicas of a layer, `redundant` or as many as there can be, go one by one to the
+///    shard with the fewest replicas of the layer: of the experts that it does not hold, those with
+///    the fewest holders, and of these the next one in a circle. The circle starts at the expert
+///    with the layer's number (modulo experts) and goes on, behind each that was taken, after
+///    experts / (redundant replicas of the layer) experts, rounded down, at least one. So they are
+///    spread over the layer, and lie elsewhere in the next one.
+/// Ties go to the shard earlier in the configuration.
 /// @errors kUnavailable without shards; kInvalidArgument for pins that overlap or leave the model.
 Result<Placement> place_experts(const PlacementRequest& request);
 
@@ -63,8 +74,15 @@ Result<Placement> place_experts(const PlacementRequest& request);
 /// @errors kInvalidArgument for pins that overlap or leave the model.
 Result<std::vector<NodeId>> pinned_holders(const PlacementRequest& request);
 
-/// Every expert of every MoE layer has holders, all among `shards` and each once: "" or the reason.
-std::string check(const Placement& placement, const std::vector<bool>& is_moe_layer,
-                  const std::vector<NodeId>& shards);
+/// [shards]: how many replicas of one layer each may hold: ceil((experts + redundant) / shards), or
+/// as many as are pinned to it if those are more.
+/// @param pinned [num_experts] the layer's part of pinned_holders()
+std::vector<uint32_t> slots_of_shards(const PlacementRequest& request,
+                                      std::span<const NodeId> pinned);
+
+/// It is of the request's epoch and model; every expert of every MoE layer has holders, all among
+/// the shards, each once, the one that it is pinned to among them; no layer has more redundant
+/// replicas, and no shard more replicas of it, than it may: "" or the reason.
+std::string check(const Placement& placement, const PlacementRequest& request);
 
 }  // namespace troupe::experts

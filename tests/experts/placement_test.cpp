@@ -119,20 +119,41 @@ TEST(PlaceExperts, SpreadsRedundantReplicasOverExpertsAndShards) {
   for (const ExpertIdx twice : {0U, 2U, 4U}) EXPECT_EQ(placed->at(0, twice).size(), 2U);
 }
 
-TEST(CheckPlacement, FindsAnExpertWithoutALiveHolder) {
-  Placement placement = *place_experts(request_of({false, true}, 4, {kA, kB}));
-  EXPECT_EQ(check(placement, {false, true}, {kA, kB}), "");
-  EXPECT_THAT(check(placement, {false, true}, {kA}), HasSubstr("layer 1, expert 2"));
-  EXPECT_THAT(check(placement, {true, true}, {kA, kB}),
+TEST(CheckPlacement, FindsWhatIsWrong) {
+  const PlacementRequest request = request_of({false, true}, 4, {kA, kB});
+  const Placement placement = *place_experts(request);
+  EXPECT_EQ(check(placement, request), "");
+  const auto of_request = [&](auto change) {
+    PlacementRequest other = request;
+    change(other);
+    return check(placement, other);
+  };
+  EXPECT_THAT(of_request([](auto& r) { r.epoch = Epoch{2}; }), HasSubstr("epoch 1, not of 2"));
+  EXPECT_THAT(of_request([](auto& r) { r.shards = {kA}; }), HasSubstr("layer 1, expert 2 is held"));
+  EXPECT_THAT(of_request([](auto& r) {
+                r.is_moe_layer = {true, true};
+              }),
               HasSubstr("layer 0, expert 0 has no holder"));
-  EXPECT_THAT(check(placement, {false, false}, {kA, kB}), HasSubstr("in a dense layer"));
-  EXPECT_THAT(check(placement, {true}, {kA, kB}), HasSubstr("shape"));
-  placement.holders[4] = {};
-  EXPECT_THAT(check(placement, {false, true}, {kA, kB}), HasSubstr("layer 1, expert 0"));
-  placement.holders[4] = {kB, kA};
-  EXPECT_EQ(check(placement, {false, true}, {kA, kB}), "");
-  placement.holders[4] = {kA, kA};
-  EXPECT_THAT(check(placement, {false, true}, {kA, kB}), HasSubstr("out of order or twice"));
+  EXPECT_THAT(of_request([](auto& r) { r.is_moe_layer[1] = false; }), HasSubstr("a dense layer"));
+  EXPECT_THAT(of_request([](auto& r) { r.num_layers = 1; }), HasSubstr("shape"));
+  EXPECT_THAT(of_request([](auto& r) { r.num_experts = 8, r.num_layers = 1; }), HasSubstr("shape"));
+  EXPECT_THAT(of_request([](auto& r) {
+                r.pins = {{kB, 0, 1, 0, 0}};
+              }),
+              HasSubstr("expert 0 is not held by node 30, to which it is pinned"));
+  EXPECT_THAT(of_request([](auto& r) { r.pins = {{kB, 0, 1, 0, 4}}; }), HasSubstr("leaves"));
+  const auto of_expert_0 = [&](std::vector<NodeId> holders, uint32_t redundant) {
+    Placement other = placement;
+    other.holders[4] = std::move(holders);
+    PlacementRequest with = request;
+    with.redundant = redundant;
+    return check(other, with);
+  };
+  EXPECT_THAT(of_expert_0({}, 2), HasSubstr("layer 1, expert 0 has no holder"));
+  EXPECT_THAT(of_expert_0({kA, kA}, 2), HasSubstr("out of order or twice"));
+  EXPECT_EQ(of_expert_0({kB, kA}, 2), "");
+  EXPECT_THAT(of_expert_0({kB, kA}, 0), HasSubstr("layer 1 has 5 replicas"));
+  EXPECT_THAT(of_expert_0({kB}, 0), HasSubstr("node 30 holds 3 replicas of layer 1 in 2 slots"));
 }
 
 uint64_t spread(const std::vector<uint64_t>& counts) {
@@ -155,9 +176,10 @@ TEST(PlaceExperts, IsBalancedInEachLayerAndOverAllForRandomShapes) {
     std::vector<NodeId> shards;
     for (uint64_t s = 0; s < 1 + draw(1, 7); ++s) shards.push_back(NodeId{1 + (s * 5) % 11});
     const auto num_experts = static_cast<uint32_t>(1 + draw(2, 40));
-    const auto placed = place_experts(request_of(is_moe_layer, num_experts, shards));
+    PlacementRequest request = request_of(is_moe_layer, num_experts, shards);
+    const auto placed = place_experts(request);
     ASSERT_TRUE(placed.ok());
-    ASSERT_EQ(check(*placed, is_moe_layer, shards), "");
+    ASSERT_EQ(check(*placed, request), "");
     std::vector<uint64_t> totals;
     for (const NodeId shard : shards) totals.push_back(placed->held_by(shard).size());
     EXPECT_LE(spread(totals), 1U);
@@ -169,11 +191,10 @@ TEST(PlaceExperts, IsBalancedInEachLayerAndOverAllForRandomShapes) {
       }
       EXPECT_LE(spread(counts), 1U) << "layer " << layer;
     }
-    PlacementRequest request = request_of(is_moe_layer, num_experts, shards);
     request.redundant = static_cast<uint32_t>(draw(3, 30));
     const auto redundant = place_experts(request);
     ASSERT_TRUE(redundant.ok());
-    ASSERT_EQ(check(*redundant, is_moe_layer, shards), "");
+    ASSERT_EQ(check(*redundant, request), "");
     for (LayerIdx layer = 0; layer < is_moe_layer.size(); ++layer) {
       uint64_t replicas = 0;
       for (ExpertIdx expert = 0; expert < num_experts; ++expert) {
