@@ -11,8 +11,6 @@ namespace {
 
 /// After so many mixed steps one only decodes, so that its cost stays known.
 constexpr uint32_t kMixedBetweenMeasures = 15;
-/// A prompt waits for so many steps that only decode; then it gets on, whatever that costs.
-constexpr uint32_t kMaxRepaying = 15;
 
 }  // namespace
 
@@ -356,6 +354,7 @@ uint32_t Batcher::room_wanted(const Running& running) {
 
 std::string Batcher::check() const {
   if (running_.size() > options_.max_running) return "more requests run than allowed";
+  if (num_repaying_ > kMaxRepaying) return "prompts have waited for more steps than they may";
   if (places_.size() != waiting_.size() + running_.size()) return "a request is lost or twice here";
   bool can_run = false;
   for (const auto& [place, waiting] : waiting_) {

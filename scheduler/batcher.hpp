@@ -7,7 +7,12 @@
 // room. Pure: the shell brings facts about KV blocks and finished steps as events.
 //
 // Order is one number per request, smallest first. The cluster's scheduler makes it from the time
-// of submission and the priority class, so that nobody is passed for ever.
+// of submission and the priority class, so that nobody is passed for ever. What order promises:
+// - Whoever waits is asked blocks for before all that come after it, those aside that are pending,
+//   and only the last one that runs is preempted.
+// - The first prompt that has blocks, and lacks no mask, waits for at most kMaxRepaying steps in a
+//   row. In the next one it gets at least half of the rows of prefill, or all that it lacks.
+// - Whoever could decode is in each step, unless a prompt before it in order ends in that step.
 
 #include <compare>
 #include <cstdint>
@@ -128,6 +133,11 @@ using BatcherEffect = std::variant<Preempt, ReserveBlocks, ExtendBlocks, RunStep
 
 class Batcher {
  public:
+  /// At most so many steps in a row only decode while prompts wait, because those before took
+  /// longer than agreed or so that the cost of decoding stays known. Then prefill gets on at any
+  /// cost.
+  static constexpr uint32_t kMaxRepaying = 15;
+
   explicit Batcher(BatcherOptions options);
 
   /// At most one step is out at a time; RunStep comes whenever none is and a request can run.

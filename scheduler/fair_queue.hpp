@@ -5,6 +5,12 @@
 // language models", OSDI 2024); within a tenant the most urgent, then the oldest. A priority class
 // is a head start of so many ageing periods, so that nobody is passed for ever: a request that has
 // waited its class's periods competes with the most urgent ones. Pure.
+//
+// How often may front() pass a request? Of its own tenant, later ones go first only if their class
+// is more urgent and they come by fewer ageing periods later than it is. Of other tenants, once the
+// request has waited its class's periods, those go first that ran before (resumed), and others only
+// as long as their tenant has been served no more than its own: if each is charged when it starts,
+// at most once for each token, by weight, that its own tenant is ahead by then, and once more.
 
 #include <cstdint>
 #include <map>

@@ -4,6 +4,10 @@
 // the token log and ends every accepted request exactly once. Decides per request, never per layer.
 // A request whose router goes down or is drained waits again and resumes from its token log, on
 // whatever router is free: its client sees neither gap nor repeat.
+// A place that comes free goes to the request whose turn it is by FairQueue, which says how often
+// one may be passed; what gave its place up for another tenant comes on top, as it was charged
+// before. Places and KV blocks that are given up or left over go to the tenant that holds the
+// fewest: there a request is passed only by tenants that hold no more than its own.
 // Pure: handle(event, now) -> effects; the shell carries them out in order.
 
 #include <cstdint>

@@ -6,6 +6,8 @@
 // router, and who runs where, places, work and KV blocks are counted each time. What cannot be read
 // off the lists is the past: tokens served by tenant, how fast places came free, the totals.
 //
+// It also watches that each start passes nobody more often than FairQueue and Scheduler say.
+//
 // The prefixes that routers probably have are whole token lists here, of which each match is cut to
 // whole chunks; that is what PrefixIndex promises as long as its bound of chunks is not reached.
 
@@ -56,6 +58,11 @@ class SlowScheduler {
     return counts;
   }
 
+  /// "" or who was passed against the rules.
+  [[nodiscard]] const std::string& injustice() const { return injustice_; }
+  /// Starts that passed somebody who had waited its class's ageing periods.
+  [[nodiscard]] uint64_t num_passed() const { return num_passed_; }
+
  private:
   using Tokens = std::vector<TokenId>;
   static constexpr size_t kChunk = PrefixIndexOptions{}.chunk_tokens;
@@ -73,6 +80,13 @@ class SlowScheduler {
     std::optional<NodeId> router = {};  ///< none: it waits
     bool prefills = false;              ///< there, until its first token
     uint64_t shared = 0;                ///< tokens whose KV it shares there
+    struct Passing {
+      uint64_t times = 0;
+      uint64_t served_before = 0, served_after = 0;  ///< of that tenant: the first, the last time
+    };
+    /// By other tenants' first starts and the order of the queue, since it has waited its class's
+    /// ageing periods.
+    std::map<std::string, Passing> passed_by = {};
 
     [[nodiscard]] bool waits() const { return !router; }
     [[nodiscard]] Instant deadline() const { return submitted + spec.timeout; }
@@ -394,7 +408,7 @@ class SlowScheduler {
       const RequestId request = next(now_);
       const auto choice = choose(*find(request));
       if (!choice) return true;
-      start_waiting(request, *choice);
+      start_waiting(request, *choice, Because::kItsTurn);
     }
     if (num_waiting() == 0) last_place_taken_.reset();
     return false;
@@ -413,7 +427,7 @@ class SlowScheduler {
       const uint64_t needed = r.num_known() + 1 - choice->shared;
       const uint64_t after = weighed(r.spec.tenant, kv_of(r.spec.tenant) + needed);
       if (after > weighed(blocked.tenant, kv_of(blocked.tenant))) return;
-      start_waiting(r.id, *choice);
+      start_waiting(r.id, *choice, Because::kHoldsFewest);
     }
   }
   [[nodiscard]] uint64_t kv_of(const std::string& tenant) const {
@@ -432,7 +446,7 @@ class SlowScheduler {
       cancel_on_router(*yields);
       ++totals_.yielded_total;
       wait_again(yields->id, false);
-      start_waiting(waiting, *choice);
+      start_waiting(waiting, *choice, Because::kHoldsFewest);
       blocked = false;  // the next event shows whether there is room now
     }
   }
@@ -473,8 +487,51 @@ class SlowScheduler {
   }
 
   // --- what happens to a request ----------------------------------------------------------------
-  void start_waiting(RequestId request, const Choice& choice) {
+  enum class Because : uint8_t { kItsTurn, kHoldsFewest };
+  /// Those who wait on had less of a claim.
+  void expect_rightly_passed(const Request& starts, Because because) {
+    for (Request& r : requests_) {
+      if (!r.waits() || r.id == starts.id) continue;
+      const std::string& own = r.spec.tenant;
+      const std::string& other = starts.spec.tenant;
+      const auto complain = [&](const std::string& what) {
+        injustice_ = "request " + std::to_string(starts.id.value) + " passes request " +
+                     std::to_string(r.id.value) + what;
+      };
+      if (own == other) {
+        if (turn(starts) > turn(r)) complain(" of its tenant");
+        continue;
+      }
+      if (because == Because::kHoldsFewest) {
+        const bool holds_more = weighed_places(other) > weighed_places(own) &&
+                                weighed(other, kv_of(other)) > weighed(own, kv_of(own));
+        if (holds_more) complain(", whose tenant holds less");
+        continue;
+      }
+      if (starts.is_next != r.is_next) {
+        if (r.is_next) complain(", which ran before");
+        continue;
+      }
+      const bool has_waited = r.is_next || now_ >= urgent_from(r);
+      const bool is_later = has_waited ? !starts.is_next && now_ < urgent_from(starts)
+                                       : urgency(starts, now_) > urgency(r, now_);
+      if (is_later) complain(", which is more urgent");
+      const bool is_as_urgent = has_waited || urgency(starts, now_) == urgency(r, now_);
+      if (is_as_urgent && served(other) > served(own)) complain(", whose tenant was served less");
+      if (!has_waited) continue;
+      ++num_passed_;
+      if (starts.attempt > 0) continue;  // it gave a place up before and was charged then
+      Request::Passing& by = r.passed_by[other];
+      const bool was_forgotten = served(other) < by.served_after;
+      if (by.times == 0 || was_forgotten) by = {0, served(other), 0};
+      const uint64_t ahead = served(own) - std::min(served(own), by.served_before);
+      if (by.times++ * weighed(other, 1) > ahead) complain(" too often");
+      by.served_after = served(other) + weighed(other, starts.spec.prompt.size());
+    }
+  }
+  void start_waiting(RequestId request, const Choice& choice, Because because) {
     Request& r = *find(request);
+    expect_rightly_passed(r, because);
     const bool is_first = r.attempt == 0;
     if (is_first) {
       const auto num_running = static_cast<int64_t>(places_of(r.spec.tenant));
@@ -654,6 +711,8 @@ class SlowScheduler {
   Instant last_look_;     ///< for somebody to start, to give way or to move
   bool settled_ = false;  ///< since then nobody has started, left a router or stopped waiting
   SchedulerCounts totals_;
+  std::string injustice_;
+  uint64_t num_passed_ = 0;
 };
 
 /// For comparing and for messages: "start 3.1 on 2 ...; tell 3: admitted; cancel 3.1 on 2; ". Of an
