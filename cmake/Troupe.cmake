@@ -49,7 +49,7 @@ function(troupe_library name)
   endforeach()
 endfunction()
 
-# troupe_test(model_config_test SOURCES config_test.cpp LINKS troupe_model [LABELS slow] [TIMEOUT 60]
+# troupe_test(model_config_test SOURCES config_test.cpp LINKS troupe_model [LABELS gpu] [TIMEOUT 60]
 #             [SERIAL])  nothing else runs beside it
 function(troupe_test name)
   cmake_parse_arguments(ARG "SERIAL" "TIMEOUT" "SOURCES;LINKS;LABELS" ${ARGN})

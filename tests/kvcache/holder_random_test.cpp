@@ -3,7 +3,15 @@
 namespace troupe::kvcache {
 namespace {
 
-TEST(Holder, AgreesWithItsTwinUnderRandomUse) { run_random_worlds(1, 50'000); }
+/// A million events in ten parts, so that processors may share them.
+class RandomHolderTest : public ::testing::TestWithParam<uint64_t> {};
+
+TEST_P(RandomHolderTest, AgreesWithItsTwinThroughAHundredThousandEvents) {
+  run_random_worlds(GetParam(), 100'000);
+}
+
+INSTANTIATE_TEST_SUITE_P(Seed, RandomHolderTest, ::testing::Range<uint64_t>(100, 110),
+                         ::testing::PrintToStringParamName());
 
 }  // namespace
 }  // namespace troupe::kvcache
