@@ -440,7 +440,7 @@ TEST_F(ClusterProcesses, ThePlacementChangesWhileAStreamGoesOnAsIfNothingHappene
 }
 
 TEST_F(ClusterProcesses, RoutersAreDrainedByTurnsWhileAStreamGoesOnAsIfNothingHappened) {
-  constexpr uint32_t kMaxTokens = 600;
+  constexpr uint32_t kMaxTokens = 1500;
   configure(2, "  - {name: router-1, role: router}\n");
   start();
   const Finished alone =
