@@ -1,6 +1,7 @@
 #include "scheduler/prefix_index.hpp"
 
 #include <algorithm>
+#include <array>
 
 #include "base/check.hpp"
 
@@ -26,35 +27,32 @@ std::vector<uint64_t> PrefixIndex::hashes(const std::string& cache_namespace,
   std::vector<uint64_t> chain;
   chain.reserve(tokens.size() / options_.chunk_tokens);
   uint64_t hash = std::hash<std::string>()(cache_namespace);
-  for (size_t i = 0; i < tokens.size(); ++i) {
-    hash = mix(hash, static_cast<uint32_t>(tokens[i]) + 1ULL);
-    if ((i + 1) % options_.chunk_tokens == 0) chain.push_back(hash);
+  while (tokens.size() >= options_.chunk_tokens) {
+    // A round waits for the one before: chunks by themselves, and four rounds side by side.
+    std::array<uint64_t, 4> parts{1, 2, 3, 4};
+    for (size_t i = 0; i < options_.chunk_tokens; ++i) {
+      parts[i % 4] = mix(parts[i % 4], static_cast<uint32_t>(tokens[i]));
+    }
+    for (const uint64_t part : parts) hash = mix(hash, part);
+    chain.push_back(hash);
+    tokens = tokens.subspan(options_.chunk_tokens);
   }
   return chain;
 }
 
 std::vector<PrefixIndex::Match> PrefixIndex::match(const std::string& cache_namespace,
                                                    std::span<const TokenId> tokens) const {
+  const std::vector<uint64_t> chain = hashes(cache_namespace, tokens);
   std::vector<Match> matches;
-  uint32_t num_tokens = 0;
-  for (const uint64_t hash : hashes(cache_namespace, tokens)) {
-    const auto chunk = chunks_.find(hash);
-    if (chunk == chunks_.end()) break;
-    bool any = false;
-    for (const NodeId router : chunk->second.routers) {
-      const auto match = std::ranges::find(matches, router, &Match::router);
-      if (match == matches.end()) {
-        if (num_tokens > 0) continue;  // it has no start
-        matches.push_back({router, options_.chunk_tokens});
-      } else if (match->num_tokens == num_tokens) {
-        match->num_tokens += options_.chunk_tokens;
-      } else {
-        continue;  // it has a gap
-      }
-      any = true;
-    }
-    if (!any) break;
-    num_tokens += options_.chunk_tokens;
+  const auto first = chain.empty() ? chunks_.end() : chunks_.find(chain.front());
+  if (first == chunks_.end()) return matches;
+  for (const NodeId router : first->second.routers) {
+    const auto has = [&](uint64_t hash) {
+      const auto chunk = chunks_.find(hash);
+      return chunk != chunks_.end() && std::ranges::count(chunk->second.routers, router) > 0;
+    };
+    const auto num_chunks = std::ranges::partition_point(chain, has) - chain.begin();
+    matches.push_back({router, static_cast<uint32_t>(num_chunks) * options_.chunk_tokens});
   }
   return matches;
 }

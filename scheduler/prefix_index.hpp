@@ -30,7 +30,8 @@ class PrefixIndex {
   };
   /// How much of the tokens each router probably has, in the order in which they got the first
   /// chunk; routers with nothing are left out.
-  /// Cost: O(tokens + matched chunks * routers); 4,096 tokens in bench/results/scheduler.md.
+  /// Cost: O(tokens + routers * log chunks of the tokens); 4,096 tokens in
+  /// bench/results/scheduler.md.
   [[nodiscard]] std::vector<Match> match(const std::string& cache_namespace,
                                          std::span<const TokenId> tokens) const;
   /// The router computes, or has computed, these tokens.
@@ -44,6 +45,7 @@ class PrefixIndex {
  private:
   /// Of a whole prefix: its hash stands for all tokens up to its end. Two prefixes of equal hash
   /// are taken for one, which is no worse than any other wrong guess.
+  /// Invariant: who has a prefix has every shorter one, which was used no longer ago.
   struct Chunk {
     std::vector<NodeId> routers;  ///< few
     std::list<uint64_t>::iterator use;

@@ -127,5 +127,35 @@ TEST(PrefixIndex, AgreesWithASearchThroughAllThatWasAdded) {
   }
 }
 
+TEST(PrefixIndex, LeavesNoGapsWhateverGoesForWantOfRoom) {
+  uint64_t num_partial = 0;
+  for (uint64_t seed = 1; seed <= 20; ++seed) {
+    SCOPED_TRACE("seed " + std::to_string(seed));
+    uint64_t draws = 0;
+    const auto draw = [&](uint64_t n) { return random_bits(seed, draws++) % n; };
+    PrefixIndex index({.chunk_tokens = 2, .max_chunks = 4 + static_cast<uint32_t>(draw(12))});
+    for (int i = 0; i < 1'000; ++i) {
+      const NodeId router{1 + draw(3)};
+      Tokens some(draw(16));
+      for (TokenId& token : some) token = static_cast<TokenId>(draw(8) == 0 ? 1 : 0);
+      if (draw(40) == 0) index.forget(router);
+      if (draw(2) == 0) index.add(router, "", some);
+      ASSERT_EQ(index.check(), "");
+      const auto whole = match(index, "", some);
+      for (size_t length = 0; length <= some.size(); length += 2) {
+        auto expected = whole;
+        for (auto& [of, tokens] : expected) {
+          num_partial += tokens > 0 && tokens < length ? 1 : 0;
+          tokens = std::min(tokens, static_cast<uint32_t>(length));
+        }
+        if (length == 0) expected.clear();
+        ASSERT_EQ(match(index, "", Tokens(some.begin(), some.begin() + int64_t(length))), expected)
+            << "event " << i;
+      }
+    }
+  }
+  EXPECT_GT(num_partial, 1'000U);
+}
+
 }  // namespace
 }  // namespace troupe::scheduler
