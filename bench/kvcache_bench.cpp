@@ -8,7 +8,8 @@
 // Shapes: `apart`, prompts that differ from their first token; `shared`, prompts that have their
 // first 2,048 tokens in common; `forked`, the worst one, in which every block of every prompt has a
 // sibling, so that no node is longer than a block; `wide`, prompts of one block, all of them
-// siblings.
+// siblings; `requests`, by the number of prompts instead of blocks: all have their first 2,048
+// tokens in common, and each has 512 more in common with nine others.
 
 #include <benchmark/benchmark.h>
 
@@ -69,18 +70,37 @@ Tokens random_tokens(uint64_t stream, size_t count) {
   return tokens;
 }
 
-/// A holder that has cached `num_blocks` blocks or slightly fewer, with room for one prompt more.
+constexpr uint32_t kSystemTokens = kPromptTokens / 2, kFamilyTokens = 512, kFamily = 10;
+
+/// Blocks that so many prompts of the shape `requests` take.
+uint32_t blocks_of_requests(uint32_t num_prompts) {
+  constexpr uint32_t kOwnTokens = kPromptTokens - kSystemTokens - kFamilyTokens;
+  const uint32_t num_families = (num_prompts + kFamily - 1) / kFamily;
+  return (kSystemTokens + num_families * kFamilyTokens + num_prompts * kOwnTokens) / kBlockTokens;
+}
+
+/// A holder that has cached so many blocks or slightly fewer, or so many prompts of the shape
+/// `requests`, with room for one prompt more.
 struct Cached {
-  Cached(const std::string& shape, uint32_t num_blocks)
-      : holder({.num_blocks = num_blocks + kPromptBlocks + 1,
+  Cached(const std::string& shape, uint32_t size)
+      : holder({.num_blocks =
+                    (shape == "requests" ? blocks_of_requests(size) : size) + kPromptBlocks + 1,
                 .num_host_slots = 0,
                 .block_tokens = kBlockTokens}) {
-    const Tokens system = random_tokens(UINT64_MAX, kPromptTokens / 2);
-    for (uint64_t stream = 0;
-         holder.stats().cache.idle_blocks < num_blocks - 2 * kPromptBlocks || prompts.empty();
-         ++stream) {
+    const Tokens system = random_tokens(UINT64_MAX, kSystemTokens);
+    const auto is_full = [&] {
+      if (shape == "requests") return prompts.size() == size;
+      return !prompts.empty() && num_blocks() >= size - 2 * kPromptBlocks;
+    };
+    for (uint64_t stream = 0; !is_full(); ++stream) {
       Tokens prompt = random_tokens(stream, shape == "wide" ? kBlockTokens : kPromptTokens);
-      if (shape == "shared") std::copy(system.begin(), system.end(), prompt.begin());
+      if (shape == "shared" || shape == "requests") {
+        std::copy(system.begin(), system.end(), prompt.begin());
+      }
+      if (shape == "requests") {
+        const Tokens family = random_tokens(UINT64_MAX - 1 - stream / kFamily, kFamilyTokens);
+        std::copy(family.begin(), family.end(), prompt.begin() + kSystemTokens);
+      }
       run(prompt);
       for (size_t end = kBlockTokens; shape == "forked" && end <= prompt.size();
            end += kBlockTokens) {
@@ -107,25 +127,28 @@ struct Cached {
     return tokens;
   }
 
+  [[nodiscard]] uint32_t num_blocks() const { return holder.stats().cache.idle_blocks; }
+
   Holder holder;
   std::vector<Tokens> prompts;
   uint64_t last_request = 0, draws = 0;
 };
 
 /// One at a time: the largest takes some hundred megabytes.
-Cached& cached(const std::string& shape, uint32_t num_blocks) {
+Cached& cached(const std::string& shape, uint32_t size) {
   static std::unique_ptr<Cached> kept;
   static std::pair<std::string, uint32_t> key;
-  if (!kept || key != std::pair(shape, num_blocks)) {
+  if (!kept || key != std::pair(shape, size)) {
     kept.reset();
-    kept = std::make_unique<Cached>(shape, num_blocks);
-    key = {shape, num_blocks};
+    kept = std::make_unique<Cached>(shape, size);
+    key = {shape, size};
   }
   return *kept;
 }
 
-void match(benchmark::State& state, const std::string& shape, uint32_t num_blocks) {
-  Cached& cache = cached(shape, num_blocks);
+void match(benchmark::State& state, const std::string& shape, uint32_t size) {
+  Cached& cache = cached(shape, size);
+  state.counters["blocks"] = cache.num_blocks();
   Stopwatch stopwatch(state);
   for (auto _ : state) {
     const Tokens tokens = cache.question();
@@ -145,8 +168,8 @@ void tell(Holder& holder, const std::vector<HolderEvent>& events, size_t timed,
 }
 
 /// A request whose prompt is cached whole comes and goes.
-void hit(benchmark::State& state, const std::string& shape, uint32_t num_blocks, size_t timed) {
-  Cached& cache = cached(shape, num_blocks);
+void hit(benchmark::State& state, const std::string& shape, uint32_t size, size_t timed) {
+  Cached& cache = cached(shape, size);
   Stopwatch stopwatch(state);
   for (auto _ : state) {
     const RequestId request{++cache.last_request};
@@ -205,8 +228,9 @@ void add(const std::string& name, const std::function<void(benchmark::State&)>& 
 
 void register_all() {
   static constexpr uint32_t kSizes[] = {1'000, 10'000, 100'000, 1'000'000};
-  for (const char* shape : {"apart", "shared", "forked"}) {
-    for (const uint32_t n : kSizes) {
+  static constexpr uint32_t kPrompts[] = {10, 100, 1'000, 10'000};
+  for (const char* shape : {"apart", "shared", "forked", "requests"}) {
+    for (const uint32_t n : shape == std::string("requests") ? kPrompts : kSizes) {
       const std::string at = std::string("/") + shape + "/" + std::to_string(n);
       add("match" + at, [=](benchmark::State& state) { match(state, shape, n); });
       add("reserve_hit" + at, [=](benchmark::State& state) { hit(state, shape, n, 0); });

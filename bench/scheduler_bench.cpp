@@ -13,6 +13,7 @@
 #include <algorithm>
 #include <chrono>
 #include <deque>
+#include <numeric>
 #include <unordered_map>
 #include <vector>
 
@@ -216,23 +217,43 @@ BENCHMARK(emit)
     ->Args({1000, 10'000})
     ->Args({10'000, 100'000});
 
-/// Where is a prompt of 4,096 tokens cached, among 8 routers that all have it and as many chunks of
-/// other prompts as there may be.
+/// Where is a prompt of 4,096 tokens cached, among 8 routers that all have it and so many prompts;
+/// of more than 2,048 those are remembered, and asked for, that came last.
 void match(benchmark::State& state) {
-  PrefixIndex index({});
-  std::vector<std::vector<TokenId>> prompts(2048, std::vector<TokenId>(4096));
+  constexpr uint32_t kTokens = 4096, kRouters = 8;
+  const PrefixIndexOptions options;
+  PrefixIndex index(options);
+  std::deque<std::vector<TokenId>> prompts;
   uint64_t draws = 0;
-  for (auto& prompt : prompts) {
+  for (int64_t i = 0; i < state.range(0); ++i) {
+    std::vector<TokenId>& prompt = prompts.emplace_back(kTokens);
     for (TokenId& token : prompt) token = static_cast<TokenId>(random_bits(7, ++draws) % 129'280);
-    for (uint64_t router = 1; router <= 8; ++router) index.add(NodeId{router}, "", prompt);
+    for (uint64_t router = 1; router <= kRouters; ++router) index.add(NodeId{router}, "", prompt);
+    if (prompts.size() * (kTokens / options.chunk_tokens) > options.max_chunks) prompts.pop_front();
   }
-  size_t which = 0;
+  std::vector<double> us;
   for (auto _ : state) {
-    benchmark::DoNotOptimize(index.match("", prompts[which++ * 7 % prompts.size()]));
+    const auto& prompt = prompts[random_bits(9, us.size()) % prompts.size()];
+    benchmark::DoNotOptimize(std::accumulate(prompt.begin(), prompt.end(), TokenId{}));  // warm
+    const auto start = Clock::now();
+    const auto matches = index.match("", prompt);
+    const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
+    state.SetIterationTime(seconds);
+    us.push_back(seconds * 1e6);
+    CHECK_EQ(matches.size(), size_t{kRouters});
+    CHECK_EQ(matches.back().num_tokens, kTokens);
   }
+  std::sort(us.begin(), us.end());
+  state.counters["p50_us"] = us[us.size() / 2];
+  state.counters["p99_us"] = us[us.size() * 99 / 100];
   state.counters["chunks"] = static_cast<double>(index.num_chunks());
 }
-BENCHMARK(match);
+BENCHMARK(match)
+    ->ArgName("prompts")
+    ->RangeMultiplier(10)
+    ->Range(10, 10'000)
+    ->Iterations(20'000)  // what they look through takes long to make
+    ->UseManualTime();
 
 }  // namespace
 }  // namespace troupe::scheduler
