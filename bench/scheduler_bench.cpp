@@ -54,8 +54,8 @@ class StepLoop {
 
  private:
   void arrive() {
-    // Contexts that differ, so that their blocks end at different steps.
-    const uint32_t num_known = 2 + static_cast<uint32_t>(last_ % kBlockTokens);
+    // At random, so that their blocks end at different steps: in turn, they would end at the same.
+    const uint32_t num_known = 2 + static_cast<uint32_t>(random_bits(7, last_) % kBlockTokens);
     tell(Arrived{RequestId{++last_}, num_known, kContext, static_cast<int64_t>(last_)});
   }
   void tell(const BatcherEvent& event) {
