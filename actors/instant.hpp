@@ -8,10 +8,10 @@
 
 namespace troupe::actors {
 
-inline Instant now(const caf::local_actor* self) {
+inline Instant now(const caf::actor_clock& clock) {
   return {
-      std::chrono::duration_cast<std::chrono::nanoseconds>(self->clock().now().time_since_epoch())
-          .count()};
+      std::chrono::duration_cast<std::chrono::nanoseconds>(clock.now().time_since_epoch()).count()};
 }
+inline Instant now(const caf::local_actor* self) { return now(self->clock()); }
 
 }  // namespace troupe::actors

@@ -142,7 +142,8 @@ class RouterShell {
     Request& request = found->second;
     request.fetching = false;
     batch(scheduler::Arrived{id, static_cast<uint32_t>(request.known.size()),
-                             request.num_prompt + request.max_tokens, request.order});
+                             request.num_prompt + request.max_tokens, request.order,
+                             request.scoring.is_over() ? 0 : request.num_prompt - 1});
   }
 
   void cancel(const CancelAttempt& msg) {
@@ -421,7 +422,7 @@ class RouterShell {
     if (!message.emissions.empty()) self_->send(scheduler_, std::move(message));
     for (const RequestId request : ended) leave(request);
     idle();
-    batch(scheduler::StepDone{ended_step.step, took, unsampled});
+    batch(scheduler::StepDone{ended_step.step, took, unsampled, output.scoring});
     for (const RequestId request : unsampled) {
       // Made since the step looked: mask_made() may have come before the batcher knew.
       if (requests_.at(request).mask->get() != nullptr) batch(scheduler::MaskReady{request});

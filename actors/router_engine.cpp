@@ -11,8 +11,8 @@ namespace {
 
 constexpr uint32_t kScoredAtOnce = 32;  // bounds the memory for logits
 
-std::optional<Result<model::SampledToken>> sample(const StepPart& part,
-                                                  std::span<const float> logits) {
+std::optional<Result<model::SampledToken>> next_token(const StepPart& part,
+                                                      std::span<const float> logits) {
   std::span<const uint64_t> mask;
   if (part.mask) {
     const NextMask::Made* made = part.mask->get();
@@ -114,11 +114,11 @@ Segment RouterEngine::advance(Lane& lane) {
     segment.has_work_meanwhile = config_.num_shared_experts > 0;
     return segment;
   }
-  segment.output = output(lane);
+  segment.output = sample(lane);
   return segment;
 }
 
-StepOutput RouterEngine::output(Lane& lane) {
+StepOutput RouterEngine::sample(Lane& lane) {
   StepOutput output;
   std::vector<const StepPart*> wanting;
   for (const StepPart& part : lane.parts) {
@@ -128,24 +128,30 @@ StepOutput RouterEngine::output(Lane& lane) {
   CHECK_EQ(wanting.size(), logits.rows);
   output.sampled.resize(wanting.size());
   pool_.parallel_for(wanting.size(), [&](size_t i) {
-    output.sampled[i] = sample(*wanting[i], {logits.row(i), logits.cols});
+    output.sampled[i] = next_token(*wanting[i], {logits.row(i), logits.cols});
   });
+  return output;
+}
+
+std::vector<model::SampledToken> RouterEngine::score(uint32_t lane_index) {
+  Lane& lane = lanes_[lane_index];
+  std::vector<model::SampledToken> scored;
   uint32_t first_row = 0;
   for (const StepPart& part : lane.parts) {
     const auto num_scored = static_cast<uint32_t>(part.scored.size());
     for (uint32_t i = 0; i < num_scored; i += kScoredAtOnce) {
       const ConstRows rows = lane.forward.logits_of(first_row + part.first_scored + i,
                                                     std::min(kScoredAtOnce, num_scored - i));
-      const size_t before = output.scored.size();
-      output.scored.resize(before + rows.rows);
+      const size_t before = scored.size();
+      scored.resize(before + rows.rows);
       pool_.parallel_for(rows.rows, [&](size_t r) {
-        output.scored[before + r] = model::score({rows.row(r), rows.cols}, part.scored[i + r],
-                                                 part.sampling.num_prompt_logprobs.value_or(0));
+        scored[before + r] = model::score({rows.row(r), rows.cols}, part.scored[i + r],
+                                          part.sampling.num_prompt_logprobs.value_or(0));
       });
     }
     first_row += static_cast<uint32_t>(part.tokens.size());
   }
-  return output;
+  return scored;
 }
 
 }  // namespace troupe::actors

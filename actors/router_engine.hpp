@@ -12,6 +12,7 @@
 
 #include "actors/forward.hpp"
 #include "actors/next_mask.hpp"
+#include "base/time.hpp"
 #include "experts/dispatch_plan.hpp"
 #include "experts/placement.hpp"
 #include "kernels/thread_pool.hpp"
@@ -41,6 +42,7 @@ struct StepOutput {
   /// yet.
   std::vector<std::optional<Result<model::SampledToken>>> sampled;
   std::vector<model::SampledToken> scored;  ///< of all parts, in order
+  Duration scoring;                         ///< what computing `scored` took
 };
 
 /// Where a segment stopped, and what must happen before the next.
@@ -49,7 +51,7 @@ struct Segment {
   experts::DispatchPlan plan;            ///< kExchange
   std::vector<transport::Frame> frames;  ///< kExchange: one per shard of the plan
   bool has_work_meanwhile = false;       ///< kExchange: for compute_meanwhile()
-  StepOutput output;                     ///< kDone
+  StepOutput output;                     ///< kDone; nothing is scored yet
 };
 
 /// A shard's answer and where its rows belong.
@@ -76,6 +78,9 @@ class RouterEngine {
   void compute_meanwhile(uint32_t lane);
   Segment resume(uint32_t lane, const experts::DispatchPlan& plan,
                  const std::vector<GatheredFrame>& answers);
+  /// Of the lane's parts, after its segment came out kDone and before it begins again: their scored
+  /// tokens, in order. Cost: the head's logits and model::score for each.
+  std::vector<model::SampledToken> score(uint32_t lane);
 
   /// Copies whole KV blocks, between two segments of a step or with none out.
   void copy_blocks(const std::vector<kvcache::Copy>& copies) { kv_.copy(copies); }
@@ -95,7 +100,7 @@ class RouterEngine {
     std::vector<float> expert_rows;
   };
   Segment advance(Lane& lane);
-  StepOutput output(Lane& lane);
+  StepOutput sample(Lane& lane);
 
   const model::ModelConfig& config_;
   std::unique_ptr<kernels::Memory> memory_;

@@ -61,13 +61,22 @@ void StepRun::drop() {
   ++life_;
 }
 
-/// Has a segment computed; its end comes back as a message.
+/// Has a segment computed, after the last one also what is to be scored; its end comes back as a
+/// message.
 template <class Job>
 void StepRun::run(MicroBatch& batch, Job job) {
   ++batch.num_begun;
   auto segment = std::make_shared<Segment>();
   submit(
-      lane_of(batch), [segment, job = std::move(job)]() mutable { *segment = job(); },
+      lane_of(batch),
+      [segment, job = std::move(job), engine = engine_, lane = lane_of(batch),
+       clock = &self_->clock()]() mutable {
+        *segment = job();
+        if (segment->status != Forward::Status::kDone) return;
+        const Instant began = now(*clock);
+        segment->output.scored = engine->score(lane);
+        segment->output.scoring = now(*clock) - began;
+      },
       [this, segment](MicroBatch& computed) { segment_done(computed, *segment); });
 }
 
@@ -98,6 +107,7 @@ void StepRun::segment_done(MicroBatch& batch, Segment& segment) {
     for (MicroBatch& ended : batches_) {
       std::ranges::move(ended.output.sampled, std::back_inserter(output.sampled));
       std::ranges::move(ended.output.scored, std::back_inserter(output.scored));
+      output.scoring = output.scoring + ended.output.scoring;
     }
     batches_.clear();
     return on_done_(std::move(output));

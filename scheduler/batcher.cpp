@@ -1,6 +1,7 @@
 #include "scheduler/batcher.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <numeric>
 #include <utility>
 
@@ -22,6 +23,7 @@ Batcher::Batcher(BatcherOptions options)
   CHECK_LE(options.max_running, options.max_step_tokens);
   CHECK_GE(options.step.percent, 100U);
   CHECK_GE(options.min_prefill_tokens, 1U);
+  scored_row_ = std::max(1U, options.max_step_tokens / options.min_prefill_tokens);
 }
 
 std::vector<BatcherEffect> Batcher::handle(const BatcherEvent& event) {
@@ -41,7 +43,10 @@ void Batcher::on(const Arrived& event) {
   CHECK_LT(event.num_known, event.max_context);
   const Place place{event.order, ++last_arrival_};
   if (!places_.try_emplace(event.request, place).second) return;
-  waiting_[place] = {event.request, event.num_known, event.max_context};
+  waiting_[place] = {.request = event.request,
+                     .num_known = event.num_known,
+                     .max_context = event.max_context,
+                     .scored_end = event.num_scored};
   askable_.insert(place);
 }
 
@@ -55,6 +60,8 @@ void Batcher::on(const BlocksReserved& event) {
         running_.insert_or_assign(place, Running{.request = waiting.request,
                                                  .num_known = waiting.num_known,
                                                  .max_context = waiting.max_context,
+                                                 .scored_from = waiting.scored_from,
+                                                 .scored_end = waiting.scored_end,
                                                  .num_computed = event.num_cached,
                                                  .num_room = event.num_tokens});
     CHECK(is_new);
@@ -112,6 +119,8 @@ void Batcher::on(const StepDone& event) {
     const StepEntry& entry = step_->entries[i];
     const RunningAt at = step_->requests[i];
     at->second.num_computed += entry.count;
+    at->second.scored_from =
+        std::clamp(at->second.num_computed, at->second.scored_from, at->second.scored_end);
     if (!entry.wants_token) continue;
     if (event.unsampled.contains(entry.request)) {
       --at->second.num_computed;
@@ -122,7 +131,11 @@ void Batcher::on(const StepDone& event) {
     at->second.decoding = true;
     review_room(at);
   }
-  cost_.learn(step_->shape, event.took);
+  cost_.learn(step_->shape, event.took, event.scoring);
+  if (const auto price = cost_.scored_row()) {
+    scored_row_ = static_cast<uint32_t>(
+        std::clamp(std::round(*price), 1.0, static_cast<double>(options_.max_step_tokens)));
+  }
   step_.reset();
   if (std::exchange(frees_at_step_end_, false)) blocks_freed();
 }
@@ -207,7 +220,11 @@ void Batcher::preempt_for_the_starved(Effects& effects) {
   const RunningAt victim = std::prev(running_.end());
   const auto& [place, running] = *victim;
   effects.emplace_back(Preempt{running.request});
-  waiting_[place] = {running.request, running.num_known, running.max_context};
+  waiting_[place] = {.request = running.request,
+                     .num_known = running.num_known,
+                     .max_context = running.max_context,
+                     .scored_from = running.scored_from,
+                     .scored_end = running.scored_end};
   askable_.insert(place);
   stop_running(victim);
   ++num_preempted_;
@@ -246,7 +263,12 @@ void Batcher::run_step(Effects& effects) {
                             .count = count,
                             .wants_token = count == remaining});
     next.requests.push_back(at);
-    return count;
+    if (!request.decoding) {
+      const uint32_t first = std::max(request.num_computed, request.scored_from);
+      const uint32_t end = std::min(request.num_computed + count, request.scored_end);
+      next.shape.num_scored += end - std::min(first, end);
+      next.shape.prefill_tokens += count;
+    }
   };
   std::vector<RunningAt> decoding, prefilling;
   for (auto at = running_.begin(); at != running_.end(); ++at) {
@@ -262,41 +284,45 @@ void Batcher::run_step(Effects& effects) {
   const bool mixes = !decoding.empty() && !prefilling.empty();
   if (mixes) {
     const auto num_near = std::ranges::count_if(prefilling, [&](RunningAt at) {
-      return at->second.num_known - at->second.num_computed <= options_.max_step_tokens;
+      return cost_left(at->second) <= options_.max_step_tokens;
     });
     next.shape.crowd = static_cast<double>(num_near) / static_cast<double>(decoding.size());
   }
   const auto num_decoding = static_cast<uint32_t>(decoding.size());
-  // What prefill gets beside all of those who decode.
+  // What prefill may cost beside all of those who decode, in rows.
   const bool measures = num_mixed_ >= kMixedBetweenMeasures;
   uint32_t rows = options_.max_step_tokens - num_decoding;
   if (num_decoding > 0) {
     rows = measures ? 0 : std::min(rows, rows_beside(num_decoding, next.shape.crowd));
-    next.shape.dear = rows > cost_.rows_beside(num_decoding, next.shape.crowd).value_or(rows);
   }
-  std::vector<uint32_t> shares = prefill_shares(prefilling, rows);
+  Shares shares = prefill_shares(prefilling, rows);
+  if (num_decoding > 0) {
+    const uint32_t most = std::max(rows, shares.cost);
+    next.shape.dear = most > cost_.rows_beside(num_decoding, next.shape.crowd).value_or(most);
+  }
   if (mixes && !measures) {
     const RunningAt first = prefilling.front();
     const uint32_t left = first->second.num_known - first->second.num_computed;
+    const uint64_t cost = cost_left(first->second);
     const auto later =
         std::ranges::find_if(decoding, [&](RunningAt at) { return at->first > first->first; });
     const auto num_before = static_cast<uint32_t>(later - decoding.begin());
     const uint64_t most = cost_.rows_instead(num_decoding, next.shape.crowd).value_or(0);
     // Those who decode and come later in order than the first prompt wait for it if a step without
     // them ends it and one with them does not.
-    if (later != decoding.end() && shares[0] < left &&
-        left <= std::min<uint64_t>(most, options_.max_step_tokens - num_before)) {
+    if (later != decoding.end() && shares.rows[0] < left &&
+        cost <= std::min<uint64_t>(most, options_.max_step_tokens - num_before)) {
       next.shape.num_passed = num_decoding - num_before;
       decoding.erase(later, decoding.end());
       prefilling.resize(1);
-      shares = {left};
+      shares.rows = {left};
     }
   }
   // Decode before prefill, so that a long prompt delays nobody's next token by more than its share.
   for (const RunningAt at : decoding) add(at, 1);
   next.shape.num_decoding = static_cast<uint32_t>(decoding.size());
   for (size_t i = 0; i < prefilling.size(); ++i) {
-    if (shares[i] > 0) next.shape.prefill_tokens += add(prefilling[i], shares[i]);
+    if (shares.rows[i] > 0) add(prefilling[i], shares.rows[i]);
   }
   if (next.entries.empty()) return;
   const bool only_decodes = next.shape.prefill_tokens == 0;
@@ -316,27 +342,42 @@ uint32_t Batcher::rows_beside(uint32_t num_decoding, double crowd) const {
   return cost_.overdrawn() && num_repaying_ < kMaxRepaying ? 0 : options_.min_prefill_tokens;
 }
 
-std::vector<uint32_t> Batcher::prefill_shares(const std::vector<RunningAt>& prefilling,
-                                              uint32_t rows) {
-  std::vector<uint32_t> shares(prefilling.size());
+Batcher::Shares Batcher::prefill_shares(const std::vector<RunningAt>& prefilling,
+                                        uint32_t rows) const {
+  Shares shares{std::vector<uint32_t>(prefilling.size())};
+  /// The first that it has not got yet.
+  const auto next = [&](size_t i) { return prefilling[i]->second.num_computed + shares.rows[i]; };
   const auto left = [&](size_t i) {
-    return prefilling[i]->second.num_known - prefilling[i]->second.num_computed - shares[i];
+    return cost_of(prefilling[i]->second, next(i), prefilling[i]->second.num_known);
   };
-  const auto give = [&](size_t i, uint32_t most) {
-    const uint32_t count = std::min(most, left(i));
-    shares[i] += count;
-    rows -= count;
-    return count;
+  const auto give = [&](size_t i, uint64_t most) {
+    uint64_t given = 0;
+    while (next(i) < prefilling[i]->second.num_known) {
+      const uint64_t row = cost_of(prefilling[i]->second, next(i), next(i) + 1);
+      if (given + row > most) break;
+      given += row;
+      ++shares.rows[i];
+    }
+    shares.cost += static_cast<uint32_t>(given);
+    return given;
   };
   if (rows > 1 && prefilling.size() > 1) {
     std::vector<size_t> shortest(prefilling.size());
     std::iota(shortest.begin(), shortest.end(), size_t{0});
     std::ranges::stable_sort(shortest, {}, left);
-    uint32_t half = rows / 2;
+    uint64_t half = rows / 2;
     for (const size_t i : shortest) half -= give(i, half);
   }
-  for (size_t i = 0; i < prefilling.size(); ++i) give(i, rows);
+  for (size_t i = 0; i < prefilling.size(); ++i) give(i, rows - shares.cost);
+  if (shares.cost == 0 && rows > 0 && !prefilling.empty()) give(0, scored_row_);
   return shares;
+}
+
+uint64_t Batcher::cost_of(const Running& running, uint32_t first, uint32_t end) const {
+  const uint32_t scored_end = std::min(end, running.scored_end);
+  const uint64_t num_scored =
+      scored_end - std::min(scored_end, std::max(first, running.scored_from));
+  return (end - first) + num_scored * (scored_row_ - 1);
 }
 
 // --- views --------------------------------------------------------------------------------------

@@ -31,8 +31,10 @@
 namespace troupe::scheduler {
 
 struct BatcherOptions {
-  uint32_t max_step_tokens = 256;  ///< rows of one step
-  uint32_t max_running = 16;       ///< requests with KV blocks; <= max_step_tokens
+  /// Rows of one step. A scored row (Arrived::num_scored) counts for as many as were measured to
+  /// take its time; before that was measured, min_prefill_tokens of them fill a step.
+  uint32_t max_step_tokens = 256;
+  uint32_t max_running = 16;  ///< requests with KV blocks; <= max_step_tokens
   /// What prefill may make of the steps of those who decode: their tokens come on average at most
   /// so much later because somebody's prompt is long. The crowd are the requests whose prefill one
   /// step can end. The target holds in any case: nobody notices that tokens came faster, but
@@ -57,6 +59,9 @@ struct Arrived {
   uint32_t num_known = 0;
   uint32_t max_context = 0;
   int64_t order = 0;  ///< equal ones by arrival
+  /// So many of its first rows are scored: the head computes logits for them, too, the first time
+  /// that they are in a step.
+  uint32_t num_scored = 0;
 };
 /// The KV holder's answers to ReserveBlocks and ExtendBlocks.
 struct BlocksReserved {
@@ -85,6 +90,7 @@ struct StepDone {
   StepId step;
   Duration took;
   std::set<RequestId> unsampled = {};
+  Duration scoring = {};  ///< of `took`: for scored rows, beside what other rows of prefill take
 };
 /// Ignored if it is not that what the request waits for.
 struct MaskReady {
@@ -162,6 +168,8 @@ class Batcher {
     RequestId request;
     uint32_t num_known = 0;
     uint32_t max_context = 0;
+    uint32_t scored_from = 0;  ///< rows scored_from .. scored_end - 1 are still to be scored
+    uint32_t scored_end = 0;
     bool pending = false;  ///< sleeps until BlocksWake
   };
   /// Invariant: num_computed < num_known <= max_context, num_computed <= num_room.
@@ -169,13 +177,14 @@ class Batcher {
     RequestId request;
     uint32_t num_known = 0;
     uint32_t max_context = 0;
-    uint32_t num_computed = 0;  ///< positions that went through the model
-    uint32_t num_room = 0;      ///< positions that have blocks
-    bool decoding = false;      ///< its prefill is over
-    bool unsampled = false;     ///< in no step before MaskReady
-    AskId ask = 0;              ///< the question that is out; 0: none
-    bool refused = false;       ///< not asked again before blocks are freed
-    bool retry = false;         ///< blocks were freed since it asked: a refusal is out of date
+    uint32_t scored_from = 0, scored_end = 0;  ///< as those of Waiting
+    uint32_t num_computed = 0;                 ///< positions that went through the model
+    uint32_t num_room = 0;                     ///< positions that have blocks
+    bool decoding = false;                     ///< its prefill is over
+    bool unsampled = false;                    ///< in no step before MaskReady
+    AskId ask = 0;                             ///< the question that is out; 0: none
+    bool refused = false;                      ///< not asked again before blocks are freed
+    bool retry = false;  ///< blocks were freed since it asked: a refusal is out of date
   };
   using Effects = std::vector<BatcherEffect>;
   using RunningAt = std::map<Place, Running>::iterator;
@@ -204,11 +213,21 @@ class Batcher {
   void run_step(Effects& effects);
   /// Prefill rows that the next step may take while others decode.
   [[nodiscard]] uint32_t rows_beside(uint32_t num_decoding, double crowd) const;
-  /// Of so many rows half go to those with the fewest rows left, the rest in order: the first
+  /// Rows for each of those who prefill, and what they come to.
+  struct Shares {
+    std::vector<uint32_t> rows;
+    uint32_t cost = 0;
+  };
+  /// Of what so many rows cost half goes to those with the least left, the rest in order: the first
   /// prompt takes at most twice as long, and short ones that come after it need not wait for its
-  /// end.
-  static std::vector<uint32_t> prefill_shares(const std::vector<RunningAt>& prefilling,
-                                              uint32_t rows);
+  /// end. If no row is so cheap, the first prompt gets one: nobody waits for ever.
+  [[nodiscard]] Shares prefill_shares(const std::vector<RunningAt>& prefilling,
+                                      uint32_t rows) const;
+  /// What these positions of a request cost, in rows.
+  [[nodiscard]] uint64_t cost_of(const Running& running, uint32_t first, uint32_t end) const;
+  [[nodiscard]] uint64_t cost_left(const Running& running) const {
+    return cost_of(running, running.num_computed, running.num_known);
+  }
   /// It knows more tokens, or has got room: it may have to ask for more.
   void review_room(RunningAt at);
   /// Leaves running_: with it every other trace of its running.
@@ -240,6 +259,7 @@ class Batcher {
   uint64_t last_arrival_ = 0;
   uint64_t num_preempted_ = 0;
   StepCost cost_;
+  uint32_t scored_row_;  ///< what a scored row costs, in rows; 1 .. max_step_tokens
 };
 
 }  // namespace troupe::scheduler

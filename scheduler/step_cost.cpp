@@ -18,18 +18,20 @@ size_t bucket(uint32_t num_decoding) {
 
 }  // namespace
 
-void StepCost::learn(const StepShape& step, Duration took) {
+void StepCost::learn(const StepShape& step, Duration took, Duration scoring) {
   const auto took_ns = static_cast<double>(took.ns);
   if (took_ns <= 0) return;
+  const auto scoring_ns = static_cast<double>(scoring.ns);
+  if (step.num_scored > 0 && scoring_ns > 0) scored_.learn(step.num_scored, scoring_ns, kRate);
   if (step.prefill_tokens == 0) {
     decode_[bucket(step.num_decoding)].learn(step.num_decoding, took_ns, kRate);
   } else {
     const auto rows = static_cast<double>(step.prefill_tokens);
     const double rate = kRate * rows / (rows + 16);  // few tell little
     if (step.num_decoding > 0) {
-      mixed_.learn(rows, std::max(0.0, took_ns - decode_ns(step.num_decoding)), rate);
+      mixed_.learn(rows, std::max(0.0, took_ns - scoring_ns - decode_ns(step.num_decoding)), rate);
     } else {
-      alone_.learn(rows, took_ns, rate);
+      alone_.learn(rows, std::max(0.0, took_ns - scoring_ns), rate);
     }
   }
   const uint32_t num_waited = step.num_decoding + step.num_passed;
@@ -75,6 +77,11 @@ std::optional<uint64_t> StepCost::rows_beside(uint32_t num_decoding, double crow
 
 std::optional<uint64_t> StepCost::rows_instead(uint32_t num_decoding, double crowd) const {
   return rows_within(2 * agreed_ns(num_decoding, crowd) - overdraft_ns_);
+}
+
+std::optional<double> StepCost::scored_row() const {
+  if (!scored_.known() || !full().known()) return std::nullopt;
+  return 1 + scored_.ns / scored_.rows / (full().ns / full().rows);
 }
 
 std::optional<uint64_t> StepCost::rows_within(double budget_ns) const {

@@ -13,6 +13,9 @@
 // more than those that follow. So the steps that mix and those that only prefill, which are larger,
 // are remembered apart, and what lies between lies on the line through both.
 //
+// A row whose next token is scored (prompt_logprobs) costs the head's logits besides. The shell
+// times that apart, so a scored row has a price in rows of prefill.
+//
 // From that follows how much prefill a step takes while others decode: their tokens come on average
 // no later than agreed. A step that was to take longer is paid for by those that follow. Agreed is
 // that prefill takes a share of the time, and more where many requests wait for their first token
@@ -31,7 +34,8 @@ struct StepShape {
   uint32_t num_decoding = 0;  ///< requests that get their next token
   uint32_t num_passed = 0;    ///< that could have got it, too
   uint32_t prefill_tokens = 0;
-  bool dear = false;  ///< it has more prefill than rows_beside()
+  uint32_t num_scored = 0;  ///< of prefill_tokens
+  bool dear = false;        ///< it has more prefill than rows_beside()
   /// Requests about to get their first token for each one that decodes; up to 2 change nothing.
   double crowd = 1;
 };
@@ -48,8 +52,9 @@ class StepCost {
  public:
   explicit StepCost(StepGoal goal) : goal_(goal) {}
 
+  /// @param scoring of `took`: for the scored rows, beside what other rows of prefill cost
   /// REQUIRES: the step decodes or has rows of prefill.
-  void learn(const StepShape& step, Duration took);
+  void learn(const StepShape& step, Duration took, Duration scoring = {});
 
   /// Rows of prefill that a step may take beside those who decode.
   /// @param num_decoding who could decode
@@ -59,6 +64,9 @@ class StepCost {
   /// The same in a step of their own, for which those who decode wait up to twice as long as
   /// agreed.
   [[nodiscard]] std::optional<uint64_t> rows_instead(uint32_t num_decoding, double crowd) const;
+  /// What a scored row costs in all, in rows of prefill.
+  /// @returns nothing as long as no step that scores is known
+  [[nodiscard]] std::optional<double> scored_row() const;
   /// Those who decode have waited for longer than agreed. At most kMaxSteps steps of it are
   /// remembered: what hung for a second must not keep prompts waiting.
   [[nodiscard]] bool overdrawn() const { return overdraft_ns_ > 0; }
@@ -78,11 +86,14 @@ class StepCost {
   /// Of a step that only decodes; 0 for nobody, or if not known.
   [[nodiscard]] double decode_ns(uint32_t num_decoding) const;
   [[nodiscard]] std::optional<uint64_t> rows_within(double budget_ns) const;
+  /// Of alone_ and mixed_ the cheaper, that of full steps.
+  [[nodiscard]] const Average& full() const { return alone_.known() ? alone_ : mixed_; }
 
   StepGoal goal_;
   std::array<Average, 16> decode_;  ///< of 1, 2 to 3, 4 to 7, ... who decode
   double overdraft_ns_ = 0;
   Average mixed_, alone_;
+  Average scored_;  ///< beside what else they cost
 };
 
 }  // namespace troupe::scheduler

@@ -51,7 +51,8 @@ class RandomShell {
                        .num_known = num_known,
                        .ends_at = num_known + wanted,
                        .max_context = max_context};
-    tell(Arrived{request, num_known, max_context, order});
+    const auto num_scored = static_cast<uint32_t>(draw(3) == 0 ? draw(num_known) : 0);
+    tell(Arrived{request, num_known, max_context, order, num_scored});
   }
   void leave(RequestId request) {
     if (lives_.erase(request) == 0) return;
@@ -150,8 +151,9 @@ class RandomShell {
     // those with prefill may, there is nothing to make up with.
     const bool steady = seed_ % 2 == 0 && only_decodes;
     const int64_t slower = draw(8) == 0 ? 50 : 1;
-    tell(StepDone{step.step, microseconds(steady ? 100 : static_cast<int64_t>(draw(1000)) * slower),
-                  unsampled});
+    const int64_t took_us = steady ? 100 : static_cast<int64_t>(draw(1000)) * slower;
+    const auto scoring_us = static_cast<int64_t>(draw(static_cast<uint64_t>(took_us) + 1));
+    tell(StepDone{step.step, microseconds(took_us), unsampled, microseconds(scoring_us)});
   }
   /// That of a request that lacks it, as a rule.
   void mask_comes() {

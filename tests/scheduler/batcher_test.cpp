@@ -61,8 +61,8 @@ class BatcherTest : public ::testing::Test {
     return text(effects, num_steps_before);
   }
   std::vector<std::string> arrive(uint64_t request, uint32_t num_known, uint32_t max_context = 100,
-                                  int64_t order = 0) {
-    return tell(Arrived{RequestId{request}, num_known, max_context, order});
+                                  int64_t order = 0, uint32_t num_scored = 0) {
+    return tell(Arrived{RequestId{request}, num_known, max_context, order, num_scored});
   }
   /// Grants the request's last question.
   std::vector<std::string> reserved(uint64_t request, uint32_t num_tokens = 100,
@@ -77,8 +77,8 @@ class BatcherTest : public ::testing::Test {
     return tell(BlocksPending{asks[RequestId{request}], RequestId{request}});
   }
   std::vector<std::string> wake(uint64_t request) { return tell(BlocksWake{RequestId{request}}); }
-  std::vector<std::string> done(uint64_t step, Duration took = {}) {
-    return tell(StepDone{StepId{step + num_steps_before}, took});
+  std::vector<std::string> done(uint64_t step, Duration took = {}, Duration scoring = {}) {
+    return tell(StepDone{StepId{step + num_steps_before}, took, {}, scoring});
   }
   /// Without the token of this request.
   std::vector<std::string> done_without(uint64_t step, uint64_t request) {
@@ -512,6 +512,57 @@ TEST_F(BatcherTest, LetsAPromptGetOnHoweverDearItIs) {
     }
   }
   EXPECT_THAT(with_prefill, ElementsAre(4, 20)) << "16 steps later: nothing pays for it";
+}
+
+TEST_F(BatcherTest, CountsAScoredRowForTheRowsThatItCosts) {
+  restart({.max_step_tokens = 64, .max_running = 3, .min_prefill_tokens = 4});
+  arrive(1, 40, 100, 0, 39);
+  EXPECT_THAT(reserved(1), ElementsAre("step 1: 1@0+4")) << "not known yet: few";
+  // 1 ms for each row and 4 more because it is scored.
+  EXPECT_THAT(done(1, milliseconds(20), milliseconds(16)), ElementsAre("step 2: 1@4+12"));
+  arrive(2, 70, 100, 1);
+  reserved(2);
+  EXPECT_THAT(done(2, milliseconds(60), milliseconds(48)), ElementsAre("step 3: 1@16+6 2@0+34"))
+      << "half of it goes to the cheaper prompt, that of 70 rows, not of 24 that cost 116";
+  EXPECT_THAT(done(3, milliseconds(64), milliseconds(24)), ElementsAre("step 4: 1@22+6 2@34+34"));
+  EXPECT_THAT(done(4, milliseconds(64), milliseconds(24)), ElementsAre("step 5: 1@28+12! 2@68+2!"));
+}
+
+TEST_F(BatcherTest, ScoresOneRowInAStepIfItIsDearerThanTheStep) {
+  restart(
+      {.max_step_tokens = 64, .max_running = 3, .step = {.percent = 200}, .min_prefill_tokens = 4});
+  arrive(1, 8, 100, 0, 7);
+  reserved(1);
+  EXPECT_THAT(done(1, milliseconds(404), milliseconds(400)), ElementsAre("step 2: 1@4+1"));
+  EXPECT_THAT(done(2, milliseconds(101), milliseconds(100)), ElementsAre("step 3: 1@5+1"));
+  done(3, milliseconds(101), milliseconds(100));
+  EXPECT_THAT(done(4, milliseconds(101), milliseconds(100)), ElementsAre("step 5: 1@7+1!"));
+  EXPECT_THAT(done(5, milliseconds(1)), ElementsAre("step 6: 1@8+1!"));
+  done(6, milliseconds(1));
+  arrive(2, 8, 100, 1, 7);
+  reserved(2);
+  EXPECT_THAT(done(7, milliseconds(1)), ElementsAre("step 8: 1@10+1! 2@0+1"));
+  for (uint64_t step = 8; step < 23; ++step) {
+    const Duration took = milliseconds(step == 8 ? 101 : 1);
+    EXPECT_THAT(done(step, took, milliseconds(step == 8 ? 100 : 0)),
+                ElementsAre(::testing::Not(::testing::HasSubstr("2@"))))
+        << "paid for by decoding";
+  }
+}
+
+TEST_F(BatcherTest, ScoresARowOnceThoughItIsComputedAgain) {
+  restart({.max_step_tokens = 64, .max_running = 2, .min_prefill_tokens = 4});
+  arrive(1, 2, 100, 1);
+  reserved(1, 3);
+  arrive(2, 9, 100, 2, 8);
+  reserved(2);
+  EXPECT_THAT(done(1), ElementsAre("extend 1: 4", "step 2: 1@2+1! 2@0+1"));
+  refused(1);
+  EXPECT_THAT(done(2), ElementsAre("preempt 2", "extend 1: 5"));
+  reserved(1);
+  leave(1);
+  EXPECT_THAT(done(3), ElementsAre("reserve 2: 10"));
+  EXPECT_THAT(reserved(2), ElementsAre("step 4: 2@0+4")) << "the first cost little: 1 + 3 x 16";
 }
 
 TEST_F(BatcherTest, RunsAPromptThatComesBeforeThoseWhoDecodeWithoutThem) {

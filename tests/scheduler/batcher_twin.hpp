@@ -4,6 +4,7 @@
 // from the start for every question. Slow, and with nothing that could fall out of step with it.
 
 #include <algorithm>
+#include <cmath>
 #include <optional>
 #include <vector>
 
@@ -13,7 +14,10 @@ namespace troupe::scheduler {
 
 class BatcherTwin {
  public:
-  explicit BatcherTwin(BatcherOptions options) : options_(options), cost_(options.step) {}
+  explicit BatcherTwin(BatcherOptions options)
+      : options_(options),
+        cost_(options.step),
+        scored_row_(std::max(1U, options.max_step_tokens / options.min_prefill_tokens)) {}
 
   std::vector<BatcherEffect> handle(const BatcherEvent& event) {
     effects_.clear();
@@ -34,6 +38,7 @@ class BatcherTwin {
     RequestId id;
     int64_t order = 0;
     uint32_t known = 0, max_context = 0, computed = 0, room = 0;
+    uint32_t num_scored = 0, scored = 0;  ///< rows to be scored, and those that are
     AskId ask = 0;
     bool runs = false, pending = false, decoding = false, refused = false, retry = false;
     bool unsampled = false;
@@ -57,9 +62,11 @@ class BatcherTwin {
     if (find(e.request) != nullptr) return;
     const auto after = std::ranges::find_if(
         requests_, [&](const Request& other) { return other.order > e.order; });
-    requests_.insert(
-        after,
-        {.id = e.request, .order = e.order, .known = e.num_known, .max_context = e.max_context});
+    requests_.insert(after, {.id = e.request,
+                             .order = e.order,
+                             .known = e.num_known,
+                             .max_context = e.max_context,
+                             .num_scored = e.num_scored});
   }
   void on(const BlocksReserved& e) {
     Request* r = asked(e.request, e.ask);
@@ -96,6 +103,7 @@ class BatcherTwin {
     for (Request& r : requests_) {
       if (!r.in_step) continue;
       r.computed += r.in_step->count;
+      r.scored = std::max(r.scored, std::min(r.computed, r.num_scored));
       r.unsampled = r.in_step->wants_token && e.unsampled.contains(r.id);
       if (r.unsampled) {
         --r.computed;
@@ -105,7 +113,11 @@ class BatcherTwin {
       }
       r.in_step.reset();
     }
-    cost_.learn(shape_, e.took);
+    cost_.learn(shape_, e.took, e.scoring);
+    if (cost_.scored_row()) {
+      scored_row_ = static_cast<uint32_t>(
+          std::lround(std::clamp<double>(*cost_.scored_row(), 1, options_.max_step_tokens)));
+    }
     out_ = false;
     if (std::exchange(frees_at_end_, false)) freed();
   }
@@ -144,7 +156,9 @@ class BatcherTwin {
     *last = {.id = last->id,
              .order = last->order,
              .known = last->known,
-             .max_context = last->max_context};
+             .max_context = last->max_context,
+             .num_scored = last->num_scored,
+             .scored = last->scored};
     freed();
     closed_ = true;
   }
@@ -167,21 +181,43 @@ class BatcherTwin {
     return static_cast<uint32_t>(std::clamp<uint64_t>(
         affordable, least, std::max<uint64_t>(least, options_.max_step_tokens)));
   }
-  /// Row by row: half of them to the request with the fewest left, the rest to the first in order.
-  static std::map<Request*, uint32_t> shares_of(uint32_t rows,
-                                                const std::vector<Request*>& prefilling) {
-    std::map<Request*, uint32_t> shares;
-    for (uint32_t row = 0; row < rows; ++row) {
-      Request* next = nullptr;
-      uint32_t fewest = 0;
-      for (Request* r : prefilling) {
-        const uint32_t left = r->known - r->computed - shares[r];
-        if (left == 0 || (next != nullptr && (row >= rows / 2 || left >= fewest))) continue;
-        next = r;
-        fewest = left;
-      }
-      if (next != nullptr) ++shares[next];
+  [[nodiscard]] uint32_t cost(const Request& r, uint32_t first, uint32_t end) const {
+    uint32_t sum = 0;
+    for (uint32_t p = first; p < end; ++p) {
+      sum += p >= r.scored && p < r.num_scored ? scored_row_ : 1;
     }
+    return sum;
+  }
+  [[nodiscard]] uint32_t cost_left(const Request& r) const { return cost(r, r.computed, r.known); }
+  /// Row by row: half of what they may cost to the request with the least left, then the rest to
+  /// the first in order; whose next row costs too much is passed over.
+  std::map<Request*, uint32_t> shares_of(uint32_t rows, const std::vector<Request*>& prefilling) {
+    std::map<Request*, uint32_t> shares;
+    uint32_t spent = 0;
+    const auto give_rows = [&](uint32_t most, bool to_the_shortest) {
+      for (;;) {
+        Request* next = nullptr;
+        uint32_t least = 0;
+        for (Request* r : prefilling) {
+          const uint32_t at = r->computed + shares[r];
+          if (at == r->known || spent + cost(*r, at, at + 1) > most) continue;
+          const uint32_t left = cost(*r, at, r->known);
+          if (next != nullptr && (!to_the_shortest || left >= least)) continue;
+          next = r;
+          least = left;
+        }
+        if (next == nullptr) return;
+        const uint32_t at = next->computed + shares[next]++;
+        spent += cost(*next, at, at + 1);
+      }
+    };
+    if (prefilling.size() > 1) give_rows(rows / 2, true);
+    give_rows(rows, false);
+    if (spent == 0 && rows > 0 && !prefilling.empty()) {
+      shares[prefilling[0]] = 1;
+      spent = scored_row_;
+    }
+    spent_ = spent;
     return shares;
   }
   void run() {
@@ -192,6 +228,9 @@ class BatcherTwin {
       r.in_step = StepEntry{r.id, r.computed, count, count == r.known - r.computed};
       step.entries.push_back(*r.in_step);
       budget -= count;
+      for (uint32_t p = r.computed; p < r.computed + count; ++p) {
+        shape_.num_scored += p >= r.scored && p < r.num_scored ? 1 : 0;
+      }
       return count;
     };
     std::vector<Request*> decoding, prefilling;
@@ -205,23 +244,25 @@ class BatcherTwin {
     shape_ = {};
     if (mixes) {
       double num_near = 0;
-      for (const Request* r : prefilling)
-        num_near += r->known - r->computed <= options_.max_step_tokens;
+      for (const Request* r : prefilling) num_near += cost_left(*r) <= options_.max_step_tokens;
       shape_.crowd = num_near / static_cast<double>(decoding.size());
     }
     uint32_t prefill = budget - num_decoding;
     if (num_decoding > 0) {
       prefill = num_mixed_ >= 15 ? 0 : std::min(prefill, rows_beside(num_decoding));
-      shape_.dear = cost_.rows_beside(num_decoding, shape_.crowd).value_or(UINT64_MAX) < prefill;
     }
     auto shares = shares_of(prefill, prefilling);
+    if (num_decoding > 0) {
+      shape_.dear = cost_.rows_beside(num_decoding, shape_.crowd).value_or(UINT64_MAX) <
+                    std::max(prefill, spent_);
+    }
     if (mixes && num_mixed_ < 15 && decoding.back() > prefilling[0]) {  // by place
       Request* first = prefilling[0];
       const uint32_t left = first->known - first->computed;
       const uint64_t instead = cost_.rows_instead(num_decoding, shape_.crowd).value_or(0);
       const uint64_t room =
           budget - std::ranges::count_if(decoding, [&](const Request* r) { return r < first; });
-      if (shares[first] < left && left <= std::min(instead, room)) {
+      if (shares[first] < left && cost_left(*first) <= std::min(instead, room)) {
         std::erase_if(decoding, [&](const Request* r) { return r > first; });
         shape_.num_passed = num_decoding - static_cast<uint32_t>(decoding.size());
         shares = {{first, left}};
@@ -247,6 +288,7 @@ class BatcherTwin {
   bool out_ = false, closed_ = false, frees_at_end_ = false;
   StepShape shape_;
   StepCost cost_;
+  uint32_t scored_row_, spent_ = 0;
   StepId last_step_;
   AskId last_ask_ = 0;
   uint32_t num_mixed_ = 15, num_repaying_ = 0;

@@ -38,6 +38,19 @@ TEST(StepCost, KnowsNothingBeforeItHasSeenBothKinds) {
   EXPECT_EQ(cost.rows_beside(1, 1), static_cast<uint64_t>(kDecodeMs / (prefill_ms(256) / 256)));
 }
 
+TEST(StepCost, TellsWhatScoringCostsFromWhatTheRowsCost) {
+  StepCost cost(kDouble);
+  EXPECT_EQ(cost.scored_row(), std::nullopt);
+  decode(cost);
+  prefill(cost, 256);
+  const auto without = cost.rows_beside(1, 1);
+  EXPECT_EQ(cost.scored_row(), std::nullopt);
+  cost.learn({.prefill_tokens = 256, .num_scored = 100}, ms(prefill_ms(256) + 50), ms(50));
+  ASSERT_NE(cost.scored_row(), std::nullopt);
+  EXPECT_NEAR(*cost.scored_row(), 1 + 0.5 / (prefill_ms(256) / 256), 1e-6);
+  EXPECT_EQ(cost.rows_beside(1, 1), without) << "other prompts are not slowed down";
+}
+
 TEST(StepCost, ComesToTheTargetThoughTheFirstRowsCostMost) {
   StepCost cost(kTarget);
   decode(cost);
