@@ -68,6 +68,9 @@ class RouterShell {
       released_.push_back(id);
     }
     requests_.clear();
+    std::erase_if(asked_again_, [](const AskedAgain& asked) {
+      return !kvcache::is_guest(asked.reserve.request);
+    });
     deferred_.clear();
     links_.close();
     exchange_.end_epoch();
@@ -221,7 +224,8 @@ class RouterShell {
     uint32_t num_computed = 0;  ///< positions whose KV is in the blocks
     uint32_t num_told = 0;      ///< of these, known to the holder
     int64_t order = 0;
-    bool fetching = false;  ///< its KV comes from another router; not in the batcher yet
+    scheduler::AskId ask = 0;  ///< its last ReserveBlocks
+    bool fetching = false;     ///< its KV comes from another router; not in the batcher yet
     std::optional<uint32_t> num_cached;  ///< tokens that the first table had computed already
     PromptScoring scoring;
   };
@@ -237,6 +241,12 @@ class RouterShell {
     uint32_t num_batches = 0;
   };
 
+  /// A question to the holder that goes on when some of its copies are done.
+  struct AskedAgain {
+    scheduler::AskId ask = 0;
+    kvcache::Reserve reserve;
+  };
+
   [[nodiscard]] const model::ModelConfig& config() const { return services_->checkpoint->config(); }
 
   void batch(const scheduler::BatcherEvent& event) {
@@ -246,7 +256,8 @@ class RouterShell {
   }
 
   void perform(const scheduler::ReserveBlocks& e) {
-    const Request& request = requests_.at(e.request);
+    Request& request = requests_.at(e.request);
+    request.ask = e.ask;
     const auto begin = request.known.begin();
     const auto end =
         begin + request.scoring.num_cacheable(static_cast<uint32_t>(request.known.size()));
@@ -300,6 +311,14 @@ class RouterShell {
     if (kvcache::is_guest(e.request)) return exchange_.refused(e.request);
     batch(scheduler::BlocksRefused{ask, e.request});
   }
+  void on_kv(scheduler::AskId ask, const kvcache::CopiesFirst& e) {
+    copy_blocks(e.copies);
+    const RequestId id = e.again.request;
+    const auto found = requests_.find(id);
+    if (kvcache::is_guest(id) || (found != requests_.end() && found->second.ask == ask)) {
+      asked_again_.push_back({ask, e.again});
+    }
+  }
   void on_kv(scheduler::AskId ask, const kvcache::Pending& e) {
     if (kvcache::is_guest(e.request)) return exchange_.refused(e.request);
     batch(scheduler::BlocksPending{ask, e.request});
@@ -313,7 +332,20 @@ class RouterShell {
   /// In the order of the holder's effects and before the steps that follow (kvcache/holder.hpp).
   void copy_blocks(const std::vector<kvcache::Copy>& copies) {
     if (copies.empty()) return;
-    services_->executor->submit([engine = engine_, copies] { engine->copy_blocks(copies); });
+    services_->executor->submit(
+        [this, engine = engine_, copies, me = caf::actor_cast<caf::actor>(self_)] {
+          engine->copy_blocks(copies);
+          caf::anon_send(me, JobDone{[this] {
+                           if (!run_.out()) ask_again();
+                         }});
+        });
+  }
+
+  /// Copies for those who wait for blocks go on: once in each step, or when those before are done.
+  void ask_again() {
+    for (AskedAgain& asked : std::exchange(asked_again_, {})) {
+      tell_kv(asked.ask, std::move(asked.reserve));
+    }
   }
 
   void perform(scheduler::RunStep& e) {
@@ -451,6 +483,8 @@ class RouterShell {
     tell_computed(request, found->second);
     requests_.erase(found);
     released_.push_back(request);
+    std::erase_if(asked_again_,
+                  [&](const AskedAgain& asked) { return asked.reserve.request == request; });
     if (!run_.out() && !run_.busy())
       idle();  // the blocks are free before the batcher asks for more
     batch(scheduler::Left{request});
@@ -470,6 +504,7 @@ class RouterShell {
   void idle() {
     for (const RequestId request : released_) tell_kv(0, kvcache::Release{request});
     released_.clear();
+    ask_again();
     if (forming_) join_epoch();
     if (switching_) {
       use(*std::exchange(switching_, std::nullopt));
@@ -519,8 +554,9 @@ class RouterShell {
   scheduler::Overlap overlap_;
   KvExchange exchange_;
   std::map<RequestId, Request> requests_;
-  std::vector<RequestId> released_;     ///< gone, blocks not yet given back
-  std::vector<StartRequest> deferred_;  ///< wait for an earlier attempt's blocks to be given back
+  std::vector<RequestId> released_;      ///< gone, blocks not yet given back
+  std::vector<AskedAgain> asked_again_;  ///< who wait for copies that others come before
+  std::vector<StartRequest> deferred_;   ///< wait for an earlier attempt's blocks to be given back
   ShardLinks links_;
   StepRun run_;
   std::optional<OutStep> step_;

@@ -18,7 +18,8 @@ Tokens cacheable(Tokens tokens) { return tokens.first(tokens.size() - 1); }
 }  // namespace
 
 Holder::Holder(HolderOptions options)
-    : cache_(options.num_blocks, options.num_host_slots, options.block_tokens) {}
+    : max_copies_(options.max_copies),
+      cache_(options.num_blocks, options.num_host_slots, options.block_tokens) {}
 
 std::vector<HolderEffect> Holder::handle(const HolderEvent& event) {
   cache_.tick();
@@ -43,16 +44,20 @@ void Holder::on(const Reserve& event, Effects& effects) {
     effects.emplace_back(Pending{event.request, *other});
     return;
   }
-  auto taken = cache_.take(match, cache_.blocks_for(event.num_tokens));
+  auto taken = cache_.take(match, cache_.blocks_for(event.num_tokens), max_copies_);
   if (!taken) {
     if (!is_guest(event.request)) ++totals_.refused_total;
     effects.emplace_back(Refused{event.request});
     return;
   }
+  if (!is_guest(event.request)) totals_.host_hit_tokens_total += taken->host_len;
+  if (!taken->complete) {
+    effects.emplace_back(CopiesFirst{event, std::move(taken->copies)});
+    return;
+  }
   if (!is_guest(event.request)) {
     totals_.queried_tokens_total += event.tokens.size();
     totals_.hit_tokens_total += taken->cached_len;
-    totals_.host_hit_tokens_total += taken->host_len;
   }
   running_.emplace(event.request, Running{.cache_namespace = event.cache_namespace,
                                           .tokens = event.tokens,

@@ -48,11 +48,14 @@ struct HolderOptions {
   uint32_t num_blocks = 0;  ///< >= 1, on the device
   uint32_t num_host_slots = 0;
   uint32_t block_tokens = 16;  ///< >= 1
+  /// A Reserve does no more copies at once, so that no step waits long for them; >= 2.
+  uint32_t max_copies = 32;
 };
 
 // --- events -----------------------------------------------------------------------------------
 /// A request wants to run, for the first time or after it was preempted: `tokens` are known, and it
-/// needs room for `num_tokens`. Answered with Granted, Refused or Pending; ignored if it runs.
+/// needs room for `num_tokens`. Answered with Granted, Refused, Pending or CopiesFirst; ignored if
+/// it runs.
 /// REQUIRES: 1 <= tokens.size() <= num_tokens
 struct Reserve {
   RequestId request;
@@ -60,7 +63,8 @@ struct Reserve {
   std::vector<TokenId> tokens;
   uint32_t num_tokens = 0;
 };
-/// A running request needs room for `num_tokens` in all. Answered with Extended or Refused.
+/// A running request needs room for `num_tokens` in all. Answered with Extended or Refused. At most
+/// one copy for each further block.
 struct Extend {
   RequestId request;
   uint32_t num_tokens = 0;
@@ -100,6 +104,13 @@ struct Extended {
 struct Refused {
   RequestId request;
 };
+/// More has to be copied than fits between two steps: this is a part of it, and the request holds
+/// nothing yet. Send `again` a step later, unless it was released; each time less is left to copy,
+/// but for what others take meanwhile.
+struct CopiesFirst {
+  Reserve again;
+  std::vector<Copy> copies;
+};
 /// `computing` is about to compute the next block. Nothing changed; Wake follows, unless the
 /// request is released or reserved again before.
 struct Pending {
@@ -110,7 +121,7 @@ struct Pending {
 struct Wake {
   RequestId request;
 };
-using HolderEffect = std::variant<Granted, Extended, Refused, Pending, Wake>;
+using HolderEffect = std::variant<Granted, Extended, Refused, CopiesFirst, Pending, Wake>;
 
 struct HolderStats {
   PrefixCacheStats cache;
@@ -167,6 +178,7 @@ class Holder {
   void publish(Running& request);
   void stop_waiting(RequestId request);
 
+  uint32_t max_copies_;
   PrefixCache cache_;
   std::map<RequestId, Running> running_;
   std::map<RequestId, RequestId> waiting_;  ///< for whom; each is among the waiters of that one

@@ -15,7 +15,9 @@ PrefixCache::PrefixCache(uint32_t num_blocks, uint32_t num_host_slots, uint32_t 
   CHECK_GE(num_blocks, 1U);
 }
 
-std::optional<PrefixCache::Taken> PrefixCache::take(const Match& match, uint32_t num_blocks) {
+std::optional<PrefixCache::Taken> PrefixCache::take(const Match& match, uint32_t num_blocks,
+                                                    uint32_t max_copies) {
+  CHECK_GE(max_copies, 2U);
   // Cut the tree so that the match is whole nodes, and `source`, whose beginning matches, is one.
   const uint32_t num_whole = match.num_node_tokens / block_tokens();
   const uint32_t num_tail = match.num_node_tokens % block_tokens();
@@ -42,29 +44,54 @@ std::optional<PrefixCache::Taken> PrefixCache::take(const Match& match, uint32_t
     return std::nullopt;
   }
 
-  for (const NodeIdx node : path) set_rank(node, std::min(tree_[node].uses + 1, kMaxUses));
-  if (source != kNoNode) set_rank(source, std::min(tree_[source].uses + 1, kMaxUses));
+  const uint64_t age = age_;  // before anything is evicted for it
   Taken taken;
+  /// For a block more: one copy makes room, one fills it.
+  const auto may_go_on = [&] { return taken.copies.size() + 2 <= max_copies; };
   for (const NodeIdx node : path) {
-    taken.host_len += bring_back(node, taken.copies) * block_tokens();
+    while (tree_[node].num_device < tree_[node].places.size() && may_go_on()) {
+      bring_back_next(node, taken.copies);
+      taken.host_len += block_tokens();
+    }
+    taken.complete = taken.complete && tree_[node].num_device == tree_[node].places.size();
     for (const uint32_t block : tree_[node].places) taken.table.push_back(BlockId{block});
   }
   taken.num_shared = static_cast<uint32_t>(taken.table.size());
   taken.cached_len = taken.num_shared * block_tokens();
-  if (source != kNoNode) {
-    const BlockId to = new_block(taken.copies);
+  while (taken.complete && taken.table.size() < num_blocks) {
+    if (device_.num_free() == 0 && !may_go_on()) {
+      taken.complete = false;
+    } else {
+      taken.table.push_back(new_block(taken.copies));
+    }
+  }
+  taken.complete = taken.complete && (source == kNoNode || taken.copies.size() < max_copies);
+  if (source != kNoNode && taken.complete) {
     const uint32_t from = tree_[source].places[0];
+    const BlockId to = taken.table[taken.num_shared];
     if (tree_[source].num_device > 0) {
       taken.copies.emplace_back(CopyBlock{BlockId{from}, to});
     } else {
       taken.copies.emplace_back(CopyToDevice{HostSlot{from}, to});
       taken.host_len += num_tail;
     }
-    unpin(source);
-    taken.table.push_back(to);
     taken.cached_len += num_tail;
   }
-  while (taken.table.size() < num_blocks) taken.table.push_back(new_block(taken.copies));
+  // A turn that is not the last one keeps them from being evicted before the next.
+  const auto touch_or_use = [&](NodeIdx node) {
+    set_rank(node, std::min(tree_[node].uses + (taken.complete ? 1 : 0), kMaxUses), age);
+  };
+  for (const NodeIdx node : path) touch_or_use(node);
+  if (source != kNoNode) {
+    touch_or_use(source);
+    unpin(source);
+  }
+  if (!taken.complete) {
+    for (const NodeIdx node : path) unpin(node);
+    for (size_t i = taken.num_shared; i < taken.table.size(); ++i) device_.release(taken.table[i]);
+    taken.table.clear();
+    taken.num_shared = taken.cached_len = 0;
+  }
   return taken;
 }
 
@@ -154,7 +181,7 @@ void PrefixCache::enter(NodeIdx node, BlockId block) {
 void PrefixCache::touch(BlockId block, uint32_t index) {
   const NodeIdx node = node_of_[block.value];
   const NodeIdx last = first_blocks(node, index + 1 - tree_[node].first_block);
-  for (const NodeIdx above : path_to(last)) set_rank(above, tree_[above].uses);
+  for (const NodeIdx above : path_to(last)) set_rank(above, tree_[above].uses, age_);
 }
 
 void PrefixCache::share(BlockId block) {
@@ -213,21 +240,17 @@ std::optional<BlockId> PrefixCache::host_slot_for(const Rank& rank) {
   return slot;
 }
 
-/// Gives a pinned node's host entries device blocks, which keep the pin. Returns how many.
-uint32_t PrefixCache::bring_back(NodeIdx node, std::vector<Copy>& copies) {
+/// Gives a pinned node's first host entry a device block, which keeps the pin.
+void PrefixCache::bring_back_next(NodeIdx node, std::vector<Copy>& copies) {
+  const BlockId block = new_block(copies);
   Node& run = tree_[node];
-  uint32_t count = 0;
-  for (; run.num_device < run.places.size(); ++count) {
-    const BlockId block = new_block(copies);
-    const BlockId slot{run.places[run.num_device]};
-    copies.emplace_back(CopyToDevice{HostSlot{slot.value}, block});
-    host_.release(slot);
-    host_.drop(slot);
-    run.places[run.num_device] = block.value;
-    enter(node, block);
-  }
-  totals_.brought_back_total += count;
-  return count;
+  const BlockId slot{run.places[run.num_device]};
+  copies.emplace_back(CopyToDevice{HostSlot{slot.value}, block});
+  host_.release(slot);
+  host_.drop(slot);
+  run.places[run.num_device] = block.value;
+  enter(node, block);
+  ++totals_.brought_back_total;
 }
 
 /// Forgets the last entry of a node without children.
@@ -286,12 +309,12 @@ void PrefixCache::set_num_device(NodeIdx node, uint32_t num_device) {
   refresh(node);
 }
 
-void PrefixCache::set_rank(NodeIdx node, uint32_t uses) {
+void PrefixCache::set_rank(NodeIdx node, uint32_t uses, uint64_t age) {
   Node& run = tree_[node];
   if (std::exchange(run.in_device_leaves, false)) device_leaves_.erase({run.rank, node});
   if (std::exchange(run.in_host_leaves, false)) host_leaves_.erase({run.rank, node});
   run.uses = uses;
-  run.rank = {age_ + uses, now_};
+  run.rank = {age + uses, now_};
   refresh(node);
 }
 

@@ -18,7 +18,8 @@
 // inner nodes before leaves. Touching an entry touches all above it, so ranks never rise downwards.
 //
 // An evicted entry moves to a host slot if one is free or holds something of lower or equal rank,
-// otherwise it is forgotten. Costs: O(log nodes) per evicted node, O(1) per further block of it.
+// otherwise it is forgotten. As copies take time in which no step runs, a table that needs many is
+// made in several turns. Costs: O(log nodes) per evicted node, O(1) per further block of it.
 
 #include <cstdint>
 #include <optional>
@@ -74,6 +75,9 @@ class PrefixCache {
     uint32_t cached_len = 0;     ///< tokens whose KV is in the table once the copies are done
     uint32_t host_len = 0;       ///< of these, tokens that were in host slots
     std::vector<Copy> copies;
+    /// False: with these copies more of the match lies on the device and more blocks are free, but
+    /// the request has nothing yet; take again.
+    bool complete = true;
   };
 
   /// @param num_host_slots may be 0
@@ -89,9 +93,11 @@ class PrefixCache {
 
   /// A table of `num_blocks` blocks: the whole blocks of the match, brought back from the host
   /// where they are there; a copy of the block whose beginning matches the rest; empty ones. Counts
-  /// as a use. Nothing if there are not enough blocks, even by evicting: then nothing was evicted.
+  /// as a use when it is complete. Nothing if there are not enough blocks, even by evicting: then
+  /// nothing was evicted.
+  /// @param max_copies >= 2; so many or one less are made if more are needed
   /// REQUIRES: nothing has changed since match(); num_blocks blocks hold more tokens than matched.
-  std::optional<Taken> take(const Match& match, uint32_t num_blocks);
+  std::optional<Taken> take(const Match& match, uint32_t num_blocks, uint32_t max_copies);
   /// More empty blocks, each referenced once, and the copies that make room for them.
   struct Allocated {
     std::vector<BlockId> blocks;
@@ -145,13 +151,13 @@ class PrefixCache {
   BlockId new_block(std::vector<Copy>& copies);
   void evict(std::vector<Copy>& copies);
   std::optional<BlockId> host_slot_for(const Rank& rank);
-  uint32_t bring_back(NodeIdx node, std::vector<Copy>& copies);
+  void bring_back_next(NodeIdx node, std::vector<Copy>& copies);
   BlockId adopt(NodeIdx node, uint32_t index, std::span<const TokenId> tokens, BlockId block);
   void enter(NodeIdx node, BlockId block);
   void remove_tail(NodeIdx node);
   NodeIdx first_blocks(NodeIdx node, uint32_t num_blocks);
   void set_num_device(NodeIdx node, uint32_t num_device);
-  void set_rank(NodeIdx node, uint32_t uses);
+  void set_rank(NodeIdx node, uint32_t uses, uint64_t age);
   void pin(NodeIdx node);
   void unpin(NodeIdx node);
   void refresh(NodeIdx node);

@@ -100,6 +100,37 @@ TEST(VirtualCluster, AScoredPromptMayBeCachedOrPreempted) {
   }
 }
 
+TEST(VirtualCluster, PromptsThatNeedManyCopiesComeBackFromTheHostInSeveralSteps) {
+  // Three prompts, of which two fill the device: the third one's come and go, two copies at once.
+  std::vector<scheduler::RequestSpec> specs(4, greedy(3));
+  for (size_t i = 0; i < specs.size(); ++i) {
+    specs[i].prompt.clear();
+    for (TokenId t = 0; t < 40; ++t) {
+      specs[i].prompt.push_back((t * 7 + static_cast<TokenId>(i % 3)) % 100);
+    }
+  }
+  const std::vector<Stream> alone = generated_alone(kModel, specs);
+  for_each_seed(20, [&](uint64_t seed) {
+    VirtualCluster cluster({.model = kModel,
+                            .batcher = {.max_step_tokens = 8, .max_running = 3},
+                            .kv_blocks = 22,
+                            .kv_host_blocks = 40,
+                            .kv_block_tokens = 4,
+                            .kv_max_copies = 2},
+                           {.seed = seed});
+    ASSERT_TRUE(cluster.run_until_serving());
+    for (size_t i = 0; i < specs.size(); ++i) {
+      const auto streams = cluster.submit_all({specs[i]});
+      ASSERT_TRUE(cluster.run_until_ended(streams));
+      expect_same(*streams[0], alone[i], "request " + std::to_string(i));
+    }
+    EXPECT_GT(cluster.status().nodes.at(0).prefix_cache.host_hit_tokens, 0U);
+    const auto together = cluster.submit_all(specs);
+    ASSERT_TRUE(cluster.run_until_ended(together));
+    EXPECT_EQ(cluster.left_over(), "");
+  });
+}
+
 TEST(VirtualCluster, DuplicatedAndReorderedFramesChangeNothing) {
   for_each_seed(60, [](uint64_t seed) {
     VirtualCluster cluster(

@@ -42,6 +42,9 @@ std::string text(const HolderEffect& effect) {
     copied(extended->copies);
   } else if (const auto* refused = std::get_if<Refused>(&effect)) {
     line = "refused " + std::to_string(refused->request.value);
+  } else if (const auto* first = std::get_if<CopiesFirst>(&effect)) {
+    line = std::to_string(first->again.request.value) + " comes again";
+    copied(first->copies);
   } else if (const auto* pending = std::get_if<Pending>(&effect)) {
     line = std::to_string(pending->request.value) + " waits for " +
            std::to_string(pending->computing.value);
@@ -65,8 +68,12 @@ Tokens operator+(Tokens a, const Tokens& b) {
 /// Blocks of four tokens.
 class HolderTest : public ::testing::Test {
  protected:
-  explicit HolderTest(uint32_t num_blocks = 8, uint32_t num_host_slots = 0)
-      : holder({.num_blocks = num_blocks, .num_host_slots = num_host_slots, .block_tokens = 4}) {}
+  explicit HolderTest(uint32_t num_blocks = 8, uint32_t num_host_slots = 0,
+                      uint32_t max_copies = 32)
+      : holder({.num_blocks = num_blocks,
+                .num_host_slots = num_host_slots,
+                .block_tokens = 4,
+                .max_copies = max_copies}) {}
 
   std::vector<std::string> tell(const HolderEvent& event) {
     std::vector<std::string> lines;
@@ -440,6 +447,54 @@ TEST_F(HolderWithHostTest, PutsARecomputedBlockInThePlaceOfItsHostCopy) {
   release(2);
   EXPECT_EQ(found(count_from(1, 8)), 8U);
   EXPECT_EQ(holder.stats().cache.host_entries, 0U);
+}
+
+/// Ten blocks, room for all of them on the host, three copies at once.
+class HolderWithFewCopiesTest : public HolderTest {
+ protected:
+  HolderWithFewCopiesTest() : HolderTest(10, 20, 3) {}
+};
+
+TEST_F(HolderWithFewCopiesTest, MakesRoomForALongPromptInSeveralTurns) {
+  run(1, count_from(1, 40));
+  for (int turn = 0; turn < 3; ++turn) {
+    const auto said = reserve(2, count_from(51, 32));
+    ASSERT_EQ(said.size(), 1U);
+    EXPECT_THAT(said[0], HasSubstr("2 comes again; ")) << "turn " << turn;
+    EXPECT_EQ(holder.stats().cache.offloaded_total, 2U * (turn + 1));
+    EXPECT_EQ(holder.stats().cache.free_blocks, 2U * (turn + 1)) << "it holds nothing";
+    EXPECT_EQ(holder.stats().running, 0U);
+  }
+  EXPECT_THAT(reserve(2, count_from(51, 32)), ElementsAre(HasSubstr("granted 2: ")));
+  EXPECT_EQ(holder.stats().cache.offloaded_total, 8U);
+  EXPECT_EQ(found(count_from(1, 40)), 40U) << "all of it is cached still";
+}
+
+TEST_F(HolderWithFewCopiesTest, BringsALongPrefixBackInSeveralTurns) {
+  run(1, count_from(1, 32));
+  for (int turns = 0; reserve(2, count_from(51, 40))[0].starts_with("2 comes again"); ++turns) {
+    ASSERT_LT(turns, 10);
+  }
+  release(2);
+  for (int turn = 1; turn <= 4; ++turn) {
+    EXPECT_THAT(reserve(3, count_from(1, 32) + Tokens{99}),
+                ElementsAre(HasSubstr(turn < 4 ? "3 comes again; " : "granted 3: ")));
+    EXPECT_EQ(holder.stats().cache.brought_back_total, 2U * turn);
+  }
+  EXPECT_EQ(holder.stats().hit_tokens_total, 32U);
+  EXPECT_EQ(holder.stats().host_hit_tokens_total, 32U);
+}
+
+TEST_F(HolderWithFewCopiesTest, OthersMayTakeWhatWasFreedMeanwhile) {
+  run(1, count_from(1, 40));
+  EXPECT_THAT(reserve(2, count_from(51, 32)), ElementsAre(HasSubstr("2 comes again; ")));
+  reserve(3, count_from(91, 8));
+  EXPECT_THAT(reserve(2, count_from(51, 32)), ElementsAre(HasSubstr("2 comes again; ")));
+  extend(3, 12);
+  EXPECT_THAT(reserve(2, count_from(51, 32)), ElementsAre("refused 2"));
+  release(2);
+  release(3);
+  EXPECT_EQ(holder.stats().cache.used_blocks, 0U);
 }
 
 TEST_F(HolderTest, ForgetsWhatItEvictsWithoutAHostTier) {

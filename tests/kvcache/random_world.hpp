@@ -52,6 +52,7 @@ class RandomWorld {
 
   [[nodiscard]] HolderStats stats() const { return holder_.stats(); }
   [[nodiscard]] uint64_t num_events() const { return num_events_; }
+  [[nodiscard]] uint64_t num_parts() const { return num_parts_; }
 
  private:
   using Tokens = std::vector<TokenId>;
@@ -61,6 +62,7 @@ class RandomWorld {
     Tokens known;    ///< prompt and what was sampled
     size_t end = 0;  ///< tokens after which it leaves
     State state = State::kIdle;
+    std::optional<Reserve> again;  ///< after CopiesFirst
     std::vector<uint32_t> table;
     size_t num_computed = 0;
     size_t step = 0;       ///< positions in the step that is running
@@ -117,6 +119,7 @@ class RandomWorld {
     ASSERT_EQ(holder_.check(), "") << "event " << num_events_;
     for (const HolderEffect& effect : effects) {
       if (const auto* granted = std::get_if<Granted>(&effect)) {
+        ASSERT_LE(granted->copies.size(), twin_.max_copies());
         carry_out(granted->copies);
         Request& request = requests_.at(granted->request.value);
         request.state = State::kRunning;
@@ -124,6 +127,11 @@ class RandomWorld {
         request.table.clear();
         for (const BlockId block : granted->table) request.table.push_back(block.value);
         ASSERT_LT(granted->cached_len, request.known.size());
+      } else if (const auto* first = std::get_if<CopiesFirst>(&effect)) {
+        ASSERT_LE(first->copies.size(), twin_.max_copies());
+        carry_out(first->copies);
+        requests_.at(first->again.request.value).again = first->again;
+        ++num_parts_;
       } else if (const auto* extended = std::get_if<Extended>(&effect)) {
         carry_out(extended->copies);
         auto& table = requests_.at(extended->request.value).table;
@@ -222,7 +230,8 @@ class RandomWorld {
     if (seen_.size() > 12) seen_.erase(seen_.begin() + static_cast<ptrdiff_t>(draw(12)));
   }
   void reserve(uint64_t id) {
-    const Request& request = requests_.at(id);
+    Request& request = requests_.at(id);
+    if (request.again) return tell(*std::exchange(request.again, std::nullopt));
     tell(Reserve{RequestId{id}, request.ns, request.known,
                  static_cast<uint32_t>(request.known.size() + draw(2 * size()))});
   }
@@ -310,6 +319,7 @@ class RandomWorld {
     }
     // What was said about its former life is out of date, and the contract forbids to say it again.
     std::erase_if(said_, [&](const auto& said) { return said.first == id; });
+    if (preempted) request.again.reset();
     tell(Release{RequestId{id}});
   }
   void repeat() {
@@ -328,6 +338,7 @@ class RandomWorld {
   }
 
   uint64_t seed_, draws_ = 0, last_ = 0, num_events_ = 0;
+  uint64_t num_parts_ = 0;  ///< copies that were to be carried out before a request is granted
   HolderOptions options_;
   Holder holder_;
   Twin twin_;
@@ -342,9 +353,10 @@ inline void run_random_worlds(uint64_t seed, uint64_t num_events) {
   const std::vector<HolderOptions> shapes = {
       {.num_blocks = 16, .num_host_slots = 0, .block_tokens = 4},
       {.num_blocks = 20, .num_host_slots = 4, .block_tokens = 4},
-      {.num_blocks = 12, .num_host_slots = 30, .block_tokens = 3},
+      {.num_blocks = 12, .num_host_slots = 30, .block_tokens = 3, .max_copies = 2},
       {.num_blocks = 40, .num_host_slots = 10, .block_tokens = 1},
       {.num_blocks = 24, .num_host_slots = 8, .block_tokens = 2},
+      {.num_blocks = 24, .num_host_slots = 30, .block_tokens = 2, .max_copies = 5},
   };
   for (const HolderOptions& shape : shapes) {
     SCOPED_TRACE("seed " + std::to_string(seed) + ", " + std::to_string(shape.num_blocks) + " x " +
@@ -362,6 +374,9 @@ inline void run_random_worlds(uint64_t seed, uint64_t num_events) {
     if (shape.num_host_slots > 0) {
       EXPECT_GT(stats.host_hit_tokens_total, share / 50);
       EXPECT_GT(stats.cache.brought_back_total, share / 300);
+    }
+    if (shape.max_copies < HolderOptions().max_copies) {
+      EXPECT_GT(world.num_parts(), share / 300);
     }
     ASSERT_NO_FATAL_FAILURE(world.settle());
   }

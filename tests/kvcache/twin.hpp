@@ -74,6 +74,7 @@ class Twin {
   std::map<uint64_t, uint64_t> waiting;
   std::set<uint32_t> free_blocks, free_slots;
   uint64_t evicted = 0, offloaded = 0, brought_back = 0;
+  [[nodiscard]] uint32_t max_copies() const { return options_.max_copies; }
 
  private:
   static size_t common(const Tokens& a, const Tokens& b) {
@@ -265,37 +266,39 @@ class Twin {
       expect<Refused>("Refused");
       return;
     }
-    const auto* granted = expect<Granted>("Granted");
+    static const Granted kNotGranted;
+    const auto* copies_first =
+        actual_->empty() ? nullptr : std::get_if<CopiesFirst>(&actual_->front());
+    if (copies_first != nullptr) ++next_;
+    const Granted* granted = copies_first != nullptr ? &kNotGranted : expect<Granted>("Granted");
     if (granted == nullptr) return;
-    if (granted->request != e.request) fail("another request is granted");
-    if (granted->table.size() != num_blocks) return fail("the table has another length");
-    const size_t cached = source ? matched : whole * size();
-    if (granted->cached_len != cached) fail("another cached_len");
-    begin_copies(granted->copies);
-    const auto use = [&](Entry& entry) {
-      entry.uses = std::min<uint64_t>(entry.uses + 1, PrefixCache::kMaxUses);
-      entry.value = age_ + entry.uses;
-      entry.last_use = now_;
-    };
-    for (const Key& key : path) use(entries.at(key));
-    if (source) use(entries.at(*source));
-    for (size_t i = 0; i < path.size(); ++i) {
-      Entry& entry = entries.at(path[i]);
-      if (!entry.on_device) {
-        take_block(granted->table[i].value);
-        const auto copy = next_copy<CopyToDevice>("a copy to the device");
-        if (copy.from.value != entry.place || copy.to != granted->table[i]) fail("another copy");
-        free_slots.insert(entry.place);
-        entry.on_device = true;
-        entry.place = copy.to.value;
-        ++brought_back;
-      }
-      if (granted->table[i].value != entry.place) fail("a block is not the shared one");
+    begin_copies(copies_first != nullptr ? copies_first->copies : granted->copies);
+    const uint64_t age = age_;
+    // Turn by turn: what lies on the host, room for the rest, the beginning of a block.
+    bool complete = true;
+    for (const Key& key : path) {
+      Entry& entry = entries.at(key);
+      if (entry.on_device) continue;
+      complete = complete && next_copy_ + 2 <= options_.max_copies;
+      if (!complete) continue;
+      if (free_blocks.empty()) evict();
+      const auto copy = next_copy<CopyToDevice>("a copy to the device");
+      if (copy.from.value != entry.place) fail("another copy");
+      if (free_blocks.erase(copy.to.value) == 0) fail("the block is not free");
+      free_slots.insert(entry.place);
+      entry.on_device = true;
+      entry.place = copy.to.value;
+      ++brought_back;
     }
-    if (source) {
-      const BlockId to = granted->table[whole];
-      take_block(to.value);
+    for (size_t needed = 1; complete && needed <= num_blocks - whole; ++needed) {
+      if (free_blocks.size() >= needed) continue;
+      complete = next_copy_ + 2 <= options_.max_copies;
+      if (complete) evict();
+    }
+    complete = complete && (!source || next_copy_ < options_.max_copies);
+    if (source && complete) {
       const Entry& entry = entries.at(*source);
+      const BlockId to = whole < granted->table.size() ? granted->table[whole] : BlockId{};
       if (entry.on_device) {
         const auto copy = next_copy<CopyBlock>("a copy of a block");
         if (copy.from.value != entry.place || copy.to != to) fail("another copy");
@@ -303,13 +306,37 @@ class Twin {
         const auto copy = next_copy<CopyToDevice>("a copy of a host slot");
         if (copy.from.value != entry.place || copy.to != to) fail("another copy");
       }
-      pinned_.erase(*source);
-    }
-    for (size_t i = whole + (source ? 1 : 0); i < num_blocks; ++i) {
-      take_block(granted->table[i].value);
     }
     end_copies();
     pinned_.clear();
+    const auto touch_or_use = [&](Entry& entry) {
+      if (complete) entry.uses = std::min<uint64_t>(entry.uses + 1, PrefixCache::kMaxUses);
+      entry.value = age + entry.uses;
+      entry.last_use = now_;
+    };
+    for (const Key& key : path) touch_or_use(entries.at(key));
+    if (source) touch_or_use(entries.at(*source));
+    if (complete != (copies_first == nullptr)) return fail("it is granted too late or too early");
+    if (!complete) {
+      const Reserve& again = copies_first->again;
+      if (again.request != e.request || again.tokens != e.tokens ||
+          again.num_tokens != e.num_tokens || again.cache_namespace != e.cache_namespace) {
+        fail("another request is to come again");
+      }
+      return;
+    }
+    if (granted->request != e.request) fail("another request is granted");
+    if (granted->table.size() != num_blocks) return fail("the table has another length");
+    const size_t cached = source ? matched : whole * size();
+    if (granted->cached_len != cached) fail("another cached_len");
+    for (size_t i = 0; i < whole; ++i) {
+      if (granted->table[i].value != entries.at(path[i]).place) {
+        fail("a block is not the shared one");
+      }
+    }
+    for (size_t i = whole; i < num_blocks; ++i) {
+      if (free_blocks.erase(granted->table[i].value) == 0) fail("the block is not free");
+    }
     Running& request = running[id];
     request = {.ns = e.cache_namespace,
                .tokens = e.tokens,

@@ -60,6 +60,7 @@ struct ClusterOptions {
   uint32_t kv_blocks = 512;
   uint32_t kv_host_blocks = 0;
   uint32_t kv_block_tokens = 16;
+  uint32_t kv_max_copies = kvcache::HolderOptions().max_copies;
   DType kv_dtype = DType::kF32;
 };
 
