@@ -7,6 +7,7 @@
 #include <span>
 #include <utility>
 
+#include "actors/block_costs.hpp"
 #include "actors/instant.hpp"
 #include "actors/kv_exchange.hpp"
 #include "actors/messages.hpp"
@@ -44,6 +45,7 @@ class RouterShell {
         guides_(std::make_shared<model::Guides>(services->vocabulary)),
         batcher_(options.batcher),
         overlap_(options.micro_batches),
+        costs_(options.block_tokens, engine_->attention_span()),
         exchange_(self, services, engine_, kv_holder_, transfer_options(options),
                   [this](RequestId request, uint32_t attempt) { fetch_ended(request, attempt); }),
         links_(self, services, options.links,
@@ -332,13 +334,36 @@ class RouterShell {
   /// In the order of the holder's effects and before the steps that follow (kvcache/holder.hpp).
   void copy_blocks(const std::vector<kvcache::Copy>& copies) {
     if (copies.empty()) return;
-    services_->executor->submit(
-        [this, engine = engine_, copies, me = caf::actor_cast<caf::actor>(self_)] {
-          engine->copy_blocks(copies);
-          caf::anon_send(me, JobDone{[this] {
-                           if (!run_.out()) ask_again();
-                         }});
-        });
+    services_->executor->submit([this, engine = engine_, copies, clock = &self_->clock(),
+                                 me = caf::actor_cast<caf::actor>(self_)] {
+      const Instant began = now(*clock);
+      engine->copy_blocks(copies);
+      const Duration took = now(*clock) - began;
+      caf::anon_send(
+          me, JobDone{[this, took, num_copies = copies.size()] { copied(took, num_copies); }});
+    });
+  }
+
+  void copied(Duration took, size_t num_copies) {
+    costs_.copied(took, num_copies);
+    if (const auto costs = costs_.with(batcher_.row_price())) {
+      log_costs(*costs);
+      tell_kv(0, kvcache::CostsMeasured{*costs});
+    }
+    if (!run_.out()) ask_again();
+  }
+
+  /// When they are first known, and when one has doubled or halved since.
+  void log_costs(const kvcache::BlockCosts& costs) {
+    const auto differ = [](Duration a, Duration b) { return a.ns > 2 * b.ns || b.ns > 2 * a.ns; };
+    if (logged_costs_ && !differ(logged_costs_->copy, costs.copy) &&
+        !differ(logged_costs_->compute, costs.compute)) {
+      return;
+    }
+    logged_costs_ = costs;
+    log::info("kv_block_costs", {{"copy_us", costs.copy.ns / 1000},
+                                 {"compute_us", costs.compute.ns / 1000},
+                                 {"compute_deeper_ns", costs.compute_deeper.ns}});
   }
 
   /// Copies for those who wait for blocks go on: once in each step, or when those before are done.
@@ -552,6 +577,8 @@ class RouterShell {
   std::shared_ptr<model::Guides> guides_;  ///< used in the background only
   scheduler::Batcher batcher_;
   scheduler::Overlap overlap_;
+  MeasuredBlockCosts costs_;
+  std::optional<kvcache::BlockCosts> logged_costs_;
   KvExchange exchange_;
   std::map<RequestId, Request> requests_;
   std::vector<RequestId> released_;      ///< gone, blocks not yet given back

@@ -92,6 +92,10 @@ class RouterEngine {
 
   [[nodiscard]] size_t kv_bytes() const { return kv_.size_bytes(); }
 
+  /// A row that attends to so many positions takes twice the multiply-adds of one that attends to
+  /// none: counted from the model's shapes, without the head.
+  [[nodiscard]] double attention_span() const { return attention_span_; }
+
  private:
   struct Lane {
     Forward forward;
@@ -107,6 +111,7 @@ class RouterEngine {
   std::shared_ptr<const PlacedRouter> weights_;
   kernels::ThreadPool& pool_;  ///< tokens of several rows are chosen at the same time
   KvStore kv_;
+  double attention_span_;
   std::vector<Lane> lanes_;
   std::shared_ptr<const experts::Placement> placement_;
   transport::FrameHeader prototype_;

@@ -141,10 +141,12 @@ caf::actor spawn_worker(caf::actor_system& system, Process& process, const caf::
                         experts::ShardOptions{.max_queued_rows = max_queued_rows});
   }
   const model::ModelConfig& model = process.checkpoint.config();
-  const auto holder = system.spawn(
-      actors::kv_holder_actor,
-      kvcache::HolderOptions{config.kv_blocks, config.kv_host_blocks, config.kv_block_tokens},
-      bool{TROUPE_CHECKED});
+  const auto holder = system.spawn(actors::kv_holder_actor,
+                                   kvcache::HolderOptions{.num_blocks = config.kv_blocks,
+                                                          .num_host_slots = config.kv_host_blocks,
+                                                          .block_tokens = config.kv_block_tokens,
+                                                          .copies_target = config.step_target},
+                                   bool{TROUPE_CHECKED});
   auto engine = std::make_shared<actors::RouterEngine>(
       model, process.weights, *process.ops, process.pool,
       actors::KvShape{.num_layers = model.num_layers,

@@ -8,6 +8,10 @@
 namespace troupe::kvcache {
 
 namespace {
+/// Fewer at once would keep long prompts waiting for many steps.
+constexpr int64_t kMinCopies = 8;
+constexpr int64_t kMaxCopies = 1 << 20;
+
 using Tokens = std::span<const TokenId>;
 
 bool agree(Tokens a, Tokens b, uint32_t first, uint32_t end) {
@@ -18,7 +22,8 @@ Tokens cacheable(Tokens tokens) { return tokens.first(tokens.size() - 1); }
 }  // namespace
 
 Holder::Holder(HolderOptions options)
-    : max_copies_(options.max_copies),
+    : copies_target_(options.copies_target),
+      max_copies_(options.max_copies),
       cache_(options.num_blocks, options.num_host_slots, options.block_tokens) {}
 
 std::vector<HolderEffect> Holder::handle(const HolderEvent& event) {
@@ -164,6 +169,14 @@ void Holder::on(const Release& event, Effects& effects) {
     effects.emplace_back(Wake{waiter.request});
   }
   running_.erase(found);
+}
+
+void Holder::on(const CostsMeasured& event, Effects&) {
+  cache_.set_costs(event.costs);
+  const int64_t copy_ns = event.costs.copy.ns;
+  if (copy_ns <= 0) return;
+  max_copies_ =
+      static_cast<uint32_t>(std::clamp(copies_target_.ns / copy_ns, kMinCopies, kMaxCopies));
 }
 
 void Holder::stop_waiting(RequestId request) {

@@ -50,6 +50,8 @@ struct HolderOptions {
   uint32_t block_tokens = 16;  ///< >= 1
   /// A Reserve does no more copies at once, so that no step waits long for them; >= 2.
   uint32_t max_copies = 32;
+  /// When what a copy takes is known: as many as take so long, but 8 at least.
+  Duration copies_target = milliseconds(5);
 };
 
 // --- events -----------------------------------------------------------------------------------
@@ -83,7 +85,11 @@ struct Computed {
 struct Release {
   RequestId request;
 };
-using HolderEvent = std::variant<Reserve, Extend, Computed, Release>;
+/// From now on blocks cost so much.
+struct CostsMeasured {
+  BlockCosts costs;
+};
+using HolderEvent = std::variant<Reserve, Extend, Computed, Release, CostsMeasured>;
 
 // --- effects ----------------------------------------------------------------------------------
 /// The request runs. The KV of its first `cached_len` tokens is in `table` once the copies are
@@ -173,11 +179,13 @@ class Holder {
   void on(const Extend& event, Effects& effects);
   void on(const Computed& event, Effects& effects);
   void on(const Release& event, Effects& effects);
+  void on(const CostsMeasured& event, Effects& effects);
 
   [[nodiscard]] std::optional<RequestId> computing(const Reserve& event, uint32_t num_cached) const;
   void publish(Running& request);
   void stop_waiting(RequestId request);
 
+  Duration copies_target_;
   uint32_t max_copies_;
   PrefixCache cache_;
   std::map<RequestId, Running> running_;

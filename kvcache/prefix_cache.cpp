@@ -212,11 +212,16 @@ void PrefixCache::evict(std::vector<Copy>& copies) {
   Node& run = tree_[node];
   age_ = std::max(age_, run.rank.value);
   ++totals_.evicted_total;
-  const BlockId block{run.places[run.num_device - 1]};
-  const auto slot = host_slot_for(run.rank);
+  const uint32_t last = run.num_device - 1;
+  const BlockId block{run.places[last]};
+  const bool has_below = run.places.size() > run.num_device || !run.children.empty();
+  std::optional<BlockId> slot;
+  if (host_.num_blocks() > 0 && (has_below || host_pays(run.first_block + last))) {
+    slot = host_slot_for(run.rank);
+  }
   if (!slot) {
     // Nothing is below it: that would be on the host, and have lower or equal rank.
-    CHECK_EQ(run.places.size(), run.num_device);
+    CHECK(!has_below);
     remove_tail(node);
     return;
   }
@@ -226,6 +231,12 @@ void PrefixCache::evict(std::vector<Copy>& copies) {
   node_of_[block.value] = kNoNode;
   device_.drop(block);
   set_num_device(node, run.num_device - 1);
+}
+
+/// Copying block `index` of a sequence out and back costs no more than computing it.
+bool PrefixCache::host_pays(uint32_t index) {
+  if (2 * costs_.copy.ns <= costs_.compute.ns + index * costs_.compute_deeper.ns) return true;
+  return ++num_unpaid_ % kMeasureOneOf == 0;
 }
 
 /// A slot for an entry of this rank, that of an entry of lower or equal rank if none is free.

@@ -18,7 +18,9 @@
 // inner nodes before leaves. Touching an entry touches all above it, so ranks never rise downwards.
 //
 // An evicted entry moves to a host slot if one is free or holds something of lower or equal rank,
-// otherwise it is forgotten. As copies take time in which no step runs, a table that needs many is
+// otherwise it is forgotten. It is forgotten, too, if computing it again costs less than copying it
+// out and back (BlockCosts), unless deeper ones, which cost more to compute, lie there already and
+// would be lost with it. As copies take time in which no step runs, a table that needs many is
 // made in several turns. Costs: O(log nodes) per evicted node, O(1) per further block of it.
 
 #include <cstdint>
@@ -29,6 +31,7 @@
 #include <variant>
 #include <vector>
 
+#include "base/time.hpp"
 #include "kvcache/blocks.hpp"
 #include "kvcache/radix_tree.hpp"
 
@@ -52,6 +55,13 @@ struct CopyBlock {
 };
 using Copy = std::variant<CopyToHost, CopyToDevice, CopyBlock>;
 
+/// What a block costs, as it was measured.
+struct BlockCosts {
+  Duration copy;            ///< between device and host, one way
+  Duration compute;         ///< its rows, as the first block of a sequence
+  Duration compute_deeper;  ///< more for each block before it, which its rows attend to
+};
+
 /// Blocks by state, and totals since the start.
 struct PrefixCacheStats {
   uint32_t free_blocks = 0;
@@ -65,6 +75,9 @@ struct PrefixCacheStats {
 
 class PrefixCache {
  public:
+  /// Of those that are not worth the copies, one of so many is copied all the same, so that what
+  /// copies cost stays known.
+  static constexpr uint32_t kMeasureOneOf = 64;
   /// More uses than this add no value: one burst of requests must not hold a prefix for long.
   static constexpr uint32_t kMaxUses = 4;
   using Match = RadixTree::Match;
@@ -82,6 +95,9 @@ class PrefixCache {
 
   /// @param num_host_slots may be 0
   PrefixCache(uint32_t num_blocks, uint32_t num_host_slots, uint32_t block_tokens);
+
+  /// Before it is called, copies cost nothing.
+  void set_costs(const BlockCosts& costs) { costs_ = costs; }
 
   /// Begins a new moment: what is touched from now on was used later than anything before.
   void tick() { ++now_; }
@@ -150,6 +166,7 @@ class PrefixCache {
   [[nodiscard]] std::vector<NodeIdx> path_to(NodeIdx node) const;
   BlockId new_block(std::vector<Copy>& copies);
   void evict(std::vector<Copy>& copies);
+  bool host_pays(uint32_t index);
   std::optional<BlockId> host_slot_for(const Rank& rank);
   void bring_back_next(NodeIdx node, std::vector<Copy>& copies);
   BlockId adopt(NodeIdx node, uint32_t index, std::span<const TokenId> tokens, BlockId block);
@@ -169,6 +186,8 @@ class PrefixCache {
   std::set<Leaf> host_leaves_;    ///< nodes whose last place, a host slot, may be forgotten
   uint64_t age_ = 0;              ///< value of the last entry that was evicted, never falls
   uint64_t now_ = 0;
+  BlockCosts costs_;
+  uint32_t num_unpaid_ = 0;  ///< entries that were not worth the copies
   PrefixCacheStats totals_;
 };
 

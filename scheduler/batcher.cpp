@@ -268,6 +268,7 @@ void Batcher::run_step(Effects& effects) {
       const uint32_t end = std::min(request.num_computed + count, request.scored_end);
       next.shape.num_scored += end - std::min(first, end);
       next.shape.prefill_tokens += count;
+      next.shape.prefill_depth += uint64_t{count} * request.num_computed + count * (count - 1) / 2;
     }
   };
   std::vector<RunningAt> decoding, prefilling;

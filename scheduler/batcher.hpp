@@ -154,6 +154,7 @@ class Batcher {
   [[nodiscard]] size_t num_waiting() const { return waiting_.size(); }
   [[nodiscard]] size_t num_running() const { return running_.size(); }
   [[nodiscard]] uint64_t num_preempted() const { return num_preempted_; }
+  [[nodiscard]] std::optional<RowPrice> row_price() const { return cost_.row_price(); }
   /// Invariants: "" or the reason.
   [[nodiscard]] std::string check() const;
 

@@ -28,10 +28,12 @@ void StepCost::learn(const StepShape& step, Duration took, Duration scoring) {
   } else {
     const auto rows = static_cast<double>(step.prefill_tokens);
     const double rate = kRate * rows / (rows + 16);  // few tell little
+    const double position = static_cast<double>(step.prefill_depth) / rows;
     if (step.num_decoding > 0) {
-      mixed_.learn(rows, std::max(0.0, took_ns - scoring_ns - decode_ns(step.num_decoding)), rate);
+      mixed_.learn(rows, std::max(0.0, took_ns - scoring_ns - decode_ns(step.num_decoding)), rate,
+                   position);
     } else {
-      alone_.learn(rows, std::max(0.0, took_ns - scoring_ns), rate);
+      alone_.learn(rows, std::max(0.0, took_ns - scoring_ns), rate, position);
     }
   }
   const uint32_t num_waited = step.num_decoding + step.num_passed;
@@ -46,10 +48,12 @@ void StepCost::learn(const StepShape& step, Duration took, Duration scoring) {
   overdraft_ns_ = std::clamp(overdraft_ns_ + lent_ns, 0.0, kMaxSteps * agreed);
 }
 
-void StepCost::Average::learn(double rows_sample, double ns_sample, double rate) {
+void StepCost::Average::learn(double rows_sample, double ns_sample, double rate,
+                              double position_sample) {
   if (!known()) rate = 1;
   rows += rate * (rows_sample - rows);
   ns += rate * (ns_sample - ns);
+  position += rate * (position_sample - position);
 }
 
 double StepCost::agreed_ns(uint32_t num_decoding, double crowd) const {
@@ -82,6 +86,12 @@ std::optional<uint64_t> StepCost::rows_instead(uint32_t num_decoding, double cro
 std::optional<double> StepCost::scored_row() const {
   if (!scored_.known() || !full().known()) return std::nullopt;
   return 1 + scored_.ns / scored_.rows / (full().ns / full().rows);
+}
+
+std::optional<RowPrice> StepCost::row_price() const {
+  if (!full().known()) return std::nullopt;
+  return RowPrice{Duration{std::llround(full().ns / full().rows)},
+                  static_cast<uint32_t>(std::llround(full().position))};
 }
 
 std::optional<uint64_t> StepCost::rows_within(double budget_ns) const {

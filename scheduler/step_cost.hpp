@@ -34,10 +34,17 @@ struct StepShape {
   uint32_t num_decoding = 0;  ///< requests that get their next token
   uint32_t num_passed = 0;    ///< that could have got it, too
   uint32_t prefill_tokens = 0;
-  uint32_t num_scored = 0;  ///< of prefill_tokens
-  bool dear = false;        ///< it has more prefill than rows_beside()
+  uint32_t num_scored = 0;     ///< of prefill_tokens
+  uint64_t prefill_depth = 0;  ///< positions before each of them, summed
+  bool dear = false;           ///< it has more prefill than rows_beside()
   /// Requests about to get their first token for each one that decodes; up to 2 change nothing.
   double crowd = 1;
+};
+
+/// A row of prefill in large steps, at this position on average: deeper ones attend to more.
+struct RowPrice {
+  Duration took;
+  uint32_t position = 0;
 };
 
 /// How long a token may take on average because others prefill: the longer of the two.
@@ -64,6 +71,8 @@ class StepCost {
   /// The same in a step of their own, for which those who decode wait up to twice as long as
   /// agreed.
   [[nodiscard]] std::optional<uint64_t> rows_instead(uint32_t num_decoding, double crowd) const;
+  /// Nothing as long as no step that prefills is known.
+  [[nodiscard]] std::optional<RowPrice> row_price() const;
   /// What a scored row costs in all, in rows of prefill.
   /// @returns nothing as long as no step that scores is known
   [[nodiscard]] std::optional<double> scored_row() const;
@@ -78,7 +87,8 @@ class StepCost {
   struct Average {
     double rows = 0;
     double ns = 0;
-    void learn(double rows_sample, double ns_sample, double rate);
+    double position = 0;  ///< mean of those rows
+    void learn(double rows_sample, double ns_sample, double rate, double position_sample = 0);
     [[nodiscard]] bool known() const { return ns > 0; }
   };
   /// What a token may take.

@@ -449,6 +449,58 @@ TEST_F(HolderWithHostTest, PutsARecomputedBlockInThePlaceOfItsHostCopy) {
   EXPECT_EQ(holder.stats().cache.host_entries, 0U);
 }
 
+TEST_F(HolderWithHostTest, CopiesOnlyWhatCostsMoreToComputeAgain) {
+  // 2 ms out and back; 1 ms for the rows of the first block, half a millisecond more for each one.
+  tell(CostsMeasured{
+      {.copy = milliseconds(1), .compute = milliseconds(1), .compute_deeper = microseconds(500)}});
+  run(1, count_from(1, 8));
+  run(2, count_from(21, 8));
+  reserve(3, count_from(41, 8));
+  EXPECT_EQ(found(count_from(1, 8)), 0U) << "its second block would cost 1.5 ms";
+  EXPECT_EQ(holder.stats().cache.evicted_total, 2U);
+  EXPECT_EQ(holder.stats().cache.host_entries, 0U);
+  release(3);
+  run(4, count_from(61, 16));
+  EXPECT_EQ(found(count_from(21, 8)), 0U);
+  reserve(5, count_from(81, 16));
+  EXPECT_EQ(holder.stats().cache.host_entries, 3U)
+      << "the third and fourth, and with them one more";
+  EXPECT_EQ(found(count_from(61, 16)), 12U);
+  release(5);
+  tell(CostsMeasured{{.copy = microseconds(500), .compute = milliseconds(1)}});
+  run(6, count_from(101, 4));
+  reserve(7, count_from(121, 16));
+  EXPECT_EQ(found(count_from(101, 4)), 4U) << "it pays now: as much as computing it";
+}
+
+TEST_F(HolderWithHostTest, CopiesOneOfManyThatAreNotWorthItToMeasureOn) {
+  tell(CostsMeasured{{.copy = milliseconds(2), .compute = milliseconds(1)}});
+  for (uint32_t i = 1; i <= 2 * PrefixCache::kMeasureOneOf + 4; ++i) {
+    run(i, count_from(static_cast<TokenId>(10 * i), 4));
+    const uint64_t evicted = holder.stats().cache.evicted_total;
+    EXPECT_EQ(holder.stats().cache.offloaded_total, evicted / PrefixCache::kMeasureOneOf);
+  }
+  EXPECT_EQ(holder.stats().cache.offloaded_total, 2U);
+}
+
+TEST_F(HolderWithHostTest, CopiesAtOnceWhatTakesNoLongerThanTheTarget) {
+  for (const auto& [copy, most] :
+       {std::pair{microseconds(100), 40U}, {microseconds(700), 14U}, {milliseconds(9), 8U}}) {
+    Holder full({.num_blocks = 40,
+                 .num_host_slots = 40,
+                 .block_tokens = 4,
+                 .copies_target = milliseconds(10)});
+    const RequestId first{1}, second{2};
+    (void)full.handle(Reserve{first, "", count_from(1, 160), 160});
+    (void)full.handle(Computed{first, 0, count_from(1, 160)});
+    (void)full.handle(Release{first});
+    (void)full.handle(CostsMeasured{{.copy = copy, .compute = seconds(1)}});
+    (void)full.handle(Reserve{second, "", count_from(201, 160), 160});
+    EXPECT_LE(full.stats().cache.offloaded_total, most);
+    EXPECT_GE(full.stats().cache.offloaded_total, most - 1);
+  }
+}
+
 /// Ten blocks, room for all of them on the host, three copies at once.
 class HolderWithFewCopiesTest : public HolderTest {
  protected:

@@ -28,7 +28,7 @@ class RandomWorld {
       case 1: return arrive();
       case 2: return arrive();
       case 3: return draw(8) == 0 ? flood() : leave();
-      case 4: return draw(3) == 0 ? repeat() : strange();
+      case 4: return draw(3) == 0 ? repeat() : measures() && draw(8) == 0 ? measure() : strange();
       case 5: return extend();
       case 6: return ask_again();
       default: return step();
@@ -53,6 +53,12 @@ class RandomWorld {
   [[nodiscard]] HolderStats stats() const { return holder_.stats(); }
   [[nodiscard]] uint64_t num_events() const { return num_events_; }
   [[nodiscard]] uint64_t num_parts() const { return num_parts_; }
+  [[nodiscard]] uint64_t num_unpaid() const { return twin_.unpaid; }
+  /// Costs are told: not where a low max_copies is to stay, nor where few slots are to hold much.
+  [[nodiscard]] bool measures() const {
+    return options_.block_tokens > 1 && options_.num_host_slots > 0 &&
+           options_.max_copies == HolderOptions().max_copies;
+  }
 
  private:
   using Tokens = std::vector<TokenId>;
@@ -328,6 +334,11 @@ class RandomWorld {
     }
     if (!said_.empty()) tell(said_[draw(said_.size())].second);
   }
+  /// Copying costs as much as computing, more or less.
+  void measure() {
+    const auto ms = [&](uint64_t n) { return milliseconds(static_cast<int64_t>(draw(n))); };
+    tell(CostsMeasured{{.copy = ms(2), .compute = ms(5), .compute_deeper = ms(2)}});
+  }
   void strange() {
     const RequestId unknown{draw(2) == 0 ? 0 : last_ + 1};
     switch (draw(3)) {
@@ -377,6 +388,9 @@ inline void run_random_worlds(uint64_t seed, uint64_t num_events) {
     }
     if (shape.max_copies < HolderOptions().max_copies) {
       EXPECT_GT(world.num_parts(), share / 300);
+    }
+    if (world.measures()) {
+      EXPECT_GT(world.num_unpaid(), share / 300);
     }
     ASSERT_NO_FATAL_FAILURE(world.settle());
   }

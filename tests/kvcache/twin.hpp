@@ -74,6 +74,7 @@ class Twin {
   std::map<uint64_t, uint64_t> waiting;
   std::set<uint32_t> free_blocks, free_slots;
   uint64_t evicted = 0, offloaded = 0, brought_back = 0;
+  uint64_t unpaid = 0;  ///< evicted and forgotten, because computing them again is cheaper
   [[nodiscard]] uint32_t max_copies() const { return options_.max_copies; }
 
  private:
@@ -145,6 +146,17 @@ class Twin {
     if (victim == entries.end()) return fail("nothing can be evicted");
     age_ = std::max(age_, victim->second.value);
     ++evicted;
+    const bool holds_up = std::ranges::any_of(
+        entries, [&](const auto& other) { return is_below(other.first, victim->first); });
+    const auto index = static_cast<int64_t>(blocks_for(victim->first.second.size()) - 1);
+    const int64_t compute_ns = costs_.compute.ns + index * costs_.compute_deeper.ns;
+    if (options_.num_host_slots > 0 && !holds_up && 2 * costs_.copy.ns > compute_ns &&
+        ++num_unpaid_ % PrefixCache::kMeasureOneOf != 0) {
+      ++unpaid;
+      free_blocks.insert(victim->second.place);
+      entries.erase(victim);
+      return;
+    }
     if (free_slots.empty()) {
       auto worst = entries.end();
       for (auto at = entries.begin(); at != entries.end(); ++at) {
@@ -428,6 +440,15 @@ class Twin {
     entries.erase(*shorter);
   }
 
+  void on(const CostsMeasured& e) {
+    costs_ = e.costs;
+    if (costs_.copy.ns <= 0) return;
+    options_.max_copies = 8;
+    while (options_.max_copies < 1 << 20 &&
+           (options_.max_copies + 1) * costs_.copy.ns <= options_.copies_target.ns) {
+      ++options_.max_copies;
+    }
+  }
   void on(const Release& e) {
     stop_waiting(e.request.value);
     const auto found = running.find(e.request.value);
@@ -460,6 +481,8 @@ class Twin {
   }
 
   HolderOptions options_;
+  BlockCosts costs_;
+  uint32_t num_unpaid_ = 0;
   uint64_t now_ = 0, age_ = 0;
   std::set<Key> pinned_;  ///< by the request that is being granted
   std::string problem_;

@@ -230,6 +230,7 @@ class BatcherTwin {
       budget -= count;
       for (uint32_t p = r.computed; p < r.computed + count; ++p) {
         shape_.num_scored += p >= r.scored && p < r.num_scored ? 1 : 0;
+        shape_.prefill_depth += r.decoding ? 0 : p;
       }
       return count;
     };

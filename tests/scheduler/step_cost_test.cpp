@@ -51,6 +51,21 @@ TEST(StepCost, TellsWhatScoringCostsFromWhatTheRowsCost) {
   EXPECT_EQ(cost.rows_beside(1, 1), without) << "other prompts are not slowed down";
 }
 
+TEST(StepCost, TellsWhatARowOfPrefillCostsAndHowDeepItLay) {
+  StepCost cost(kDouble);
+  decode(cost);
+  EXPECT_FALSE(cost.row_price().has_value());
+  cost.learn({.num_decoding = 1, .prefill_tokens = 16, .prefill_depth = 1600}, ms(kDecodeMs + 8));
+  EXPECT_EQ(cost.row_price()->took, microseconds(500));
+  EXPECT_EQ(cost.row_price()->position, 100U);
+  for (int i = 0; i < 100; ++i) {
+    cost.learn({.prefill_tokens = 256, .num_scored = 10, .prefill_depth = 256 * 3000}, ms(30),
+               ms(4.4));
+  }
+  EXPECT_EQ(cost.row_price()->took, microseconds(100)) << "of full steps, without the scoring";
+  EXPECT_EQ(cost.row_price()->position, 3000U);
+}
+
 TEST(StepCost, ComesToTheTargetThoughTheFirstRowsCostMost) {
   StepCost cost(kTarget);
   decode(cost);
