@@ -61,7 +61,9 @@ struct ClusterConfig {
   uint32_t micro_batches = 0;  ///< of a router's step, 1 or 2; 0: what is faster, learned
   uint32_t max_context = 0;    ///< 0: the model's max_position_embeddings
   uint32_t kv_blocks = 1024;
-  uint32_t kv_host_blocks = 0;  ///< host memory for evicted blocks of the prefix cache
+  /// Host memory for evicted blocks of the prefix cache. On CPUs more kv_blocks do the same without
+  /// copies.
+  uint32_t kv_host_blocks = 0;
   uint32_t kv_block_tokens = 16;
   DType kv_dtype = DType::kF32;  ///< of the latent KV, or kBF16
   Duration request_timeout = seconds(300);
