@@ -19,7 +19,7 @@ namespace troupe::gateway {
 
 struct ServiceOptions {
   std::string version;
-  Duration request_timeout = seconds(600);
+  Duration request_timeout = seconds(300);
 };
 
 /// Thread-safe. The referenced objects must outlive it and its exchanges.

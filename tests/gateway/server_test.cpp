@@ -7,8 +7,12 @@
 #include <gtest/gtest.h>
 
 #include <boost/json/parse.hpp>
+#include <fstream>
+#include <iterator>
 #include <thread>
 
+#include "cluster/config.hpp"
+#include "cluster/config_values.hpp"
 #include "gateway/http_client.hpp"
 #include "tests/gateway/fake_client.hpp"
 #include "tests/gateway/raw_client.hpp"
@@ -187,6 +191,21 @@ TEST_F(ServerTest, AnswersHeadWithoutABodyAndOptionsWithoutContent) {
   EXPECT_THAT(options, HasSubstr("Access-Control-Allow-Headers: authorization\r\n"));
   raw.send("GET /ping HTTP/1.1\r\nConnection: close\r\n\r\n");
   EXPECT_THAT(raw.read_all(), StartsWith("HTTP/1.1 200 OK\r\n"));
+}
+
+TEST(ServerOptions, HasTheLimitsOfTheConfigurationAsTheDocumentationTellsThem) {
+  const ServerOptions options;
+  const cluster::ClusterConfig config;
+  EXPECT_EQ(options.max_body_bytes, config.max_body_bytes);
+  EXPECT_EQ(options.max_connections, config.max_connections);
+  EXPECT_EQ(options.request_timeout, config.request_timeout);
+  std::ifstream file(TROUPE_SOURCE_DIR "/docs/http_api.md");
+  const std::string docs{std::istreambuf_iterator<char>(file), {}};
+  const std::string body = cluster::size_text(config.max_body_bytes);  // "8MiB"
+  EXPECT_THAT(docs, HasSubstr("size of the body (`limits.max_body`, " +
+                              body.substr(0, body.size() - 3) + " MiB)"));
+  const std::string timeout = std::to_string(config.request_timeout.ns / seconds(1).ns);
+  EXPECT_THAT(docs, HasSubstr("(`limits.request_timeout`, " + timeout + " s)"));
 }
 
 struct RawCase {
