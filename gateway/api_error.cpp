@@ -41,6 +41,7 @@ std::string_view to_string(ErrorCode code) {
     case ErrorCode::kModelNotFound: return "model_not_found";
     case ErrorCode::kRequestTimeout: return "request_timeout";
     case ErrorCode::kQueueFull: return "queue_full";
+    case ErrorCode::kDeadlineExceeded: return "deadline_exceeded";
     case ErrorCode::kTooManyConnections: return "too_many_connections";
     case ErrorCode::kInternalError: return "internal_error";
     case ErrorCode::kCancelled: return "cancelled";
@@ -149,6 +150,13 @@ ApiError from_error(const Error& error, Duration retry_after) {
   answer.type = "server_error";
   answer.code = error.code == Code::kCancelled ? ErrorCode::kCancelled : ErrorCode::kInternalError;
   answer.retry_is_useless = true;
+  return answer;
+}
+
+ApiError from_refusal(const Error& error, Duration retry_after) {
+  if (error.code != Code::kDeadlineExceeded) return from_error(error, retry_after);
+  ApiError answer = from_error({Code::kResourceExhausted, error.message}, retry_after);
+  answer.code = ErrorCode::kDeadlineExceeded;
   return answer;
 }
 

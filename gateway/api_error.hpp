@@ -24,6 +24,7 @@ enum class ErrorCode : uint8_t {
   kModelNotFound,
   kRequestTimeout,
   kQueueFull,
+  kDeadlineExceeded,
   kTooManyConnections,
   kInternalError,
   kCancelled,
@@ -40,6 +41,7 @@ inline constexpr std::array kErrorCodes = {
     ErrorCode::kModelNotFound,
     ErrorCode::kRequestTimeout,
     ErrorCode::kQueueFull,
+    ErrorCode::kDeadlineExceeded,
     ErrorCode::kTooManyConnections,
     ErrorCode::kInternalError,
     ErrorCode::kCancelled,
@@ -78,8 +80,11 @@ ApiError loading(std::string_view condition);
 ApiError draining();
 ApiError too_many_connections();
 
-/// What a Refused (with its retry_after) or Failed event means to an HTTP client.
+/// What a Failed event means to an HTTP client.
 ApiError from_error(const Error& error, Duration retry_after = seconds(1));
+/// What a Refused event means: as from_error(), but a deadline that could not be met is overload,
+/// told before anything was computed.
+ApiError from_refusal(const Error& error, Duration retry_after);
 
 /// The body; also the payload of an error event in the middle of a stream.
 std::string error_body(const ApiError& error);

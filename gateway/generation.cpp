@@ -177,7 +177,7 @@ void Generation::take(Choice& choice, scheduler::ClientEvent event, Instant now)
   } else if (const auto* refused = std::get_if<scheduler::Refused>(&event)) {
     fail(refused->error.code == Code::kUnavailable && !client_.serving()
              ? loading(refused->error.message)
-             : from_error(refused->error, refused->retry_after));
+             : from_refusal(refused->error, refused->retry_after));
   } else if (const auto* emitted = std::get_if<scheduler::TokensEmitted>(&event)) {
     take_tokens(choice, *emitted, now);
   } else if (const auto* finished = std::get_if<scheduler::Finished>(&event)) {

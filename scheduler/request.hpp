@@ -41,7 +41,8 @@ struct Admitted {
   RequestId request;
 };
 /// Not taken in. Nothing was computed; trying again after `retry_after` is reasonable unless the
-/// code is kInvalidArgument.
+/// code is kInvalidArgument. kResourceExhausted: no room to wait; kDeadlineExceeded: its time would
+/// be over before its end; kUnavailable: nothing serves.
 struct Refused {
   RequestId request;
   Error error;

@@ -115,7 +115,7 @@ std::optional<Error> Scheduler::reason_to_refuse(const RequestSpec& spec) const 
     return queue_.waiting(spec.tenant) == 0 && who_yields_to(spec.tenant, spec.priority);
   };
   if (const auto wait = wait_of(spec.tenant); wait && *wait > spec.timeout && !starts_at_once()) {
-    return Error{Code::kResourceExhausted, "deadline: the wait for a place is about " +
+    return Error{Code::kDeadlineExceeded, "deadline: the wait for a place is about " +
                                                in_ms(*wait) + ", and the request's " +
                                                in_ms(spec.timeout) +
                                                " would be over before its first token"};

@@ -128,6 +128,16 @@ TEST(ApiError, MapsEveryCodeToAStatusThatTellsWhetherToRetry) {
   }
 }
 
+TEST(ApiError, ARefusalForItsDeadlineIsOverloadWithACodeOfItsOwn) {
+  const ApiError late = from_refusal({Code::kDeadlineExceeded, "why"}, seconds(4));
+  EXPECT_EQ(late.status, 429);
+  EXPECT_EQ(late.type, "rate_limit_error");
+  EXPECT_EQ(late.code, ErrorCode::kDeadlineExceeded);
+  EXPECT_EQ(late.message, "why");
+  EXPECT_EQ(late.retry_after_s, 4U);
+  EXPECT_EQ(from_refusal({Code::kResourceExhausted, ""}, seconds(4)).code, ErrorCode::kQueueFull);
+}
+
 TEST(ApiError, KeepsRetryAfterWithinOneAndSixtySeconds) {
   EXPECT_EQ(from_error({Code::kUnavailable, ""}, seconds(0)).retry_after_s, 1U);
   EXPECT_EQ(from_error({Code::kUnavailable, ""}, seconds(-5)).retry_after_s, 1U);

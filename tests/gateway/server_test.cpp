@@ -445,6 +445,7 @@ TEST_F(ServerTest, RefusesWithAStatusAlsoForStreams) {
   });
   for (const auto& expected :
        {RefusalCase{{Code::kResourceExhausted, "full"}, 429, "queue_full"},
+        RefusalCase{{Code::kDeadlineExceeded, "late"}, 429, "deadline_exceeded"},
         RefusalCase{{Code::kUnavailable, "no router"}, 503, "no_capacity"},
         RefusalCase{{Code::kInvalidArgument, "bad"}, 400, "invalid_value"}}) {
     refusal = expected.error;
@@ -452,6 +453,8 @@ TEST_F(ServerTest, RefusesWithAStatusAlsoForStreams) {
       const auto response = http().post(kChat, body).value();
       EXPECT_EQ(response.status, expected.status);
       EXPECT_EQ(json::parse(response.body).at("error").at("code").as_string(), expected.code);
+      EXPECT_EQ(json::parse(response.body).at("error").at("message").as_string(),
+                expected.error.message);
       EXPECT_EQ(response.header("retry-after"), expected.status == 400 ? "" : "2");
     }
   }

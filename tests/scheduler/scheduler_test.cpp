@@ -369,7 +369,7 @@ TEST_F(SchedulerTest, RefusesWhatWouldStillWaitAtItsDeadline) {
   }
   // 3 runs; before this one are 4 and 5.
   EXPECT_THAT(submit(6, 3, 4, seconds(5)),
-              ElementsAre(AllOf(HasSubstr("tell 6: refused for 6 s resource_exhausted: deadline: "),
+              ElementsAre(AllOf(HasSubstr("tell 6: refused for 6 s deadline_exceeded: deadline: "),
                                 HasSubstr("about 6000 ms"), HasSubstr("5000 ms"))));
   EXPECT_THAT(submit(7, 3, 4, seconds(7)), ElementsAre("tell 7: admitted"));
 }

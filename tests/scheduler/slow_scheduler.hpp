@@ -230,7 +230,7 @@ class SlowScheduler {
     }
     const bool starts_at_once = own == 0 && who_yields_to(spec.tenant, spec.priority) != nullptr;
     if (const auto wait = wait_of(spec.tenant); !starts_at_once && wait && *wait > spec.timeout) {
-      return Error{Code::kResourceExhausted, "deadline"};
+      return Error{Code::kDeadlineExceeded, "deadline"};
     }
     return std::nullopt;
   }
