@@ -222,6 +222,7 @@ asio::awaitable<std::optional<HttpRequest>> Connection::read_request() {
   const std::string_view authorization = message[http::field::authorization];
   constexpr std::string_view kBearer = "Bearer ";
   if (authorization.starts_with(kBearer)) request.api_key = authorization.substr(kBearer.size());
+  request.timeout = std::string_view(message["X-Request-Timeout"]);
   request.preflight_headers = std::string_view(message["Access-Control-Request-Headers"]);
   const auto retries = message["X-Stainless-Retry-Count"];
   request.is_retry = !retries.empty() && retries != "0";

@@ -22,6 +22,7 @@ struct HttpRequest {
   std::string content_type;       ///< "" if absent
   std::string request_id;         ///< printable, 1 .. 128 bytes
   std::string api_key;            ///< of Authorization: Bearer, "" if absent; not checked by anyone
+  std::string timeout;            ///< X-Request-Timeout, "" if absent
   std::string preflight_headers;  ///< Access-Control-Request-Headers, "" if absent
   std::string body;
   bool is_retry = false;  ///< X-Stainless-Retry-Count > 0

@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "base/log.hpp"
+#include "base/parse.hpp"
 #include "gateway/experts_response.hpp"
 #include "gateway/generation.hpp"
 #include "gateway/json_writer.hpp"
@@ -13,12 +14,14 @@
 #include "gateway/openai_response.hpp"
 #include "gateway/openapi.hpp"
 #include "gateway/status_exchange.hpp"
+#include "model/json.hpp"
 #include "model/tokenizer_utf8.hpp"
 
 namespace troupe::gateway {
 namespace {
 
 constexpr std::string_view kModelPrefix = "/v1/models/";
+constexpr double kLeastTimeout = 0.001;  // seconds
 
 HttpResponse json_response(std::string body) {
   HttpResponse response;
@@ -184,7 +187,25 @@ Answer Service::answer(const HttpRequest& request) {
   return (this->*route->handler)(request);
 }
 
+ApiResult<Duration> Service::timeout_of(const HttpRequest& request) const {
+  if (request.timeout.empty()) return options_.request_timeout;
+  const auto wanted = parse_number<double>(request.timeout);
+  const double limit = to_seconds(options_.request_timeout);
+  if (!wanted || *wanted < kLeastTimeout) {
+    return invalid_value("X-Request-Timeout",
+                         "The header `X-Request-Timeout` must be a number of seconds, at least "
+                         "0.001, not " +
+                             model::quoted(request.timeout) + "; above this server's limit of " +
+                             std::to_string(options_.request_timeout.ns / milliseconds(1).ns) +
+                             " ms the limit counts.");
+  }
+  if (*wanted >= limit) return options_.request_timeout;
+  return Duration{static_cast<int64_t>(*wanted * 1e9)};
+}
+
 Answer Service::chat_completions(const HttpRequest& request) {
+  const auto timeout = timeout_of(request);
+  if (const auto* error = std::get_if<ApiError>(&timeout)) return error_response(*error);
   auto parsed = parse_chat_request(request.body, model_.defaults);
   if (const auto* error = std::get_if<ApiError>(&parsed)) return error_response(*error);
   auto& chat = std::get<ChatRequest>(parsed);
@@ -198,11 +219,14 @@ Answer Service::chat_completions(const HttpRequest& request) {
                    .prompts = {std::move(tokens)},
                    .request = std::move(chat.generation),
                    .syntax = syntax,
-                   .parallel_tool_calls = chat.parallel_tool_calls},
+                   .parallel_tool_calls = chat.parallel_tool_calls,
+                   .timeout = std::get<Duration>(timeout)},
                   request);
 }
 
 Answer Service::completions(const HttpRequest& request) {
+  const auto timeout = timeout_of(request);
+  if (const auto* error = std::get_if<ApiError>(&timeout)) return error_response(*error);
   auto parsed = parse_completion_request(request.body, model_.defaults);
   if (const auto* error = std::get_if<ApiError>(&parsed)) return error_response(*error);
   auto& completion = std::get<CompletionRequest>(parsed);
@@ -215,7 +239,8 @@ Answer Service::completions(const HttpRequest& request) {
                    .prompts = std::get<std::vector<std::vector<TokenId>>>(std::move(prompts)),
                    .request = std::move(completion.generation),
                    .echo = completion.echo,
-                   .echo_only = completion.echo_only},
+                   .echo_only = completion.echo_only,
+                   .timeout = std::get<Duration>(timeout)},
                   request);
 }
 
@@ -225,7 +250,6 @@ Answer Service::generate(GenerationPlan plan, const HttpRequest& request) {
   plan.tenant = request.api_key;
   plan.request_id = request.request_id;
   plan.created = unix_seconds();
-  plan.timeout = options_.request_timeout;
   plan.arrived = request.arrived;
   return make_generation(std::move(plan), client_, model_, metrics_);
 }

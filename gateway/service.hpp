@@ -19,7 +19,7 @@ namespace troupe::gateway {
 
 struct ServiceOptions {
   std::string version;
-  Duration request_timeout = seconds(300);
+  Duration request_timeout = seconds(300);  ///< also the most that a client may ask for
 };
 
 /// Thread-safe. The referenced objects must outlive it and its exchanges.
@@ -42,6 +42,8 @@ class Service {
 
   Answer chat_completions(const HttpRequest& request);
   Answer completions(const HttpRequest& request);
+  /// From submission to the last token, as the client wants it (X-Request-Timeout) within limits.
+  [[nodiscard]] ApiResult<Duration> timeout_of(const HttpRequest& request) const;
   Answer generate(GenerationPlan plan, const HttpRequest& request);
   Answer list_models(const HttpRequest& request);
   Answer get_model(const HttpRequest& request);

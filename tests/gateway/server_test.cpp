@@ -127,6 +127,17 @@ TEST_F(ServerTest, KeepsTheConnectionAndTheClientsRequestId) {
   EXPECT_THAT(raw.read_all(), Not(HasSubstr("bad id")));
 }
 
+TEST_F(ServerTest, ReadsTheClientsDeadline) {
+  start_saying("x", {.request_timeout = seconds(100)});
+  for (const auto& [header, expected] :
+       {std::pair("", seconds(100)), {"x-request-timeout: 1.5\r\n", milliseconds(1500)}}) {
+    RawClient raw(port());
+    raw.send(post(kChat, kHi, header));
+    EXPECT_THAT(raw.read_response(), StartsWith("HTTP/1.1 200 OK\r\n"));
+    EXPECT_EQ(client_->submitted().back().timeout, expected);
+  }
+}
+
 TEST_F(ServerTest, AnswersPipelinedRequestsInOrder) {
   start_saying("x");
   RawClient raw(port());

@@ -146,6 +146,43 @@ TEST_F(ServiceTest, RefusesPromptsBeyondTheContext) {
   EXPECT_EQ(body_of(response).at("error").at("param").as_string(), "prompt");
 }
 
+TEST_F(ServiceTest, LetsClientsSetADeadlineWithinItsLimit) {
+  const auto answer_of = [&](const std::string& timeout, bool is_chat) {
+    HttpRequest request;
+    request.method = "POST";
+    request.target = is_chat ? "/v1/chat/completions" : "/v1/completions";
+    request.body =
+        is_chat ? R"({"messages":[{"role":"user","content":"hi"}]})" : R"({"prompt":"hi"})";
+    request.request_id = "r";
+    request.timeout = timeout;
+    return service_.answer(request);
+  };
+  for (const bool is_chat : {true, false}) {
+    for (const auto& [timeout, expected] : {std::pair("", seconds(300)),
+                                            {"2.5", milliseconds(2500)},
+                                            {"0.001", milliseconds(1)},
+                                            {"300", seconds(300)},
+                                            {"301", seconds(300)},
+                                            {"1e300", seconds(300)},
+                                            {"inf", seconds(300)}}) {
+      Answer answer = answer_of(timeout, is_chat);
+      ASSERT_TRUE(std::holds_alternative<std::unique_ptr<Exchange>>(answer)) << timeout;
+      std::get<std::unique_ptr<Exchange>>(answer)->start([] {});
+      EXPECT_EQ(client_.submitted().back().timeout, expected) << timeout;
+    }
+    for (const char* timeout : {"0", "-1", "0.0009", "-inf", "nan", "soon", "5s", "1,5", "\xff"}) {
+      const Answer answer = answer_of(timeout, is_chat);
+      ASSERT_TRUE(std::holds_alternative<HttpResponse>(answer)) << timeout;
+      const auto& response = std::get<HttpResponse>(answer);
+      EXPECT_EQ(response.status, 400);
+      const auto error = body_of(response).at("error");
+      EXPECT_EQ(error.at("code").as_string(), "invalid_value");
+      EXPECT_EQ(error.at("param").as_string(), "X-Request-Timeout");
+      EXPECT_THAT(std::string(error.at("message").as_string()), HasSubstr("limit of 300000 ms"));
+    }
+  }
+}
+
 TEST_F(ServiceTest, NamesRoutesForMetricsWithoutWhatClientsMakeUp) {
   EXPECT_EQ(Service::route_of("/health?x=1"), "/health");
   EXPECT_EQ(Service::route_of("/v1/models/any/thing"), "/v1/models/{id}");
