@@ -46,18 +46,19 @@ void FairQueue::push(const Item& item) {
   forget_idle_tenants();
 }
 
+int64_t FairQueue::urgency(const Place& place, Instant now) const {
+  if (!place.fresh) return -1;
+  const int64_t ahead_ns = (place.urgent_from - now).ns;
+  return ahead_ns <= 0 ? 0 : 1 + (ahead_ns - 1) / options_.ageing.ns;
+}
+
 std::optional<RequestId> FairQueue::front(Instant now) const {
-  const auto urgency = [&](const Place& place) -> int64_t {
-    if (!place.fresh) return -1;
-    const int64_t ahead_ns = (place.urgent_from - now).ns;
-    return ahead_ns <= 0 ? 0 : 1 + (ahead_ns - 1) / options_.ageing.ns;
-  };
   using Rank = std::tuple<int64_t, uint64_t, Place>;
   std::optional<Rank> best;
   for (const auto& [name, tenant] : tenants_) {
     if (tenant.waiting.empty()) continue;
     const Place& head = *tenant.waiting.begin();
-    const Rank rank{urgency(head), tenant.served, head};
+    const Rank rank{urgency(head, now), tenant.served, head};
     if (!best || rank < *best) best = rank;
   }
   if (!best) return std::nullopt;
@@ -77,6 +78,31 @@ std::optional<RequestId> FairQueue::front_of_fewest(
   }
   if (!best) return std::nullopt;
   return std::get<Place>(*best).request;
+}
+
+std::vector<RequestId> FairQueue::before(const std::string& tenant, uint32_t priority,
+                                         Instant now) const {
+  const Place own{.urgent_from = now + options_.ageing * priority,
+                  .submitted = now,
+                  .sequence = UINT64_MAX,
+                  .request = {}};
+  std::vector<RequestId> before;
+  if (const auto found = tenants_.find(tenant); found != tenants_.end()) {
+    for (const Place& place : found->second.waiting) {
+      if (own < place) break;
+      before.push_back(place.request);
+    }
+  }
+  const uint64_t num_turns = before.size() + 1;
+  for (const auto& [name, other] : tenants_) {
+    if (name == tenant) continue;
+    uint64_t num_left = num_turns * weight(name) / weight(tenant);
+    for (const Place& place : other.waiting) {
+      if (num_left-- == 0 || urgency(place, now) > int64_t{priority}) break;
+      before.push_back(place.request);
+    }
+  }
+  return before;
 }
 
 void FairQueue::erase(RequestId request) {

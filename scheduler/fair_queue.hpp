@@ -17,6 +17,7 @@
 #include <optional>
 #include <set>
 #include <string>
+#include <vector>
 
 #include "base/ids.hpp"
 #include "base/time.hpp"
@@ -55,6 +56,11 @@ class FairQueue {
   /// as front().
   [[nodiscard]] std::optional<RequestId> front_of_fewest(
       const std::map<std::string, uint64_t>& held) const;
+  /// Who is probably served before a request that comes now: those before it in its tenant's line,
+  /// and of each other tenant one for each of them and one for itself, or as many as weights say;
+  /// nobody who is less urgent by now. Cost: O(tenants remembered + waiting).
+  [[nodiscard]] std::vector<RequestId> before(const std::string& tenant, uint32_t priority,
+                                              Instant now) const;
   /// Takes a request out; harmless if it does not wait here.
   void erase(RequestId request);
   /// The tenant was served so many tokens.
@@ -85,6 +91,8 @@ class FairQueue {
     uint64_t served = 0;  ///< by weight
     std::set<Place> waiting;
   };
+  /// Ageing periods, begun ones counted whole, until it is as urgent as class 0.
+  [[nodiscard]] int64_t urgency(const Place& place, Instant now) const;
   void forget_idle_tenants();
 
   FairQueueOptions options_;

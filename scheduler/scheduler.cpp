@@ -1,6 +1,7 @@
 #include "scheduler/scheduler.hpp"
 
 #include <algorithm>
+#include <functional>
 #include <limits>
 
 #include "base/check.hpp"
@@ -13,6 +14,8 @@ constexpr Duration kMaxRetryAfter = seconds(60);
 
 // About a router's step: so long may tokens be without consequence for those who wait.
 constexpr Duration kLookAgain = milliseconds(10);
+
+constexpr Duration kForEver{int64_t{1} << 60};  // of which two may be added
 
 Instant later(Instant now, Duration timeout) {
   const Duration left{std::numeric_limits<int64_t>::max() - std::max<int64_t>(now.ns, 0)};
@@ -45,7 +48,7 @@ std::vector<SchedulerEffect> Scheduler::handle(const SchedulerEvent& event, Inst
   const bool blocked = start_queued(now, effects);
   if (blocked) fill_room(now, effects);
   even_out_places(blocked, now, effects);
-  relieve_overcommitted(effects);
+  relieve_overcommitted(now, effects);
   return effects;
 }
 
@@ -57,10 +60,10 @@ std::vector<TokenId> Scheduler::Entry::known() const {
 
 void Scheduler::on(const Submitted& event, Instant now, Effects& effects) {
   if (requests_.contains(event.request)) return;
-  if (auto reason = reason_to_refuse(event.spec)) {
+  if (auto reason = reason_to_refuse(event.spec, now)) {
     ++counts_.refused_total;
     effects.emplace_back(Tell{
-        event.request, Refused{event.request, *std::move(reason), retry_after(event.spec.tenant)}});
+        event.request, Refused{event.request, *std::move(reason), retry_after(event.spec, now)}});
     return;
   }
   const Instant deadline = later(now, event.spec.timeout);
@@ -79,7 +82,7 @@ void Scheduler::on(const Submitted& event, Instant now, Effects& effects) {
   effects.emplace_back(Tell{event.request, Admitted{event.request}});
 }
 
-std::optional<Error> Scheduler::reason_to_refuse(const RequestSpec& spec) const {
+std::optional<Error> Scheduler::reason_to_refuse(const RequestSpec& spec, Instant now) const {
   if (spec.prompt.empty() || spec.max_tokens == 0 || spec.timeout <= Duration{}) {
     return Error{Code::kInvalidArgument,
                  "a request needs a prompt of at least one token, max_tokens of at least 1 and a "
@@ -99,7 +102,7 @@ std::optional<Error> Scheduler::reason_to_refuse(const RequestSpec& spec) const 
         Code::kUnavailable,
         "no_capacity: no router is ready to compute; `troupe status` shows what is missing"};
   }
-  if (queue_.empty() && routers_.any_place()) return std::nullopt;
+  if (queue_.empty() && routers_.any_place()) return reason_for_lateness(spec, {}, load(1), now);
   // Who fills the queue leaves room in it for others.
   const uint32_t reserved = queue_.waiting(spec.tenant) == 0 ? 0 : options_.max_queued / 8;
   if (queue_.size() + reserved >= options_.max_queued) {
@@ -111,33 +114,76 @@ std::optional<Error> Scheduler::reason_to_refuse(const RequestSpec& spec) const 
                  "queue_full: " + std::to_string(queue_.waiting(spec.tenant)) +
                      " requests of this tenant are waiting already; try again later"};
   }
-  const auto starts_at_once = [&] {
-    return queue_.waiting(spec.tenant) == 0 && who_yields_to(spec.tenant, spec.priority);
-  };
-  if (const auto wait = wait_of(spec.tenant); wait && *wait > spec.timeout && !starts_at_once()) {
-    return Error{Code::kDeadlineExceeded, "deadline: the wait for a place is about " +
-                                               in_ms(*wait) + ", and the request's " +
-                                               in_ms(spec.timeout) +
-                                               " would be over before its first token"};
-  }
-  return std::nullopt;
+  const bool starts_at_once =
+      queue_.waiting(spec.tenant) == 0 && who_yields_to(spec.tenant, spec.priority);
+  const auto wait = starts_at_once ? std::nullopt : wait_of(spec, now);
+  return reason_for_lateness(spec, wait.value_or(Duration{}), load(), now);
 }
 
-/// Tenants take turns: before it come those of its own that wait, and one of each other tenant
-/// for each of them.
-std::optional<Duration> Scheduler::wait_of(const std::string& tenant) const {
-  const uint64_t own = queue_.waiting(tenant);
-  const uint64_t others = queue_.num_waiting_tenants() - (own > 0 ? 1 : 0);
-  return estimate_.wait(std::min<uint64_t>(queue_.size(), own + (own + 1) * others));
+std::optional<Error> Scheduler::reason_for_lateness(const RequestSpec& spec, Duration wait,
+                                                    uint64_t load, Instant now) const {
+  const Duration service = service_of(spec, 0, load, now);
+  if (wait + service <= spec.timeout) return std::nullopt;
+  return Error{Code::kDeadlineExceeded, "deadline: the wait for a place is about " + in_ms(wait) +
+                                            " and its " + std::to_string(num_expected(spec, now)) +
+                                            " tokens take about " + in_ms(service) +
+                                            ", but the request has " + in_ms(spec.timeout)};
+}
+
+/// Those that run give up their places one after the other to those before it. If there are places
+/// but no KV blocks, as many as run now will run then.
+std::optional<Duration> Scheduler::wait_of(const RequestSpec& spec, Instant now) const {
+  if (estimate_.empty()) return std::nullopt;
+  const uint64_t load = this->load();
+  std::vector<Duration> free_in;
+  for (const auto& [request, entry] : requests_) {
+    if (entry.share) free_in.push_back(time_left(entry, load, now));
+  }
+  if (free_in.empty()) return std::nullopt;
+  std::ranges::make_heap(free_in, std::greater());
+  for (const RequestId request : queue_.before(spec.tenant, spec.priority, now)) {
+    const Entry& entry = requests_.at(request);
+    std::ranges::pop_heap(free_in, std::greater());
+    const Duration service = service_of(entry.spec, entry.emitted.size(), load, now);
+    free_in.back() = std::min(free_in.back() + service, kForEver);
+    std::ranges::push_heap(free_in, std::greater());
+  }
+  return free_in.front();
 }
 
 /// When a place has probably come free; as long as that is not known, one `min_retry_after` per
 /// turn of all places that the queue needs to empty.
-Duration Scheduler::retry_after(const std::string& tenant) const {
+Duration Scheduler::retry_after(const RequestSpec& spec, Instant now) const {
   const uint64_t places = std::max<uint64_t>(routers_.size(), 1) * options_.max_running;
   const auto turns = static_cast<int64_t>(std::min<uint64_t>(1 + queue_.size() / places, 60));
-  const Duration guess = wait_of(tenant).value_or(options_.min_retry_after * turns);
+  const Duration guess = wait_of(spec, now).value_or(options_.min_retry_after * turns);
   return std::clamp(std::max(guess, options_.min_retry_after), seconds(1), kMaxRetryAfter);
+}
+
+uint64_t Scheduler::load(uint64_t num_more) const {
+  const uint64_t num_routers = std::max<uint64_t>(routers_.size(), 1);
+  return (requests_.size() - queue_.size() + num_more + num_routers - 1) / num_routers;
+}
+
+Duration Scheduler::service_of(const RequestSpec& spec, size_t num_emitted, uint64_t load,
+                               Instant now) const {
+  const uint64_t num_more = num_expected(spec, now) - 1;
+  return estimate_.prefill(load, spec.prompt.size() + num_emitted, now) +
+         estimate_.decode(load, num_more - std::min(num_more, num_emitted), now);
+}
+
+Duration Scheduler::time_left(const Entry& running, uint64_t load, Instant now) const {
+  const uint64_t num_emitted = running.emitted.size();
+  const uint64_t num_more = num_expected(running.spec, now);
+  const Duration time =
+      running.first ? estimate_.decode(load, num_more - std::min(num_more, num_emitted), now)
+                    : service_of(running.spec, num_emitted, load, now);
+  return Duration{std::max<int64_t>(time.ns - (now - running.heard).ns, 0)};
+}
+
+/// Without a token that could end it, an answer has all that it may have.
+uint64_t Scheduler::num_expected(const RequestSpec& spec, Instant now) const {
+  return spec.stop_token_ids.empty() ? spec.max_tokens : estimate_.length(spec.max_tokens, now);
 }
 
 void Scheduler::on(const Cancelled& event, Instant, Effects& effects) {
@@ -146,6 +192,7 @@ void Scheduler::on(const Cancelled& event, Instant, Effects& effects) {
   if (const auto& share = entry->second.share) {
     effects.emplace_back(CancelOnRouter{share->router, event.request, entry->second.attempt});
   }
+  learn_length(entry->second);
   forget(entry);
   ++counts_.cancelled_total;
 }
@@ -220,6 +267,7 @@ void Scheduler::wait_again(RequestId request, const Error& reason, bool is_next,
   const bool stopped =
       !entry.emitted.empty() && std::ranges::count(stops, entry.emitted.back()) != 0;
   if (stopped || entry.emitted.size() >= entry.spec.max_tokens) {  // only its end was not told
+    learn_length(entry);
     forget(at);
     ++counts_.finished_total;
     const auto why = stopped ? FinishReason::kStop : FinishReason::kLength;
@@ -273,6 +321,12 @@ void Scheduler::on(const RouterEmitted& event, Instant now, Effects& effects) {
                      std::min(event.num_cached, num_prompt),
                      due == 0 ? event.prompt_logprobs : std::vector<model::SampledToken>()};
   for (const model::SampledToken& token : told.tokens) entry->emitted.push_back(token.token);
+  if (!entry->first) {
+    estimate_.prefilled(load(), num_prompt + due, now - entry->heard, now);
+    entry->first = now;
+    entry->num_at_first = entry->emitted.size();
+  }
+  entry->heard = now;
   counts_.generated_tokens_total += told.tokens.size();
   effects.emplace_back(Tell{event.request, std::move(told)});
 }
@@ -280,6 +334,7 @@ void Scheduler::on(const RouterEmitted& event, Instant now, Effects& effects) {
 void Scheduler::on(const RouterFinished& event, Instant, Effects& effects) {
   const Entry* entry = find_attempt(event.router, event.request, event.attempt);
   if (entry == nullptr) return;
+  learn_length(*entry);
   forget(requests_.find(event.request));
   ++counts_.finished_total;
   effects.emplace_back(Tell{event.request, Finished{event.request, event.reason}});
@@ -307,7 +362,6 @@ bool Scheduler::start_queued(Instant now, Effects& effects) {
     if (!share) return true;  // it is the first that gets room
     start_waiting(request, *share, now, effects);
   }
-  if (queue_.empty()) estimate_.queue_empty();
   return false;
 }
 
@@ -392,7 +446,6 @@ void Scheduler::start_waiting(RequestId request, const RouterShare& share, Insta
                               Effects& effects) {
   Entry& entry = requests_.at(request);
   queue_.erase(request);
-  if (entry.submitted < now) estimate_.place_taken(now, !queue_.empty());
   if (entry.attempt == 0) {
     Instant& turn = last_turn_[entry.spec.tenant];
     const Duration behind = options_.order_per_running *
@@ -403,13 +456,16 @@ void Scheduler::start_waiting(RequestId request, const RouterShare& share, Insta
     // At once: else a tenant of long prompts counts as served little while they are computed.
     queue_.charge(entry.spec.tenant, entry.spec.prompt.size());
   }
-  start(request, entry, share, effects);
+  start(request, entry, share, now, effects);
 }
 
-void Scheduler::start(RequestId request, Entry& entry, const RouterShare& share, Effects& effects) {
+void Scheduler::start(RequestId request, Entry& entry, const RouterShare& share, Instant now,
+                      Effects& effects) {
   if (entry.attempt > 0) ++counts_.resumed_total;
   ++entry.attempt;
   entry.share = share;
+  entry.heard = now;
+  entry.first.reset();
   ++running_of_[entry.spec.tenant];
   routers_.start(share, entry.spec.cache_namespace, entry.known());
   settled_ = false;
@@ -417,7 +473,7 @@ void Scheduler::start(RequestId request, Entry& entry, const RouterShare& share,
                                      entry.emitted, entry.order, share.fetch_from});
 }
 
-void Scheduler::relieve_overcommitted(Effects& effects) {
+void Scheduler::relieve_overcommitted(Instant now, Effects& effects) {
   for (const NodeId router : routers_.overcommitted()) {
     if (!routers_.any_place(router)) continue;
     const std::vector<RequestId> running = running_on(router);
@@ -429,11 +485,19 @@ void Scheduler::relieve_overcommitted(Effects& effects) {
     effects.emplace_back(CancelOnRouter{router, last, entry.attempt});
     leave_router(entry);
     ++counts_.moved_total;
-    start(last, entry, *share, effects);
+    start(last, entry, *share, now, effects);
   }
 }
 
+void Scheduler::learn_length(const Entry& ended) {
+  estimate_.ended(ended.emitted.size(), ended.spec.max_tokens, ended.heard);
+}
+
 void Scheduler::leave_router(Entry& entry) {
+  if (entry.first && entry.emitted.size() > entry.num_at_first) {
+    estimate_.decoded(load(), entry.emitted.size() - entry.num_at_first, entry.heard - *entry.first,
+                      entry.heard);
+  }
   routers_.computed(entry.share->router, entry.spec.cache_namespace, entry.known());
   routers_.leave(*entry.share);
   entry.share.reset();

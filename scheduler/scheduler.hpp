@@ -23,7 +23,7 @@
 #include "scheduler/fair_queue.hpp"
 #include "scheduler/request.hpp"
 #include "scheduler/router_pool.hpp"
-#include "scheduler/wait_estimate.hpp"
+#include "scheduler/service_estimate.hpp"
 
 namespace troupe::scheduler {
 
@@ -182,6 +182,10 @@ class Scheduler {
     uint32_t num_losses = 0;           ///< of its router
     std::optional<RouterShare> share;  ///< of the router that it runs on; none while it is queued
     int64_t order = 0;                 ///< from the first start
+    // Of the present attempt, or of the last one:
+    Instant heard;                 ///< its start, or when its last tokens came
+    std::optional<Instant> first;  ///< when its first tokens came
+    size_t num_at_first = 0;       ///< tokens emitted then
 
     [[nodiscard]] bool runs_on(NodeId router) const { return share && share->router == router; }
     [[nodiscard]] std::vector<TokenId> known() const;
@@ -203,12 +207,24 @@ class Scheduler {
   void on(const Tick& event, Instant now, Effects& effects);
   void on(const Stopping& event, Instant now, Effects& effects);
 
-  [[nodiscard]] std::optional<Error> reason_to_refuse(const RequestSpec& spec) const;
-  /// How long a new request of this tenant would probably wait in the queue.
-  [[nodiscard]] std::optional<Duration> wait_of(const std::string& tenant) const;
-  [[nodiscard]] Duration retry_after(const std::string& tenant) const;
+  [[nodiscard]] std::optional<Error> reason_to_refuse(const RequestSpec& spec, Instant now) const;
+  /// That its time would be over before its end. @param wait for a place
+  [[nodiscard]] std::optional<Error> reason_for_lateness(const RequestSpec& spec, Duration wait,
+                                                         uint64_t load, Instant now) const;
+  /// How long a new request would probably wait for a place, if there is none now; nothing as long
+  /// as nothing is known. Cost: O(waiting * log running).
+  [[nodiscard]] std::optional<Duration> wait_of(const RequestSpec& spec, Instant now) const;
+  [[nodiscard]] Duration retry_after(const RequestSpec& spec, Instant now) const;
+  /// Requests on a router, on average and rounded up, with so many more.
+  [[nodiscard]] uint64_t load(uint64_t num_more = 0) const;
+  /// From a start with these tokens emitted to the end, as others took.
+  [[nodiscard]] Duration service_of(const RequestSpec& spec, size_t num_emitted, uint64_t load,
+                                    Instant now) const;
+  [[nodiscard]] Duration time_left(const Entry& running, uint64_t load, Instant now) const;
+  [[nodiscard]] uint64_t num_expected(const RequestSpec& spec, Instant now) const;
   [[nodiscard]] Instant end_of_wait(bool recovering, Instant now) const;
   void leave_router(Entry& entry);
+  void learn_length(const Entry& ended);
   Entry* find_attempt(NodeId router, RequestId request, uint32_t attempt);
   /// @returns whether the request whose turn it is finds no room though somebody has a place
   bool start_queued(Instant now, Effects& effects);
@@ -225,9 +241,10 @@ class Scheduler {
   [[nodiscard]] uint64_t places_of(const std::string& tenant) const;
   [[nodiscard]] Counts::const_iterator tenant_with_most() const;
   void start_waiting(RequestId request, const RouterShare& share, Instant now, Effects& effects);
-  void start(RequestId request, Entry& entry, const RouterShare& share, Effects& effects);
+  void start(RequestId request, Entry& entry, const RouterShare& share, Instant now,
+             Effects& effects);
   /// A router with more requests than its KV blocks hold gives the last ones to one with room.
-  void relieve_overcommitted(Effects& effects);
+  void relieve_overcommitted(Instant now, Effects& effects);
   /// The request leaves its router and waits for another start, or ends if it needs none. It was
   /// lost, not moved: it also ends if that happened too often.
   void lose(RequestId request, const Error& reason, Effects& effects);
@@ -244,7 +261,7 @@ class Scheduler {
   Entries requests_;
   FairQueue queue_;
   RouterPool routers_;
-  WaitEstimate estimate_;
+  ServiceEstimate estimate_;
   Counts running_of_;  ///< running requests; no zeros
   /// Of tenants with running requests: none of theirs comes before the one that started before it,
   /// however few run by now.

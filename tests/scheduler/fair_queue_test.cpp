@@ -40,6 +40,28 @@ TEST(FairQueue, AnUrgentClassPassesALowerOneUntilThatHasWaitedItsPeriods) {
   EXPECT_EQ(queue.front(kStart + seconds(20)), RequestId{1}) << "as urgent, and served less";
 }
 
+TEST(FairQueue, KnowsWhoIsServedBeforeANewcomer) {
+  FairQueue queue({.ageing = seconds(10), .weights = {{"heavy", 2}}});
+  const auto before = [&](const std::string& tenant, uint32_t priority) {
+    std::vector<uint64_t> ids;
+    for (const RequestId id : queue.before(tenant, priority, kStart)) ids.push_back(id.value);
+    return ids;
+  };
+  using Ids = std::vector<uint64_t>;
+  EXPECT_EQ(before("a", 0), Ids());
+  for (uint64_t r = 1; r <= 4; ++r) queue.push({RequestId{r}, "a", 0, kStart, r});
+  queue.push({RequestId{5}, "b", 0, kStart, 5});
+  queue.push({RequestId{6}, "b", 1, kStart, 6});
+  for (uint64_t r = 7; r <= 9; ++r) queue.push({RequestId{r}, "heavy", 0, kStart, r});
+  EXPECT_EQ(before("a", 0), (Ids{1, 2, 3, 4, 5, 7, 8, 9})) << "6 is less urgent";
+  EXPECT_EQ(before("a", 1), (Ids{1, 2, 3, 4, 5, 6, 7, 8, 9}));
+  EXPECT_EQ(before("b", 0), (Ids{5, 1, 2, 7, 8, 9})) << "turns, of which heavy has two each";
+  EXPECT_EQ(before("new", 0), (Ids{1, 5, 7, 8}));
+  EXPECT_EQ(before("heavy", 0), (Ids{7, 8, 9, 1, 2, 5}));
+  queue.push({RequestId{10}, "b", 3, kStart, 10, true});
+  EXPECT_EQ(before("new", 0), (Ids{1, 10, 7, 8})) << "10 ran before";
+}
+
 TEST(FairQueue, NamesTheFirstOfTheTenantWithTheFewestPlaces) {
   FairQueue queue(kOptions);
   EXPECT_EQ(queue.front_of_fewest({}), std::nullopt);

@@ -358,31 +358,67 @@ TEST_F(SchedulerTest, StartsAConversationsNextTurnWhereItsKvIs) {
   EXPECT_THAT(say(4, turn), ElementsAre("tell 4: admitted", "start 4.1 on 10"));
 }
 
-TEST_F(SchedulerTest, RefusesWhatWouldStillWaitAtItsDeadline) {
+TEST_F(SchedulerTest, RefusesWhatWouldMissItsDeadlineFromTheFirstFinishedRequestOn) {
   use({.max_running = 1, .max_context = 20});
   up();
-  submit(1);
-  for (uint64_t r = 2; r <= 5; ++r) submit(r);
-  for (uint64_t r = 1; r <= 2; ++r) {  // a place every two seconds
-    now = now + seconds(2);
-    finish(r);
-  }
-  // 3 runs; before this one are 4 and 5.
-  EXPECT_THAT(submit(6, 3, 4, seconds(5)),
-              ElementsAre(AllOf(HasSubstr("tell 6: refused for 6 s deadline_exceeded: deadline: "),
-                                HasSubstr("about 6000 ms"), HasSubstr("5000 ms"))));
-  EXPECT_THAT(submit(7, 3, 4, seconds(7)), ElementsAre("tell 7: admitted"));
+  for (uint64_t r = 1; r <= 5; ++r) submit(r);
+  now = now + milliseconds(500);
+  emit(1, 0, {7});
+  now = now + milliseconds(1500);
+  emit(1, 1, {8, 9, 10});
+  finish(1);
+  // 2 runs; before this one are 3, 4 and 5, and each takes two seconds.
+  EXPECT_THAT(submit(6, 3, 4, milliseconds(9900)),
+              ElementsAre(AllOf(HasSubstr("tell 6: refused for 8 s deadline_exceeded: deadline: "),
+                                HasSubstr("place is about 8000 ms"),
+                                HasSubstr("4 tokens take about 2000 ms"), HasSubstr("9900 ms"))));
+  EXPECT_THAT(submit(7, 3, 4, seconds(10)), ElementsAre("tell 7: admitted"));
+  EXPECT_THAT(submit(8, 3, 1, seconds(11)), ElementsAre("tell 8: admitted")) << "it is shorter";
+}
+
+TEST_F(SchedulerTest, RefusesWhatIsTooLongForItsDeadlineThoughNobodyElseIsThere) {
+  up();
+  submit(1, 4, 11);
+  now = now + seconds(1);
+  emit(1, 0, {7});
+  now = now + seconds(1);
+  emit(1, 1, std::vector<TokenId>(10, 8));
+  finish(1);
+  EXPECT_THAT(submit(2, 4, 11, milliseconds(1999)),
+              ElementsAre(HasSubstr("tell 2: refused for 1 s deadline_exceeded: deadline: ")));
+  EXPECT_THAT(submit(3, 1, 11, milliseconds(1250)),
+              ElementsAre("tell 3: admitted", "start 3.1 on 10"))
+      << "its prompt is shorter";
+  cancel(3);
+  // An answer that may stop is taken to be as long as such answers were, which is not known.
+  const RequestSpec may_stop{.prompt = std::vector<TokenId>(4, 1),
+                             .max_tokens = 3,
+                             .stop_token_ids = {2},
+                             .timeout = milliseconds(1000)};
+  EXPECT_THAT(tell(Submitted{RequestId{4}, may_stop}),
+              ElementsAre("tell 4: admitted", "start 4.1 on 10"));
+}
+
+TEST_F(SchedulerTest, BelievesWhatItLearnedLessAndLess) {
+  up();
+  submit(1, 4, 11);
+  now = now + seconds(5);
+  emit(1, 0, {7});
+  finish(1);
+  EXPECT_THAT(submit(2, 4, 1, seconds(1)), ElementsAre(HasSubstr("deadline: ")));
+  now = now + seconds(299);
+  EXPECT_THAT(submit(3, 4, 1, seconds(1)), ElementsAre(HasSubstr("deadline: ")));
+  now = now + seconds(1);  // five times the minute for which it counts whole
+  EXPECT_THAT(submit(4, 4, 1, seconds(1)), ElementsAre("tell 4: admitted", "start 4.1 on 10"));
 }
 
 TEST_F(SchedulerTest, TakesWhatGetsAPlaceAtOnceHoweverLongOthersWait) {
   use({.max_running = 2, .max_context = 20});
   up();
   for (uint64_t r = 1; r <= 5; ++r) submit_for("heavy", r, 1);
-  for (uint64_t r = 1; r <= 2; ++r) {  // a place every 20 seconds; requests have 10
-    now = now + seconds(8);
-    finish(r);
-    for (uint64_t more = 10 * r; more < 10 * r + 3; ++more) submit_for("heavy", more, 1);
-  }
+  now = now + seconds(8);
+  emit(1, 0, {7});
+  finish(1);
   EXPECT_THAT(submit_for("heavy", 40, 1), ElementsAre(HasSubstr("deadline: "))) << "its line";
   EXPECT_THAT(submit_for("low", 41, 2), ElementsAre(HasSubstr("deadline: ")))
       << "nobody gives way to a lower class";

@@ -4,7 +4,7 @@
 // routers and one of the tokens that were computed where, all looked through from the start for
 // every question. Slow, and with little that could fall out of step: a request waits if it has no
 // router, and who runs where, places, work and KV blocks are counted each time. What cannot be read
-// off the lists is the past: tokens served by tenant, how fast places came free, the totals.
+// off the lists is the past: tokens served by tenant, how long requests took, the totals.
 //
 // It also watches that each start passes nobody more often than FairQueue and Scheduler say.
 //
@@ -80,6 +80,9 @@ class SlowScheduler {
     std::optional<NodeId> router = {};  ///< none: it waits
     bool prefills = false;              ///< there, until its first token
     uint64_t shared = 0;                ///< tokens whose KV it shares there
+    Instant heard = {};                 ///< of its start there, and of its tokens since
+    Instant first = {};                 ///< when its first tokens came; if not prefills
+    size_t num_at_first = 0;            ///< tokens that it had emitted then
     struct Passing {
       uint64_t times = 0;
       uint64_t served_before = 0, served_after = 0;  ///< of that tenant: the first, the last time
@@ -120,7 +123,7 @@ class SlowScheduler {
     if (find(e.request) != nullptr) return;
     if (const auto error = reason_to_refuse(e.spec)) {
       ++totals_.refused_total;
-      return tell(e.request, Refused{e.request, *error, retry_after(e.spec.tenant)});
+      return tell(e.request, Refused{e.request, *error, retry_after(e.spec)});
     }
     comes_to_wait(e.spec.tenant);
     const auto after =
@@ -137,6 +140,7 @@ class SlowScheduler {
     const Request* r = find(e.request);
     if (r == nullptr) return;
     cancel_on_router(*r);
+    learn_length(*r);
     ++totals_.cancelled_total;
     remove(e.request);
   }
@@ -191,8 +195,15 @@ class SlowScheduler {
     told.num_cached = std::min<uint32_t>(e.num_cached, r->spec.prompt.size());
     if (due == 0) told.prompt_logprobs = e.prompt_logprobs;
     if (r->prefills) r->shared = std::min<uint64_t>(r->shared, e.num_cached);
-    r->prefills = false;
     for (const auto& token : told.tokens) r->emitted.push_back(token.token);
+    if (r->prefills) {
+      const size_t known = r->spec.prompt.size() + due;
+      learn({"prefill", magnitude(known), magnitude(load(0))}, known, (now_ - r->heard).ns, now_);
+      r->first = now_;
+      r->num_at_first = r->emitted.size();
+    }
+    r->prefills = false;
+    r->heard = now_;
     served_[r->spec.tenant] += weighed(r->spec.tenant, told.tokens.size());
     forget_idle_tenants();
     totals_.generated_tokens_total += told.tokens.size();
@@ -222,31 +233,107 @@ class SlowScheduler {
     }
     if (stopping_) return Error{Code::kUnavailable, "draining"};
     if (routers_.empty() && !end_of_wait_) return Error{Code::kUnavailable, "no_capacity"};
-    if (num_waiting() == 0 && any_place()) return std::nullopt;
+    const auto late_after = [&](Duration wait, uint64_t load) -> std::optional<Error> {
+      if (wait + service_of(spec, 0, load) <= spec.timeout) return std::nullopt;
+      return Error{Code::kDeadlineExceeded, "deadline"};
+    };
+    if (num_waiting() == 0 && any_place()) return late_after({}, load(1));
     const size_t own = num_waiting(spec.tenant);
     const size_t room = options_.max_queued - (own == 0 ? 0 : options_.max_queued / 8);
     if (num_waiting() >= room || own >= options_.max_queued_per_tenant) {
       return Error{Code::kResourceExhausted, "queue_full"};
     }
     const bool starts_at_once = own == 0 && who_yields_to(spec.tenant, spec.priority) != nullptr;
-    if (const auto wait = wait_of(spec.tenant); !starts_at_once && wait && *wait > spec.timeout) {
-      return Error{Code::kDeadlineExceeded, "deadline"};
+    return late_after(starts_at_once ? Duration{} : wait_of(spec).value_or(Duration{}), load(0));
+  }
+  /// The places of those that run go one after the other to those before it.
+  [[nodiscard]] std::optional<Duration> wait_of(const RequestSpec& spec) const {
+    const auto is_prefill = [](const auto& l) { return std::get<0>(l.first) == "prefill"; };
+    if (std::ranges::none_of(lessons_, is_prefill)) return std::nullopt;
+    std::vector<Duration> free_in;
+    for (const Request& r : requests_) {
+      if (r.waits()) continue;
+      const size_t expected = num_expected(r.spec), emitted = r.emitted.size();
+      const Duration time = r.prefills            ? service_of(r.spec, emitted, load(0))
+                            : expected <= emitted ? Duration{}
+                                                  : time_of("decode", load(0), expected - emitted);
+      free_in.push_back(Duration{std::max<int64_t>(0, time.ns - (now_ - r.heard).ns)});
     }
-    return std::nullopt;
+    if (free_in.empty()) return std::nullopt;
+    for (const Request* r : before(spec)) {
+      Duration& next = *std::ranges::min_element(free_in);
+      next = next + service_of(r->spec, r->emitted.size(), load(0));
+    }
+    return *std::ranges::min_element(free_in);
   }
-  [[nodiscard]] std::optional<Duration> wait_of(const std::string& tenant) const {
-    const size_t own = num_waiting(tenant);
-    if (!mean_gap_ns_) return std::nullopt;
-    size_t num_others = 0;
-    for (const Request* first : first_of_each_tenant()) num_others += first->spec.tenant != tenant;
-    const size_t ahead = std::min(num_waiting(), own + (own + 1) * num_others);
-    return Duration{static_cast<int64_t>(*mean_gap_ns_ * static_cast<double>(ahead + 1))};
-  }
-  [[nodiscard]] Duration retry_after(const std::string& tenant) const {
+  [[nodiscard]] Duration retry_after(const RequestSpec& spec) const {
     const size_t places = std::max<size_t>(routers_.size(), 1) * options_.max_running;
     const auto turns = static_cast<int64_t>(1 + num_waiting() / places);
-    const Duration guess = wait_of(tenant).value_or(options_.min_retry_after * turns);
+    const Duration guess = wait_of(spec).value_or(options_.min_retry_after * turns);
     return std::clamp(std::max(guess, options_.min_retry_after), seconds(1), seconds(60));
+  }
+
+  // --- how long requests take -------------------------------------------------------------------
+  /// Moving averages of the last lessons about so much.
+  struct Lessons {
+    double units = 0, amount = 0;
+    int num = 0;
+    Instant last = {};
+  };
+  static int magnitude(uint64_t n) { return n == 0 ? 0 : 1 + magnitude(n / 2); }
+  using About = std::tuple<std::string, int, int>;  ///< what, of which size, under which load
+  void learn(const About& about, uint64_t units, int64_t amount, Instant at) {
+    Lessons& l = lessons_[about];
+    l.num = std::min(l.num + 1, 8);
+    l.units += (static_cast<double>(units) - l.units) / l.num;
+    l.amount += (static_cast<double>(amount) - l.amount) / l.num;
+    l.last = std::max(l.last, at);
+  }
+  void learn_length(const Request& r) {
+    if (r.emitted.empty()) return;
+    const auto length = static_cast<int64_t>(r.emitted.size());
+    const uint32_t most = r.spec.max_tokens;
+    learn({"length", magnitude(most), 0}, most, length, r.heard);
+  }
+  [[nodiscard]] double age_ns(const Lessons& l) const {
+    return std::max(60e9, static_cast<double>((now_ - l.last).ns));
+  }
+  [[nodiscard]] double amount_of(const Lessons& l, uint64_t units) const {
+    return l.amount / l.units * static_cast<double>(units) * (60e9 / age_ns(l));
+  }
+  /// Learned of the next smaller size if not of this one, and under the next lower load if not
+  /// lately under this one.
+  [[nodiscard]] Duration time_of(const std::string& about, uint64_t load, uint64_t units) const {
+    const bool is_prefill = about == "prefill";
+    const Lessons* best = nullptr;
+    int size = is_prefill ? magnitude(units) : 0;
+    for (; size >= 0 && best == nullptr; --size) {
+      for (int i = magnitude(load); i >= 0; --i) {
+        const auto known = lessons_.find({about, size, i});
+        if (known == lessons_.end()) continue;
+        if (best == nullptr || age_ns(known->second) < age_ns(*best)) best = &known->second;
+      }
+    }
+    if (best == nullptr) return {};
+    if (is_prefill) units = std::min(units, (uint64_t{1} << (size + 1)) - 1);
+    return Duration{static_cast<int64_t>(amount_of(*best, units))};
+  }
+  [[nodiscard]] size_t num_expected(const RequestSpec& spec) const {
+    if (spec.stop_token_ids.empty()) return spec.max_tokens;
+    const auto known = lessons_.find({"length", magnitude(spec.max_tokens), 0});
+    if (known == lessons_.end()) return 1;
+    const auto length = static_cast<size_t>(amount_of(known->second, spec.max_tokens) + 0.5);
+    return std::clamp<size_t>(length, 1, spec.max_tokens);
+  }
+  [[nodiscard]] Duration service_of(const RequestSpec& spec, size_t emitted, uint64_t load) const {
+    const size_t known = spec.prompt.size() + emitted, more = num_expected(spec) - 1;
+    const size_t left = more > emitted ? more - emitted : 0;
+    return time_of("prefill", load, known) + time_of("decode", load, left);
+  }
+  [[nodiscard]] uint64_t load(size_t num_more) const {
+    const size_t routers = std::max<size_t>(routers_.size(), 1);
+    const size_t running = requests_.size() - num_waiting() + num_more;
+    return running / routers + (running % routers != 0 ? 1 : 0);
   }
 
   // --- whose turn it is -------------------------------------------------------------------------
@@ -272,6 +359,32 @@ class SlowScheduler {
     }
     std::vector<const Request*> all;
     for (const auto& [tenant, first] : firsts) all.push_back(first);
+    return all;
+  }
+  /// Who is probably served before a request that comes now: those of its tenant that are before
+  /// it, and for each of them and itself one of each other tenant, by weight; nobody less urgent.
+  [[nodiscard]] std::vector<const Request*> before(const RequestSpec& spec) const {
+    const Request own{
+        .id = RequestId{}, .spec = spec, .submitted = now_, .sequence = totals_.admitted_total};
+    std::map<std::string, std::vector<const Request*>> lines;
+    for (const Request& r : requests_) {
+      if (r.waits()) lines[r.spec.tenant].push_back(&r);
+    }
+    const size_t turns = 1 + std::ranges::count_if(lines[spec.tenant], [&](const Request* r) {
+                           return turn(*r) < turn(own);
+                         });
+    std::vector<const Request*> all;
+    for (auto& [tenant, line] : lines) {
+      std::ranges::sort(line, {}, [this](const Request* r) { return turn(*r); });
+      const bool is_own = tenant == spec.tenant;
+      const size_t most = is_own ? turns - 1 : turns * weight_of(tenant) / weight_of(spec.tenant);
+      for (size_t i = 0; i < std::min(most, line.size()); ++i) {
+        if (is_own || urgency(*line[i], now_) <= urgency(own, now_)) all.push_back(line[i]);
+      }
+    }
+    // The own line first: the order of those that get places decides who gets which.
+    std::ranges::stable_partition(all,
+                                  [&](const Request* r) { return r->spec.tenant == spec.tenant; });
     return all;
   }
   [[nodiscard]] uint64_t served(const std::string& tenant) const {
@@ -410,7 +523,6 @@ class SlowScheduler {
       if (!choice) return true;
       start_waiting(request, *choice, Because::kItsTurn);
     }
-    if (num_waiting() == 0) last_place_taken_.reset();
     return false;
   }
   void fill_room() {
@@ -548,16 +660,6 @@ class SlowScheduler {
       served_[r.spec.tenant] += weighed(r.spec.tenant, r.spec.prompt.size());
       forget_idle_tenants();
     }
-    if (r.submitted < now_) place_taken();
-  }
-  /// How fast places come free while somebody waits for the next one: a moving average.
-  void place_taken() {
-    if (last_place_taken_) {
-      const auto gap_ns = static_cast<double>((now_ - *last_place_taken_).ns);
-      mean_gap_ns_ = mean_gap_ns_ ? *mean_gap_ns_ + (gap_ns - *mean_gap_ns_) / 8 : gap_ns;
-    }
-    last_place_taken_.reset();
-    if (num_waiting() > 0) last_place_taken_ = now_;
   }
   void start(Request& r, const Choice& choice) {
     if (r.attempt > 0) ++totals_.resumed_total;
@@ -565,12 +667,17 @@ class SlowScheduler {
     r.router = choice.router;
     r.shared = choice.shared;
     r.prefills = true;
+    r.heard = now_;
     computes(choice.router, r);
     settled_ = false;
     effects_.emplace_back(
         StartOnRouter{choice.router, r.id, r.attempt, r.spec, r.emitted, r.order, choice.kv_from});
   }
   void leave(Request& r) {
+    if (!r.prefills && r.emitted.size() > r.num_at_first) {
+      const size_t num_more = r.emitted.size() - r.num_at_first;
+      learn({"decode", 0, magnitude(load(0))}, num_more, (r.heard - r.first).ns, r.heard);
+    }
     computes(*r.router, r);
     r.router.reset();
     if (places_of(r.spec.tenant) == 0) last_turn_.erase(r.spec.tenant);
@@ -595,6 +702,7 @@ class SlowScheduler {
     forget_idle_tenants();
   }
   void finish(RequestId request, FinishReason reason) {
+    learn_length(*find(request));
     ++totals_.finished_total;
     remove(request);
     tell(request, Finished{request, reason});
@@ -703,10 +811,9 @@ class SlowScheduler {
   std::map<std::string, uint64_t> served_;    ///< weighed tokens, of the tenants remembered
   std::map<std::string, Instant> last_turn_;  ///< of tenants that have some running
   std::string last_waited_;                   ///< the tenant whose request was the last to wait
-  std::optional<double> mean_gap_ns_;         ///< between places that came free
-  std::optional<Instant> last_place_taken_;   ///< if somebody has waited for the next one since
-  std::optional<Instant> end_of_wait_;        ///< for a router
-  Instant last_heard_;                        ///< of the last router that went down
+  std::map<About, Lessons> lessons_;
+  std::optional<Instant> end_of_wait_;  ///< for a router
+  Instant last_heard_;                  ///< of the last router that went down
   bool stopping_ = false;
   Instant last_look_;     ///< for somebody to start, to give way or to move
   bool settled_ = false;  ///< since then nobody has started, left a router or stopped waiting
