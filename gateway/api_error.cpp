@@ -84,6 +84,15 @@ ApiError context_length_exceeded(uint64_t max_context, uint64_t num_prompt, uint
           " in the completion). Please reduce the length of the messages or completion.");
 }
 
+ApiError prompt_too_long(uint64_t max_context, uint64_t fewest_tokens, std::string param) {
+  const std::string fewest = std::to_string(fewest_tokens);
+  return bad_request(ErrorCode::kContextLengthExceeded, std::move(param),
+                     "This model's maximum context length is " + std::to_string(max_context) +
+                         " tokens. However, you requested at least " + fewest +
+                         " tokens (at least " + fewest +
+                         " in the messages). Please reduce the length of the messages.");
+}
+
 ApiError http_error(int status, std::string message) {
   ApiError error;
   error.status = status;

@@ -74,6 +74,8 @@ ApiError model_not_found(std::string_view model);
 /// The sentence that clients look for when they shorten a prompt.
 ApiError context_length_exceeded(uint64_t max_context, uint64_t num_prompt, uint64_t num_completion,
                                  std::string param);
+/// The same of a prompt that was not tokenized, because its bytes alone say that it has too many.
+ApiError prompt_too_long(uint64_t max_context, uint64_t fewest_tokens, std::string param);
 /// What the server finds wrong before any field is read: 400, 404, 405, 408, 413, 415, 431.
 ApiError http_error(int status, std::string message);
 ApiError loading(std::string_view condition);

@@ -24,6 +24,8 @@ using std::chrono::steady_clock;
 namespace {
 
 constexpr size_t kReadBytes = 4096;
+constexpr size_t kLongBodyBytes = 16U
+                                  << 10;  // about 2 ms to tokenize, on a thread that also writes
 constexpr size_t kMaxPipelinedBytes = 64U << 10;  // read ahead while an answer is in progress
 constexpr size_t kMaxLingerBytes = 1U << 20;      // swallowed after a refusal, so that it is read
 constexpr Duration kLingerTimeout = seconds(2);
@@ -233,7 +235,7 @@ asio::awaitable<std::optional<HttpRequest>> Connection::read_request() {
 asio::awaitable<void> Connection::answer(HttpRequest request) {
   int status = 0;
   if (state_.draining) keep_alive_ = false;
-  Answer answer = state_.service.answer(request);
+  Answer answer = co_await begin_answer(request);
   if (auto* response = std::get_if<HttpResponse>(&answer)) {
     status = response->status;
     if (!co_await send_response(*response)) keep_alive_ = false;
@@ -250,6 +252,15 @@ asio::awaitable<void> Connection::answer(HttpRequest request) {
               {"route", route},
               {"status", status},
               {"ms", took.ns / 1'000'000}});
+}
+
+/// Reading a long request would keep the streams waiting that are written on the same thread.
+asio::awaitable<Answer> Connection::begin_answer(const HttpRequest& request) {
+  if (request.body.size() <= kLongBodyBytes) co_return state_.service.answer(request);
+  co_return co_await asio::co_spawn(
+      state_.long_work,
+      [&]() -> asio::awaitable<Answer> { co_return state_.service.answer(request); },
+      asio::use_awaitable);
 }
 
 asio::awaitable<int> Connection::serve_exchange(const HttpRequest& request, Exchange& exchange) {

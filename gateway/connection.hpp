@@ -6,6 +6,7 @@
 #include <boost/asio/awaitable.hpp>
 #include <boost/asio/ip/tcp.hpp>
 #include <boost/asio/steady_timer.hpp>
+#include <boost/asio/thread_pool.hpp>
 #include <boost/beast/core/flat_buffer.hpp>
 #include <memory>
 #include <optional>
@@ -24,6 +25,7 @@ struct ServerState {
   const ServerOptions& options;
   Service& service;
   Metrics& metrics;
+  asio::thread_pool& long_work;  ///< for requests that take long to read, apart from the IO threads
   std::atomic<bool> draining = false;
 };
 
@@ -47,6 +49,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   asio::awaitable<bool> wait_for_first_byte();
   asio::awaitable<std::optional<HttpRequest>> read_request();
   asio::awaitable<void> answer(HttpRequest request);
+  asio::awaitable<Answer> begin_answer(const HttpRequest& request);
   asio::awaitable<int> serve_exchange(const HttpRequest& request, Exchange& exchange);
   asio::awaitable<void> watch_client();
   asio::awaitable<void> end_watch();

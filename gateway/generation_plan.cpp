@@ -102,12 +102,45 @@ std::optional<ApiError> check_prompt_logprobs(const GenerationPlan& plan) {
                            " are allowed.");
 }
 
+std::optional<ApiError> check_bytes(const GatewayModel& model, uint64_t num_bytes,
+                                    const char* param) {
+  const uint64_t fewest = model.tokenizer.fewest_tokens(num_bytes);
+  if (fewest < model.max_context) return std::nullopt;  // and one for the answer
+  return prompt_too_long(model.max_context, fewest, param);
+}
+
+model::ChatOptions options_of(const ChatRequest& chat) {
+  return {.add_generation_prompt = chat.add_generation_prompt,
+          .thinking = chat.thinking,
+          .tools = chat.tools};
+}
+
 uint64_t fresh_seed() {
   std::random_device device;
   return (static_cast<uint64_t>(device()) << 32) | device();
 }
 
 }  // namespace
+
+std::optional<ApiError> check_bytes(const GatewayModel& model, const ChatRequest& chat) {
+  // As rendered: a format may leave out much of what was sent, such as earlier reasoning.
+  if (model.chat_format == nullptr) return std::nullopt;
+  if (!chat.tools.empty() && !model.chat_format->knows_tools()) return std::nullopt;
+  uint64_t num_bytes = 0;
+  for (const auto& segment : model.chat_format->render(chat.messages, options_of(chat))) {
+    num_bytes += segment.text.size();
+  }
+  return check_bytes(model, num_bytes, "messages");
+}
+
+std::optional<ApiError> check_bytes(const GatewayModel& model, const Prompts& prompts) {
+  const auto* texts = std::get_if<std::vector<std::string>>(&prompts);
+  if (texts == nullptr) return std::nullopt;
+  for (const std::string& text : *texts) {
+    if (auto error = check_bytes(model, text.size(), "prompt")) return error;
+  }
+  return std::nullopt;
+}
 
 ApiResult<model::ChatPrompt> prompt_of_chat(const GatewayModel& model, const ChatRequest& chat) {
   if (model.chat_format == nullptr) {
@@ -118,10 +151,7 @@ ApiResult<model::ChatPrompt> prompt_of_chat(const GatewayModel& model, const Cha
     return invalid_value("tools", "The model `" + model.id + "` has no tools: " +
                                       "its chat format or its tokenizer has no marks for them.");
   }
-  auto prompt = model.chat_format->prepare(model.tokenizer, chat.messages,
-                                           {.add_generation_prompt = chat.add_generation_prompt,
-                                            .thinking = chat.thinking,
-                                            .tools = chat.tools});
+  auto prompt = model.chat_format->prepare(model.tokenizer, chat.messages, options_of(chat));
   if (!prompt.ok()) return from_error(prompt.error());
   return std::move(prompt).value();
 }

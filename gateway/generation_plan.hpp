@@ -37,6 +37,9 @@ struct GenerationPlan {
   }
 };
 
+/// A prompt whose bytes alone say that it is too long for the model: so much need not be tokenized.
+std::optional<ApiError> check_bytes(const GatewayModel& model, const ChatRequest& chat);
+std::optional<ApiError> check_bytes(const GatewayModel& model, const Prompts& prompts);
 /// The prompt of a chat, rendered as the model's template does, and how to read the answer.
 ApiResult<model::ChatPrompt> prompt_of_chat(const GatewayModel& model, const ChatRequest& chat);
 /// Says in chat.generation where in the answer its grammar begins, and makes one of the tools where

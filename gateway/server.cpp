@@ -40,7 +40,8 @@ class BeastServer final : public Server {
       : options_(std::move(options)),
         metrics_(model.id, options_.version),
         service_({options_.version, options_.request_timeout}, client, model, metrics_),
-        state_{options_, service_, metrics_},
+        long_work_(options_.num_io_threads),
+        state_{options_, service_, metrics_, long_work_},
         io_(static_cast<int>(options_.num_io_threads)),
         acceptor_(asio::make_strand(io_)) {}
 
@@ -61,6 +62,7 @@ class BeastServer final : public Server {
   ServerOptions options_;
   Metrics metrics_;
   Service service_;
+  asio::thread_pool long_work_;  ///< gives back to io_: idle before that goes
   ServerState state_;
   asio::io_context io_;
   tcp::acceptor acceptor_;
@@ -180,6 +182,7 @@ void BeastServer::stop() {
   io_.stop();
   for (auto& thread : threads_) thread.join();
   threads_.clear();
+  long_work_.join();
 }
 
 }  // namespace

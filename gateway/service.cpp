@@ -211,6 +211,7 @@ Answer Service::chat_completions(const HttpRequest& request) {
   auto& chat = std::get<ChatRequest>(parsed);
   if (auto error = check_model(chat.generation.model, model_.id)) return error_response(*error);
   log_ignored(request, chat.generation);
+  if (auto error = check_bytes(model_, chat)) return error_response(*error);
   auto prompt = prompt_of_chat(model_, chat);
   if (const auto* error = std::get_if<ApiError>(&prompt)) return error_response(*error);
   auto& [tokens, syntax] = std::get<model::ChatPrompt>(prompt);
@@ -233,6 +234,7 @@ Answer Service::completions(const HttpRequest& request) {
   if (auto error = check_model(completion.generation.model, model_.id))
     return error_response(*error);
   log_ignored(request, completion.generation);
+  if (auto error = check_bytes(model_, completion.prompts)) return error_response(*error);
   auto prompts = tokens_of_prompts(model_, completion.prompts);
   if (const auto* error = std::get_if<ApiError>(&prompts)) return error_response(*error);
   return generate({.kind = ResponseKind::kText,

@@ -28,7 +28,8 @@ class Service {
   Service(ServiceOptions options, actors::ClusterClient& client, const GatewayModel& model,
           Metrics& metrics);
 
-  /// Never blocks; tokenizing a prompt is its longest work (about 0.1 s per megabyte).
+  /// Never waits, but works: about 0.1 s per megabyte of a prompt, to tokenize it. A prompt whose
+  /// bytes say that it is too long is not tokenized.
   Answer answer(const HttpRequest& request);
 
   /// The route of a target, of a fixed list: "/v1/models/{id}"; "other" if it is none.

@@ -62,6 +62,14 @@ class Tokenizer {
   /// string, but an added token is recognised only where it lies outside user content.
   Result<std::vector<TokenId>> encode(std::span<const TextSegment> segments) const;
 
+  /// So many tokens a text of this many bytes of UTF-8 has at least, known without reading it; 0
+  /// for a tokenizer with an added token that swallows space beside it.
+  [[nodiscard]] uint64_t fewest_tokens(uint64_t num_bytes) const {
+    return longest_token_bytes_ == 0
+               ? 0
+               : (num_bytes + longest_token_bytes_ - 1) / longest_token_bytes_;
+  }
+
   /// The text of tokens; ids outside the vocabulary give nothing, broken UTF-8 gives U+FFFD.
   [[nodiscard]] std::string decode(std::span<const TokenId> tokens, bool skip_special = true) const;
 
@@ -98,6 +106,7 @@ class Tokenizer {
   BytePairEncoder bpe_;
   std::vector<char> bytes_;                                 // of all tokens, one after the other
   std::vector<uint32_t> offsets_;                           // [vocab_size + 1] into bytes_
+  uint64_t longest_token_bytes_ = 0;                        // 0: no bound for texts
   std::vector<bool> special_;                               // [vocab_size]
   std::unordered_map<std::string_view, TokenId> by_bytes_;  // views into bytes_
   std::unordered_map<std::string, TokenId> by_content_;     // added tokens

@@ -217,7 +217,12 @@ class TokenizerReader {
         is_byte_level[id] = bytes.has_value() && vocab_.contains(*spellings_[id]);
       }
       out_.offsets_.push_back(static_cast<uint32_t>(out_.bytes_.size()));
+      out_.longest_token_bytes_ = std::max<uint64_t>(
+          out_.longest_token_bytes_, out_.token_bytes(static_cast<TokenId>(id)).size());
     }
+    const bool any_swallows_space = std::ranges::any_of(
+        out_.added_tokens(), [](const AddedToken& token) { return token.lstrip || token.rstrip; });
+    if (any_swallows_space) out_.longest_token_bytes_ = 0;
     for (size_t id = 0; id < spellings_.size(); ++id) {
       const auto token = static_cast<TokenId>(id);
       if (is_byte_level[id]) out_.by_bytes_.emplace(out_.token_bytes(token), token);

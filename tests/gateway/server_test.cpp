@@ -8,6 +8,7 @@
 
 #include <boost/json/parse.hpp>
 #include <fstream>
+#include <future>
 #include <iterator>
 #include <thread>
 
@@ -202,6 +203,42 @@ TEST_F(ServerTest, AnswersHeadWithoutABodyAndOptionsWithoutContent) {
   EXPECT_THAT(options, HasSubstr("Access-Control-Allow-Headers: authorization\r\n"));
   raw.send("GET /ping HTTP/1.1\r\nConnection: close\r\n\r\n");
   EXPECT_THAT(raw.read_all(), StartsWith("HTTP/1.1 200 OK\r\n"));
+}
+
+/// Takes long over one kind of request, until it is let go.
+class SlowClient final : public actors::ClusterClient {
+ public:
+  RequestId submit(scheduler::RequestSpec, EventHandler) override { return RequestId{1}; }
+  void cancel(RequestId) override {}
+  void drain(const std::string&, bool) override {
+    entered.set_value();
+    let_go.get_future().wait();
+  }
+  void experts(bool, std::function<void(Result<actors::ExpertsStatus>)>) override {}
+  [[nodiscard]] bool serving() const override { return true; }
+  void status(bool, std::function<void(actors::ClusterStatus)> on_status) override {
+    on_status({});
+  }
+
+  std::promise<void> entered, let_go;
+};
+
+TEST(LongRequests, KeepNobodyElseWaiting) {
+  TestModel model;
+  SlowClient client;
+  auto server = gateway::start({.port = 0, .num_io_threads = 1}, client, model.gateway);
+  ASSERT_TRUE(server.ok()) << server.error().message;
+  RawClient slow((*server)->port());
+  slow.send(post("/v1/troupe/drain",
+                 R"({"node":"router-0","padding":")" + std::string(20'000, 'x') + R"("})"));
+  client.entered.get_future().wait();
+  const auto other = HttpClient::create("http://127.0.0.1:" + std::to_string((*server)->port()),
+                                        {.silence_timeout = seconds(5)});
+  const auto answer = other.value().get("/health");
+  client.let_go.set_value();
+  ASSERT_TRUE(answer.ok()) << answer.error().message;
+  EXPECT_EQ(answer->status, 200);
+  EXPECT_THAT(slow.read_response(), StartsWith("HTTP/1.1 404 Not Found\r\n"));
 }
 
 TEST(ServerOptions, HasTheLimitsOfTheConfigurationAsTheDocumentationTellsThem) {

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <boost/json/parse.hpp>
 #include <boost/json/serialize.hpp>
 #include <set>
@@ -17,6 +18,7 @@ namespace troupe::gateway {
 namespace {
 
 using ::testing::HasSubstr;
+using ::testing::Not;
 namespace json = boost::json;
 
 class ServiceTest : public ::testing::Test {
@@ -144,6 +146,40 @@ TEST_F(ServiceTest, RefusesPromptsBeyondTheContext) {
   EXPECT_EQ(response.status, 400);
   EXPECT_EQ(body_of(response).at("error").at("code").as_string(), "context_length_exceeded");
   EXPECT_EQ(body_of(response).at("error").at("param").as_string(), "prompt");
+}
+
+TEST_F(ServiceTest, RefusesByItsBytesAPromptThatCannotFitWithoutTokenizingIt) {
+  // Only what is not tokenized is refused with "at least". The context has 512 tokens.
+  const uint64_t longest = [&] {
+    size_t bytes = 0;
+    for (size_t id = 0; id < model_.tokenizer.vocab_size(); ++id) {
+      bytes = std::max(bytes, model_.tokenizer.token_bytes(static_cast<TokenId>(id)).size());
+    }
+    return bytes;
+  }();
+  EXPECT_EQ(model_.tokenizer.fewest_tokens(longest * 511 + 1), 512U);
+  const auto refused = [&](const std::string& target, const std::string& body) {
+    const HttpResponse response = ask("POST", target, body);
+    EXPECT_EQ(response.status, 400);
+    EXPECT_EQ(body_of(response).at("error").at("code").as_string(), "context_length_exceeded");
+    return std::string(body_of(response).at("error").at("message").as_string());
+  };
+  const std::string fits(longest * 511, 'x'), too_long(longest * 511 + 1, 'x');
+  constexpr const char* kAtLeast = "requested at least 512 tokens";
+  EXPECT_THAT(refused("/v1/completions", R"({"prompt":")" + too_long + R"("})"),
+              HasSubstr(kAtLeast));
+  EXPECT_THAT(refused("/v1/completions", R"({"prompt":["a",")" + too_long + R"("]})"),
+              HasSubstr(kAtLeast));
+  EXPECT_THAT(refused("/v1/completions", R"({"prompt":")" + fits + R"("})"),
+              Not(HasSubstr("at least")));
+  EXPECT_THAT(refused("/v1/chat/completions",
+                      R"({"messages":[{"role":"user","content":")" + too_long + R"("}]})"),
+              HasSubstr("requested at least "));
+  EXPECT_GT(body_of(ask("POST", "/tokenize", R"({"prompt":")" + too_long + R"("})"))
+                .at("count")
+                .as_int64(),
+            512)
+      << "who counts tokens gets their number";
 }
 
 TEST_F(ServiceTest, LetsClientsSetADeadlineWithinItsLimit) {
