@@ -40,8 +40,8 @@ struct Choice {
   std::string content;    ///< without streaming
   std::string reasoning;  ///< without streaming
   std::vector<ToolCallResult> tool_calls;
-  std::optional<std::string> logprobs_json;  ///< without streaming, when finished
-  std::optional<std::string> prompt_logprobs_json;
+  std::optional<std::string> logprobs_json;         ///< without streaming, when finished
+  std::optional<std::string> prompt_logprobs_json;  ///< until it is written
   std::optional<std::string_view> finish_reason;
   std::optional<std::string> stop_reason;
 };
@@ -208,7 +208,8 @@ void Generation::take_tokens(Choice& choice, const scheduler::TokensEmitted& emi
       answer.add_prompt(prompt_of(choice), emitted.prompt_logprobs,
                         plan_.request.sampling.num_top_logprobs);
     }
-    if (const auto num_top = plan_.request.num_prompt_logprobs) {
+    const bool is_shown = plan_.kind == ResponseKind::kText || choice.index == 0;
+    if (const auto num_top = plan_.request.num_prompt_logprobs; num_top && is_shown) {
       choice.prompt_logprobs_json =
           prompt_logprobs_json(model_.tokenizer, emitted.prompt_logprobs, *num_top);
     }
@@ -238,7 +239,9 @@ void Generation::take_tokens(Choice& choice, const scheduler::TokensEmitted& emi
 /// Writes or keeps what is settled; opens the choice, even if that is nothing.
 void Generation::add_parts(Choice& choice, std::vector<AnswerPart> parts) {
   if (!choice.opened && plan_.request.stream && plan_.kind == ResponseKind::kChat) {
-    events_ += chunk({.index = choice.index, .opens = true});
+    events_ += chunk({.index = choice.index,
+                      .opens = true,
+                      .prompt_logprobs = std::exchange(choice.prompt_logprobs_json, {})});
   }
   choice.opened = true;
   for (AnswerPart& part : parts) {
@@ -273,6 +276,7 @@ void Generation::add_tool_call(Choice& choice, AnswerPart call) {
 /// Writes a chunk, with the logprobs of the tokens whose text has come so far.
 void Generation::send(Choice& choice, ChoiceDelta delta) {
   delta.logprobs = choice.answer.take_logprobs(plan_.kind);
+  delta.prompt_logprobs = std::exchange(choice.prompt_logprobs_json, {});
   events_ += chunk(delta);
 }
 
@@ -282,6 +286,7 @@ void Generation::finish(Choice& choice, std::string_view reason, Instant now) {
   choice.finish_reason = calls ? "tool_calls" : reason;
   if (plan_.request.stream) {
     ChoiceDelta last{.index = choice.index,
+                     .prompt_logprobs = std::exchange(choice.prompt_logprobs_json, {}),
                      .finish_reason = choice.finish_reason,
                      .stop_reason = choice.stop_reason};
     if (choice.answer.has_logprobs()) last.logprobs = choice.answer.take_logprobs(plan_.kind);

@@ -92,9 +92,6 @@ void read_stream_options(FieldReader& reader, GenerationRequest& request) {
 void read_prompt_logprobs(FieldReader& reader, GenerationRequest& request) {
   int64_t count = 0;
   if (!reader.read_integer("prompt_logprobs", 0, kMaxTopLogprobs, count)) return;
-  if (request.stream) {
-    return reader.fail("prompt_logprobs", "is not available together with \"stream\": true.");
-  }
   request.num_prompt_logprobs = static_cast<uint32_t>(count);
   request.sampling.num_prompt_logprobs = request.num_prompt_logprobs;
 }

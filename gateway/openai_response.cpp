@@ -277,7 +277,10 @@ std::string chunk_json(const ResponseHead& head, const ChoiceDelta& delta, std::
   write_raw_or_null(json, "logprobs", delta.logprobs);
   json.field("finish_reason", delta.finish_reason);
   if (delta.finish_reason) json.field("stop_reason", delta.stop_reason);
+  const bool is_chat = head.kind == ResponseKind::kChat;
+  if (!is_chat && delta.prompt_logprobs) json.key("prompt_logprobs").raw(*delta.prompt_logprobs);
   json.end_object().end_array();
+  if (is_chat && delta.prompt_logprobs) json.key("prompt_logprobs").raw(*delta.prompt_logprobs);
   if (!usage.empty()) json.key("usage").raw(usage);
   json.end_object();
   return json.take();

@@ -87,6 +87,7 @@ struct ChoiceDelta {
   std::optional<std::string> reasoning;
   std::optional<ToolCallDelta> tool_call;
   std::optional<std::string> logprobs;
+  std::optional<std::string> prompt_logprobs;  ///< JSON, in the first chunk; of a chat: of choice 0
   std::optional<std::string_view> finish_reason;
   std::optional<std::string> stop_reason;
 };

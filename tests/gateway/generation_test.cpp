@@ -400,6 +400,47 @@ TEST_F(GenerationTest, GivesThePromptsLogprobsInVllmsShape) {
   }
 }
 
+TEST_F(GenerationTest, StreamsThePromptsLogprobsOnceInTheFirstChunk) {
+  for (const ResponseKind kind : {ResponseKind::kChat, ResponseKind::kText}) {
+    client_.handlers.clear();
+    num_sent_.clear();
+    GenerationRequest request{.num_choices = 2, .stream = true};
+    request.num_prompt_logprobs = request.sampling.num_prompt_logprobs = 1;
+    start(request, kind);
+    admit_all();
+    std::string text;
+    for (const uint32_t choice : {1U, 0U}) {
+      TokensEmitted event{RequestId{choice + 1}, num_sent_[choice]++, {{.token = encode("x")[0]}}};
+      if (choice == 0 || kind == ResponseKind::kText) {
+        event.prompt_logprobs = {{.token = 7, .logprob = -1, .top_logprobs = {{7, -1}}}};
+      }
+      client_.handlers[choice](std::move(event));
+      emit(choice, "yz");
+      text += poll().events;
+      finish(choice);
+    }
+    text += poll().events;
+    std::map<int64_t, size_t> num_chunks;
+    std::map<int64_t, std::string> found;  // by choice: in which of its chunks
+    for (const json::value& event : events_of(text)) {
+      if (event.is_string()) continue;
+      const int64_t choice = choice_of(event).at("index").as_int64();
+      const auto& holder = (kind == ResponseKind::kChat ? event : choice_of(event)).as_object();
+      if (const auto* list = holder.if_contains("prompt_logprobs")) {
+        found[choice] += std::to_string(num_chunks[choice]);
+        ASSERT_EQ(list->as_array().size(), 2U);
+        EXPECT_TRUE(list->as_array()[0].is_null());
+        EXPECT_EQ(list->as_array()[1].at("7").at("rank").as_int64(), 1);
+      }
+      ++num_chunks[choice];
+    }
+    std::map<int64_t, std::string> expected{{0, "0"}};
+    if (kind == ResponseKind::kText) expected[1] = "0";
+    EXPECT_EQ(found, expected);
+    EXPECT_GE(num_chunks[0], 2U);
+  }
+}
+
 TEST_F(GenerationTest, ScoresThePromptOfAChatOnce) {
   for (const ResponseKind kind : {ResponseKind::kChat, ResponseKind::kText}) {
     client_.specs.clear();

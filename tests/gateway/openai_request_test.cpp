@@ -285,8 +285,6 @@ std::vector<BadCase> bad_chats() {
       unsupported("include_reasoning", R"("include_reasoning":false)", "include_reasoning"),
       unsupported("functions", R"("functions":[{}])", "functions"),
       with("prompt_logprobs_high", R"("prompt_logprobs":21)", "prompt_logprobs", "0 and 20"),
-      with("prompt_logprobs_stream", R"("prompt_logprobs":1,"stream":true)", "prompt_logprobs",
-           "together with"),
       unsupported("length_penalty", R"("length_penalty":0.5)", "length_penalty"),
       unsupported("beam_search", R"("use_beam_search":true)", "use_beam_search"),
       unsupported("continue_final", R"("continue_final_message":true)", "continue_final_message"),
