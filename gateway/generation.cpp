@@ -35,6 +35,7 @@ struct Choice {
   RequestId request;
   bool admitted = false;
   bool opened = false;      ///< its first chunk is written
+  bool has_enough = false;  ///< the one call that the client wants: nothing more is shown
   uint32_t num_cached = 0;  ///< prompt tokens found in the prefix cache
   Instant last_token;
   std::string content;    ///< without streaming
@@ -63,11 +64,13 @@ class Generation final : public Exchange {
   void add_parts(Choice& choice, std::vector<AnswerPart> parts);
   void add_tool_call(Choice& choice, AnswerPart call);
   void send(Choice& choice, ChoiceDelta delta);
-  /// Whether these parts hold the one call that the client wants.
+  void add_arguments(Choice& choice, std::string arguments);
+  /// Whether these parts hold the one call that the client wants, whole. Behind a guided one the
+  /// grammar ends the answer.
   [[nodiscard]] bool has_enough_calls(const std::vector<AnswerPart>& parts) const {
     return !plan_.parallel_tool_calls &&
            std::any_of(parts.begin(), parts.end(), [](const AnswerPart& part) {
-             return part.kind == AnswerPart::Kind::kToolCall;
+             return part.kind == AnswerPart::Kind::kToolCall && !part.text.empty();
            });
   }
   void finish(Choice& choice, std::string_view reason, Instant now);
@@ -245,10 +248,15 @@ void Generation::add_parts(Choice& choice, std::vector<AnswerPart> parts) {
   }
   choice.opened = true;
   for (AnswerPart& part : parts) {
-    const bool may_have_more = plan_.parallel_tool_calls || choice.tool_calls.empty();
-    if (!may_have_more) return;
+    const bool is_new = part.kind != AnswerPart::Kind::kArguments;
+    if (is_new && !plan_.parallel_tool_calls && !choice.tool_calls.empty()) {
+      choice.has_enough = true;
+    }
+    if (choice.has_enough) return;
     if (part.kind == AnswerPart::Kind::kToolCall) {
       add_tool_call(choice, std::move(part));
+    } else if (part.kind == AnswerPart::Kind::kArguments) {
+      add_arguments(choice, std::move(part.text));
     } else if (!plan_.request.stream) {
       (part.kind == AnswerPart::Kind::kContent ? choice.content : choice.reasoning) += part.text;
     } else if (part.kind == AnswerPart::Kind::kContent) {
@@ -263,14 +271,24 @@ void Generation::add_tool_call(Choice& choice, AnswerPart call) {
   const auto index = static_cast<uint32_t>(choice.tool_calls.size());
   std::string id =
       "call_" + plan_.request_id + "-" + std::to_string(choice.index) + "-" + std::to_string(index);
-  choice.tool_calls.push_back({std::move(id), std::move(call.name), std::move(call.text)});
-  if (!plan_.request.stream) return;
-  const ToolCallResult& made = choice.tool_calls.back();
-  // Clients join the strings of a call's steps: id and name may come only once.
+  choice.tool_calls.push_back({std::move(id), std::move(call.name), ""});
+  if (plan_.request.stream) {
+    const ToolCallResult& made = choice.tool_calls.back();
+    // Clients join the strings of a call's steps: id and name may come only once.
+    send(choice, {.index = choice.index,
+                  .tool_call = ToolCallDelta{.index = index, .id = made.id, .name = made.name}});
+  }
+  if (!call.text.empty()) add_arguments(choice, std::move(call.text));
+}
+
+void Generation::add_arguments(Choice& choice, std::string arguments) {
+  if (!plan_.request.stream) {
+    choice.tool_calls.back().arguments += arguments;
+    return;
+  }
+  const auto index = static_cast<uint32_t>(choice.tool_calls.size() - 1);
   send(choice, {.index = choice.index,
-                .tool_call = ToolCallDelta{.index = index, .id = made.id, .name = made.name}});
-  send(choice, {.index = choice.index,
-                .tool_call = ToolCallDelta{.index = index, .arguments = made.arguments}});
+                .tool_call = ToolCallDelta{.index = index, .arguments = std::move(arguments)}});
 }
 
 /// Writes a chunk, with the logprobs of the tokens whose text has come so far.

@@ -156,19 +156,22 @@ ApiResult<model::ChatPrompt> prompt_of_chat(const GatewayModel& model, const Cha
   return std::move(prompt).value();
 }
 
+bool guides_calls(const ChatRequest& chat) {
+  return chat.tool_choice.is_forced || !chat.strict_tools.empty();
+}
+
 std::optional<ApiError> guide_chat(const GatewayModel& model, const model::AnswerSyntax& syntax,
                                    ChatRequest& chat) {
   GenerationRequest& request = chat.generation;
-  const bool guides_calls = chat.tool_choice.is_forced || !chat.strict_tools.empty();
   if (request.sampling.grammar && !chat.tools.empty()) {
     return invalid_value(request.grammar_field,
                          "`" + request.grammar_field +
                              "` together with `tools` is not supported: such an answer could not "
                              "be a call. Use \"tool_choice\": \"none\".");
   }
-  if (!request.sampling.grammar && !guides_calls) return std::nullopt;
+  if (!request.sampling.grammar && !guides_calls(chat)) return std::nullopt;
   model::GrammarSpec spec;
-  if (guides_calls) {
+  if (guides_calls(chat)) {
     auto calls = spec_of_calls(model, syntax, chat);
     if (auto* error = std::get_if<ApiError>(&calls)) return std::move(*error);
     spec = std::get<model::GrammarSpec>(std::move(calls));

@@ -42,6 +42,8 @@ std::optional<ApiError> check_bytes(const GatewayModel& model, const ChatRequest
 std::optional<ApiError> check_bytes(const GatewayModel& model, const Prompts& prompts);
 /// The prompt of a chat, rendered as the model's template does, and how to read the answer.
 ApiResult<model::ChatPrompt> prompt_of_chat(const GatewayModel& model, const ChatRequest& chat);
+/// Whether calls are forced or have to follow their schemas, so that a grammar makes them.
+bool guides_calls(const ChatRequest& chat);
 /// Says in chat.generation where in the answer its grammar begins, and makes one of the tools where
 /// a call is forced or has to follow its schema.
 /// @param syntax of the answer, as prompt_of_chat() says

@@ -216,6 +216,7 @@ Answer Service::chat_completions(const HttpRequest& request) {
   if (const auto* error = std::get_if<ApiError>(&prompt)) return error_response(*error);
   auto& [tokens, syntax] = std::get<model::ChatPrompt>(prompt);
   if (auto error = guide_chat(model_, syntax, chat)) return error_response(*error);
+  syntax.guided_calls = guides_calls(chat);
   return generate({.kind = ResponseKind::kChat,
                    .prompts = {std::move(tokens)},
                    .request = std::move(chat.generation),

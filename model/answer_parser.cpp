@@ -16,6 +16,8 @@ using Parts = std::vector<AnswerPart>;
 constexpr std::string_view kBlanks = " \t\r\n";
 constexpr std::string_view kFence = "```";
 constexpr std::string_view kFenceLanguage = "json";
+constexpr std::string_view kOpenFence = "\n```json\n";
+constexpr std::string_view kCloseFence = "\n```";
 constexpr size_t kMaxNameBytes = 256;
 constexpr size_t kMaxArgumentsDepth = 32;
 
@@ -76,6 +78,27 @@ std::optional<AnswerPart> parse_call(std::string_view body, ToolSyntax syntax) {
   return AnswerPart{AnswerPart::Kind::kToolCall, std::string(arguments), std::string(name)};
 }
 
+/// What a guided call begins with, before the brace that opens its arguments.
+struct CallHead {
+  std::string_view name;
+  size_t size = 0;
+};
+
+/// Nothing if more text has to come or `body` does not begin as a grammar lets calls begin.
+std::optional<CallHead> parse_call_head(std::string_view body, ToolSyntax syntax) {
+  const size_t separator = body.find(kToolSeparator);
+  if (separator == std::string_view::npos) return std::nullopt;
+  CallHead head{body.substr(0, separator), separator + kToolSeparator.size()};
+  if (syntax == ToolSyntax::kFenced) {
+    if (head.name != "function") return std::nullopt;
+    const size_t fence = body.find(kOpenFence, head.size);
+    if (fence == std::string_view::npos) return std::nullopt;
+    head = {body.substr(head.size, fence - head.size), fence + kOpenFence.size()};
+  }
+  if (!is_name(head.name) || !body.substr(head.size).starts_with('{')) return std::nullopt;
+  return head;
+}
+
 }  // namespace
 
 AnswerParser::AnswerParser(AnswerSyntax syntax)
@@ -94,6 +117,7 @@ Parts AnswerParser::finish() {
     end_call(std::exchange(pending_, {}), "", out);
     state_ = State::kCalls;
   }
+  if (state_ == State::kCallTail) pending_.clear();  // the beginning of tags
   if (state_ == State::kCalls) {
     // Tags alone are no text, unless they led to no call.
     if (!any_call_here_ || !trimmed(pending_).empty()) {
@@ -126,6 +150,8 @@ bool AnswerParser::step(Parts& out) {
       return text_until(kToolCallsBegin, AnswerPart::Kind::kContent, State::kCalls, out);
     case State::kCalls: return between_calls(out);
     case State::kCall: return within_call(out);
+    case State::kArguments: return within_arguments(out);
+    case State::kCallTail: return behind_arguments();
   }
   return false;
 }
@@ -190,6 +216,7 @@ bool AnswerParser::between_calls(Parts& out) {
 }
 
 bool AnswerParser::within_call(Parts& out) {
+  if (syntax_.guided_calls && open_guided_call(out)) return true;
   const size_t at = pending_.find(kToolCallEnd, num_searched_);
   if (at == std::string::npos) {
     // Long arguments come in many pieces: each is searched once.
@@ -201,6 +228,53 @@ bool AnswerParser::within_call(Parts& out) {
   num_searched_ = 0;
   end_call(body, kToolCallEnd, out);
   state_ = State::kCalls;
+  return true;
+}
+
+bool AnswerParser::open_guided_call(Parts& out) {
+  const auto head = parse_call_head(pending_, syntax_.tools);
+  if (!head) return false;
+  out.push_back({AnswerPart::Kind::kToolCall, "", std::string(head->name)});
+  pending_.erase(0, head->size);
+  num_searched_ = 0;
+  unclaimed_.clear();
+  any_call_here_ = true;
+  state_ = State::kArguments;
+  return true;
+}
+
+bool AnswerParser::within_arguments(Parts& out) {
+  size_t size = 0;
+  while (size < pending_.size()) {
+    const char c = pending_[size++];
+    if (in_string_) {
+      if (escapes_) {
+        escapes_ = false;
+      } else if (c == '\\') {
+        escapes_ = true;
+      } else if (c == '"') {
+        in_string_ = false;
+      }
+    } else if (c == '"') {
+      in_string_ = true;
+    } else if (c == '{' || c == '[') {
+      ++depth_;
+    } else if ((c == '}' || c == ']') && --depth_ == 0) {
+      state_ = State::kCallTail;
+      break;
+    }
+  }
+  emit(AnswerPart::Kind::kArguments, std::string_view(pending_).substr(0, size), out);
+  pending_.erase(0, size);
+  return state_ == State::kCallTail;
+}
+
+bool AnswerParser::behind_arguments() {
+  std::string tail(syntax_.tools == ToolSyntax::kFenced ? kCloseFence : std::string_view());
+  tail += kToolCallEnd;
+  if (may_become(pending_, tail)) return false;
+  if (pending_.starts_with(tail)) pending_.erase(0, tail.size());
+  state_ = State::kCalls;  // where what is no tag is content
   return true;
 }
 

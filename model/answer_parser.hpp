@@ -22,13 +22,20 @@ struct AnswerSyntax {
   bool has_reasoning = false;       ///< "<think>" at the beginning opens reasoning
   bool opens_in_reasoning = false;  ///< the prompt has opened it already
   ToolSyntax tools = ToolSyntax::kNone;
+  bool guided_calls = false;  ///< a grammar sees to it that calls are well formed
 };
 
 /// A piece of an answer, in order.
 struct AnswerPart {
-  enum class Kind : uint8_t { kReasoning, kContent, kToolCall };
+  enum class Kind : uint8_t {
+    kReasoning,
+    kContent,
+    kToolCall,
+    kArguments,  ///< more of the last call's
+  };
   Kind kind = Kind::kContent;
-  std::string text;  ///< not empty; of a call its arguments, a JSON object
+  /// Of a call its arguments, a JSON object, or nothing if they follow; else not empty.
+  std::string text;
   std::string name;  ///< of a call
   friend bool operator==(const AnswerPart&, const AnswerPart&) = default;
 };
@@ -36,6 +43,9 @@ struct AnswerPart {
 /// Reasoning ends at the first "</think>"; tool calls are looked for behind it. A call comes as a
 /// whole, once its end is there and its arguments are a JSON object. Whatever is not well formed
 /// comes out as content, unchanged: apart from the tags, no text is lost.
+///
+/// A guided call comes once its name and the first brace of its arguments are there, and then its
+/// arguments as they come, up to the brace that closes them; the end of the answer may cut them.
 class AnswerParser {
  public:
   explicit AnswerParser(AnswerSyntax syntax);
@@ -59,6 +69,8 @@ class AnswerParser {
     kContent,    ///< until "<｜tool▁calls▁begin｜>"
     kCalls,      ///< between calls
     kCall,       ///< within a call
+    kArguments,  ///< within the arguments of a guided one
+    kCallTail,   ///< behind them
   };
 
   void advance(std::vector<AnswerPart>& out);
@@ -68,6 +80,9 @@ class AnswerParser {
                   std::vector<AnswerPart>& out);
   bool between_calls(std::vector<AnswerPart>& out);
   bool within_call(std::vector<AnswerPart>& out);
+  bool open_guided_call(std::vector<AnswerPart>& out);
+  bool within_arguments(std::vector<AnswerPart>& out);
+  bool behind_arguments();
   void end_call(std::string_view body, std::string_view end, std::vector<AnswerPart>& out);
   void emit(AnswerPart::Kind kind, std::string_view text, std::vector<AnswerPart>& out) const;
 
@@ -77,6 +92,10 @@ class AnswerParser {
   size_t num_searched_ = 0;     ///< of it, in vain, for the end of a call
   std::string unclaimed_;       ///< tags and blanks since the last call that came out
   bool any_call_here_ = false;  ///< in this group of calls
+  // Of the arguments of a guided call:
+  uint64_t depth_ = 0;  ///< objects and lists that are open
+  bool in_string_ = false;
+  bool escapes_ = false;  ///< the next character of the string stands for itself
 };
 
 }  // namespace troupe::model

@@ -19,10 +19,14 @@ std::vector<AnswerPart> parse(AnswerSyntax syntax, std::string_view text, size_t
   std::vector<AnswerPart> all;
   const auto add = [&](std::vector<AnswerPart> parts) {
     for (AnswerPart& part : parts) {
-      CHECK(!part.text.empty());
       const bool is_call = part.kind == AnswerPart::Kind::kToolCall;
+      const bool is_more = part.kind == AnswerPart::Kind::kArguments;
+      CHECK(!part.text.empty() || (is_call && syntax.guided_calls));
       CHECK_EQ(is_call, !part.name.empty());
-      if (!is_call && !all.empty() && all.back().kind == part.kind) {
+      if (is_more) {
+        CHECK(!all.empty() && all.back().kind == AnswerPart::Kind::kToolCall);
+        all.back().text += part.text;
+      } else if (!is_call && !all.empty() && all.back().kind == part.kind) {
         all.back().text += part.text;
       } else {
         all.push_back(std::move(part));
@@ -43,7 +47,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   syntax.has_reasoning = (data[0] & 1U) != 0;
   syntax.opens_in_reasoning = syntax.has_reasoning && (data[0] & 2U) != 0;
   syntax.tools = static_cast<ToolSyntax>((data[0] >> 2U & 3U) % 3);
-  const size_t piece = 1 + (data[0] >> 4U);
+  syntax.guided_calls = (data[0] & 16U) != 0;
+  const size_t piece = 1 + (data[0] >> 5U);
   const auto whole = parse(syntax, text, text.size() + 1);
   CHECK(parse(syntax, text, piece) == whole);
   size_t num_bytes = 0;

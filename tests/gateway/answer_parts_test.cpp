@@ -240,6 +240,51 @@ TEST_F(AnswerPartsTest, AMalformedCallIsContent) {
   EXPECT_EQ(streamed(kTools).content, text);
 }
 
+TEST_F(AnswerPartsTest, StreamsTheArgumentsOfForcedCallsAsTheyCome) {
+  for (const auto kind :
+       {model::ChatFormatKind::kDeepseekV31, model::ChatFormatKind::kDeepseekV3}) {
+    const bool is_plain = kind == model::ChatFormatKind::kDeepseekV31;
+    const std::string arguments = R"({"city":"Bern, 七 or {\"elsewhere\"}"})";
+    const std::string call =
+        "<｜tool▁call▁begin｜>" +
+        (is_plain ? "weather<｜tool▁sep｜>" + arguments
+                  : "function<｜tool▁sep｜>weather\n```json\n" + arguments + "\n```") +
+        "<｜tool▁call▁end｜>";
+    start(kind,
+          "<｜tool▁calls▁begin｜>" + call + (is_plain ? "" : "\n") + call + "<｜tool▁calls▁end｜>");
+    const std::string forced = std::string(kTools) + R"(,"tool_choice":"required")";
+    const auto body = whole(forced);
+    const auto& calls = message_of(body).at("tool_calls").as_array();
+    ASSERT_EQ(calls.size(), 2U);
+    const Gathered stream = streamed(forced);
+    ASSERT_EQ(stream.calls.size(), 2U);
+    for (size_t i = 0; i < 2; ++i) {
+      EXPECT_EQ(calls[i].at("function").at("arguments").as_string(), arguments);
+      EXPECT_EQ(stream.calls[i].arguments, arguments);
+      EXPECT_EQ(stream.calls[i].name, "weather");
+      EXPECT_EQ(stream.calls[i].id, std::string_view(calls[i].at("id").as_string()));
+    }
+    EXPECT_EQ(stream.finish_reason, "tool_calls");
+
+    // Where max_tokens cuts the answer, it cuts the arguments, in the stream as in the whole.
+    const size_t num_tokens = model_->tokenizer.encode(call).value().size();
+    const std::string cut =
+        forced + R"(,"max_completion_tokens":)" + std::to_string(num_tokens - 10);
+    const auto cut_body = whole(cut);
+    const auto& cut_calls = message_of(cut_body).at("tool_calls").as_array();
+    ASSERT_EQ(cut_calls.size(), 1U);
+    const std::string cut_arguments(
+        std::string_view(cut_calls[0].at("function").at("arguments").as_string()));
+    EXPECT_TRUE(arguments.starts_with(cut_arguments));
+    EXPECT_LT(cut_arguments.size(), arguments.size());
+    const Gathered cut_stream = streamed(cut);
+    ASSERT_EQ(cut_stream.calls.size(), 1U);
+    EXPECT_EQ(cut_stream.calls[0].arguments, cut_arguments);
+    EXPECT_EQ(cut_stream.content, "");
+    EXPECT_EQ(cut_stream.finish_reason, "length");
+  }
+}
+
 TEST_F(AnswerPartsTest, EndsBehindTheFirstCallWhereOneIsEnough) {
   start(model::ChatFormatKind::kDeepseekV31, kTwoCalls);
   const std::string fields = std::string(kTools) + R"(,"parallel_tool_calls":false)";

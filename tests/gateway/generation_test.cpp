@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <boost/json/parse.hpp>
+#include <boost/json/serialize.hpp>
 #include <map>
 
 #include "tests/gateway/test_model.hpp"
@@ -439,6 +440,36 @@ TEST_F(GenerationTest, StreamsThePromptsLogprobsOnceInTheFirstChunk) {
     EXPECT_EQ(found, expected);
     EXPECT_GE(num_chunks[0], 2U);
   }
+}
+
+TEST_F(GenerationTest, StreamsAGuidedCallFromItsNameOn) {
+  GenerationPlan plan{.kind = ResponseKind::kChat, .prompts = {encode("hi")}};
+  plan.request.stream = true;
+  plan.syntax = {.tools = model::ToolSyntax::kPlain, .guided_calls = true};
+  plan.request_id = "r";
+  plan.timeout = seconds(9);
+  ASSERT_FALSE(complete_plan(plan, model_.gateway).has_value());
+  exchange_ = make_generation(std::move(plan), client_, model_.gateway, metrics_);
+  exchange_->start([] {});
+  admit(0);
+  const auto deltas = [&] {
+    std::vector<std::string> list;
+    for (const json::value& event : events_of(poll().events)) {
+      const auto& delta = choice_of(event).at("delta").as_object();
+      const auto* calls = delta.if_contains("tool_calls");
+      list.push_back(json::serialize(calls == nullptr ? delta.at("content") : *calls));
+    }
+    return list;
+  };
+  emit(0, "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>get<｜tool▁sep｜>{");
+  EXPECT_THAT(deltas(), ElementsAre(R"("")",
+                                    R"([{"index":0,"id":"call_r-0-0","type":"function",)"
+                                    R"("function":{"name":"get","arguments":""}}])",
+                                    R"([{"index":0,"function":{"arguments":"{"}}])"));
+  emit(0, "12");
+  EXPECT_THAT(deltas(), ElementsAre(R"([{"index":0,"function":{"arguments":"12"}}])"));
+  emit(0, "}<｜tool▁call▁end｜>");
+  EXPECT_THAT(deltas(), ElementsAre(R"([{"index":0,"function":{"arguments":"}"}}])"));
 }
 
 TEST_F(GenerationTest, ScoresThePromptOfAChatOnce) {

@@ -209,6 +209,96 @@ TEST(AnswerParser, TellsWhetherItIsInReasoning) {
   EXPECT_TRUE(other.in_reasoning());
 }
 
+/// Guided calls put together, for every cut of the text and pieces of few bytes.
+void expect_guided(AnswerSyntax syntax, const std::string& text, const Parts& expected) {
+  syntax.guided_calls = true;
+  const auto whole_parts = [&](size_t first, size_t size) {
+    AnswerParser parser(syntax);
+    Parts parts, whole;
+    const auto add = [&](Parts more) {
+      for (AnswerPart& part : more) parts.push_back(std::move(part));
+    };
+    add(parser.push(text.substr(0, first)));
+    for (size_t at = first; at < text.size(); at += size) add(parser.push(text.substr(at, size)));
+    add(parser.finish());
+    for (AnswerPart& part : parts) {
+      const bool is_more = part.kind == Kind::kArguments;
+      EXPECT_EQ(part.text.empty(), part.kind == Kind::kToolCall);
+      const bool joins = !whole.empty() && part.kind != Kind::kToolCall &&
+                         (is_more || whole.back().kind == part.kind);
+      if (is_more) {
+        EXPECT_EQ(whole.back().kind, Kind::kToolCall);
+      }
+      if (joins) {
+        whole.back().text += part.text;
+      } else {
+        whole.push_back(std::move(part));
+      }
+    }
+    return whole;
+  };
+  for (size_t cut = 0; cut <= text.size(); ++cut) {
+    ASSERT_EQ(whole_parts(cut, text.size()), expected) << text << " cut at " << cut;
+  }
+  for (size_t size = 1; size < 8; ++size) {
+    ASSERT_EQ(whole_parts(0, size), expected) << text << " in pieces of " << size;
+  }
+}
+
+TEST(AnswerParser, GuidedCallsAreTheSameInPieces) {
+  const std::string hard = R"({"a\\\"}]":[{"七":"}{"},"<｜",[[]]],"b":{}})";
+  for (const std::string& arguments : {std::string("{}"), hard}) {
+    expect_guided(kPlain, group(plain_call("get", arguments)), {call("get", arguments)});
+    expect_guided(kFenced, group(fenced_call("get", arguments)), {call("get", arguments)});
+    expect_guided(kPlain, "Wait." + group(plain_call("f", arguments) + plain_call("g", arguments)),
+                  {content("Wait."), call("f", arguments), call("g", arguments)});
+    expect_guided(kFenced, group(fenced_call("f", arguments) + "\n" + fenced_call("g", arguments)),
+                  {call("f", arguments), call("g", arguments)});
+  }
+  expect_guided(kBoth, "hm</think>" + group(plain_call("f", "{}")),
+                {reasoning("hm"), call("f", "{}")});
+  const std::string mark = R"({"a":")" + std::string(kToolCallEnd) + R"("})";
+  expect_guided(kPlain, group(plain_call("f", mark)), {call("f", mark)});
+}
+
+TEST(AnswerParser, AGuidedCallThatIsCutHasCutArguments) {
+  const std::string text = joined({kToolCallsBegin, fenced_call("f", R"({"a":"b"})")});
+  const size_t begin = text.find('{'), end = text.find('}') + 1;
+  for (size_t size = begin + 1; size <= text.size(); ++size) {
+    expect_guided(kFenced, text.substr(0, size),
+                  {call("f", text.substr(begin, std::min(size, end) - begin))});
+  }
+  for (size_t size = 1; size <= begin; ++size) {  // nothing of it has come out
+    const std::string cut = text.substr(0, size);
+    expect_guided(kFenced, cut, {content(cut)});
+  }
+}
+
+TEST(AnswerParser, WhatIsNoGuidedCallComesOutAsContent) {
+  for (const std::string& text :
+       {group(plain_call("f", "")), group(plain_call("f", "[1]")), group(plain_call("", "{}")),
+        group(joined({kToolCallBegin, "f{}", kToolCallEnd})), group("chatter"), group("")}) {
+    expect_guided(kPlain, text, {content(text)});
+  }
+  expect_guided(kPlain,
+                group(joined({kToolCallBegin, "f", kToolSeparator, "{}, really", kToolCallEnd})),
+                {call("f", "{}"), content(joined({", really", kToolCallEnd, kToolCallsEnd}))});
+}
+
+TEST(AnswerParser, GivesAGuidedCallAsItComes) {
+  AnswerSyntax syntax = kFenced;
+  syntax.guided_calls = true;
+  AnswerParser parser(syntax);
+  EXPECT_EQ(parser.push(joined({kToolCallsBegin, kToolCallBegin, "function", kToolSeparator})),
+            Parts{});
+  EXPECT_EQ(parser.push("get\n```json\n"), Parts{});
+  EXPECT_EQ(parser.push("{"), (Parts{call("get", ""), {Kind::kArguments, "{", ""}}));
+  EXPECT_EQ(parser.push("\"a\":"), (Parts{{Kind::kArguments, "\"a\":", ""}}));
+  EXPECT_EQ(parser.push("1}\n`"), (Parts{{Kind::kArguments, "1}", ""}}));
+  EXPECT_EQ(parser.push(joined({"``", kToolCallEnd, kToolCallsEnd})), Parts{});
+  EXPECT_EQ(parser.finish(), Parts{});
+}
+
 TEST(AnswerParser, GivesTextAsSoonAsItIsSettled) {
   AnswerParser parser(kBoth);
   EXPECT_EQ(parser.push("Let "), Parts{reasoning("Let ")});
