@@ -33,8 +33,9 @@ Result<std::shared_ptr<UcxContext>> UcxContext::open(Wires wires, const std::str
     // Blocking connects stop the driver for two minutes when a host swallows packets, and when the
     // peer's port closes at that moment, UCX aborts (assertion in tcp_ep.c:478).
     TRY(set("CONN_NB", "y"));
-    // When a peer dies while a message is sent from where it lies, UCX's TCP tells its end twice and
-    // aborts (assertion comp->count > 0 in uct_iface.h:884): 7 of 15 runs of eight killed peers.
+    // When a peer dies while a message is sent from where it lies, UCX's TCP tells its end twice
+    // and aborts (assertion comp->count > 0 in uct_iface.h:884): 7 of 15 runs of eight killed
+    // peers.
     if (std::getenv("UCX_ZCOPY_THRESH") == nullptr) TRY(set("ZCOPY_THRESH", "inf"));
   }
 

@@ -101,12 +101,13 @@ caf::actor ClusterNodes::spawn_router(Node& node) {
   const model::ModelConfig& config = checkpoint_.config();
   auto weights = checkpoint_.load_router();
   CHECK(weights.ok());
-  node.kv_holder = node.process.system->spawn(
-      kv_holder_actor, kvcache::HolderOptions{.num_blocks = options_.kv_blocks,
-                                              .num_host_slots = options_.kv_host_blocks,
-                                              .block_tokens = options_.kv_block_tokens,
-                                              .max_copies = options_.kv_max_copies},
-      true);
+  node.kv_holder =
+      node.process.system->spawn(kv_holder_actor,
+                                 kvcache::HolderOptions{.num_blocks = options_.kv_blocks,
+                                                        .num_host_slots = options_.kv_host_blocks,
+                                                        .block_tokens = options_.kv_block_tokens,
+                                                        .max_copies = options_.kv_max_copies},
+                                 true);
   auto engine = std::make_shared<RouterEngine>(config, *weights, *node.ops, *node.pool,
                                                KvShape{.num_layers = config.num_layers,
                                                        .num_blocks = options_.kv_blocks,
