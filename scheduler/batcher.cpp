@@ -362,7 +362,15 @@ Batcher::Shares Batcher::prefill_shares(const std::vector<RunningAt>& prefilling
     shares.cost += static_cast<uint32_t>(given);
     return given;
   };
-  if (rows > 1 && prefilling.size() > 1) {
+  if (rows == 0 || prefilling.empty()) return shares;
+  const Running& first = prefilling[0]->second;
+  const uint64_t first_row = cost_of(first, first.num_computed, first.num_computed + 1);
+  if (first_row > rows) {
+    give(0, first_row);
+    return shares;
+  }
+  // The half of the shortest ones, if the first row of the first prompt fits beside it.
+  if (prefilling.size() > 1 && first_row <= rows - rows / 2) {
     std::vector<size_t> shortest(prefilling.size());
     std::iota(shortest.begin(), shortest.end(), size_t{0});
     std::ranges::stable_sort(shortest, {}, left);
@@ -370,7 +378,6 @@ Batcher::Shares Batcher::prefill_shares(const std::vector<RunningAt>& prefilling
     for (const size_t i : shortest) half -= give(i, half);
   }
   for (size_t i = 0; i < prefilling.size(); ++i) give(i, rows - shares.cost);
-  if (shares.cost == 0 && rows > 0 && !prefilling.empty()) give(0, scored_row_);
   return shares;
 }
 

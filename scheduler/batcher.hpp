@@ -11,7 +11,8 @@
 // - Whoever waits is asked blocks for before all that come after it, those aside that are pending,
 //   and only the last one that runs is preempted.
 // - The first prompt that has blocks, and lacks no mask, waits for at most kMaxRepaying steps in a
-//   row. In the next one it gets at least half of the rows of prefill, or all that it lacks.
+//   row. In the next one it gets at least half of what prefill may cost, in whole rows and one at
+//   least, or all that it lacks.
 // - Whoever could decode is in each step, unless a prompt before it in order ends in that step.
 
 #include <compare>
@@ -221,7 +222,8 @@ class Batcher {
   };
   /// Of what so many rows cost half goes to those with the least left, the rest in order: the first
   /// prompt takes at most twice as long, and short ones that come after it need not wait for its
-  /// end. If no row is so cheap, the first prompt gets one: nobody waits for ever.
+  /// end. A row of the first prompt that costs more than its half takes of the others', and one
+  /// that costs more than all is the only one: nobody waits for ever.
   [[nodiscard]] Shares prefill_shares(const std::vector<RunningAt>& prefilling,
                                       uint32_t rows) const;
   /// What these positions of a request cost, in rows.

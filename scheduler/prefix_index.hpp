@@ -23,6 +23,11 @@ struct PrefixIndexOptions {
 class PrefixIndex {
  public:
   explicit PrefixIndex(PrefixIndexOptions options);
+  /// Not copied: its parts point to each other.
+  PrefixIndex(const PrefixIndex&) = delete;
+  PrefixIndex& operator=(const PrefixIndex&) = delete;
+  PrefixIndex(PrefixIndex&&) = default;
+  PrefixIndex& operator=(PrefixIndex&&) = default;
 
   struct Match {
     NodeId router;

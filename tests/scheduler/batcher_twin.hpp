@@ -211,11 +211,16 @@ class BatcherTwin {
         spent += cost(*next, at, at + 1);
       }
     };
-    if (prefilling.size() > 1) give_rows(rows / 2, true);
-    give_rows(rows, false);
-    if (spent == 0 && rows > 0 && !prefilling.empty()) {
-      shares[prefilling[0]] = 1;
-      spent = scored_row_;
+    if (rows > 0 && !prefilling.empty()) {
+      const uint32_t at = prefilling[0]->computed;
+      const uint32_t first_row = cost(*prefilling[0], at, at + 1);
+      if (first_row > rows) {
+        shares[prefilling[0]] = 1;
+        spent = first_row;
+      } else {
+        if (first_row + rows / 2 <= rows) give_rows(rows / 2, true);
+        give_rows(rows, false);
+      }
     }
     spent_ = spent;
     return shares;
