@@ -80,8 +80,8 @@ std::optional<RequestId> FairQueue::front_of_fewest(
   return std::get<Place>(*best).request;
 }
 
-std::vector<RequestId> FairQueue::before(const std::string& tenant, uint32_t priority,
-                                         Instant now) const {
+std::vector<RequestId> FairQueue::before(const std::string& tenant, uint32_t priority, Instant now,
+                                         size_t most) const {
   const Place own{.urgent_from = now + options_.ageing * priority,
                   .submitted = now,
                   .sequence = UINT64_MAX,
@@ -89,7 +89,7 @@ std::vector<RequestId> FairQueue::before(const std::string& tenant, uint32_t pri
   std::vector<RequestId> before;
   if (const auto found = tenants_.find(tenant); found != tenants_.end()) {
     for (const Place& place : found->second.waiting) {
-      if (own < place) break;
+      if (before.size() == most || own < place) break;
       before.push_back(place.request);
     }
   }
@@ -98,7 +98,9 @@ std::vector<RequestId> FairQueue::before(const std::string& tenant, uint32_t pri
     if (name == tenant) continue;
     uint64_t num_left = num_turns * weight(name) / weight(tenant);
     for (const Place& place : other.waiting) {
-      if (num_left-- == 0 || urgency(place, now) > int64_t{priority}) break;
+      if (before.size() == most || num_left-- == 0 || urgency(place, now) > int64_t{priority}) {
+        break;
+      }
       before.push_back(place.request);
     }
   }

@@ -58,9 +58,10 @@ class FairQueue {
       const std::map<std::string, uint64_t>& held) const;
   /// Who is probably served before a request that comes now: those before it in its tenant's line,
   /// and of each other tenant one for each of them and one for itself, or as many as weights say;
-  /// nobody who is less urgent by now. Cost: O(tenants remembered + waiting).
+  /// nobody who is less urgent by now. Of more than `most` only so many, its own tenant's first.
+  /// Cost: O(tenants remembered + most).
   [[nodiscard]] std::vector<RequestId> before(const std::string& tenant, uint32_t priority,
-                                              Instant now) const;
+                                              Instant now, size_t most) const;
   /// Takes a request out; harmless if it does not wait here.
   void erase(RequestId request);
   /// The tenant was served so many tokens.

@@ -15,6 +15,10 @@ constexpr Duration kMaxRetryAfter = seconds(60);
 // About a router's step: so long may tokens be without consequence for those who wait.
 constexpr Duration kLookAgain = milliseconds(10);
 
+/// Before a new request so many are served in thought; of a longer queue the rest counts nothing,
+/// so that looking at it takes no longer than a router's step.
+constexpr size_t kMostInThought = 256;
+
 constexpr Duration kForEver{int64_t{1} << 60};  // of which two may be added
 
 Instant later(Instant now, Duration timeout) {
@@ -136,12 +140,10 @@ std::optional<Duration> Scheduler::wait_of(const RequestSpec& spec, Instant now)
   if (estimate_.empty()) return std::nullopt;
   const uint64_t load = this->load();
   std::vector<Duration> free_in;
-  for (const auto& [request, entry] : requests_) {
-    if (entry.share) free_in.push_back(time_left(entry, load, now));
-  }
+  for (const auto& [request, entry] : running_) free_in.push_back(time_left(*entry, load, now));
   if (free_in.empty()) return std::nullopt;
   std::ranges::make_heap(free_in, std::greater());
-  for (const RequestId request : queue_.before(spec.tenant, spec.priority, now)) {
+  for (const RequestId request : queue_.before(spec.tenant, spec.priority, now, kMostInThought)) {
     const Entry& entry = requests_.at(request);
     std::ranges::pop_heap(free_in, std::greater());
     const Duration service = service_of(entry.spec, entry.emitted.size(), load, now);
@@ -242,8 +244,8 @@ void Scheduler::on(const Drained& event, Instant, Effects& effects) {
 
 std::vector<RequestId> Scheduler::running_on(NodeId router) const {
   std::vector<RequestId> running;
-  for (const auto& [request, entry] : requests_) {
-    if (entry.runs_on(router)) running.push_back(request);
+  for (const auto& [request, entry] : running_) {
+    if (entry->runs_on(router)) running.push_back(request);
   }
   return running;
 }
@@ -278,7 +280,7 @@ void Scheduler::wait_again(RequestId request, const Error& reason, bool is_next,
     return fail(request, {Code::kUnavailable, "draining: the server stops and " + reason.message},
                 effects);
   }
-  leave_router(entry);
+  leave_router(request, entry);
   queue_.push({.request = request,
                .tenant = entry.spec.tenant,
                .priority = entry.spec.priority,
@@ -464,6 +466,7 @@ void Scheduler::start(RequestId request, Entry& entry, const RouterShare& share,
   if (entry.attempt > 0) ++counts_.resumed_total;
   ++entry.attempt;
   entry.share = share;
+  running_.emplace(request, &entry);
   entry.heard = now;
   entry.first.reset();
   ++running_of_[entry.spec.tenant];
@@ -483,7 +486,7 @@ void Scheduler::relieve_overcommitted(Instant now, Effects& effects) {
     const auto share = routers_.choose(entry.spec.cache_namespace, entry.known(), router);
     if (!share) continue;
     effects.emplace_back(CancelOnRouter{router, last, entry.attempt});
-    leave_router(entry);
+    leave_router(last, entry);
     ++counts_.moved_total;
     start(last, entry, *share, now, effects);
   }
@@ -493,7 +496,7 @@ void Scheduler::learn_length(const Entry& ended) {
   estimate_.ended(ended.emitted.size(), ended.spec.max_tokens, ended.heard);
 }
 
-void Scheduler::leave_router(Entry& entry) {
+void Scheduler::leave_router(RequestId request, Entry& entry) {
   if (entry.first && entry.emitted.size() > entry.num_at_first) {
     estimate_.decoded(load(), entry.emitted.size() - entry.num_at_first, entry.heard - *entry.first,
                       entry.heard);
@@ -501,6 +504,7 @@ void Scheduler::leave_router(Entry& entry) {
   routers_.computed(entry.share->router, entry.spec.cache_namespace, entry.known());
   routers_.leave(*entry.share);
   entry.share.reset();
+  running_.erase(request);
   settled_ = false;
   const auto of_tenant = running_of_.find(entry.spec.tenant);
   if (--of_tenant->second > 0) return;
@@ -545,7 +549,7 @@ void Scheduler::fail_queued(const Error& error, Effects& effects) {
 void Scheduler::forget(Entries::iterator entry) {
   auto& [request, ended] = *entry;
   if (ended.share) {
-    leave_router(ended);
+    leave_router(request, ended);
   } else {
     queue_.erase(request);
     settled_ = false;
@@ -584,9 +588,11 @@ std::string Scheduler::check() const {
       num_resuming += entry.attempt > 0 ? 1 : 0;
       continue;
     }
+    if (!running_.contains(request)) return who + " is missing among those that run";
     shares.push_back(*entry.share);
     ++running_of[entry.spec.tenant];
   }
+  if (running_.size() != shares.size()) return "a request that runs no more is among those that do";
   if (running_of != running_of_) return "a tenant's count of requests is wrong";
   for (const auto& [tenant, turn] : last_turn_) {
     if (!running_of_.contains(tenant)) return "the turn of a tenant without requests is kept";

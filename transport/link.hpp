@@ -46,8 +46,8 @@ class Link {
   virtual ~Link() = default;
 
   /// Hands a frame over, in the order of the calls, and never waits for a peer; completion means
-  /// "left this process", not "delivered". The link holds the payload until then and does not copy
-  /// it.
+  /// "left this process", not "delivered". The link holds the payload until then and makes no copy
+  /// of its own; UCX does over the network (transport/ucx_worker.cpp).
   ///
   /// Over UCX the frame is queued for the driver's thread, or, while that thread sleeps and no
   /// other sender is at it, sent before this returns: the calling thread then does, for a few

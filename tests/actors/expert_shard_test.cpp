@@ -96,7 +96,7 @@ class ExpertShardActor : public testing::Test {
   }
 
   /// An epoch in which this shard holds the experts of even numbers.
-  void form(Epoch epoch) {
+  void announce(Epoch epoch) {
     const model::ModelConfig& model = checkpoint_.config();
     experts::Placement placement{
         .epoch = epoch, .num_layers = model.num_layers, .num_experts = model.num_routed_experts};
@@ -110,6 +110,9 @@ class ExpertShardActor : public testing::Test {
     epoch_ = epoch;
     tell(FormEpochRequest{.placement = std::move(placement),
                           .routers = {{kRouter, "router-0", "there"}}});
+  }
+  void form(Epoch epoch) {
+    announce(epoch);
     run_jobs();
     link().sent.clear();  // it has said that it is there
   }
@@ -229,10 +232,11 @@ TEST_F(ExpertShardActor, SaysNothingOfAnAnswerThatNobodyAwaitsAnyMore) {
 
   form(Epoch{3});
   dispatch(5, kHeld);
-  form(Epoch{4});  // the router is linked anew before the answer of epoch 3 fails
+  announce(Epoch{4});  // the router is linked anew before the answer of epoch 3 is computed
+  const size_t num_before = link().sent.size();
   run_jobs();
   EXPECT_THAT(failures_, SizeIs(1));
-  EXPECT_THAT(link().sent, SizeIs(0)) << "nor does it go to the new link";
+  EXPECT_THAT(link().sent, SizeIs(num_before)) << "nor does it go to the new link";
 }
 
 }  // namespace

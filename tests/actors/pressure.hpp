@@ -57,7 +57,7 @@ inline void expect_no_token_changes_under_pressure(uint64_t seed) {
                                      .min_fetch_tokens = 32,
                                      .max_context = 384},
                        .batcher = {.max_step_tokens = 32, .max_running = 12},
-                       .micro_batches = static_cast<uint32_t>(seed % 3),
+                       .micro_batches = static_cast<uint32_t>((seed + 2) % 3),
                        .balance = {.redundant = 2, .half_life = seconds(1)},
                        .kv_blocks = 48,
                        .kv_host_blocks = 40,

@@ -100,7 +100,7 @@ TEST(VirtualCluster, AScoredPromptMayBeCachedOrPreempted) {
   }
 }
 
-TEST(VirtualCluster, PromptsThatNeedManyCopiesComeBackFromTheHostInSeveralSteps) {
+TEST(VirtualCluster, PromptsThatNeedManyCopiesComeBackFromTheHost) {
   // Three prompts, of which two fill the device: the third one's come and go, two copies at once.
   std::vector<scheduler::RequestSpec> specs(4, greedy(3));
   for (size_t i = 0; i < specs.size(); ++i) {
@@ -127,6 +127,9 @@ TEST(VirtualCluster, PromptsThatNeedManyCopiesComeBackFromTheHostInSeveralSteps)
     EXPECT_GT(cluster.status().nodes.at(0).prefix_cache.host_hit_tokens, 0U);
     const auto together = cluster.submit_all(specs);
     ASSERT_TRUE(cluster.run_until_ended(together));
+    for (size_t i = 0; i < specs.size(); ++i) {
+      expect_same(*together[i], alone[i], "request " + std::to_string(i) + " beside the others");
+    }
     EXPECT_EQ(cluster.left_over(), "");
   });
 }

@@ -254,8 +254,9 @@ TEST_F(CudaAttentionRows, AreCutIntoRangesThatFitTheWorkspace) {
     const std::vector<float> whole_absorbed = absorbed(c.contexts);
     const std::vector<float> whole_expanded = expanded(c.contexts);
     ASSERT_NO_FATAL_FAILURE(start({.workspace_bytes = c.workspace_bytes}));
-    EXPECT_EQ(bit_difference(whole_absorbed, absorbed(c.contexts)), "") << c.contexts.size();
-    EXPECT_EQ(bit_difference(whole_expanded, expanded(c.contexts)), "") << c.contexts.size();
+    SCOPED_TRACE(c.contexts.size());
+    expect_same_numbers(whole_absorbed, absorbed(c.contexts));
+    expect_same_numbers(whole_expanded, expanded(c.contexts));
   }
 }
 

@@ -3,6 +3,10 @@
 // The CUDA backend as the tests of this folder see it: over a GPU in cuda_test (label gpu), over
 // the emulator in simt_test. The tests are the same.
 
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
 #include "kernels/cuda/cuda_ops.hpp"
 #include "kernels/placed_weights.hpp"
 #include "tests/kernels/support.hpp"
@@ -11,6 +15,23 @@ namespace troupe::kernels {
 
 /// Defined once per executable. @errors kNotFound: there is no GPU to test on
 Result<Backend> make_test_backend(const CudaOptions& options);
+
+/// One for a test: skips it where there is no GPU, fails it where there is one that cannot be used.
+inline void start_test_backend(const CudaOptions& options, Backend& backend) {
+  Result<Backend> made = make_test_backend(options);
+  if (!made.ok() && made.error().code == Code::kNotFound) {
+    GTEST_SKIP() << "skipped: no GPU: " << made.error().message;
+  }
+  ASSERT_TRUE(made.ok()) << made.error().message;
+  backend = std::move(*made);
+}
+
+/// Finite ones: memory that nobody wrote is NaN in the emulator, and bit_difference() takes any two
+/// NaNs for the same.
+inline void expect_same_numbers(const std::vector<float>& want, const std::vector<float>& got) {
+  EXPECT_TRUE(std::ranges::all_of(want, [](float value) { return std::isfinite(value); }));
+  EXPECT_EQ(bit_difference(want, got), "");
+}
 
 /// A backend of its own for each test; skipped where there is no GPU, failed where there is one
 /// that cannot be used.
@@ -23,12 +44,7 @@ class Cuda : public testing::Test {
       options.workspace_bytes = size_t{64} << 20U;
     }
     drop();
-    Result<Backend> made = make_test_backend(options);
-    if (!made.ok() && made.error().code == Code::kNotFound) {
-      GTEST_SKIP() << "skipped: no GPU: " << made.error().message;
-    }
-    ASSERT_TRUE(made.ok()) << made.error().message;
-    backend_ = std::move(*made);
+    start_test_backend(options, backend_);
   }
   void TearDown() override { drop(); }
 

@@ -439,7 +439,7 @@ TEST_F(ClusterProcesses, ThePlacementChangesWhileAStreamGoesOnAsIfNothingHappene
   EXPECT_EQ(troupe({"experts", "shuffle", "--url", url()}).code, 2);
 }
 
-TEST_F(ClusterProcesses, RoutersAreDrainedByTurnsWhileAStreamGoesOnAsIfNothingHappened) {
+TEST_F(ClusterProcesses, RoutersAreDrainedByTurnsWhileAStreamGoesOnWithTheSameTokens) {
   constexpr uint32_t kMaxTokens = 1500;
   configure(2, "  - {name: router-1, role: router}\n");
   start();
@@ -448,11 +448,10 @@ TEST_F(ClusterProcesses, RoutersAreDrainedByTurnsWhileAStreamGoesOnAsIfNothingHa
               std::to_string(kMaxTokens), "--temperature", "0", "--ignore-eos", "--json"});
   ASSERT_EQ(alone.code, 0) << alone.output;
   const TimedStream undisturbed = timed_stream(view(), {}, kMaxTokens);
-  std::atomic<bool> done = false;
-  std::thread draining;
+  std::jthread draining;
   const auto drain_by_turns = [&] {
-    draining = std::thread([&] {
-      for (size_t i = 0; !done; ++i) {
+    draining = std::jthread([&](const std::stop_token& stop) {
+      for (size_t i = 0; !stop.stop_requested(); ++i) {
         const std::string router = "router-" + std::to_string(i % 2);
         for (const char* command : {"drain", "undrain"}) {
           const Finished said = troupe({command, router, "--url", url()});
@@ -462,8 +461,7 @@ TEST_F(ClusterProcesses, RoutersAreDrainedByTurnsWhileAStreamGoesOnAsIfNothingHa
     });
   };
   const TimedStream stream = timed_stream(view(), drain_by_turns, kMaxTokens);
-  done = true;
-  draining.join();
+  draining = {};
   EXPECT_EQ(stream.text, json::parse(alone.output).at("text").as_string());
   const auto num_moves = status().at("requests").at("resumed_total").to_number<int64_t>();
   EXPECT_GE(num_moves, 2) << "there and back";

@@ -7,7 +7,6 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <netinet/in.h>
-#include <sched.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
@@ -29,6 +28,7 @@
 #include "base/kernel_file.hpp"
 #include "base/parse.hpp"
 #include "gateway/http_client.hpp"
+#include "tests/kernels/allowed_cpus.hpp"
 
 namespace troupe {
 
@@ -197,17 +197,6 @@ inline std::vector<uint32_t> pinned_cpus(pid_t pid) {
     const auto list = line_of(task.path() / "status", "Cpus_allowed_list");
     const auto only = list.ok() ? parse_number<uint32_t>(*list) : std::nullopt;
     if (only) cpus.push_back(*only);
-  }
-  return cpus;
-}
-
-/// CPUs that this process, and what it starts, may use.
-inline std::vector<uint32_t> allowed_cpus() {
-  cpu_set_t set;
-  EXPECT_EQ(sched_getaffinity(0, sizeof set, &set), 0);
-  std::vector<uint32_t> cpus;
-  for (uint32_t id = 0; id < CPU_SETSIZE; ++id) {
-    if (CPU_ISSET(id, &set)) cpus.push_back(id);
   }
   return cpus;
 }

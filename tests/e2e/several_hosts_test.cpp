@@ -332,6 +332,9 @@ std::set<uint16_t> listening_ports(const Host& host) {
 TEST_F(SeveralHosts, AreNotHurtByGarbageOnAnyPort) {
   start_all();
   const std::string before = view_.complete("1 + 1 =", 16);
+  // A node that lost the head while all were starting has ended and come again: not by garbage.
+  std::map<std::string, std::string> logs;
+  for (const auto& [name, process] : processes_) logs[name] = process->output();
   const std::string inputs[] = {"", std::string(64, '\xff'), std::string(64, '\0'),
                                 "GET / HTTP/1.1\r\nHost: x\r\n\r\n", std::string(100'000, 'A')};
   size_t num_ports = 0;
@@ -352,8 +355,10 @@ TEST_F(SeveralHosts, AreNotHurtByGarbageOnAnyPort) {
   EXPECT_EQ(num_ports, 5U) << "HTTP, control, and a UCX data port of each node";
   EXPECT_EQ(view_.complete("1 + 1 =", 16), before);
   for (const auto& [name, process] : processes_) {
-    EXPECT_EQ(process->output().find("ended with"), std::string::npos) << process->output();
+    EXPECT_EQ(process->output().find("ended with", logs[name].size()), std::string::npos)
+        << process->output();
   }
+  expect_no_crash();
 }
 
 }  // namespace

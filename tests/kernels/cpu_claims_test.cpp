@@ -14,22 +14,13 @@
 #include <set>
 
 #include "kernels/thread_pool.hpp"
+#include "tests/kernels/allowed_cpus.hpp"
 
 namespace troupe::kernels {
 namespace {
 
 namespace fs = std::filesystem;
 using ::testing::HasSubstr;
-
-std::vector<uint32_t> allowed_cpus() {
-  cpu_set_t set;
-  EXPECT_EQ(sched_getaffinity(0, sizeof set, &set), 0);
-  std::vector<uint32_t> cpus;
-  for (uint32_t id = 0; id < CPU_SETSIZE; ++id) {
-    if (CPU_ISSET(id, &set)) cpus.push_back(id);
-  }
-  return cpus;
-}
 
 class CpuClaimsTest : public ::testing::Test {
  protected:

@@ -42,9 +42,9 @@ TEST(FairQueue, AnUrgentClassPassesALowerOneUntilThatHasWaitedItsPeriods) {
 
 TEST(FairQueue, KnowsWhoIsServedBeforeANewcomer) {
   FairQueue queue({.ageing = seconds(10), .weights = {{"heavy", 2}}});
-  const auto before = [&](const std::string& tenant, uint32_t priority) {
+  const auto before = [&](const std::string& tenant, uint32_t priority, size_t most = 100) {
     std::vector<uint64_t> ids;
-    for (const RequestId id : queue.before(tenant, priority, kStart)) ids.push_back(id.value);
+    for (const RequestId id : queue.before(tenant, priority, kStart, most)) ids.push_back(id.value);
     return ids;
   };
   using Ids = std::vector<uint64_t>;
@@ -58,6 +58,8 @@ TEST(FairQueue, KnowsWhoIsServedBeforeANewcomer) {
   EXPECT_EQ(before("b", 0), (Ids{5, 1, 2, 7, 8, 9})) << "turns, of which heavy has two each";
   EXPECT_EQ(before("new", 0), (Ids{1, 5, 7, 8}));
   EXPECT_EQ(before("heavy", 0), (Ids{7, 8, 9, 1, 2, 5}));
+  EXPECT_EQ(before("heavy", 0, 4), (Ids{7, 8, 9, 1}));
+  EXPECT_EQ(before("heavy", 0, 2), (Ids{7, 8}));
   queue.push({RequestId{10}, "b", 3, kStart, 10, true});
   EXPECT_EQ(before("new", 0), (Ids{1, 10, 7, 8})) << "10 ran before";
 }

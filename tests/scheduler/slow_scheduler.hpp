@@ -539,7 +539,7 @@ class SlowScheduler {
       const uint64_t needed = r.num_known() + 1 - choice->shared;
       const uint64_t after = weighed(r.spec.tenant, kv_of(r.spec.tenant) + needed);
       if (after > weighed(blocked.tenant, kv_of(blocked.tenant))) return;
-      start_waiting(r.id, *choice, Because::kHoldsFewest);
+      start_waiting(r.id, *choice, Because::kHoldsLeastKv);
     }
   }
   [[nodiscard]] uint64_t kv_of(const std::string& tenant) const {
@@ -558,7 +558,7 @@ class SlowScheduler {
       cancel_on_router(*yields);
       ++totals_.yielded_total;
       wait_again(yields->id, false);
-      start_waiting(waiting, *choice, Because::kHoldsFewest);
+      start_waiting(waiting, *choice, Because::kHoldsFewestPlaces);
       blocked = false;  // the next event shows whether there is room now
     }
   }
@@ -599,7 +599,7 @@ class SlowScheduler {
   }
 
   // --- what happens to a request ----------------------------------------------------------------
-  enum class Because : uint8_t { kItsTurn, kHoldsFewest };
+  enum class Because : uint8_t { kItsTurn, kHoldsLeastKv, kHoldsFewestPlaces };
   /// Those who wait on had less of a claim.
   void expect_rightly_passed(const Request& starts, Because because) {
     for (Request& r : requests_) {
@@ -614,9 +614,10 @@ class SlowScheduler {
         if (turn(starts) > turn(r)) complain(" of its tenant");
         continue;
       }
-      if (because == Because::kHoldsFewest) {
-        const bool holds_more = weighed_places(other) > weighed_places(own) &&
-                                weighed(other, kv_of(other)) > weighed(own, kv_of(own));
+      if (because != Because::kItsTurn) {
+        const bool by_kv = because == Because::kHoldsLeastKv;
+        const bool holds_more = by_kv ? weighed(other, kv_of(other)) > weighed(own, kv_of(own))
+                                      : weighed_places(other) > weighed_places(own);
         if (holds_more) complain(", whose tenant holds less");
         continue;
       }
