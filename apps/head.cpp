@@ -1,5 +1,6 @@
 // troupe head: gateway and scheduler of a cluster, in one process.
 
+#include <algorithm>
 #include <caf/all.hpp>
 #include <caf/io/all.hpp>
 #include <csignal>
@@ -23,6 +24,14 @@ namespace troupe::apps {
 namespace po = boost::program_options;
 namespace {
 
+scheduler::PrefixIndexOptions prefix_index(const cluster::ClusterConfig& config) {
+  const auto num_routers =
+      std::ranges::count(config.nodes, cluster::Role::kRouter, &cluster::NodeConfig::role);
+  const uint64_t blocks = uint64_t{config.kv_blocks} + config.kv_host_blocks;
+  return scheduler::PrefixIndexOptions::for_tokens(static_cast<uint64_t>(num_routers) * blocks *
+                                                   config.kv_block_tokens);
+}
+
 actors::SchedulerActorOptions scheduler_options(const cluster::ClusterConfig& config,
                                                 const model::Checkpoint& checkpoint,
                                                 uint32_t max_context) {
@@ -32,6 +41,7 @@ actors::SchedulerActorOptions scheduler_options(const cluster::ClusterConfig& co
                     .max_queued_per_tenant = config.max_queued_per_tenant,
                     .max_running = config.max_running,
                     .kv_tokens = uint64_t{config.kv_blocks} * config.kv_block_tokens,
+                    .prefix_index = prefix_index(config),
                     .max_context = max_context},
       .pins = config.pins,
       .balance = {.redundant = config.redundant_experts,

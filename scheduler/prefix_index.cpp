@@ -17,6 +17,14 @@ uint64_t mix(uint64_t hash, uint64_t value) {
 
 }  // namespace
 
+PrefixIndexOptions PrefixIndexOptions::for_tokens(uint64_t cached_tokens) {
+  PrefixIndexOptions options;
+  if (cached_tokens == 0) return options;
+  options.max_chunks = static_cast<uint32_t>(
+      std::clamp<uint64_t>(cached_tokens / options.chunk_tokens, 1, options.max_chunks));
+  return options;
+}
+
 PrefixIndex::PrefixIndex(PrefixIndexOptions options) : options_(options) {
   CHECK_GE(options.chunk_tokens, 1U);
   CHECK_GE(options.max_chunks, 1U);

@@ -16,8 +16,13 @@
 namespace troupe::scheduler {
 
 struct PrefixIndexOptions {
-  uint32_t chunk_tokens = 32;    ///< a match is a multiple of this; >= 1
-  uint32_t max_chunks = 262144;  ///< remembered; the least recently used go first. About 100 B each
+  uint32_t chunk_tokens = 32;  ///< a match is a multiple of this; >= 1
+  /// Remembered; the least recently used go first. About 200 B each.
+  uint32_t max_chunks = 262144;
+
+  /// For routers whose caches hold so many tokens in all, 0: not known. What they cannot hold would
+  /// be guessed wrongly.
+  [[nodiscard]] static PrefixIndexOptions for_tokens(uint64_t cached_tokens);
 };
 
 class PrefixIndex {

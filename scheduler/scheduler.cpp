@@ -37,7 +37,8 @@ Scheduler::Scheduler(SchedulerOptions options)
       queue_(options.fairness),
       routers_({.max_running = options.max_running,
                 .kv_tokens = options.kv_tokens,
-                .min_fetch_tokens = options.min_fetch_tokens}) {
+                .min_fetch_tokens = options.min_fetch_tokens,
+                .index = options.prefix_index}) {
   CHECK_GE(options.max_context, 1U);
 }
 

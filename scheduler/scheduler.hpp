@@ -31,8 +31,9 @@ struct SchedulerOptions {
   /// Waiting for a router; one more is refused. The last eighth is for tenants with none waiting.
   uint32_t max_queued = 64;
   uint32_t max_queued_per_tenant = 64;
-  uint32_t max_running = 16;        ///< on one router at a time
-  uint64_t kv_tokens = 0;           ///< KV positions of one router; 0: not known
+  uint32_t max_running = 16;  ///< on one router at a time
+  uint64_t kv_tokens = 0;     ///< KV positions of one router; 0: not known
+  PrefixIndexOptions prefix_index;
   uint32_t min_fetch_tokens = 256;  ///< KV is fetched from another router from so many tokens on
   uint32_t max_context = 0;         ///< prompt + max_tokens of one request
   Duration min_retry_after = seconds(1);

@@ -29,6 +29,15 @@ std::map<NodeId, uint32_t> match(const PrefixIndex& index, const std::string& na
   return matches;
 }
 
+TEST(PrefixIndex, RemembersNoMoreThanTheRoutersCanHold) {
+  EXPECT_EQ(PrefixIndexOptions::for_tokens(32 * 100 + 31).max_chunks, 100U);
+  EXPECT_EQ(PrefixIndexOptions::for_tokens(1).max_chunks, 1U);
+  EXPECT_EQ(PrefixIndexOptions::for_tokens(uint64_t{1} << 40).max_chunks,
+            PrefixIndexOptions{}.max_chunks)
+      << "of the largest cluster as well, a bounded part of the head's memory";
+  EXPECT_EQ(PrefixIndexOptions::for_tokens(0).max_chunks, PrefixIndexOptions{}.max_chunks);
+}
+
 TEST(PrefixIndex, KnowsWholeChunksOfWhatWasSentWhere) {
   PrefixIndex index({.chunk_tokens = 4});
   index.add(kA, "", counting(0, 10));
