@@ -10,7 +10,6 @@
 
 #include "base/time.hpp"
 #include "kvcache/prefix_cache.hpp"
-#include "scheduler/step_cost.hpp"
 
 namespace troupe::actors {
 
@@ -26,14 +25,11 @@ class MeasuredBlockCosts {
     const double ns = static_cast<double>(took.ns) / static_cast<double>(num_copies);
     copy_ns_ += (copy_ns_ > 0 ? kRate : 1) * (ns - copy_ns_);
   }
-  /// @param row what a row costs in steps that only prefill, and where
+  /// @param first_row what the first row of a prompt costs in steps that only prefill
   /// @returns nothing as long as one of both is not known
-  [[nodiscard]] std::optional<kvcache::BlockCosts> with(
-      const std::optional<scheduler::RowPrice>& row) const {
-    if (copy_ns_ <= 0 || !row) return std::nullopt;
-    const double first_row_ns = static_cast<double>(row->took.ns) /
-                                (1 + static_cast<double>(row->position) / attention_span_);
-    const double compute_ns = first_row_ns * block_tokens_;
+  [[nodiscard]] std::optional<kvcache::BlockCosts> with(std::optional<Duration> first_row) const {
+    if (copy_ns_ <= 0 || !first_row) return std::nullopt;
+    const double compute_ns = static_cast<double>(first_row->ns) * block_tokens_;
     return kvcache::BlockCosts{
         .copy = Duration{std::llround(copy_ns_)},
         .compute = Duration{std::llround(compute_ns)},

@@ -23,6 +23,13 @@ namespace {
 
 constexpr std::chrono::milliseconds kKvTimeout{500};
 
+RouterOptions for_model(RouterOptions options, const RouterEngine& engine) {
+  constexpr double kMostPositions = 1e9;
+  options.batcher.attention_span =
+      static_cast<uint32_t>(std::clamp(engine.attention_span(), 1.0, kMostPositions));
+  return options;
+}
+
 kvcache::TransferOptions transfer_options(const RouterOptions& options) {
   kvcache::TransferOptions transfers = options.transfers;
   transfers.block_tokens = options.block_tokens;
@@ -41,9 +48,9 @@ class RouterShell {
         engine_(std::move(engine)),
         kv_holder_(std::move(kv_holder)),
         scheduler_(std::move(scheduler)),
-        options_(options),
+        options_(for_model(options, *engine_)),
         guides_(std::make_shared<model::Guides>(services->vocabulary)),
-        batcher_(options.batcher),
+        batcher_(options_.batcher),
         overlap_(options.micro_batches),
         costs_(options.block_tokens, engine_->attention_span()),
         exchange_(self, services, engine_, kv_holder_, transfer_options(options),

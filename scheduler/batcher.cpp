@@ -17,7 +17,9 @@ constexpr uint32_t kMixedBetweenMeasures = 15;
 
 // Decoding is measured as soon as prefill meets it: until then its price is not known.
 Batcher::Batcher(BatcherOptions options)
-    : options_(options), num_mixed_(kMixedBetweenMeasures), cost_(options.step) {
+    : options_(options),
+      num_mixed_(kMixedBetweenMeasures),
+      cost_(options.step, options.attention_span) {
   CHECK_GE(options.max_running, 1U);
   // A request that decodes takes a row of each step: then nobody's token ever has to wait for one.
   CHECK_LE(options.max_running, options.max_step_tokens);
@@ -296,7 +298,7 @@ void Batcher::run_step(Effects& effects) {
   if (num_decoding > 0) {
     rows = measures ? 0 : std::min(rows, rows_beside(num_decoding, next.shape.crowd));
   }
-  Shares shares = prefill_shares(prefilling, rows);
+  Shares shares = prefill_shares(prefilling, rows, num_decoding > 0);
   if (num_decoding > 0) {
     const uint32_t most = std::max(rows, shares.cost);
     next.shape.dear = most > cost_.rows_beside(num_decoding, next.shape.crowd).value_or(most);
@@ -340,21 +342,22 @@ uint32_t Batcher::rows_beside(uint32_t num_decoding, double crowd) const {
   const uint64_t rows = cost_.rows_beside(num_decoding, crowd).value_or(least);
   if (rows >= least)
     return static_cast<uint32_t>(std::min<uint64_t>(rows, options_.max_step_tokens));
-  return cost_.overdrawn() && num_repaying_ < kMaxRepaying ? 0 : options_.min_prefill_tokens;
+  if (cost_.overdrawn() && num_repaying_ < kMaxRepaying) return 0;
+  return cost_.dear_rows(options_.min_prefill_tokens, num_decoding, crowd);
 }
 
-Batcher::Shares Batcher::prefill_shares(const std::vector<RunningAt>& prefilling,
-                                        uint32_t rows) const {
+Batcher::Shares Batcher::prefill_shares(const std::vector<RunningAt>& prefilling, uint32_t rows,
+                                        bool counts_depth) const {
   Shares shares{std::vector<uint32_t>(prefilling.size())};
   /// The first that it has not got yet.
   const auto next = [&](size_t i) { return prefilling[i]->second.num_computed + shares.rows[i]; };
   const auto left = [&](size_t i) {
-    return cost_of(prefilling[i]->second, next(i), prefilling[i]->second.num_known);
+    return cost_of(prefilling[i]->second, next(i), prefilling[i]->second.num_known, counts_depth);
   };
   const auto give = [&](size_t i, uint64_t most) {
     uint64_t given = 0;
     while (next(i) < prefilling[i]->second.num_known) {
-      const uint64_t row = cost_of(prefilling[i]->second, next(i), next(i) + 1);
+      const uint64_t row = cost_of(prefilling[i]->second, next(i), next(i) + 1, counts_depth);
       if (given + row > most) break;
       given += row;
       ++shares.rows[i];
@@ -364,7 +367,8 @@ Batcher::Shares Batcher::prefill_shares(const std::vector<RunningAt>& prefilling
   };
   if (rows == 0 || prefilling.empty()) return shares;
   const Running& first = prefilling[0]->second;
-  const uint64_t first_row = cost_of(first, first.num_computed, first.num_computed + 1);
+  const uint64_t first_row =
+      cost_of(first, first.num_computed, first.num_computed + 1, counts_depth);
   if (first_row > rows) {
     give(0, first_row);
     return shares;
@@ -381,11 +385,20 @@ Batcher::Shares Batcher::prefill_shares(const std::vector<RunningAt>& prefilling
   return shares;
 }
 
-uint64_t Batcher::cost_of(const Running& running, uint32_t first, uint32_t end) const {
+uint64_t Batcher::cost_of(const Running& running, uint32_t first, uint32_t end,
+                          bool counts_depth) const {
   const uint32_t scored_end = std::min(end, running.scored_end);
   const uint64_t num_scored =
       scored_end - std::min(scored_end, std::max(first, running.scored_from));
-  return (end - first) + num_scored * (scored_row_ - 1);
+  uint64_t cost = (end - first) + num_scored * (scored_row_ - 1);
+  if (counts_depth && options_.attention_span > 0) {
+    // What all rows before a position attend to.
+    const auto attended = [&](uint64_t position) {
+      return position * (position - 1) / 2 / options_.attention_span;
+    };
+    cost += attended(end) - attended(first);
+  }
+  return cost;
 }
 
 // --- views --------------------------------------------------------------------------------------

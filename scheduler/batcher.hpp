@@ -42,9 +42,11 @@ struct BatcherOptions {
   /// everybody how long the first one took. Half a dozen short steps that each take few rows of
   /// prefill also cost more than a longer one.
   StepGoal step{.percent = 200, .target = milliseconds(5)};
-  /// Fewer prefill rows a step does not take, however dear they are: the first ones cost most.
-  /// Steps that only decode make up for it.
+  /// As long as it takes at most half as much again as agreed, a step takes no fewer rows of
+  /// prefill: the first ones cost most. Steps that only decode make up for it.
   uint32_t min_prefill_tokens = 16;
+  /// Positions that cost a row of prefill as much as all else; 0: they cost nothing.
+  uint32_t attention_span = 0;
 };
 
 /// Names a question to the KV holder, so that a late answer is told from the awaited one.
@@ -155,7 +157,7 @@ class Batcher {
   [[nodiscard]] size_t num_waiting() const { return waiting_.size(); }
   [[nodiscard]] size_t num_running() const { return running_.size(); }
   [[nodiscard]] uint64_t num_preempted() const { return num_preempted_; }
-  [[nodiscard]] std::optional<RowPrice> row_price() const { return cost_.row_price(); }
+  [[nodiscard]] std::optional<Duration> row_price() const { return cost_.row_price(); }
   /// Invariants: "" or the reason.
   [[nodiscard]] std::string check() const;
 
@@ -224,12 +226,15 @@ class Batcher {
   /// prompt takes at most twice as long, and short ones that come after it need not wait for its
   /// end. A row of the first prompt that costs more than its half takes of the others', and one
   /// that costs more than all is the only one: nobody waits for ever.
-  [[nodiscard]] Shares prefill_shares(const std::vector<RunningAt>& prefilling,
-                                      uint32_t rows) const;
-  /// What these positions of a request cost, in rows.
-  [[nodiscard]] uint64_t cost_of(const Running& running, uint32_t first, uint32_t end) const;
+  [[nodiscard]] Shares prefill_shares(const std::vector<RunningAt>& prefilling, uint32_t rows,
+                                      bool counts_depth) const;
+  /// What these positions of a request cost, in rows. Their depth counts where others decode: with
+  /// nobody to keep waiting, large steps cost least.
+  [[nodiscard]] uint64_t cost_of(const Running& running, uint32_t first, uint32_t end,
+                                 bool counts_depth) const;
+  /// Of all that it lacks, beside others.
   [[nodiscard]] uint64_t cost_left(const Running& running) const {
-    return cost_of(running, running.num_computed, running.num_known);
+    return cost_of(running, running.num_computed, running.num_known, true);
   }
   /// It knows more tokens, or has got room: it may have to ask for more.
   void review_room(RunningAt at);

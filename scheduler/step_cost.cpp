@@ -11,6 +11,8 @@ constexpr double kRate = 0.25;
 /// So many that wait for their first token count as much as one that decodes. Under steady load
 /// there are about as many of both, and longer steps make tokens later but none earlier.
 constexpr double kCrowdOfOne = 2;
+/// A step that is to take longer than agreed takes at most so many times as long.
+constexpr double kDearest = 1.5;
 /// REQUIRES: num_decoding >= 1
 size_t bucket(uint32_t num_decoding) {
   return std::min<size_t>(std::bit_width(num_decoding), 16) - 1;
@@ -26,14 +28,13 @@ void StepCost::learn(const StepShape& step, Duration took, Duration scoring) {
   if (step.prefill_tokens == 0) {
     decode_[bucket(step.num_decoding)].learn(step.num_decoding, took_ns, kRate);
   } else {
-    const auto rows = static_cast<double>(step.prefill_tokens);
+    auto rows = static_cast<double>(step.prefill_tokens);
+    if (attention_span_ > 0) rows += static_cast<double>(step.prefill_depth) / attention_span_;
     const double rate = kRate * rows / (rows + 16);  // few tell little
-    const double position = static_cast<double>(step.prefill_depth) / rows;
     if (step.num_decoding > 0) {
-      mixed_.learn(rows, std::max(0.0, took_ns - scoring_ns - decode_ns(step.num_decoding)), rate,
-                   position);
+      mixed_.learn(rows, std::max(0.0, took_ns - scoring_ns - decode_ns(step.num_decoding)), rate);
     } else {
-      alone_.learn(rows, std::max(0.0, took_ns - scoring_ns), rate, position);
+      alone_.learn(rows, std::max(0.0, took_ns - scoring_ns), rate);
     }
   }
   const uint32_t num_waited = step.num_decoding + step.num_passed;
@@ -48,12 +49,10 @@ void StepCost::learn(const StepShape& step, Duration took, Duration scoring) {
   overdraft_ns_ = std::clamp(overdraft_ns_ + lent_ns, 0.0, kMaxSteps * agreed);
 }
 
-void StepCost::Average::learn(double rows_sample, double ns_sample, double rate,
-                              double position_sample) {
+void StepCost::Average::learn(double rows_sample, double ns_sample, double rate) {
   if (!known()) rate = 1;
   rows += rate * (rows_sample - rows);
   ns += rate * (ns_sample - ns);
-  position += rate * (position_sample - position);
 }
 
 double StepCost::agreed_ns(uint32_t num_decoding, double crowd) const {
@@ -79,6 +78,13 @@ std::optional<uint64_t> StepCost::rows_beside(uint32_t num_decoding, double crow
   return rows_within(agreed_ns(num_decoding, crowd) - overdraft_ns_ - decode_ns(num_decoding));
 }
 
+uint32_t StepCost::dear_rows(uint32_t that_pay, uint32_t num_decoding, double crowd) const {
+  if (!mixed_.known()) return that_pay;
+  const double budget_ns = kDearest * agreed_ns(num_decoding, crowd) - decode_ns(num_decoding);
+  const double rows = mixed_.rows * budget_ns / mixed_.ns;
+  return static_cast<uint32_t>(std::clamp(rows, 1.0, std::max<double>(1, that_pay)));
+}
+
 std::optional<uint64_t> StepCost::rows_instead(uint32_t num_decoding, double crowd) const {
   return rows_within(2 * agreed_ns(num_decoding, crowd) - overdraft_ns_);
 }
@@ -88,10 +94,9 @@ std::optional<double> StepCost::scored_row() const {
   return 1 + scored_.ns / scored_.rows / (full().ns / full().rows);
 }
 
-std::optional<RowPrice> StepCost::row_price() const {
+std::optional<Duration> StepCost::row_price() const {
   if (!full().known()) return std::nullopt;
-  return RowPrice{Duration{std::llround(full().ns / full().rows)},
-                  static_cast<uint32_t>(std::llround(full().position))};
+  return Duration{std::llround(full().ns / full().rows)};
 }
 
 std::optional<uint64_t> StepCost::rows_within(double budget_ns) const {

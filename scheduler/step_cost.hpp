@@ -13,6 +13,10 @@
 // more than those that follow. So the steps that mix and those that only prefill, which are larger,
 // are remembered apart, and what lies between lies on the line through both.
 //
+// A row attends to all positions before it: behind `attention_span` of them it costs twice as much
+// as the first, and counts for two. Rows below are such ones, whose price does not depend on where
+// in a prompt they are.
+//
 // A row whose next token is scored (prompt_logprobs) costs the head's logits besides. The shell
 // times that apart, so a scored row has a price in rows of prefill.
 //
@@ -41,12 +45,6 @@ struct StepShape {
   double crowd = 1;
 };
 
-/// A row of prefill in large steps, at this position on average: deeper ones attend to more.
-struct RowPrice {
-  Duration took;
-  uint32_t position = 0;
-};
-
 /// How long a token may take on average because others prefill: the longer of the two.
 struct StepGoal {
   /// Of the time of a step that only decodes; >= 100. What is above 100 is multiplied by half the
@@ -57,7 +55,9 @@ struct StepGoal {
 
 class StepCost {
  public:
-  explicit StepCost(StepGoal goal) : goal_(goal) {}
+  /// @param attention_span positions that cost a row as much as all else; 0: they cost nothing
+  explicit StepCost(StepGoal goal, uint32_t attention_span = 0)
+      : goal_(goal), attention_span_(attention_span) {}
 
   /// @param scoring of `took`: for the scored rows, beside what other rows of prefill cost
   /// REQUIRES: the step decodes or has rows of prefill.
@@ -68,11 +68,15 @@ class StepCost {
   /// @param crowd as StepShape has it
   /// @returns nothing as long as no step that decodes, or none that prefills, is known
   [[nodiscard]] std::optional<uint64_t> rows_beside(uint32_t num_decoding, double crowd) const;
-  /// The same in a step of their own, for which those who decode wait up to twice as long as
-  /// agreed.
+  /// As many as pay to be computed together, for a step that is to take longer than agreed: fewer
+  /// where it would take more than half as much again, but one at least.
+  [[nodiscard]] uint32_t dear_rows(uint32_t that_pay, uint32_t num_decoding, double crowd) const;
+  /// The same as rows_beside() in a step of their own, for which those who decode wait up to twice
+  /// as long as agreed.
   [[nodiscard]] std::optional<uint64_t> rows_instead(uint32_t num_decoding, double crowd) const;
-  /// Nothing as long as no step that prefills is known.
-  [[nodiscard]] std::optional<RowPrice> row_price() const;
+  /// What the first row of a prompt costs in large steps.
+  /// @returns nothing as long as no step that prefills is known
+  [[nodiscard]] std::optional<Duration> row_price() const;
   /// What a scored row costs in all, in rows of prefill.
   /// @returns nothing as long as no step that scores is known
   [[nodiscard]] std::optional<double> scored_row() const;
@@ -87,8 +91,7 @@ class StepCost {
   struct Average {
     double rows = 0;
     double ns = 0;
-    double position = 0;  ///< mean of those rows
-    void learn(double rows_sample, double ns_sample, double rate, double position_sample = 0);
+    void learn(double rows_sample, double ns_sample, double rate);
     [[nodiscard]] bool known() const { return ns > 0; }
   };
   /// What a token may take.
@@ -100,6 +103,7 @@ class StepCost {
   [[nodiscard]] const Average& full() const { return alone_.known() ? alone_ : mixed_; }
 
   StepGoal goal_;
+  uint32_t attention_span_;
   std::array<Average, 16> decode_;  ///< of 1, 2 to 3, 4 to 7, ... who decode
   double overdraft_ns_ = 0;
   Average mixed_, alone_;

@@ -96,7 +96,7 @@ TEST(KvMoves, ChangeNoTokenThoughFramesAreDoubledAndOvertakeEachOther) {
   expect_moves(false, 500, 1000);
 }
 
-TEST(KvMoves, ChangeNoTokenThoughFramesGetLost) { expect_moves(true, 100, 200); }
+TEST(KvMoves, ChangeNoTokenThoughFramesGetLost) { expect_moves(true, 100, 150); }
 
 }  // namespace
 }  // namespace troupe::actors

@@ -274,13 +274,25 @@ class RandomShell {
     num_waited_ = prompt == nullptr || gets_on ? 0 : num_waited_ + 1;
     longest_wait_ = std::max(longest_wait_, num_waited_);
     ASSERT_LE(num_waited_, Batcher::kMaxRepaying) << "request " << id.value << " starves";
-    uint32_t num_prefill = 0;
+    const bool decodes = std::ranges::any_of(
+        step.entries, [&](const StepEntry& e) { return lives_.at(e.request).decoding; });
+    // What rows cost, but for those that are scored: that nobody can see here.
+    const auto cost = [&](const StepEntry& rows) {
+      const auto attended = [&](uint64_t position) {
+        const uint32_t span = options_.attention_span;
+        return decodes && span > 0 ? position * (position - 1) / 2 / span : 0;
+      };
+      const uint64_t first = rows.first_position, end = first + rows.count;
+      return rows.count + attended(end) - attended(first);
+    };
+    uint64_t all = 0;
     for (const StepEntry& other : step.entries) {
-      num_prefill += lives_.at(other.request).decoding ? 0 : other.count;
+      all += lives_.at(other.request).decoding ? 0 : cost(other);
     }
-    // The half is one of what rows cost; that of those that are scored nobody can see here.
-    if (gets_on && !some_score()) {
-      ASSERT_TRUE(entry->wants_token || 2 * entry->count >= num_prefill);
+    if (gets_on && !some_score() && !entry->wants_token) {
+      const uint64_t one_more =
+          cost({.first_position = entry->first_position, .count = entry->count + 1});
+      ASSERT_GE(2 * (one_more - 1), all) << "less than its half";
     }
     for (const auto& [other, life] : lives_) {
       if (!life.could_decode() || life.in_step) continue;
@@ -377,6 +389,9 @@ INSTANTIATE_TEST_SUITE_P(
         Case{"SmallSteps", Scarce::kBlocks, {.max_step_tokens = 8, .max_running = 3}},
         Case{"AllMayDecode", Scarce::kBlocks, {.max_step_tokens = 6, .max_running = 6}},
         Case{"OneAtATime", Scarce::kNothing, {.max_step_tokens = 1, .max_running = 1}},
+        Case{"DeepRowsAreDear",
+             Scarce::kBlocks,
+             {.max_step_tokens = 32, .max_running = 6, .attention_span = 7}},
         Case{"LargeSteps", Scarce::kBlocks, {.max_step_tokens = 256, .max_running = 16}},
         Case{"PrefillMayCostNothing",
              Scarce::kTime,

@@ -466,7 +466,8 @@ TEST_F(BatcherTest, DecodesOnlyUntilADearStepIsPaidFor) {
   EXPECT_THAT(done(4, milliseconds(5)), ElementsAre("step 5: 1@6+1!")) << "3 ms too many";
   EXPECT_THAT(done(5, milliseconds(1)), ElementsAre("step 6: 1@7+1!"));
   EXPECT_THAT(done(6, milliseconds(1)), ElementsAre("step 7: 1@8+1!"));
-  EXPECT_THAT(done(7, milliseconds(1)), ElementsAre("step 8: 1@9+1! 2@4+4"));
+  EXPECT_THAT(done(7, milliseconds(1)), ElementsAre("step 8: 1@9+1! 2@4+2"))
+      << "as many again would make it take more than half as much again as agreed";
 }
 
 TEST_F(BatcherTest, TakesMorePrefillWhereManyWaitForTheirFirstTokenAndFewDecode) {
@@ -512,6 +513,22 @@ TEST_F(BatcherTest, LetsAPromptGetOnHoweverDearItIs) {
     }
   }
   EXPECT_THAT(with_prefill, ElementsAre(4, 20)) << "16 steps later: nothing pays for it";
+}
+
+TEST_F(BatcherTest, CountsADeepRowForTheRowsThatItCostsBesideThoseWhoDecode) {
+  restart({.max_step_tokens = 64,
+           .max_running = 3,
+           .step = {.percent = 200},
+           .min_prefill_tokens = 4,
+           .attention_span = 10});
+  arrive(1, 8, 1000);
+  reserved(1, 1000);
+  done(1, microseconds(1080));  // 8 rows, 28 positions before them: 10.8 rows of 0.1 ms
+  done(2, milliseconds(2));
+  arrive(2, 200, 1000, 1);
+  reserved(2, 1000);
+  EXPECT_THAT(done(3, milliseconds(2)), ElementsAre("step 4: 1@10+1! 2@0+13"))
+      << "13 and 7 for the 78 positions before them come to the 2 ms that are agreed";
 }
 
 TEST_F(BatcherTest, CountsAScoredRowForTheRowsThatItCosts) {

@@ -16,7 +16,7 @@ class BatcherTwin {
  public:
   explicit BatcherTwin(BatcherOptions options)
       : options_(options),
-        cost_(options.step),
+        cost_(options.step, options.attention_span),
         scored_row_(std::max(1U, options.max_step_tokens / options.min_prefill_tokens)) {}
 
   std::vector<BatcherEffect> handle(const BatcherEvent& event) {
@@ -178,20 +178,32 @@ class BatcherTwin {
     const uint64_t least = options_.min_prefill_tokens;
     const uint64_t affordable = cost_.rows_beside(num_decoding, shape_.crowd).value_or(least);
     if (affordable < least && cost_.overdrawn() && num_repaying_ < 15) return 0;
-    return static_cast<uint32_t>(std::clamp<uint64_t>(
-        affordable, least, std::max<uint64_t>(least, options_.max_step_tokens)));
+    if (affordable < least) {
+      return cost_.dear_rows(options_.min_prefill_tokens, num_decoding, shape_.crowd);
+    }
+    return static_cast<uint32_t>(std::min<uint64_t>(affordable, options_.max_step_tokens));
   }
-  [[nodiscard]] uint32_t cost(const Request& r, uint32_t first, uint32_t end) const {
+  [[nodiscard]] uint32_t cost(const Request& r, uint32_t first, uint32_t end, bool beside) const {
     uint32_t sum = 0;
-    for (uint32_t p = first; p < end; ++p) {
+    uint64_t depth = 0;  // of all rows up to this one
+    for (uint32_t p = 0; p < end; ++p) {
+      const uint64_t before = options_.attention_span == 0 ? 0 : depth / options_.attention_span;
+      depth += p;
+      if (p < first) continue;
       sum += p >= r.scored && p < r.num_scored ? scored_row_ : 1;
+      if (beside && options_.attention_span > 0) {
+        sum += static_cast<uint32_t>(depth / options_.attention_span - before);
+      }
     }
     return sum;
   }
-  [[nodiscard]] uint32_t cost_left(const Request& r) const { return cost(r, r.computed, r.known); }
+  [[nodiscard]] uint32_t cost_left(const Request& r) const {
+    return cost(r, r.computed, r.known, true);
+  }
   /// Row by row: half of what they may cost to the request with the least left, then the rest to
   /// the first in order; whose next row costs too much is passed over.
-  std::map<Request*, uint32_t> shares_of(uint32_t rows, const std::vector<Request*>& prefilling) {
+  std::map<Request*, uint32_t> shares_of(uint32_t rows, const std::vector<Request*>& prefilling,
+                                         bool beside) {
     std::map<Request*, uint32_t> shares;
     uint32_t spent = 0;
     const auto give_rows = [&](uint32_t most, bool to_the_shortest) {
@@ -200,20 +212,20 @@ class BatcherTwin {
         uint32_t least = 0;
         for (Request* r : prefilling) {
           const uint32_t at = r->computed + shares[r];
-          if (at == r->known || spent + cost(*r, at, at + 1) > most) continue;
-          const uint32_t left = cost(*r, at, r->known);
+          if (at == r->known || spent + cost(*r, at, at + 1, beside) > most) continue;
+          const uint32_t left = cost(*r, at, r->known, beside);
           if (next != nullptr && (!to_the_shortest || left >= least)) continue;
           next = r;
           least = left;
         }
         if (next == nullptr) return;
         const uint32_t at = next->computed + shares[next]++;
-        spent += cost(*next, at, at + 1);
+        spent += cost(*next, at, at + 1, beside);
       }
     };
     if (rows > 0 && !prefilling.empty()) {
       const uint32_t at = prefilling[0]->computed;
-      const uint32_t first_row = cost(*prefilling[0], at, at + 1);
+      const uint32_t first_row = cost(*prefilling[0], at, at + 1, beside);
       if (first_row > rows) {
         shares[prefilling[0]] = 1;
         spent = first_row;
@@ -257,7 +269,7 @@ class BatcherTwin {
     if (num_decoding > 0) {
       prefill = num_mixed_ >= 15 ? 0 : std::min(prefill, rows_beside(num_decoding));
     }
-    auto shares = shares_of(prefill, prefilling);
+    auto shares = shares_of(prefill, prefilling, num_decoding > 0);
     if (num_decoding > 0) {
       shape_.dear = cost_.rows_beside(num_decoding, shape_.crowd).value_or(UINT64_MAX) <
                     std::max(prefill, spent_);

@@ -38,6 +38,25 @@ TEST(StepCost, KnowsNothingBeforeItHasSeenBothKinds) {
   EXPECT_EQ(cost.rows_beside(1, 1), static_cast<uint64_t>(kDecodeMs / (prefill_ms(256) / 256)));
 }
 
+TEST(StepCost, BoundsAStepThatIsToTakeLongerThanAgreed) {
+  StepCost cost({.percent = 100});  // no step with prefill keeps to that
+  decode(cost);
+  EXPECT_EQ(cost.dear_rows(16, 1, 1), 16U) << "not known yet";
+  double took = 0;
+  uint32_t rows = 0;
+  for (int i = 0; i < 100; ++i) {
+    rows = cost.dear_rows(64, 1, 1);
+    took = kDecodeMs + prefill_ms(rows);
+    cost.learn({.num_decoding = 1, .prefill_tokens = rows, .dear = true}, ms(took));
+  }
+  EXPECT_NEAR(took, 1.5 * kDecodeMs, 0.2) << rows << " rows";
+  EXPECT_EQ(cost.dear_rows(4, 1, 1), 4U) << "more do not pay";
+  for (int i = 0; i < 100; ++i) {
+    cost.learn({.num_decoding = 1, .prefill_tokens = 1, .dear = true}, ms(kDecodeMs + 100));
+  }
+  EXPECT_EQ(cost.dear_rows(64, 1, 1), 1U) << "a prompt gets on at any cost";
+}
+
 TEST(StepCost, TellsWhatScoringCostsFromWhatTheRowsCost) {
   StepCost cost(kDouble);
   EXPECT_EQ(cost.scored_row(), std::nullopt);
@@ -51,19 +70,18 @@ TEST(StepCost, TellsWhatScoringCostsFromWhatTheRowsCost) {
   EXPECT_EQ(cost.rows_beside(1, 1), without) << "other prompts are not slowed down";
 }
 
-TEST(StepCost, TellsWhatARowOfPrefillCostsAndHowDeepItLay) {
-  StepCost cost(kDouble);
+TEST(StepCost, TellsWhatTheFirstRowOfAPromptCosts) {
+  StepCost cost(kDouble, 1000);
   decode(cost);
   EXPECT_FALSE(cost.row_price().has_value());
-  cost.learn({.num_decoding = 1, .prefill_tokens = 16, .prefill_depth = 1600}, ms(kDecodeMs + 8));
-  EXPECT_EQ(cost.row_price()->took, microseconds(500));
-  EXPECT_EQ(cost.row_price()->position, 100U);
+  cost.learn({.num_decoding = 1, .prefill_tokens = 16, .prefill_depth = 16 * 250},
+             ms(kDecodeMs + 8));
+  EXPECT_EQ(cost.row_price(), microseconds(400)) << "a quarter more at 250";
   for (int i = 0; i < 100; ++i) {
-    cost.learn({.prefill_tokens = 256, .num_scored = 10, .prefill_depth = 256 * 3000}, ms(30),
+    cost.learn({.prefill_tokens = 256, .num_scored = 10, .prefill_depth = 256 * 3000}, ms(106.8),
                ms(4.4));
   }
-  EXPECT_EQ(cost.row_price()->took, microseconds(100)) << "of full steps, without the scoring";
-  EXPECT_EQ(cost.row_price()->position, 3000U);
+  EXPECT_EQ(cost.row_price(), microseconds(100)) << "of full steps, without the scoring";
 }
 
 TEST(StepCost, ComesToTheTargetThoughTheFirstRowsCostMost) {
