@@ -116,7 +116,7 @@ model::ChatOptions options_of(const ChatRequest& chat) {
 }
 
 uint64_t fresh_seed() {
-  std::random_device device;
+  thread_local std::random_device device;  // making one asks the CPU what it can: dear in a VM
   return (static_cast<uint64_t>(device()) << 32) | device();
 }
 
