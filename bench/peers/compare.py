@@ -1,0 +1,94 @@
+#!/usr/bin/env python3
+"""Measures Troupe, llama.cpp and ik_llama.cpp by turns on the same shape and prints medians, the least
+and the most of all repetitions, and Troupe's ratio to the faster peer.
+
+    compare.py --model LITE4 --gguf lite4.gguf --llama DIR_OF_BINARIES --ik DIR_OF_BINARIES
+
+Both peers are built as they come, with `llama-bench` and `llama-batched-bench`. The GGUF file of
+random weights is made by make_gguf.py, the model by `troupe make-model`. Each tool first runs once
+without being counted, so that its file is in the page cache as far as it fits.
+"""
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+
+TESTS = ("pp512", "tg32", "tg32 b16")
+
+
+def run(command):
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode != 0:
+        sys.exit(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
+    return done.stdout
+
+
+def troupe(args, repetitions):
+    entries = json.loads(run([args.troupe, "bench", "local", "-m", args.model, "--threads",
+                              str(args.threads), "-p", "512", "-n", "32", "-b", "1,16", "-r",
+                              str(repetitions), "-o", "json"]))
+    for entry in entries:
+        if entry["test"] == "tg32":
+            print(f"  reads {entry['bandwidth_fraction']:.0%} of "
+                  f"{entry['machine_read_bytes_per_s'] / 1e9:.0f} GB/s", file=sys.stderr)
+    return {entry["test"]: entry["samples_ts"] for entry in entries}
+
+
+def peer(binaries, args, repetitions, extra):
+    base = ["-m", args.gguf, "-t", str(args.threads)]
+    entries = json.loads(run([f"{binaries}/llama-bench", *base, "-p", "512", "-n", "32", "-r",
+                              str(repetitions), "-o", "json", *extra]))
+    samples = {"pp512" if entry["n_prompt"] else "tg32": entry["samples_ts"] for entry in entries}
+    together = []
+    for _ in range(repetitions):
+        lines = run([f"{binaries}/llama-batched-bench", *base, "-npp", "16", "-ntg", "32", "-npl",
+                     "16", "-c", "2048", "--output-format", "jsonl", *extra[:2]])
+        together += [json.loads(line)["speed_tg"] for line in lines.splitlines()
+                     if line.startswith("{")]
+    samples["tg32 b16"] = together
+    return samples
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--troupe", default="build/release/troupe")
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--gguf", required=True)
+    parser.add_argument("--llama", required=True)
+    parser.add_argument("--ik", required=True)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--repetitions", type=int, default=2, help="of each test in a round")
+    args = parser.parse_args()
+
+    tools = {
+        "Troupe": lambda n: troupe(args, n),
+        "ik_llama.cpp": lambda n: peer(args.ik, args, n,
+                                       ["-ngl", "0", "-mla", "3", "-fa", "1", "-fmoe", "1"]),
+        "llama.cpp": lambda n: peer(args.llama, args, n, []),
+    }
+    samples = {tool: {test: [] for test in TESTS} for tool in tools}
+    for at in range(args.rounds + 1):
+        for tool, measure in tools.items():
+            print(f"round {at} of {args.rounds}: {tool}", file=sys.stderr)
+            for test, values in measure(1 if at == 0 else args.repetitions).items():
+                print(f"  {test}: {', '.join(f'{value:.1f}' for value in values)}", file=sys.stderr)
+                if at > 0:
+                    samples[tool][test] += values
+
+    def shown(values):
+        return f"{statistics.median(values):.1f} ({min(values):.1f}-{max(values):.1f})"
+
+    print("| tokens/s | " + " | ".join(tools) + " | Troupe / faster peer |")
+    print("|---|" + "---|" * (len(tools) + 1))
+    for test in TESTS:
+        medians = {tool: statistics.median(samples[tool][test]) for tool in tools}
+        ratio = medians["Troupe"] / max(medians["ik_llama.cpp"], medians["llama.cpp"])
+        print(f"| {test} | " + " | ".join(shown(samples[tool][test]) for tool in tools) +
+              f" | {ratio:.2f} |")
+
+
+if __name__ == "__main__":
+    main()
