@@ -245,6 +245,11 @@ asio::awaitable<void> Connection::answer(HttpRequest request) {
   const Duration took = now() - request.arrived;
   const std::string_view route = Service::route_of(request.target);
   state_.metrics.http_request(route, method_label(request.method), status, took);
+  if (status == 429 || status == 503) {
+    const auto num_left_out = state_.refusals.next(now());
+    if (!num_left_out) co_return;
+    if (*num_left_out > 0) log::info("http_refusals_left_out", {{"count", *num_left_out}});
+  }
   const bool is_probe = route == "/health" || route == "/metrics" || route == "/ping";
   log::write(is_probe ? log::Level::kDebug : log::Level::kInfo, "http_request",
              {{"id", request.request_id},

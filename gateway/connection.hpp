@@ -13,6 +13,7 @@
 #include <string>
 
 #include "gateway/exchange.hpp"
+#include "gateway/refusal_log.hpp"
 #include "gateway/server.hpp"
 #include "gateway/service.hpp"
 
@@ -27,6 +28,7 @@ struct ServerState {
   Metrics& metrics;
   asio::thread_pool& long_work;  ///< for requests that take long to read, apart from the IO threads
   std::atomic<bool> draining = false;
+  RefusalLog refusals = {};
 };
 
 /// Reads requests one after the other, answers each before the next is looked at. Runs on its
