@@ -223,14 +223,15 @@ class SlowClient final : public actors::ClusterClient {
   std::promise<void> entered, let_go;
 };
 
-TEST(LongRequests, KeepNobodyElseWaiting) {
+class LongRequests : public ::testing::TestWithParam<std::string> {};
+
+TEST_P(LongRequests, KeepNobodyElseWaiting) {
   TestModel model;
   SlowClient client;
   auto server = gateway::start({.port = 0, .num_io_threads = 1}, client, model.gateway);
   ASSERT_TRUE(server.ok()) << server.error().message;
   RawClient slow((*server)->port());
-  slow.send(post("/v1/troupe/drain",
-                 R"({"node":"router-0","padding":")" + std::string(20'000, 'x') + R"("})"));
+  slow.send(post("/v1/troupe/drain", R"({"node":"router-0",)" + GetParam() + "}"));
   client.entered.get_future().wait();
   const auto other = HttpClient::create("http://127.0.0.1:" + std::to_string((*server)->port()),
                                         {.silence_timeout = seconds(5)});
@@ -240,6 +241,11 @@ TEST(LongRequests, KeepNobodyElseWaiting) {
   EXPECT_EQ(answer->status, 200);
   EXPECT_THAT(slow.read_response(), StartsWith("HTTP/1.1 404 Not Found\r\n"));
 }
+
+INSTANTIATE_TEST_SUITE_P(Members, LongRequests,
+                         ::testing::Values(R"("padding":")" + std::string(20'000, 'x') + '"',
+                                           R"("guided_regex":"a")", R"("response_form\u0061t":{})",
+                                           R"("tools":[])"));
 
 TEST(ServerOptions, HasTheLimitsOfTheConfigurationAsTheDocumentationTellsThem) {
   const ServerOptions options;
