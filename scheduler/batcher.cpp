@@ -297,6 +297,8 @@ void Batcher::run_step(Effects& effects) {
   uint32_t rows = options_.max_step_tokens - num_decoding;
   if (num_decoding > 0) {
     rows = measures ? 0 : std::min(rows, rows_beside(num_decoding, next.shape.crowd));
+  } else if (!prefilling.empty()) {
+    rows = rows_alone(prefilling);
   }
   Shares shares = prefill_shares(prefilling, rows, num_decoding > 0);
   if (num_decoding > 0) {
@@ -335,6 +337,20 @@ void Batcher::run_step(Effects& effects) {
   next.step = last_step_ = StepId{last_step_.value + 1};
   effects.emplace_back(RunStep{next.step, next.entries});
   step_ = std::move(next);
+}
+
+uint32_t Batcher::rows_alone(const std::vector<RunningAt>& prefilling) const {
+  const auto affordable = cost_.rows_alone(options_.max_step_time);
+  if (!affordable) return options_.max_step_tokens;
+  uint64_t deepest = 0;
+  for (const RunningAt at : prefilling) {
+    deepest = std::max<uint64_t>(deepest, at->second.num_computed);
+  }
+  uint64_t rows = *affordable;
+  if (const uint64_t span = options_.attention_span; span > 0)
+    rows = rows * span / (span + deepest);
+  rows = std::max<uint64_t>(rows, options_.min_prefill_tokens);
+  return static_cast<uint32_t>(std::min<uint64_t>(rows, options_.max_step_tokens));
 }
 
 uint32_t Batcher::rows_beside(uint32_t num_decoding, double crowd) const {

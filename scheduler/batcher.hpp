@@ -42,6 +42,9 @@ struct BatcherOptions {
   /// everybody how long the first one took. Half a dozen short steps that each take few rows of
   /// prefill also cost more than a longer one.
   StepGoal step{.percent = 200, .target = milliseconds(5)};
+  /// A step of more than min_prefill_tokens takes no longer than this, as far as its cost is known,
+  /// even where nobody decodes: whoever arrives, or leaves, waits for the step that is out.
+  Duration max_step_time = seconds(2);
   /// As long as it takes at most half as much again as agreed, a step takes no fewer rows of
   /// prefill: the first ones cost most. Steps that only decode make up for it.
   uint32_t min_prefill_tokens = 16;
@@ -215,6 +218,8 @@ class Batcher {
   void ask_for_room(Effects& effects);
   void ask_for_next(Effects& effects);
   void run_step(Effects& effects);
+  /// Prefill rows that the next step may take while nobody decodes.
+  [[nodiscard]] uint32_t rows_alone(const std::vector<RunningAt>& prefilling) const;
   /// Prefill rows that the next step may take while others decode.
   [[nodiscard]] uint32_t rows_beside(uint32_t num_decoding, double crowd) const;
   /// Rows for each of those who prefill, and what they come to.

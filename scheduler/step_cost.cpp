@@ -94,6 +94,12 @@ std::optional<double> StepCost::scored_row() const {
   return 1 + scored_.ns / scored_.rows / (full().ns / full().rows);
 }
 
+std::optional<uint64_t> StepCost::rows_alone(Duration most) const {
+  if (!full().known()) return std::nullopt;
+  const double rows = static_cast<double>(most.ns) / full().ns * full().rows;
+  return static_cast<uint64_t>(std::clamp(rows, 0.0, 1e9));
+}
+
 std::optional<Duration> StepCost::row_price() const {
   if (!full().known()) return std::nullopt;
   return Duration{std::llround(full().ns / full().rows)};

@@ -515,6 +515,21 @@ TEST_F(BatcherTest, LetsAPromptGetOnHoweverDearItIs) {
   EXPECT_THAT(with_prefill, ElementsAre(4, 20)) << "16 steps later: nothing pays for it";
 }
 
+TEST_F(BatcherTest, BoundsTheTimeOfAStepThoughNobodyDecodes) {
+  restart({.max_step_tokens = 64,
+           .max_running = 3,
+           .max_step_time = milliseconds(100),
+           .min_prefill_tokens = 4,
+           .attention_span = 64});
+  arrive(1, 500, 1000);
+  EXPECT_THAT(reserved(1, 1000), ElementsAre("step 1: 1@0+64")) << "its cost is not known yet";
+  // 64 rows, and 2,016 positions before them that cost 31.5 rows: 95.5 rows of 4 ms.
+  EXPECT_THAT(done(1, milliseconds(382)), ElementsAre("step 2: 1@64+12"))
+      << "half of the 25 rows that take 100 ms, since those here cost twice as much";
+  EXPECT_THAT(done(2, milliseconds(100)), ElementsAre("step 3: 1@76+11"));
+  EXPECT_THAT(done(3, seconds(10)), ElementsAre("step 4: 1@87+4")) << "at any cost";
+}
+
 TEST_F(BatcherTest, CountsADeepRowForTheRowsThatItCostsBesideThoseWhoDecode) {
   restart({.max_step_tokens = 64,
            .max_running = 3,
