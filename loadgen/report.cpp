@@ -42,8 +42,23 @@ std::string latency_lines(const LatencyName& name, const Distribution& values) {
   text += line("Mean" + unit, values.mean());
   text += line("Median" + unit, values.percentile(50));
   for (const int percent : kPercentiles) {
-    if (percent != 50)
-      text += line("P" + std::to_string(percent) + unit, values.percentile(percent));
+    text += line("P" + std::to_string(percent) + unit, values.percentile(percent));
+  }
+  return text;
+}
+
+/// The latencies once more as AIPerf shows them, a row each.
+std::string latency_table(const Summary& sum) {
+  char row[128];
+  std::snprintf(row, sizeof row, "%-13s %9s %9s %9s %9s %9s %9s %9s\n", "ms", "avg", "min", "max",
+                "p99", "p90", "p75", "std");
+  std::string text = row;
+  for (const LatencyName& name : kLatencies) {
+    const Distribution& values = sum.*name.values;
+    std::snprintf(row, sizeof row, "%-13s %9.2f %9.2f %9.2f %9.2f %9.2f %9.2f %9.2f\n", name.label,
+                  values.mean(), values.min(), values.max(), values.percentile(99),
+                  values.percentile(90), values.percentile(75), values.standard_deviation());
+    text += row;
   }
   return text;
 }
@@ -218,7 +233,9 @@ std::string text_report(const Benchmark& benchmark, const Run& run) {
   }
   text += centred("This client", '-');
   text += line("Max lag of its own timer (ms)", static_cast<double>(run.result.max_lag.ns) * 1e-6);
-  return text + std::string(kWidth, '=') + "\n" + notes(run);
+  text += std::string(kWidth, '=') + "\n";
+  if (sum.completed > 0) text += latency_table(sum);
+  return text + notes(run);
 }
 
 std::string sweep_table(const Benchmark& benchmark) {

@@ -85,11 +85,16 @@ TEST(Report, PrintsTheBlockThatVllmPrints) {
                            "Total token throughput (tok/s):          35.00\n",
                            "---------------Time to First Token----------------\n",
                            "Mean TTFT (ms):                          20.00\n",
+                           "P50 TTFT (ms):                           20.00\n",
                            "P99 TTFT (ms):                           20.00\n",
                            "-----Time per Output Token (excl. 1st token)------\n",
                            "Median TPOT (ms):                        10.00\n",
                            "---------------Inter-token Latency----------------\n",
                            "----------------End-to-end Latency----------------\n",
+                           "ms                  avg       min       max       p99       p90"
+                           "       p75       std\n",
+                           "TTFT              20.00     20.00     20.00     20.00     20.00"
+                           "     20.00      0.00\n",
                            "1 x timeout: timeout\n"}) {
     EXPECT_THAT(text, HasSubstr(line));
   }
