@@ -7,6 +7,7 @@
 #include "apps/model_shapes.hpp"
 #include "apps/progress_bar.hpp"
 #include "apps/scheme_options.hpp"
+#include "apps/version.hpp"
 #include "model/checkpoint_writer.hpp"
 #include "model/random_weights.hpp"
 #include "model/tokenizer.hpp"
@@ -40,7 +41,7 @@ Result<int> make_model(const Values& values) {
   json::object config = TRY(shape_config(shape, values["layers"].as<uint32_t>()));
   if (!quantization.empty()) config["quantization_config"] = quantization;
   plan.config_json = json::serialize(config) + "\n";
-  plan.identity = "make-model, seed " + std::to_string(seed);
+  plan.identity = std::string("troupe ") + kVersion + " make-model, seed " + std::to_string(seed);
   const model::ModelConfig parsed = TRY(model::parse_config(plan.config_json));
   if (const auto tokenizer = values["tokenizer"].as<std::string>(); !tokenizer.empty()) {
     plan.copied_files = TRY(tokenizer_files(tokenizer, parsed));

@@ -8,6 +8,7 @@
 #include "apps/command.hpp"
 #include "apps/progress_bar.hpp"
 #include "apps/scheme_options.hpp"
+#include "apps/version.hpp"
 #include "model/checkpoint_source.hpp"
 #include "model/json.hpp"
 #include "model/mapped_file.hpp"
@@ -61,7 +62,8 @@ Result<int> quantize(const Values& values) {
   config.erase("quantization_config");
   if (!quantization.empty()) config["quantization_config"] = quantization;
   plan.config_json = json::serialize(config) + "\n";
-  plan.identity = "quantize, source " + std::to_string(checkpoint.digest());
+  plan.identity = std::string("troupe ") + kVersion + " quantize, source " +
+                  std::to_string(checkpoint.digest());
   plan.copied_files = TRY(companions_of(from));
   plan.verify = values.count("no-verify") == 0;
   ProgressBar bar("quantizing");

@@ -456,9 +456,7 @@ class Saving {
 Result<SaveSummary> save_checkpoint(const ModelConfig& config, const TensorSource& source,
                                     const SavePlan& plan) {
   CHECK_GT(plan.num_threads, size_t{0});
-  return Saving(source, plan,
-                TRY(plan_output(config, source, plan.experts, plan.rest, plan.shard_bytes)))
-      .run();
+  return Saving(source, plan, TRY(plan_output(config, source, plan))).run();
 }
 
 }  // namespace troupe::model

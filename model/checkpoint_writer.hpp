@@ -41,7 +41,8 @@ struct SavePlan {
   std::string directory;    ///< made if it is missing
   std::string config_json;  ///< written last: without it nothing can be loaded
   Scheme experts, rest;     ///< of the routed experts and of the other matrices
-  /// What the content depends on besides: an interrupted run goes on only if it is the same.
+  /// What the content depends on besides, for people, too: "troupe 0.1.0 make-model, seed 7". An
+  /// interrupted run goes on only if it is the same; it stands in the files' metadata.
   std::string identity;
   std::vector<std::string> copied_files;  ///< paths, copied under their own names
   uint64_t shard_bytes = uint64_t{4} << 30;
@@ -62,7 +63,8 @@ struct SaveSummary {
 /// under a temporary name until it is complete, then config.json. Panels start at multiples of 64
 /// bytes. Memory: about 10 MiB per thread. Cost: that of quantise_panel() and of the disk.
 ///
-/// If it is interrupted, the same call goes on after the last complete file.
+/// If it is interrupted, the same call goes on after the last complete file of its own; the name of
+/// the run in each file tells (kRunKey).
 /// @errors kInvalidArgument for a directory with other content or no matrix that fits panels;
 ///         kUnavailable while another run writes there; kResourceExhausted without room on the disk
 ///         or in memory; kCorrupt naming the tensor for numbers that are not finite, or a file that

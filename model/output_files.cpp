@@ -1,5 +1,7 @@
 #include "model/output_files.hpp"
 
+#include <xxhash.h>
+
 #include <algorithm>
 #include <boost/json.hpp>
 #include <cstdio>
@@ -8,6 +10,7 @@
 #include <utility>
 
 #include "base/check.hpp"
+#include "model/tensor_store.hpp"
 
 namespace troupe::model {
 namespace {
@@ -144,7 +147,7 @@ uint64_t bytes_of(const OutputUnit& unit) {
 
 /// Gives every tensor of the file its place and writes the header. The format allows no gaps, so
 /// those whose sizes would push the next off its alignment come last, the odd ones at the very end.
-void lay_out(OutputFile& file) {
+void lay_out(OutputFile& file, const json::object& metadata) {
   std::vector<OutputTensor*> order;
   for_each_tensor(file.units, [&](OutputTensor& part) { order.push_back(&part); });
   const auto alignment = [](const OutputTensor* t) {
@@ -154,7 +157,7 @@ void lay_out(OutputFile& file) {
     return alignment(a) > alignment(b);
   });
   json::object entries;
-  entries["__metadata__"] = json::object{{"format", "pt"}};
+  entries["__metadata__"] = metadata;
   uint64_t offset = 0;
   for (OutputTensor* t : order) {
     t->begin = offset;
@@ -175,6 +178,21 @@ void lay_out(OutputFile& file) {
   file.size = file.header.size() + offset;
 }
 
+/// Names the run by all that what it writes follows from, so that files of another one are known by
+/// their headers: 16 hexadecimal digits.
+std::string run_of(const SavePlan& plan) {
+  const auto text_of = [](const Scheme& s) {
+    return json::array{to_string(s.dtype), s.group, s.zeros};
+  };
+  const std::string settings =
+      json::serialize(json::array{plan.identity, plan.config_json, text_of(plan.experts),
+                                  text_of(plan.rest), plan.shard_bytes});
+  char id[17];
+  std::snprintf(id, sizeof id, "%016llx",
+                static_cast<unsigned long long>(XXH3_64bits(settings.data(), settings.size())));
+  return id;
+}
+
 std::string file_name(size_t index, size_t count) {
   if (count == 1) return "model.safetensors";
   char name[64];
@@ -185,21 +203,21 @@ std::string file_name(size_t index, size_t count) {
 }  // namespace
 
 Result<OutputFiles> plan_output(const ModelConfig& config, const TensorSource& source,
-                                const Scheme& experts, const Scheme& rest, uint64_t shard_bytes) {
+                                const SavePlan& plan) {
   OutputFiles out;
   PlanningVisitor planner(source, out);
   RouterWeights unused_router;
   FfnWeights unused_ffn;
-  planner.use(rest);
+  planner.use(plan.rest);
   TRY(visit_router(config, planner, unused_router));
-  planner.use(experts);
+  planner.use(plan.experts);
   for (LayerIdx layer = 0; layer < config.num_layers; ++layer) {
     if (!config.is_moe_layer(layer)) continue;
     for (ExpertIdx expert = 0; expert < config.num_routed_experts; ++expert) {
       TRY(visit_expert(config, ExpertLayout::kPerExpert, layer, expert, planner, unused_ffn));
     }
   }
-  if (out.quantised == 0 && (experts.in_panels() || rest.in_panels())) {
+  if (out.quantised == 0 && (plan.experts.in_panels() || plan.rest.in_panels())) {
     return Error{Code::kInvalidArgument,
                  "no matrix of this model fits panels of integers, which take multiples of 16 rows "
                  "of multiples of 32"};
@@ -207,18 +225,20 @@ Result<OutputFiles> plan_output(const ModelConfig& config, const TensorSource& s
   for (OutputUnit& unit : planner.take()) {
     const uint64_t bytes = bytes_of(unit);
     if (out.files.empty() ||
-        (out.files.back().size > 0 && out.files.back().size + bytes > shard_bytes)) {
+        (out.files.back().size > 0 && out.files.back().size + bytes > plan.shard_bytes)) {
       out.files.emplace_back();
     }
     out.files.back().size += bytes;
     out.files.back().units.push_back(std::move(unit));
     out.bytes += bytes;
   }
+  const json::object metadata{
+      {"format", "pt"}, {kRunKey, run_of(plan)}, {kMadeByKey, plan.identity}};
   json::object weight_map;
   for (size_t i = 0; i < out.files.size(); ++i) {
     OutputFile& file = out.files[i];
     file.name = file_name(i, out.files.size());
-    lay_out(file);
+    lay_out(file, metadata);
     for_each_tensor(file.units, [&](OutputTensor& t) { weight_map[t.name] = file.name; });
   }
   if (out.files.size() > 1) {

@@ -46,7 +46,7 @@ struct OutputUnit {
 struct OutputFile {
   std::string name;
   std::vector<OutputUnit> units;
-  std::string header;  ///< length prefix and JSON, a multiple of 64 bytes
+  std::string header;  ///< length prefix and JSON, a multiple of 64 bytes; names the run
   uint64_t size = 0;   ///< header included
 };
 
@@ -60,6 +60,6 @@ struct OutputFiles {
 
 /// Walks the layout. @errors kInvalidArgument if panels were asked for and nothing fits them.
 Result<OutputFiles> plan_output(const ModelConfig& config, const TensorSource& source,
-                                const Scheme& experts, const Scheme& rest, uint64_t shard_bytes);
+                                const SavePlan& plan);
 
 }  // namespace troupe::model

@@ -125,18 +125,20 @@ Result<TensorHeader> parse_entry(std::string_view name, const json::value& value
   return tensor;
 }
 
-Result<void> check_metadata(const json::value& value) {
+Result<std::map<std::string, std::string>> parse_metadata(const json::value& value) {
   if (!value.is_object()) {
     return corrupt("__metadata__ is " + describe(value) + ", not an object");
   }
+  std::map<std::string, std::string> metadata;
   for (const json::key_value_pair& field : value.get_object()) {
+    const std::string_view key(field.key().data(), field.key().size());
     if (!field.value().is_string()) {
-      return corrupt("__metadata__ key " +
-                     quoted(std::string_view(field.key().data(), field.key().size())) + " is " +
-                     describe(field.value()) + ", not a string");
+      return corrupt("__metadata__ key " + quoted(key) + " is " + describe(field.value()) +
+                     ", not a string");
     }
+    metadata.emplace(key, view_of(field.value().get_string()));
   }
-  return {};
+  return metadata;
 }
 
 }  // namespace
@@ -174,7 +176,7 @@ Result<uint64_t> safetensors_header_size(Bytes first_bytes, uint64_t file_size) 
   return kLengthBytes + json_size;
 }
 
-Result<std::vector<TensorHeader>> parse_safetensors(Bytes header, uint64_t file_size) {
+Result<SafetensorsHeader> parse_safetensors(Bytes header, uint64_t file_size) {
   const uint64_t header_size = TRY(safetensors_header_size(header, file_size));
   if (header.size() < header_size) {
     return corrupt("needed " + std::to_string(header_size) + " bytes of header, got " +
@@ -190,12 +192,13 @@ Result<std::vector<TensorHeader>> parse_safetensors(Bytes header, uint64_t file_
     return corrupt("the header is " + describe(*document) + ", not an object");
   }
   const uint64_t data_size = file_size - header_size;
-  std::vector<TensorHeader> tensors;
+  SafetensorsHeader parsed;
+  std::vector<TensorHeader>& tensors = parsed.tensors;
   tensors.reserve(document->get_object().size());
   for (const json::key_value_pair& entry : document->get_object()) {
     const std::string_view name(entry.key().data(), entry.key().size());
     if (name == "__metadata__") {
-      TRY(check_metadata(entry.value()));
+      parsed.metadata = TRY(parse_metadata(entry.value()));
       continue;
     }
     auto tensor = parse_entry(name, entry.value(), data_size);
@@ -222,7 +225,7 @@ Result<std::vector<TensorHeader>> parse_safetensors(Bytes header, uint64_t file_
     return corrupt("the tensors fill " + std::to_string(expected) +
                    " bytes of data, the file has " + std::to_string(data_size));
   }
-  return tensors;
+  return parsed;
 }
 
 }  // namespace troupe::model

@@ -5,6 +5,7 @@
 // without gap or overlap. Pure parsing of bytes from outside; no file is touched here.
 
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -39,8 +40,13 @@ std::string shape_text(const std::vector<uint64_t>& shape);
 /// @errors kCorrupt if the file is too short for them or the JSON exceeds kMaxSafetensorsHeader.
 Result<uint64_t> safetensors_header_size(Bytes first_bytes, uint64_t file_size);
 
-/// Parses the whole header (length prefix included). The tensors come in the order of their bytes.
+struct SafetensorsHeader {
+  std::vector<TensorHeader> tensors;            ///< in the order of their bytes
+  std::map<std::string, std::string> metadata;  ///< `__metadata__`
+};
+
+/// Parses the whole header (length prefix included).
 /// @errors kCorrupt, naming the tensor; kUnsupported for an unknown dtype.
-Result<std::vector<TensorHeader>> parse_safetensors(Bytes header, uint64_t file_size);
+Result<SafetensorsHeader> parse_safetensors(Bytes header, uint64_t file_size);
 
 }  // namespace troupe::model

@@ -17,23 +17,41 @@ constexpr uint64_t kMaxIndexBytes = 64 << 20;
 constexpr std::string_view kSingleFile = "model.safetensors";
 constexpr std::string_view kIndexFile = "model.safetensors.index.json";
 
+/// What a file's metadata says of the run that wrote it.
+WritingRun run_of(const std::map<std::string, std::string>& metadata) {
+  const auto id = metadata.find(std::string(kRunKey));
+  if (id == metadata.end()) return {"", "no run of Troupe that left its name"};
+  const auto made_by = metadata.find(std::string(kMadeByKey));
+  return {id->second, "run " + quoted(id->second) +
+                          (made_by == metadata.end() ? "" : " (" + quoted(made_by->second) + ")")};
+}
+
 bool exists(const std::string& path) { return ::access(path.c_str(), F_OK) == 0; }
 
 }  // namespace
 
 Result<std::vector<TensorHeader>> TensorStore::add_file(const std::string& path) {
   MappedFile file = TRY(MappedFile::open(path));
-  const auto parse = [&]() -> Result<std::vector<TensorHeader>> {
+  const auto parse = [&]() -> Result<SafetensorsHeader> {
     const auto first = TRY(file.read(0, std::min<uint64_t>(file.size(), 8)));
     const uint64_t header_size = TRY(safetensors_header_size(first, file.size()));
     return parse_safetensors(TRY(file.read(0, header_size)), file.size());
   };
-  auto headers = parse();
-  if (!headers.ok()) {
-    return std::move(headers).error().with_context(path);
+  auto header = parse();
+  if (!header.ok()) {
+    return std::move(header).error().with_context(path);
+  }
+  WritingRun run = run_of(header->metadata);
+  if (files_.empty()) {
+    run_ = std::move(run);
+  } else if (run.id != run_.id) {
+    return Error{Code::kCorrupt, path + " comes from " + run.text + ", but " +
+                                     files_.front().path() + " from " + run_.text +
+                                     "; their weights do not belong together: write the directory "
+                                     "anew, or put the right file back"};
   }
   files_.push_back(std::move(file));
-  return headers;
+  return std::move(header->tensors);
 }
 
 Result<void> TensorStore::open_single(const std::string& path) {

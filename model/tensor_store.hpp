@@ -16,6 +16,17 @@
 
 namespace troupe::model {
 
+/// Keys of a file's `__metadata__` that Troupe writes: which run wrote the file, and for people
+/// what that run was. Files of one directory with different kRunKey do not belong together.
+inline constexpr std::string_view kRunKey = "troupe.run";
+inline constexpr std::string_view kMadeByKey = "troupe.made_by";
+
+/// Who wrote a file.
+struct WritingRun {
+  std::string id;    ///< kRunKey of its metadata, or ""
+  std::string text;  ///< for messages
+};
+
 /// A tensor and the file that holds it.
 struct StoredTensor {
   TensorHeader header;
@@ -39,7 +50,8 @@ struct MappedRanges {
 class TensorStore {
  public:
   /// Opens model.safetensors, or the files that model.safetensors.index.json lists.
-  /// @errors kNotFound naming the missing file or tensor; kCorrupt; kUnsupported.
+  /// @errors kNotFound naming the missing file or tensor; kCorrupt, also if different
+  /// runs of Troupe wrote the files; kUnsupported.
   static Result<TensorStore> open(const std::string& directory);
 
   /// Sorted by name.
@@ -68,6 +80,7 @@ class TensorStore {
   Result<std::vector<TensorHeader>> add_file(const std::string& path);
 
   std::vector<MappedFile> files_;
+  WritingRun run_;  ///< of the first file
   std::vector<StoredTensor> tensors_;
   uint64_t num_unlisted_ = 0;
 };

@@ -20,12 +20,12 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     }
     return 0;
   }
-  const auto tensors = troupe::model::parse_safetensors(std::as_bytes(std::span(data, size)), size);
-  if (!tensors.ok()) {
-    CHECK(!tensors.error().message.empty());
+  const auto header = troupe::model::parse_safetensors(std::as_bytes(std::span(data, size)), size);
+  if (!header.ok()) {
+    CHECK(!header.error().message.empty());
     return 0;
   }
-  for (const troupe::model::TensorHeader& tensor : *tensors) {
+  for (const troupe::model::TensorHeader& tensor : header->tensors) {
     CHECK_LE(tensor.begin, tensor.end);
     CHECK_LE(tensor.end, size);
     if (tensor.dtype) {

@@ -52,6 +52,17 @@ std::map<std::string, std::string> files_of(const std::string& directory) {
   return files;
 }
 
+TestTensors tensors_of(const std::string& file) {
+  const auto header = parse_safetensors(std::as_bytes(std::span(file)), file.size());
+  EXPECT_TRUE(header.ok()) << header.error().message;
+  TestTensors tensors;
+  for (const TensorHeader& tensor : header->tensors) {
+    tensors[tensor.name] = {std::string(tensor.stored_dtype), tensor.shape,
+                            file.substr(tensor.begin, tensor.end - tensor.begin)};
+  }
+  return tensors;
+}
+
 /// Random weights that fail after some reads, and count them.
 class FailingSource final : public TensorSource {
  public:
@@ -172,10 +183,10 @@ TEST_F(WrittenCheckpoint, LoadsWithEveryMatrixInItsPlaceAndScheme) {
 TEST_F(WrittenCheckpoint, BeginsEveryPanelAtAMultipleOf64Bytes) {
   ASSERT_TRUE(save(plan("int4-g32-asym", "int8"), RandomWeights(1, 0.02F)).ok());
   const std::string file = read_file(dir / "out/model.safetensors");
-  const auto tensors = parse_safetensors(std::as_bytes(std::span(file)), file.size());
-  ASSERT_TRUE(tensors.ok()) << tensors.error().message;
+  const auto header = parse_safetensors(std::as_bytes(std::span(file)), file.size());
+  ASSERT_TRUE(header.ok()) << header.error().message;
   size_t panels = 0;
-  for (const TensorHeader& tensor : *tensors) {
+  for (const TensorHeader& tensor : header->tensors) {
     const bool in_panels = tensor.name.ends_with("_i8") || tensor.name.ends_with("_i4");
     panels += in_panels ? 1 : 0;
     EXPECT_EQ(tensor.begin % (in_panels                      ? 64
@@ -251,6 +262,97 @@ TEST_F(WrittenCheckpoint, MakesAFileAgainThatWasCutShort) {
   EXPECT_EQ(read_file(first), content);
 }
 
+TEST_F(WrittenCheckpoint, NamesItsRunInTheMetadataOfEachFile) {
+  SavePlan named = plan("int4-g32", "int8");
+  named.identity = "a test, seed 1";
+  ASSERT_TRUE(save(named, RandomWeights(1, 0.02F)).ok());
+  const std::string file = read_file(dir / "out/model.safetensors");
+  const auto header = parse_safetensors(std::as_bytes(std::span(file)), file.size());
+  ASSERT_TRUE(header.ok()) << header.error().message;
+  EXPECT_EQ(header->metadata.at("format"), "pt");
+  EXPECT_EQ(header->metadata.at("troupe.made_by"), "a test, seed 1");
+  EXPECT_EQ(header->metadata.at("troupe.run").size(), 16U);
+}
+
+/// Two runs of the same shape and scheme in several files, but with other weights.
+class TwoRuns : public WrittenCheckpoint {
+ protected:
+  TwoRuns() {
+    one = plan("int4-g32", "int8");
+    one.shard_bytes = 20000;
+    one.identity = "a test, seed 1";
+    two = one;
+    two.directory = dir / "two";
+    two.identity = "a test, seed 2";
+  }
+
+  /// Puts a file of the second run in the place of that of the first.
+  void swap_in(const std::string& file) const {
+    ASSERT_EQ(fs::file_size(one.directory + "/" + file), fs::file_size(two.directory + "/" + file));
+    fs::copy_file(two.directory + "/" + file, one.directory + "/" + file,
+                  fs::copy_options::overwrite_existing);
+  }
+
+  static std::string file_at(size_t place, size_t count) {
+    char name[64];
+    std::snprintf(name, sizeof name, "model-%05zu-of-%05zu.safetensors", place, count);
+    return name;
+  }
+
+  SavePlan one, two;
+};
+
+TEST_F(TwoRuns, AreRefusedMixedInOneDirectoryWhicheverFileIsForeign) {
+  const auto saved = save(one, RandomWeights(1, 0.02F));
+  ASSERT_TRUE(saved.ok()) << saved.error().message;
+  ASSERT_TRUE(save(two, RandomWeights(2, 0.02F)).ok());
+  ASSERT_TRUE(Checkpoint::open(one.directory).ok());
+  for (const size_t place : {size_t{1}, size_t{2}, size_t{saved->num_files}}) {
+    const std::string file = file_at(place, saved->num_files);
+    const std::string own = read_file(one.directory + "/" + file);
+    swap_in(file);
+    const auto mixed = Checkpoint::open(one.directory);
+    ASSERT_FALSE(mixed.ok());
+    EXPECT_EQ(mixed.error().code, Code::kCorrupt);
+    EXPECT_THAT(mixed.error().message, HasSubstr(file_at(1, saved->num_files)));
+    EXPECT_THAT(mixed.error().message,
+                HasSubstr(file_at(place == 1 ? 2 : place, saved->num_files)));
+    EXPECT_THAT(mixed.error().message, HasSubstr("a test, seed 1"));
+    EXPECT_THAT(mixed.error().message, HasSubstr("a test, seed 2"));
+    write_file(one.directory + "/" + file, own);
+  }
+  EXPECT_TRUE(Checkpoint::open(one.directory).ok());
+}
+
+TEST_F(TwoRuns, AreToldApartFromFilesThatNameNoRun) {
+  ASSERT_TRUE(save(one, RandomWeights(1, 0.02F)).ok());
+  const auto files = files_of(one.directory);
+  const auto second = std::ranges::find_if(
+      files, [](const auto& file) { return file.first.starts_with("model-00002"); });
+  ASSERT_NE(second, files.end());
+  // The same weights, as another program would write them.
+  write_file(one.directory + "/" + second->first, safetensors(tensors_of(second->second)));
+  const auto mixed = Checkpoint::open(one.directory);
+  ASSERT_FALSE(mixed.ok());
+  EXPECT_THAT(mixed.error().message, HasSubstr("no run of Troupe that left its name"));
+}
+
+TEST_F(TwoRuns, DoNotGoOnWithFilesOfEachOther) {
+  const FailingSource all(1 << 20);
+  SavePlan whole = one;
+  whole.directory = dir / "whole";
+  ASSERT_TRUE(save(whole, all).ok());
+  const auto saved = save(two, RandomWeights(2, 0.02F));
+  ASSERT_TRUE(saved.ok());
+  ASSERT_FALSE(save(one, FailingSource(all.reads / 2)).ok());
+  const std::string first = file_at(1, saved->num_files);
+  ASSERT_TRUE(fs::exists(one.directory + "/" + first));
+  swap_in(first);
+  const auto resumed = save(one, FailingSource(1 << 20));
+  ASSERT_TRUE(resumed.ok()) << resumed.error().message;
+  EXPECT_EQ(files_of(one.directory), files_of(whole.directory)) << "the foreign file is made again";
+}
+
 TEST_F(WrittenCheckpoint, RefusesADirectoryWithAnythingElse) {
   const SavePlan first = plan("int4-g32", "int8");
   fs::create_directory(first.directory);
@@ -322,13 +424,7 @@ class DamagedCheckpoint : public WrittenCheckpoint {
  protected:
   void SetUp() override {
     ASSERT_TRUE(save(plan("int4-g32-asym", "int8"), RandomWeights(1, 0.02F)).ok());
-    const std::string file = read_file(dir / "out/model.safetensors");
-    const auto headers = parse_safetensors(std::as_bytes(std::span(file)), file.size());
-    ASSERT_TRUE(headers.ok());
-    for (const TensorHeader& header : *headers) {
-      tensors[header.name] = {std::string(header.stored_dtype), header.shape,
-                              file.substr(header.begin, header.end - header.begin)};
-    }
+    tensors = tensors_of(read_file(dir / "out/model.safetensors"));
   }
 
   std::string error() {

@@ -16,7 +16,7 @@ using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
 Result<std::vector<TensorHeader>> parse(const std::string& file) {
-  return parse_safetensors(std::as_bytes(std::span(file)), file.size());
+  return TRY(parse_safetensors(std::as_bytes(std::span(file)), file.size())).tensors;
 }
 
 /// A file with this header and so many bytes of data.
