@@ -12,6 +12,7 @@
 #include "actors/messages.hpp"
 #include "base/check.hpp"
 #include "base/log.hpp"
+#include "base/memory_room.hpp"
 
 namespace troupe::actors {
 namespace {
@@ -41,13 +42,28 @@ std::vector<experts::ExpertKey> missing_in(const std::vector<experts::ExpertKey>
   return missing;
 }
 
+/// Refuses experts that take more memory of their own than there is, before any is loaded.
+Result<void> check_room(const WorkerServices& services,
+                        const std::vector<experts::ExpertKey>& keys) {
+  uint64_t needed = 0;
+  for (const experts::ExpertKey& key : keys) {
+    needed += TRY(services.checkpoint->own_bytes_of_expert(key.layer, key.expert));
+  }
+  if (needed == 0) return {};  // mapped
+  return check_memory_room(
+      "copies of " + std::to_string(keys.size()) + " experts need", needed,
+      services.available_memory ? Result<uint64_t>(*services.available_memory) : available_memory(),
+      "more expert shards need less each, and experts that `troupe quantize` wrote need no copies");
+}
+
 /// Maps experts and reads a byte of each of their pages, so that nobody who computes waits for a
 /// disk.
-Result<ExpertTable> load_ahead(const model::Checkpoint& checkpoint,
+Result<ExpertTable> load_ahead(const WorkerServices& services,
                                const std::vector<experts::ExpertKey>& keys) {
+  TRY(check_room(services, keys));
   ExpertTable table;
   for (const experts::ExpertKey& key : keys) {
-    model::ExpertWeights expert = TRY(checkpoint.load_expert(key.layer, key.expert));
+    model::ExpertWeights expert = TRY(services.checkpoint->load_expert(key.layer, key.expert));
     for (const WeightView* weights : {&expert.ffn.gate, &expert.ffn.up, &expert.ffn.down}) {
       model::read_ahead(*weights);
     }
@@ -57,13 +73,18 @@ Result<ExpertTable> load_ahead(const model::Checkpoint& checkpoint,
 }
 
 /// Maps what is newly held and lets go of the rest.
-Result<void> load_experts(ShardEngine& engine, const model::Checkpoint& checkpoint,
+Result<void> load_experts(ShardEngine& engine, const WorkerServices& services,
                           const std::vector<experts::ExpertKey>& held) {
+  std::vector<experts::ExpertKey> missing;
+  std::ranges::copy_if(held, std::back_inserter(missing),
+                       [&](const auto& key) { return !engine.table.contains(key); });
+  TRY(check_room(services, missing));
   ExpertTable table;
   for (const experts::ExpertKey& key : held) {
     const auto have = engine.table.find(key);
-    table[key] = have != engine.table.end() ? have->second
-                                            : TRY(checkpoint.load_expert(key.layer, key.expert));
+    table[key] = have != engine.table.end()
+                     ? have->second
+                     : TRY(services.checkpoint->load_expert(key.layer, key.expert));
   }
   engine.table = std::move(table);
   return {};
@@ -152,9 +173,8 @@ class ExpertShardShell {
     }
     auto loaded = std::make_shared<Result<void>>();
     services_->executor->submit([this, loaded, engine = engine_, held = held_, epoch = epoch_,
-                                 checkpoint = services_->checkpoint,
-                                 me = caf::actor_cast<caf::actor>(self_)] {
-      *loaded = load_experts(*engine, *checkpoint, held);
+                                 services = services_, me = caf::actor_cast<caf::actor>(self_)] {
+      *loaded = load_experts(*engine, *services, held);
       caf::anon_send(me, JobDone{[this, loaded, epoch] { experts_loaded(epoch, *loaded); }});
     });
   }
@@ -176,9 +196,8 @@ class ExpertShardShell {
     next_ = NextEpoch{epoch, msg.placement.held_by(services_->self)};
     auto loaded = std::make_shared<Result<ExpertTable>>(ExpertTable{});
     services_->background->submit([this, loaded, epoch, missing = missing_in(held_, next_->held),
-                                   checkpoint = services_->checkpoint,
-                                   me = caf::actor_cast<caf::actor>(self_)] {
-      *loaded = load_ahead(*checkpoint, missing);
+                                   services = services_, me = caf::actor_cast<caf::actor>(self_)] {
+      *loaded = load_ahead(*services, missing);
       caf::anon_send(me, JobDone{[this, loaded, epoch] { loaded_ahead(epoch, loaded); }});
     });
   }

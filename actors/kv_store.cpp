@@ -30,10 +30,6 @@ KvStore::~KvStore() {
   if (mapped_ != nullptr) munmap(mapped_, mapped_bytes());
 }
 
-size_t KvStore::size_bytes() const {
-  return (shape_.num_blocks + shape_.num_host_slots) * block_bytes();
-}
-
 size_t KvStore::mapped_bytes() const {
   return memory_.is_host() ? size_bytes() : shape_.num_host_slots * block_bytes();
 }

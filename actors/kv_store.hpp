@@ -27,9 +27,10 @@ struct KvShape {
 
   /// Of one token in one layer.
   [[nodiscard]] size_t row_bytes() const { return kv_dim * size_of(dtype); }
-  [[nodiscard]] size_t blocks_bytes() const {
-    return num_blocks * num_layers * block_tokens * row_bytes();
-  }
+  [[nodiscard]] size_t block_bytes() const { return num_layers * block_tokens * row_bytes(); }
+  [[nodiscard]] size_t blocks_bytes() const { return num_blocks * block_bytes(); }
+  /// Of blocks and host slots.
+  [[nodiscard]] size_t size_bytes() const { return (num_blocks + num_host_slots) * block_bytes(); }
 };
 
 /// What a node announces, "cpu-f32" or "cpu-f32+kv-bf16": KV in BF16 makes other tokens, and its
@@ -49,7 +50,7 @@ class KvStore {
   KvStore& operator=(const KvStore&) = delete;
 
   [[nodiscard]] const KvShape& shape() const { return shape_; }
-  [[nodiscard]] size_t size_bytes() const;
+  [[nodiscard]] size_t size_bytes() const { return shape_.size_bytes(); }
   /// That the blocks lie in.
   [[nodiscard]] kernels::Memory& memory() const { return memory_; }
 

@@ -3,6 +3,9 @@
 #include <algorithm>
 #include <numeric>
 
+#include "base/memory_room.hpp"
+#include "base/rounded_size.hpp"
+
 namespace troupe::actors {
 namespace {
 
@@ -21,8 +24,36 @@ LocalModel::LocalModel(model::Checkpoint checkpoint, const LocalModelOptions& op
       pool_(options.num_threads, options.cpus),
       backend_(backend.ops != nullptr ? std::move(backend) : backend_of_cpus(pool_)),
       scratch_{*backend_.memory},
-      guides_(options.vocabulary) {
-  if (options_.max_context == 0) options_.max_context = config().max_position_embeddings;
+      guides_(options.vocabulary) {}
+
+KvShape LocalModel::kv_shape() const {
+  return {.num_layers = config().num_layers,
+          .num_blocks = blocks_per_sequence() * size_t{options_.num_sequences},
+          .block_tokens = kBlockTokens,
+          .kv_dim = config().kv_dim(),
+          .dtype = options_.kv_dtype};
+}
+
+Result<void> LocalModel::check_memory() const {
+  const model::ModelConfig& model = config();
+  uint64_t weights =
+      TRY(checkpoint_.own_bytes_of_router(options_.form == AttentionForm::kExpanded));
+  for (LayerIdx layer = 0; layer < model.num_layers; ++layer) {
+    if (!model.is_moe_layer(layer)) continue;
+    for (ExpertIdx expert = 0; expert < model.num_routed_experts; ++expert) {
+      weights += TRY(checkpoint_.own_bytes_of_expert(layer, expert));
+    }
+  }
+  // Up to the model's maximum, pages are touched as far as they are used, and nobody knows how far.
+  const bool kv_is_here = backend_.memory->is_host() && options_.max_context > 0;
+  const uint64_t kv = kv_is_here ? kv_shape().blocks_bytes() : 0;
+  return check_memory_room(
+      checkpoint_.directory() + ": copies of weights (" + rounded_size(weights) + ") and KV (" +
+          rounded_size(kv) + ") need",
+      weights + kv,
+      options_.available_memory ? Result<uint64_t>(*options_.available_memory) : available_memory(),
+      "shorter or fewer sequences and KV in BF16 need less, and weights that `troupe quantize` "
+      "wrote need no copies");
 }
 
 Result<std::unique_ptr<LocalModel>> LocalModel::load(const model::Checkpoint& checkpoint,
@@ -31,6 +62,7 @@ Result<std::unique_ptr<LocalModel>> LocalModel::load(const model::Checkpoint& ch
   std::unique_ptr<LocalModel> local(new LocalModel(checkpoint, options, std::move(backend)));
   kernels::Memory& memory = *local->backend_.memory;
   TRY(check_limits(checkpoint.config(), local->ops()));
+  TRY(local->check_memory());
   local->weights_ = TRY(checkpoint.load_router(options.form == AttentionForm::kExpanded));
   local->placed_ = TRY(place(local->weights_, memory));
   const model::ModelConfig& config = checkpoint.config();
@@ -41,17 +73,12 @@ Result<std::unique_ptr<LocalModel>> LocalModel::load(const model::Checkpoint& ch
           TRY(place(TRY(checkpoint.load_expert(layer, expert)), memory));
     }
   }
-  const size_t num_blocks = local->blocks_per_sequence() * size_t{local->options_.num_sequences};
-  const KvShape kv{.num_layers = config.num_layers,
-                   .num_blocks = num_blocks,
-                   .block_tokens = kBlockTokens,
-                   .kv_dim = config.kv_dim(),
-                   .dtype = options.kv_dtype};
+  const KvShape kv = local->kv_shape();
   kernels::OwnedMemory blocks;
   if (!memory.is_host()) blocks = TRY(kernels::allocate(memory, kv.blocks_bytes()));
   TRY(memory.finish());  // what could not be copied is an error of loading
   local->kv_ = std::make_unique<KvStore>(kv, memory, std::move(blocks));
-  for (uint32_t b = 0; b < num_blocks; ++b) local->block_ids_.push_back(BlockId{b});
+  for (uint32_t b = 0; b < kv.num_blocks; ++b) local->block_ids_.push_back(BlockId{b});
   local->forward_ =
       std::make_unique<Forward>(config, *local->placed_, local->ops(), *local->kv_, options.form);
   return local;
@@ -66,10 +93,10 @@ Result<void> LocalModel::check_tokens(std::span<const TokenId> tokens, size_t nu
                                                std::to_string(config().vocab_size)};
     }
   }
-  if (tokens.size() + num_more > options_.max_context) {
+  if (tokens.size() + num_more > max_context()) {
     return Error{Code::kInvalidArgument,
                  std::to_string(tokens.size()) + " prompt tokens and " + std::to_string(num_more) +
-                     " to generate exceed the context of " + std::to_string(options_.max_context)};
+                     " to generate exceed the context of " + std::to_string(max_context())};
   }
   return {};
 }
@@ -106,8 +133,12 @@ ConstRows LocalModel::step(std::span<const StepSequence> sequences) {
   return forward_->logits();
 }
 
+size_t LocalModel::max_context() const {
+  return options_.max_context == 0 ? config().max_position_embeddings : options_.max_context;
+}
+
 size_t LocalModel::blocks_per_sequence() const {
-  return (options_.max_context + kBlockTokens - 1) / kBlockTokens;
+  return (max_context() + kBlockTokens - 1) / kBlockTokens;
 }
 
 std::span<const BlockId> LocalModel::block_table(uint32_t sequence) const {

@@ -5,6 +5,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -26,9 +27,11 @@ struct LocalModelOptions {
   std::vector<uint32_t> cpus = {};  ///< that the threads are pinned to, as in kernels::ThreadPool
   AttentionForm form = AttentionForm::kAbsorbed;
   DType kv_dtype = DType::kF32;  ///< or kBF16
-  uint32_t max_context = 0;      ///< tokens of one sequence; 0: the model's maximum
+  uint32_t max_context = 0;      ///< tokens of one sequence; 0: up to the model's maximum
   uint32_t num_sequences = 1;    ///< of so many tokens; more than one are for step() alone
   uint32_t chunk_tokens = 256;   ///< prefill goes through in chunks of this many
+  /// Bytes of memory for what is not mapped; none: what there is when the model is loaded.
+  std::optional<uint64_t> available_memory = {};
   /// For requests with a grammar, or why there is none.
   Result<std::shared_ptr<const model::Vocabulary>> vocabulary =
       Error{Code::kUnsupported, "no vocabulary was loaded"};
@@ -37,7 +40,9 @@ struct LocalModelOptions {
 class LocalModel {
  public:
   /// @errors those of the checkpoint; kUnsupported if it is larger than the backend computes
-  /// (check_limits()); kResourceExhausted if a device has no room for the weights or the KV
+  /// (check_limits()); kResourceExhausted if a device has no room for the weights or the KV, or
+  /// memory none for what is not mapped: copies of weights, and the KV of max_context if that is
+  /// set
   /// @param backend none: this machine's CPUs. A device that fails in a step ends the process.
   static Result<std::unique_ptr<LocalModel>> load(const model::Checkpoint& checkpoint,
                                                   const LocalModelOptions& options,
@@ -74,11 +79,14 @@ class LocalModel {
   [[nodiscard]] kernels::Ops& ops() { return *backend_.ops; }
 
  private:
+  [[nodiscard]] Result<void> check_memory() const;
+  [[nodiscard]] KvShape kv_shape() const;
   LocalModel(model::Checkpoint checkpoint, const LocalModelOptions& options,
              kernels::Backend backend);
   Result<void> check_tokens(std::span<const TokenId> tokens, size_t num_more) const;
   /// One step over one sequence; logits for the last `num_logits` tokens.
   ConstRows step(std::span<const TokenId> tokens, uint32_t first_position, uint32_t num_logits);
+  [[nodiscard]] size_t max_context() const;
   [[nodiscard]] size_t blocks_per_sequence() const;
 
   model::Checkpoint checkpoint_;

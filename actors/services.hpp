@@ -5,6 +5,7 @@
 #include <caf/all.hpp>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "actors/executor.hpp"
@@ -26,6 +27,8 @@ struct WorkerServices {
   /// Beside it: loads experts while others are computed; makes the masks of grammars while steps
   /// run.
   Executor* background = nullptr;
+  /// Bytes of memory for experts that cannot be mapped; none: what there is when they are loaded.
+  std::optional<uint64_t> available_memory = {};
   /// For grammars, or why there is none. Of routers.
   Result<std::shared_ptr<const model::Vocabulary>> vocabulary =
       Error{Code::kUnsupported, "not a router"};

@@ -83,7 +83,7 @@ Result<std::unique_ptr<actors::LocalModel>> load_local_model(const Values& value
   if (values.count("device") != 0) backend = TRY(open_backend(values["device"].as<std::string>()));
   const auto checkpoint = TRY(model::Checkpoint::open(values["model"].as<std::string>()));
   const size_t most = checkpoint.config().max_position_embeddings;
-  options.max_context = static_cast<uint32_t>(num_tokens == 0 ? most : std::min(most, num_tokens));
+  options.max_context = static_cast<uint32_t>(std::min(most, num_tokens));
   if (guided) {
     options.vocabulary =
         TRY(model::load_vocabulary(values["model"].as<std::string>(), checkpoint.config()));

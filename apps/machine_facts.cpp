@@ -20,11 +20,11 @@
 #include <cstring>
 #include <memory>
 
+#include "base/control_groups.hpp"
 #include "base/kernel_file.hpp"
 #include "base/tensor_view.hpp"
 #include "gateway/http_client.hpp"
 #include "kernels/backend.hpp"
-#include "kernels/control_groups.hpp"
 #include "model/weights.hpp"
 
 namespace troupe::apps {
@@ -222,7 +222,7 @@ cluster::MachineFacts read_machine(const std::string& net_devices) {
   return {.cpus = {.target = kernels::make_cpu_ops(nullptr)->target(),
                    .num_cpus = static_cast<uint32_t>(sysconf(_SC_NPROCESSORS_ONLN)),
                    .num_allowed = num_allowed_cpus()},
-          .groups = kernels::control_group_limits(),
+          .groups = control_group_limits(),
           .memory = memory(),
           .limits = process_limits(),
           .shared_memory = shared_memory(),

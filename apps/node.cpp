@@ -22,6 +22,8 @@
 #include "apps/signals.hpp"
 #include "apps/version.hpp"
 #include "base/log.hpp"
+#include "base/memory_room.hpp"
+#include "base/rounded_size.hpp"
 #include "cluster/config.hpp"
 #include "kernels/backend.hpp"
 #include "kernels/cpu_claims.hpp"
@@ -131,6 +133,27 @@ struct Process {
   EndReason end;
 };
 
+actors::KvShape kv_shape(const cluster::ClusterConfig& config, const model::ModelConfig& model) {
+  return {.num_layers = model.num_layers,
+          .num_blocks = config.kv_blocks,
+          .block_tokens = config.kv_block_tokens,
+          .kv_dim = model.kv_dim(),
+          .num_host_slots = config.kv_host_blocks,
+          .dtype = config.kv_dtype};
+}
+
+/// What a router takes of memory for itself; an expert shard checks when it knows its experts.
+Result<void> check_memory(const cluster::ClusterConfig& config,
+                          const model::Checkpoint& checkpoint) {
+  const uint64_t weights = TRY(checkpoint.own_bytes_of_router());
+  const uint64_t kv = kv_shape(config, checkpoint.config()).size_bytes();
+  return check_memory_room("copies of weights (" + rounded_size(weights) + ") and KV blocks (" +
+                               rounded_size(kv) + ") need",
+                           weights + kv, available_memory(),
+                           "lower limits.kv_blocks or limits.kv_host_blocks, or set "
+                           "limits.kv_dtype: bf16");
+}
+
 caf::actor spawn_worker(caf::actor_system& system, Process& process, const caf::actor& head) {
   const cluster::ClusterConfig& config = process.config;
   if (process.node.role == cluster::Role::kExperts) {
@@ -147,15 +170,9 @@ caf::actor spawn_worker(caf::actor_system& system, Process& process, const caf::
                                                           .block_tokens = config.kv_block_tokens,
                                                           .copies_target = config.step_target},
                                    bool{TROUPE_CHECKED});
-  auto engine = std::make_shared<actors::RouterEngine>(
-      model, process.weights, *process.ops, process.pool,
-      actors::KvShape{.num_layers = model.num_layers,
-                      .num_blocks = config.kv_blocks,
-                      .block_tokens = config.kv_block_tokens,
-                      .kv_dim = model.kv_dim(),
-                      .num_host_slots = config.kv_host_blocks,
-                      .dtype = config.kv_dtype},
-      actors::AttentionForm::kAbsorbed);
+  auto engine = std::make_shared<actors::RouterEngine>(model, process.weights, *process.ops,
+                                                       process.pool, kv_shape(config, model),
+                                                       actors::AttentionForm::kAbsorbed);
   log::info("kv_cache", {{"blocks", config.kv_blocks},
                          {"dtype", to_string(config.kv_dtype)},
                          {"bytes", engine->kv_bytes()}});
@@ -183,6 +200,7 @@ Result<int> run(const std::string& config_path, const std::string& name) {
                   .pool = kernels::ThreadPool(node.threads, cpus)};
   auto& vocabulary = process.services.vocabulary;
   if (node.role == cluster::Role::kRouter) {
+    TRY(check_memory(config, process.checkpoint));
     process.weights = TRY(process.checkpoint.load_router());
     log::info("weights_mapped", {{"model", config.model}});
     // Without a tokenizer it serves on; requests with a grammar get this error.

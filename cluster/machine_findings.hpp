@@ -9,9 +9,9 @@
 #include <string_view>
 #include <vector>
 
+#include "base/control_groups.hpp"
 #include "base/result.hpp"
 #include "cluster/config.hpp"
-#include "kernels/control_groups.hpp"
 #include "kernels/cuda/devices.hpp"
 #include "transport/net_devices.hpp"
 #include "transport/ucx_transports.hpp"
@@ -85,7 +85,7 @@ struct ClusterFacts {
 
 struct MachineFacts {
   CpuFacts cpus;
-  Result<kernels::GroupLimits> groups = kernels::GroupLimits{};
+  Result<GroupLimits> groups = GroupLimits{};
   Result<MemoryFacts> memory = MemoryFacts{};
   Result<ProcessLimits> limits = ProcessLimits{};
   Result<SharedMemoryFacts> shared_memory = SharedMemoryFacts{};

@@ -161,7 +161,8 @@ Result<std::shared_ptr<const RouterWeights>> Checkpoint::load_router(bool with_k
   return std::shared_ptr<const RouterWeights>(std::move(weights));
 }
 
-Result<ExpertWeights> Checkpoint::load_expert(LayerIdx layer, ExpertIdx expert) const {
+Result<void> Checkpoint::visit(LayerIdx layer, ExpertIdx expert, TensorVisitor& visitor,
+                               FfnWeights& ffn) const {
   const ModelConfig& config = state_->config;
   if (layer >= config.num_layers || !config.is_moe_layer(layer) ||
       expert >= config.num_routed_experts) {
@@ -169,11 +170,29 @@ Result<ExpertWeights> Checkpoint::load_expert(LayerIdx layer, ExpertIdx expert) 
                                              " in layer " + std::to_string(layer) + " of " +
                                              state_->directory};
   }
-  LoadingVisitor loader(config, state_->store);
+  return visit_expert(config, state_->expert_layouts[layer], layer, expert, visitor, ffn);
+}
+
+Result<ExpertWeights> Checkpoint::load_expert(LayerIdx layer, ExpertIdx expert) const {
+  LoadingVisitor loader(state_->config, state_->store);
   ExpertWeights weights;
-  TRY(visit_expert(config, state_->expert_layouts[layer], layer, expert, loader, weights.ffn));
+  TRY(visit(layer, expert, loader, weights.ffn));
   weights.storage = TRY(loader.finish());
   return weights;
+}
+
+Result<uint64_t> Checkpoint::own_bytes_of_router(bool with_kv_b) const {
+  OwnBytesVisitor counter(state_->config, state_->store, with_kv_b);
+  RouterWeights unused;
+  TRY(visit_router(state_->config, counter, unused));
+  return counter.bytes();
+}
+
+Result<uint64_t> Checkpoint::own_bytes_of_expert(LayerIdx layer, ExpertIdx expert) const {
+  OwnBytesVisitor counter(state_->config, state_->store);
+  FfnWeights unused;
+  TRY(visit(layer, expert, counter, unused));
+  return counter.bytes();
 }
 
 }  // namespace troupe::model

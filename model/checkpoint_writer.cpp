@@ -21,7 +21,7 @@
 
 #include "base/bfloat16.hpp"
 #include "base/check.hpp"
-#include "base/kernel_file.hpp"
+#include "base/memory_room.hpp"
 #include "model/json.hpp"
 #include "model/mapped_file.hpp"
 #include "model/output_files.hpp"
@@ -380,13 +380,9 @@ class Saving {
         largest = std::max(largest, chunk.count * chunk.unit->in * 12);
       }
     }
-    const uint64_t needed = largest * plan_.num_threads;
-    const auto available = bytes_of("/proc/meminfo", "MemAvailable");
-    if (!available.ok() || needed <= *available) return {};
-    return Error{Code::kResourceExhausted,
-                 std::to_string(plan_.num_threads) + " threads need " +
-                     std::to_string(needed >> 20) + " MiB of memory, and " +
-                     std::to_string(*available >> 20) + " are available; fewer threads need less"};
+    return check_memory_room(std::to_string(plan_.num_threads) + " threads need",
+                             largest * plan_.num_threads, available_memory(),
+                             "fewer threads need less");
   }
 
   void advance(uint64_t bytes) {

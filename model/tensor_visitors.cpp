@@ -362,6 +362,65 @@ Result<void> CheckingVisitor::floats(const std::string& name, const std::vector<
   return {};
 }
 
+namespace {
+
+/// Of a matrix that is loaded as a view.
+uint64_t own_bytes(const LocatedMatrix& m) {
+  if (m.published) {
+    const uint64_t num_scales = m.out * ((m.in + m.group - 1) / m.group);
+    const bool int4 = m.dtype == DType::kI4;
+    return m.out * m.in / (int4 ? 2 : 1) + num_scales * (sizeof(float) + (int4 ? 1 : 0));
+  }
+  if (is_integer(m.dtype) || m.scales == nullptr) return 0;
+  return (m.scale_bytes.end - m.scale_bytes.begin) / size_of(*m.scales->header.dtype) *
+         sizeof(float);
+}
+
+bool in_16_bits(const LocatedMatrix& m) {
+  return m.dtype == DType::kBF16 || m.dtype == DType::kF16;
+}
+
+}  // namespace
+
+Result<void> OwnBytesVisitor::matrix(const std::string& name, uint64_t out, uint64_t in,
+                                     WeightView&) {
+  bytes_ += own_bytes(TRY(locator_.matrix(name, out, in)));
+  return {};
+}
+
+Result<void> OwnBytesVisitor::table(const std::string& name, uint64_t out, uint64_t in,
+                                    WeightView&) {
+  bytes_ += own_bytes(TRY(locator_.float_matrix(name, out, in)));
+  return {};
+}
+
+Result<void> OwnBytesVisitor::key_value(const std::string& name, const KeyValueShape& shape,
+                                        AttentionWeights&) {
+  const LocatedKeyValue located = TRY(locator_.key_value(name, shape));
+  if (!located.whole) {
+    bytes_ += own_bytes(located.key_t) + own_bytes(located.value);
+    return {};
+  }
+  const uint64_t elements = located.whole->out * located.whole->in;
+  bytes_ += elements * (in_16_bits(*located.whole) ? 2 : sizeof(float));
+  if (with_kv_b_) bytes_ += elements * sizeof(float);
+  return {};
+}
+
+Result<void> OwnBytesVisitor::stacked_matrix(const std::string& name, const Slice& slice,
+                                             WeightView&) {
+  bytes_ += own_bytes(TRY(locator_.stacked_matrix(name, slice)));
+  return {};
+}
+
+Result<void> OwnBytesVisitor::floats(const std::string&, const std::vector<uint64_t>& shape,
+                                     std::vector<float>&) {
+  uint64_t elements = 1;
+  for (const uint64_t dim : shape) elements *= dim;
+  bytes_ += elements * sizeof(float);
+  return {};
+}
+
 LoadingVisitor::LoadingVisitor(const ModelConfig& config, const TensorStore& store, bool with_kv_b)
     : store_(store), locator_(config, store), with_kv_b_(with_kv_b) {}
 
@@ -469,10 +528,9 @@ Result<void> LoadingVisitor::key_value(const std::string& name, const KeyValueSh
     return add(located.value, weights.uv);
   }
   const LocatedMatrix& kv_b = *located.whole;
-  const bool in_16_bits = kv_b.dtype == DType::kBF16 || kv_b.dtype == DType::kF16;
   std::vector<float> values;
-  if (!in_16_bits || with_kv_b_) values = TRY(read_matrix(kv_b));
-  if (in_16_bits) {
+  if (!in_16_bits(kv_b) || with_kv_b_) values = TRY(read_matrix(kv_b));
+  if (in_16_bits(kv_b)) {
     const std::vector<std::byte> bytes = TRY(store_.read(kv_b.bytes));
     split_key_value<uint16_t>(bytes, shape, kv_b.dtype, weights);
   } else {

@@ -105,6 +105,28 @@ class CheckingVisitor final : public TensorVisitor {
   std::vector<std::optional<TensorUse>> uses_;
 };
 
+/// Adds up the memory that LoadingVisitor takes for itself, beside what it maps.
+class OwnBytesVisitor final : public TensorVisitor {
+ public:
+  OwnBytesVisitor(const ModelConfig& config, const TensorStore& store, bool with_kv_b = false)
+      : locator_(config, store), with_kv_b_(with_kv_b) {}
+
+  Result<void> matrix(const std::string& name, uint64_t out, uint64_t in, WeightView&) override;
+  Result<void> table(const std::string& name, uint64_t out, uint64_t in, WeightView&) override;
+  Result<void> key_value(const std::string& name, const KeyValueShape& shape,
+                         AttentionWeights&) override;
+  Result<void> stacked_matrix(const std::string& name, const Slice& slice, WeightView&) override;
+  Result<void> floats(const std::string& name, const std::vector<uint64_t>& shape,
+                      std::vector<float>&) override;
+
+  [[nodiscard]] uint64_t bytes() const { return bytes_; }
+
+ private:
+  TensorLocator locator_;
+  bool with_kv_b_;
+  uint64_t bytes_ = 0;
+};
+
 /// Copies what is wanted as float32 at once, and collects the matrices to map them together.
 class LoadingVisitor final : public TensorVisitor {
  public:

@@ -15,6 +15,8 @@
 
 namespace troupe::model {
 
+class TensorVisitor;
+
 /// A gated FFN. gate and up [inner, hidden], down [hidden, inner].
 struct FfnWeights {
   WeightView gate;
@@ -110,6 +112,12 @@ class Checkpoint {
   /// @errors as load_router(); kInvalidArgument if there is no such expert.
   [[nodiscard]] Result<ExpertWeights> load_expert(LayerIdx layer, ExpertIdx expert) const;
 
+  /// Memory that load_router() and load_expert() take for themselves: what is copied, decoded or
+  /// brought into panels. Mapped pages do not count, the kernel can drop them and read them again.
+  /// @errors as load_router()
+  [[nodiscard]] Result<uint64_t> own_bytes_of_router(bool with_kv_b = false) const;
+  [[nodiscard]] Result<uint64_t> own_bytes_of_expert(LayerIdx layer, ExpertIdx expert) const;
+
   /// A digest over config.json, tensor headers and samples of the data (16 of 4 KiB per file):
   /// nodes that disagree on it must not share work.
   [[nodiscard]] uint64_t digest() const;
@@ -126,6 +134,8 @@ class Checkpoint {
 
  private:
   struct State;
+  Result<void> visit(LayerIdx layer, ExpertIdx expert, TensorVisitor& visitor,
+                     FfnWeights& ffn) const;
   explicit Checkpoint(std::shared_ptr<const State> state);
   std::shared_ptr<const State> state_;
 };

@@ -66,7 +66,8 @@ struct ScriptedPort final : transport::Port {
 
 class ExpertShardActor : public testing::Test {
  protected:
-  ExpertShardActor() {
+  explicit ExpertShardActor(const std::string& model_name = "v3-groups")
+      : checkpoint_(model::Checkpoint::open(golden_model(model_name)).value()) {
     const model::ModelConfig& model = checkpoint_.config();
     while (!model.is_moe_layer(layer_)) ++layer_;
     scheduler_ = process_.system().spawn([this]() -> caf::behavior {
@@ -138,7 +139,7 @@ class ExpertShardActor : public testing::Test {
   }
 
   VirtualProcess process_{/*networked=*/false, Instant{seconds(1).ns}};
-  model::Checkpoint checkpoint_ = model::Checkpoint::open(golden_model("v3-groups")).value();
+  model::Checkpoint checkpoint_;
   std::unique_ptr<kernels::Ops> ops_ = kernels::make_cpu_ops(nullptr);
   HeldJobs executor_;
   ScriptedPort port_;
@@ -153,6 +154,37 @@ class ExpertShardActor : public testing::Test {
   Epoch epoch_;
   std::vector<NodeFailedReport> failures_;
 };
+
+/// Its experts have scales, which are copied.
+struct Fp8ShardActor : ExpertShardActor {
+  Fp8ShardActor() : ExpertShardActor("v3-fp8") {}
+};
+
+TEST_F(Fp8ShardActor, RefusesExpertsForWhoseCopiesThereIsNoMemory) {
+  services_.available_memory = 0;
+  form(Epoch{2});
+  EXPECT_THAT(failures_, SizeIs(0)) << "it holds them already";
+  tell(FormEpochRequest{.placement = {.epoch = Epoch{3}}});
+  run_jobs();
+  EXPECT_THAT(failures_, SizeIs(0)) << "none need none";
+  form(Epoch{4});
+  ASSERT_THAT(failures_, SizeIs(1));
+  EXPECT_EQ(failures_[0].node, kSelf);
+  EXPECT_EQ(failures_[0].error.code, Code::kResourceExhausted);
+  EXPECT_THAT(failures_[0].error.message, HasSubstr("experts need"));
+  EXPECT_THAT(failures_[0].error.message, HasSubstr("more expert shards"));
+  services_.available_memory = 1 << 20;
+  form(Epoch{5});
+  EXPECT_THAT(failures_, SizeIs(1));
+}
+
+TEST_F(ExpertShardActor, MapsExpertsWithoutAnyMemoryForCopies) {
+  services_.available_memory = 0;
+  tell(FormEpochRequest{.placement = {.epoch = Epoch{2}}});
+  run_jobs();
+  form(Epoch{3});
+  EXPECT_THAT(failures_, SizeIs(0));
+}
 
 TEST_F(ExpertShardActor, AnswersADispatchWithItsRowsWhenTheyAreComputed) {
   dispatch(5, kHeld, 2);

@@ -2,6 +2,7 @@
 
 #include "actors/local_model.hpp"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <memory>
@@ -54,6 +55,29 @@ TEST_F(LocalSteps, OfSeveralSequencesGiveTheLogitsOfEachAlone) {
   const std::vector<StepSequence> together{chunk(0, next_a, 3), chunk(1, next_b, 2)};
   EXPECT_EQ(last_logits(together, 0), alone_a);
   EXPECT_EQ(last_logits(together, 1), alone_b);
+}
+
+TEST(LocalMemory, IsCheckedForCopiesOfWeightsAndTheKvBeforeAnythingIsLoaded) {
+  const auto checkpoint = model::Checkpoint::open(std::string(TROUPE_SOURCE_DIR) + "/models/demo");
+  ASSERT_TRUE(checkpoint.ok()) << checkpoint.error().message;
+  const model::ModelConfig& config = checkpoint->config();
+  const uint64_t weights = checkpoint->own_bytes_of_router().value();
+  const uint64_t kv = uint64_t{3} * kContext * config.num_layers * config.kv_dim() * sizeof(float);
+  LocalModelOptions options{
+      .max_context = kContext, .num_sequences = 3, .available_memory = weights + kv};
+  EXPECT_TRUE(LocalModel::load(*checkpoint, options).ok()) << "mapped weights count for nothing";
+  options.available_memory = weights + kv - 1;
+  const auto refused = LocalModel::load(*checkpoint, options);
+  ASSERT_FALSE(refused.ok());
+  EXPECT_EQ(refused.error().code, Code::kResourceExhausted);
+  EXPECT_THAT(refused.error().message, testing::HasSubstr("models/demo"));
+  EXPECT_THAT(refused.error().message, testing::HasSubstr("are available"));
+  options.kv_dtype = DType::kBF16;
+  EXPECT_TRUE(LocalModel::load(*checkpoint, options).ok());
+  options = {.available_memory = weights};
+  EXPECT_TRUE(LocalModel::load(*checkpoint, options).ok()) << "KV of unknown use";
+  options.available_memory = weights - 1;
+  EXPECT_FALSE(LocalModel::load(*checkpoint, options).ok());
 }
 
 TEST_F(LocalSteps, GoOnFromACopyOfAnothersKv) {

@@ -292,6 +292,23 @@ TEST_P(PublishedCheckpoint, CountsTheParametersThatItStandsFor) {
   EXPECT_EQ(quantised, plain->summary().total_parameters);
 }
 
+TEST_P(PublishedCheckpoint, CountsAsItsOwnMemoryWhatItBringsIntoPanelsAndDecodes) {
+  const auto checkpoint = open();
+  ASSERT_TRUE(checkpoint.ok()) << checkpoint.error().message;
+  const auto expert = checkpoint->load_expert(1, 2);
+  ASSERT_TRUE(expert.ok()) << expert.error().message;
+  const bool int8 = expert->ffn.up.dtype == DType::kI8;
+  EXPECT_EQ(*checkpoint->own_bytes_of_expert(1, 2),
+            expert->ffn.up.size_bytes() + 32 * up.groups * (sizeof(float) + (int8 ? 0 : 1)));
+  EXPECT_EQ(*checkpoint->own_bytes_of_expert(1, 1), 0U) << "mapped";
+  EXPECT_FALSE(checkpoint->own_bytes_of_expert(0, 1).ok());
+  const uint64_t floats = 64 + 2 * (64 + 64 + 5 + 32) + 4 * 64 + 4;
+  const uint64_t kv_b_elements = 96 * 32;  // decoded in one layer, BF16 in the other
+  const uint64_t router = floats * 4 + kv_b_elements * (4 + 2);
+  EXPECT_EQ(*checkpoint->own_bytes_of_router(), router);
+  EXPECT_EQ(*checkpoint->own_bytes_of_router(true), router + 2 * kv_b_elements * 4);
+}
+
 TEST_P(PublishedCheckpoint, NamesWhatIsMissingOrOfAnotherShape) {
   for (const auto& [end, tensor] : up.tensors) {
     if (end == "weight_shape" || end == "g_idx") continue;

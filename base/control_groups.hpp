@@ -8,12 +8,14 @@
 
 #include "base/result.hpp"
 
-namespace troupe::kernels {
+namespace troupe {
 
 /// The tightest limits of a control group and those above it.
 struct GroupLimits {
   double cpus = 0;                     ///< CPU time per time by cpu.max; 0: unlimited
   uint64_t memory_bytes = UINT64_MAX;  ///< by memory.max; UINT64_MAX: unlimited
+  /// Of it, what nobody in the group has taken; cached files count as free.
+  uint64_t memory_left = UINT64_MAX;
 };
 
 /// Of this process. In a container its group's path may lead outside what is mounted there; then
@@ -24,4 +26,4 @@ struct GroupLimits {
 Result<GroupLimits> control_group_limits(const std::filesystem::path& root = "/sys/fs/cgroup",
                                          const std::filesystem::path& self = "/proc/self/cgroup");
 
-}  // namespace troupe::kernels
+}  // namespace troupe

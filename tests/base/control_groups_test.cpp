@@ -1,11 +1,11 @@
-#include "kernels/control_groups.hpp"
+#include "base/control_groups.hpp"
 
 #include <gtest/gtest.h>
 #include <stdlib.h>
 
 #include <fstream>
 
-namespace troupe::kernels {
+namespace troupe {
 namespace {
 
 namespace fs = std::filesystem;
@@ -54,6 +54,21 @@ TEST_F(Groups, LimitByTheTightestOnTheWayUp) {
   EXPECT_EQ(limits()->memory_bytes, 4000U);
 }
 
+TEST_F(Groups, LeaveOfTheirMemoryWhatIsNotTakenAndWhatFilesTakeInTheCache) {
+  EXPECT_EQ(limits()->memory_left, UINT64_MAX);
+  write("a/memory.max", "8000");
+  EXPECT_EQ(limits()->memory_left, 8000U) << "nothing tells what is taken";
+  write("a/memory.current", "6000");
+  write("a/memory.stat", "anon 3500\nfile 2500\nshmem 100\ninactive_file 1400\nactive_file 1000");
+  EXPECT_EQ(limits()->memory_left, 4400U);
+  write("a/b/memory.max", "4000");
+  write("a/b/memory.current", "3000");
+  EXPECT_EQ(limits()->memory_left, 1000U) << "the tightest counts, whichever has the smaller limit";
+  write("a/memory.current", "9000");  // above its limit for a moment
+  write("a/memory.stat", "inactive_file 0");
+  EXPECT_EQ(limits()->memory_left, 0U);
+}
+
 TEST_F(Groups, OfAContainerCountFromWhatIsMounted) {
   write("cpu.max", "50000 100000");
   for (const char* group : {"/", "/not/visible/here", "/../../x"}) {
@@ -70,4 +85,4 @@ TEST_F(Groups, AreUnsupportedInVersion1AndUnavailableWithoutProc) {
 }
 
 }  // namespace
-}  // namespace troupe::kernels
+}  // namespace troupe

@@ -1,10 +1,10 @@
-#include "kernels/control_groups.hpp"
+#include "base/control_groups.hpp"
 
 #include <algorithm>
 #include <fstream>
 #include <string>
 
-namespace troupe::kernels {
+namespace troupe {
 namespace {
 
 namespace fs = std::filesystem;
@@ -19,6 +19,19 @@ Result<std::string> group_of(const fs::path& self) {
   return std::string();
 }
 
+/// Bytes in use that the kernel cannot take back: memory.current without the pages of files.
+uint64_t memory_taken(const fs::path& group) {
+  uint64_t current = 0;
+  if (!(std::ifstream(group / "memory.current") >> current)) return 0;
+  uint64_t cached = 0;
+  std::ifstream stat(group / "memory.stat");
+  uint64_t bytes = 0;
+  for (std::string name; stat >> name >> bytes;) {
+    if (name == "inactive_file" || name == "active_file") cached += bytes;
+  }
+  return current - std::min(current, cached);
+}
+
 /// Lowers the limits to those of one group. Each file holds "max" where there is no limit, and is
 /// missing where nobody limits that resource.
 void apply(const fs::path& group, GroupLimits& limits) {
@@ -30,6 +43,7 @@ void apply(const fs::path& group, GroupLimits& limits) {
   uint64_t bytes = 0;
   if (std::ifstream(group / "memory.max") >> bytes) {
     limits.memory_bytes = std::min(limits.memory_bytes, bytes);
+    limits.memory_left = std::min(limits.memory_left, bytes - std::min(bytes, memory_taken(group)));
   }
 }
 
@@ -51,4 +65,4 @@ Result<GroupLimits> control_group_limits(const fs::path& root, const fs::path& s
   return limits;
 }
 
-}  // namespace troupe::kernels
+}  // namespace troupe
