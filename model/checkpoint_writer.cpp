@@ -7,21 +7,19 @@
 #include <xxhash.h>
 
 #include <algorithm>
-#include <atomic>
 #include <boost/json.hpp>
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
 #include <mutex>
-#include <optional>
 #include <set>
 #include <system_error>
-#include <thread>
 #include <utility>
 
 #include "base/bfloat16.hpp"
 #include "base/check.hpp"
 #include "base/memory_room.hpp"
+#include "model/for_all.hpp"
 #include "model/json.hpp"
 #include "model/mapped_file.hpp"
 #include "model/output_files.hpp"
@@ -214,30 +212,6 @@ Result<std::vector<Piece>> make(const TensorSource& source, const Chunk& chunk) 
 struct Written {
   uint64_t begin, size, hash;
 };
-
-/// Runs work(i) for i below count on some threads until one fails.
-Result<void> for_all(size_t count, size_t num_threads,
-                     const std::function<Result<void>(size_t)>& work) {
-  std::atomic<size_t> next = 0;
-  std::atomic<bool> stop = false;
-  std::mutex mutex;
-  std::optional<Error> failed;
-  const auto run = [&] {
-    for (size_t i = next++; i < count && !stop; i = next++) {
-      if (auto done = work(i); !done.ok()) {
-        const std::lock_guard lock(mutex);
-        if (!failed) failed = std::move(done).error();
-        stop = true;
-      }
-    }
-  };
-  std::vector<std::jthread> threads;
-  for (size_t t = 1; t < std::min(num_threads, count); ++t) threads.emplace_back(run);
-  run();
-  threads.clear();
-  if (failed) return *std::move(failed);
-  return {};
-}
 
 class Saving {
  public:

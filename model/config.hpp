@@ -12,6 +12,7 @@
 
 #include "base/ids.hpp"
 #include "base/result.hpp"
+#include "base/tensor_view.hpp"
 
 namespace troupe::model {
 
@@ -49,8 +50,8 @@ struct QuantisedSchemes {
 
 /// Formats of integer weights that others publish (published_integers.hpp).
 enum class PublishedFormat : uint8_t {
-  kCompressedInt8,  ///< compressed-tensors, int-quantized
-  kCompressedInt4,  ///< compressed-tensors, pack-quantized
+  kCompressedInt8,    ///< compressed-tensors, int-quantized
+  kCompressedPacked,  ///< compressed-tensors, pack-quantized
   kGptq,
   kGptqV2,
   kAwq,
@@ -61,7 +62,9 @@ std::string_view to_string(PublishedFormat format);
 
 struct PublishedIntegers {
   PublishedFormat format = PublishedFormat::kCompressedInt8;
-  uint32_t group = 0;  ///< elements of a row that share a scale; 0: the whole row
+  DType dtype = DType::kI8;  ///< or kI4
+  uint32_t group = 0;        ///< elements of a row that share a scale; 0: the whole row
+  bool zeros = false;        ///< stored beside the scales
 };
 
 struct ModelConfig {

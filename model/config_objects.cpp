@@ -92,13 +92,15 @@ Result<uint32_t> read_group_size(KeyReader& keys) {
   return group;
 }
 
-Result<void> only_bits(KeyReader& keys, std::string_view name, uint32_t bits) {
-  if (const uint32_t given = TRY(keys.size({name}, 1, 64)); given != bits) {
-    return keys.error(Code::kUnsupported, name,
-                      "is " + std::to_string(given) + "; Troupe reads " + std::to_string(bits) +
-                          " of this format");
-  }
-  return {};
+/// 4, or 8, if the format is read with it.
+Result<DType> read_bits(KeyReader& keys, std::string_view name, bool may_be_4, bool may_be_8) {
+  const uint32_t bits = TRY(keys.size({name}, 1, 64));
+  if (bits == 4 && may_be_4) return DType::kI4;
+  if (bits == 8 && may_be_8) return DType::kI8;
+  return keys.error(Code::kUnsupported, name,
+                    "is " + std::to_string(bits) + "; Troupe reads " + (may_be_4 ? "4" : "") +
+                        (may_be_4 && may_be_8 ? " and " : "") + (may_be_8 ? "8" : "") +
+                        " of this format");
 }
 
 /// GPTQ and AWQ.
@@ -129,9 +131,11 @@ Result<void> read_packed(KeyReader& keys, PublishedFormat format, ModelConfig& c
                                                               "module_name_preceding_first_block",
                                                               "pad_token_id",
                                                               "sym"});
-  TRY(only_bits(keys, "bits", 4));
-  PublishedIntegers published{.format = format, .group = TRY(read_group_size(keys))};
-  if (format == PublishedFormat::kAwq) {
+  const bool awq = format == PublishedFormat::kAwq;
+  const DType dtype = TRY(read_bits(keys, "bits", /*may_be_4=*/true, /*may_be_8=*/!awq));
+  PublishedIntegers published{
+      .format = format, .dtype = dtype, .group = TRY(read_group_size(keys)), .zeros = true};
+  if (awq) {
     TRY(keys.only_flag("zero_point", true));
     TRY(keys.only_text("version", "gemm"));
   } else {
@@ -171,18 +175,36 @@ Result<void> read_compressed_tensors(KeyReader& keys, ModelConfig& config) {
     return keys.error(Code::kInvalidArgument, "config_groups", "has no weights");
   }
   KeyReader weight_keys(weights->get_object(), "config.json: quantization_config.weights.");
-  TRY(only_bits(weight_keys, "num_bits", int8 ? 8 : 4));
+  PublishedIntegers published{
+      .format = int8 ? PublishedFormat::kCompressedInt8 : PublishedFormat::kCompressedPacked,
+      .dtype = TRY(read_bits(weight_keys, "num_bits", /*may_be_4=*/!int8, /*may_be_8=*/true)),
+      .group = TRY(read_group_size(weight_keys)),
+      .zeros = !TRY(weight_keys.flag_or("symmetric", true))};
   TRY(weight_keys.only_text("type", "int"));
-  TRY(weight_keys.only_flag("symmetric", true));
   TRY(weight_keys.only_flag("dynamic", false));
-  if (weight_keys.find("actorder") != nullptr) {
-    return weight_keys.error(Code::kUnsupported, "actorder", "is not null");
+  if (published.zeros && published.dtype == DType::kI8) {
+    return weight_keys.error(Code::kUnsupported, "symmetric",
+                             "is false; Troupe reads integers of 8 bits without zero points");
   }
-  TRY(weight_keys.only_text("strategy", int8 ? "channel" : "group"));
-  config.published = PublishedIntegers{
-      .format = int8 ? PublishedFormat::kCompressedInt8 : PublishedFormat::kCompressedInt4,
-      .group = TRY(read_group_size(weight_keys))};
+  // Another order of calibration; columns are stored in their own unless each has its group by
+  // name.
+  const json::value* order = weight_keys.find("actorder");
+  if (order != nullptr && *order != "weight" && *order != "static" && *order != false) {
+    return weight_keys.error(
+        Code::kUnsupported, "actorder",
+        "is " + describe(*order) +
+            ", so columns of a group are no neighbours; Troupe reads \"weight\" "
+            "and \"static\"");
+  }
+  const auto strategy = TRY(weight_keys.optional_text("strategy"));
+  if (strategy && *strategy != (published.group == 0 ? "channel" : "group")) {
+    return weight_keys.error(
+        Code::kUnsupported, "strategy",
+        "is " + quoted(*strategy) +
+            "; Troupe reads \"group\" with a group_size, and \"channel\" without one");
+  }
   TRY(weight_keys.refuse_unread(kHarmlessOfWeights));
+  config.published = published;
   for (const char* other : {"kv_cache_scheme", "sparsity_config", "transform_config"}) {
     const json::value* value = keys.find(other);
     if (value != nullptr && !(value->is_object() && value->get_object().empty())) {
@@ -219,7 +241,7 @@ Result<void> read_troupe(KeyReader& keys, ModelConfig& config) {
 std::string_view to_string(PublishedFormat format) {
   switch (format) {
     case PublishedFormat::kCompressedInt8: return "compressed-tensors int-quantized";
-    case PublishedFormat::kCompressedInt4: return "compressed-tensors pack-quantized";
+    case PublishedFormat::kCompressedPacked: return "compressed-tensors pack-quantized";
     case PublishedFormat::kGptq: return "GPTQ";
     case PublishedFormat::kGptqV2: return "GPTQ v2";
     case PublishedFormat::kAwq: return "AWQ";

@@ -6,76 +6,151 @@
 
 #include "base/panels.hpp"
 #include "model/dequantise.hpp"
+#include "model/for_all.hpp"
 
 namespace troupe::model {
 namespace {
 
-constexpr size_t kPerWord = 8;
 /// Where AWQ's words have the column that is i-th of eight.
-constexpr std::array<size_t, kPerWord> kAwqPlaces = {0, 4, 1, 5, 2, 6, 3, 7};
+constexpr std::array<size_t, 8> kAwqPlaces = {0, 4, 1, 5, 2, 6, 3, 7};
+/// Makes four signed bytes unsigned around 128, and back.
+constexpr uint32_t kFlipSigns = 0x80808080U;
 
-unsigned nibble(Bytes words, size_t word, size_t place) {
+constexpr size_t kBytesPerWord = 4;
+using PanelWords = std::array<uint32_t, kPanelRows>;
+
+uint32_t word(Bytes words, size_t index) {
   uint32_t bits;
-  std::memcpy(&bits, words.data() + word * sizeof bits, sizeof bits);
-  return bits >> (4 * place) & 0xfU;
+  std::memcpy(&bits, words.data() + index * kBytesPerWord, kBytesPerWord);
+  return bits;
 }
 
-DType dtype_of(PublishedFormat format) {
-  return format == PublishedFormat::kCompressedInt8 ? DType::kI8 : DType::kI4;
-}
+size_t per_word(const PublishedMatrix& m) { return 32 / bits_of(m.dtype); }
 
-/// The byte or nibble of element (o, i).
-unsigned stored(const PublishedMatrix& m, size_t o, size_t i) {
-  switch (m.format) {
-    case PublishedFormat::kCompressedInt8: return static_cast<unsigned>(m.weight[o * m.in + i]);
-    case PublishedFormat::kCompressedInt4:
-      return nibble(m.weight, (o * m.in + i) / kPerWord, i % kPerWord);
-    case PublishedFormat::kGptq:
-    case PublishedFormat::kGptqV2: return nibble(m.weight, i / kPerWord * m.out + o, i % kPerWord);
-    case PublishedFormat::kAwq:
-      return nibble(m.weight, (i * m.out + o) / kPerWord, kAwqPlaces[o % kPerWord]);
-  }
-  return 0;
-}
+unsigned middle(DType dtype) { return dtype == DType::kI8 ? 128 : kMiddleOfI4; }
 
-uint8_t zero(const PublishedMatrix& m, size_t o, size_t g) {
-  const size_t word = (g * m.out + o) / kPerWord;
-  switch (m.format) {
-    case PublishedFormat::kCompressedInt8: return 0;
-    case PublishedFormat::kCompressedInt4: return kMiddleOfI4;
-    case PublishedFormat::kGptq:
-      return static_cast<uint8_t>(nibble(m.zeros, word, o % kPerWord) + 1);
-    case PublishedFormat::kGptqV2: return static_cast<uint8_t>(nibble(m.zeros, word, o % kPerWord));
-    case PublishedFormat::kAwq:
-      return static_cast<uint8_t>(nibble(m.zeros, word, kAwqPlaces[o % kPerWord]));
-  }
-  return 0;
+/// Integer number `place` of a word.
+unsigned integer(const PublishedMatrix& m, uint32_t word, size_t place) {
+  return word >> (bits_of(m.dtype) * place) & ((1U << bits_of(m.dtype)) - 1);
 }
 
 bool rows_first(PublishedFormat format) {
-  return format == PublishedFormat::kCompressedInt8 || format == PublishedFormat::kCompressedInt4;
+  return format == PublishedFormat::kCompressedInt8 || format == PublishedFormat::kCompressedPacked;
 }
 
 size_t num_groups(const PublishedMatrix& m) { return (m.in + m.group - 1) / m.group; }
 
-/// [out, groups]
-std::vector<float> scales_of(const PublishedMatrix& m) {
-  const size_t groups = num_groups(m);
-  std::vector<float> stored_scales(m.out * groups);
-  to_float32(m.scales, m.scale_dtype, stored_scales);
-  if (rows_first(m.format)) return stored_scales;
-  std::vector<float> scales(stored_scales.size());
-  for (size_t g = 0; g < groups; ++g) {
-    for (size_t o = 0; o < m.out; ++o) scales[o * groups + g] = stored_scales[g * m.out + o];
+/// What word k has at place p comes to place k of word p.
+void transpose(std::array<uint32_t, 8>& words) {
+  uint32_t mask = 0x0000ffffU;
+  for (size_t step = 4; step > 0; step /= 2, mask ^= mask << (4 * step)) {
+    for (size_t k = 0; k < words.size(); ++k) {
+      if ((k & step) != 0) continue;
+      const uint32_t swapped = (words[k] >> (4 * step) ^ words[k + step]) & mask;
+      words[k + step] ^= swapped;
+      words[k] ^= swapped << (4 * step);
+    }
   }
+}
+
+/// Integers [index * n, (index + 1) * n) of each row of a panel, the first of them lowest.
+PanelWords panel_words(const PublishedMatrix& m, size_t panel, size_t index) {
+  const size_t row = panel * kPanelRows;
+  PanelWords words;
+  switch (m.format) {
+    case PublishedFormat::kCompressedInt8:
+    case PublishedFormat::kCompressedPacked: {
+      const size_t words_of_row = m.in / per_word(m);
+      const uint32_t flip = m.format == PublishedFormat::kCompressedInt8 ? kFlipSigns : 0;
+      for (size_t r = 0; r < kPanelRows; ++r) {
+        words[r] = word(m.weight, (row + r) * words_of_row + index) ^ flip;
+      }
+      break;
+    }
+    case PublishedFormat::kGptq:
+    case PublishedFormat::kGptqV2: {
+      std::memcpy(words.data(), m.weight.data() + (index * m.out + row) * kBytesPerWord,
+                  sizeof words);
+      break;
+    }
+    case PublishedFormat::kAwq: {
+      for (size_t half = 0; half < kPanelRows; half += 8) {
+        std::array<uint32_t, 8> columns;
+        for (size_t k = 0; k < 8; ++k) {
+          columns[k] = word(m.weight, ((index * 8 + k) * m.out + row + half) / 8);
+        }
+        transpose(columns);
+        for (size_t r = 0; r < 8; ++r) words[half + r] = columns[kAwqPlaces[r]];
+      }
+      break;
+    }
+  }
+  return words;
+}
+
+unsigned zero(const PublishedMatrix& m, size_t o, size_t g) {
+  if (m.zeros.empty()) return middle(m.dtype);
+  const size_t n = per_word(m);
+  switch (m.format) {
+    case PublishedFormat::kCompressedInt8: break;
+    case PublishedFormat::kCompressedPacked:
+      return integer(m, word(m.zeros, o / n * num_groups(m) + g), o % n);
+    case PublishedFormat::kGptq: return integer(m, word(m.zeros, (g * m.out + o) / n), o % n) + 1;
+    case PublishedFormat::kGptqV2: return integer(m, word(m.zeros, (g * m.out + o) / n), o % n);
+    case PublishedFormat::kAwq:
+      return integer(m, word(m.zeros, (g * m.out + o) / n), kAwqPlaces[o % n]);
+  }
+  return middle(m.dtype);
+}
+
+/// As they are stored.
+std::vector<float> stored_scales(const PublishedMatrix& m) {
+  std::vector<float> scales(m.out * num_groups(m));
+  to_float32(m.scales, m.scale_dtype, scales);
   return scales;
+}
+
+size_t stored_scale(const PublishedMatrix& m, size_t o, size_t g) {
+  return rows_first(m.format) ? o * num_groups(m) + g : g * m.out + o;
+}
+
+/// The four lower half bytes to a byte each.
+uint32_t spread(uint32_t halves) {
+  halves = (halves | halves << 8) & 0x00ff00ffU;
+  return (halves | halves << 4) & 0x0f0f0f0fU;
+}
+
+void pack_bytes(const PublishedMatrix& m, size_t panel, std::byte* to) {
+  for (size_t index = 0; index < m.in / kPanelQuad; ++index) {
+    PanelWords words = panel_words(m, panel, index);
+    for (uint32_t& w : words) w ^= kFlipSigns;
+    std::memcpy(to + index * sizeof words, words.data(), sizeof words);
+  }
+}
+
+void pack_halves(const PublishedMatrix& m, size_t panel, std::byte* to) {
+  for (size_t block = 0; block < m.in / kPanelBlock; ++block) {
+    // Elements 0-7, 8-15 go to the lower halves, 16-23, 24-31 to the higher ones.
+    std::array<PanelWords, 4> words;
+    for (size_t i = 0; i < words.size(); ++i) words[i] = panel_words(m, panel, block * 4 + i);
+    for (size_t i = 0; i < 2; ++i) {
+      for (const unsigned shift : {0U, 16U}) {
+        PanelWords quads;
+        for (size_t r = 0; r < kPanelRows; ++r) {
+          quads[r] = spread(words[i][r] >> shift & 0xffffU) |
+                     spread(words[i + 2][r] >> shift & 0xffffU) << 4;
+        }
+        std::memcpy(to, quads.data(), sizeof quads);
+        to += sizeof quads;
+      }
+    }
+  }
 }
 
 }  // namespace
 
 WeightView PanelMatrix::view(const PublishedMatrix& from) const {
-  WeightView view{
-      .data = data.data(), .dtype = dtype_of(from.format), .out = from.out, .in = from.in};
+  WeightView view{.data = data.data(), .dtype = from.dtype, .out = from.out, .in = from.in};
   view.group_scales = {.data = scales.data(),
                        .dtype = DType::kF32,
                        .group = from.group,
@@ -83,31 +158,39 @@ WeightView PanelMatrix::view(const PublishedMatrix& from) const {
   return view;
 }
 
-PanelMatrix to_panels(const PublishedMatrix& from) {
+Result<PanelMatrix> to_panels(const PublishedMatrix& from, size_t num_threads) {
   const size_t groups = num_groups(from);
-  const bool in_bytes = dtype_of(from.format) == DType::kI8;
+  const bool in_bytes = from.dtype == DType::kI8;
+  const size_t panel_bytes = kPanelRows * from.in * bits_of(from.dtype) / 8;
+  const std::vector<float> scales = stored_scales(from);
+  const size_t num_panels = from.out / kPanelRows;
   PanelMatrix panels;
-  panels.data.resize(from.out * from.in / (in_bytes ? 1 : 2));
-  for (size_t o = 0; o < from.out; ++o) {
-    for (size_t i = 0; i < from.in; ++i) {
-      const unsigned bits = stored(from, o, i);
-      if (in_bytes) {
-        panels.data[panel_byte_of_i8(from.in, o, i)] = static_cast<std::byte>(bits);
-      } else {
-        panels.data[panel_byte_of_i4(from.in, o, i)] |=
-            static_cast<std::byte>(in_high_half(i) ? bits << 4U : bits);
-      }
-    }
-  }
-  const std::vector<float> scales = scales_of(from);
+  panels.data.resize(num_panels * panel_bytes);
   panels.scales.resize(scales.size());
   panels.zeros.resize(in_bytes ? 0 : scales.size());
-  for (size_t o = 0; o < from.out; ++o) {
-    for (size_t g = 0; g < groups; ++g) {
-      panels.scales[panel_scale(groups, o, g)] = scales[o * groups + g];
-      if (!in_bytes) panels.zeros[panel_scale(groups, o, g)] = zero(from, o, g);
+  TRY(for_all(num_panels, num_threads, [&](size_t panel) -> Result<void> {
+    std::byte* to = panels.data.data() + panel * panel_bytes;
+    if (in_bytes) {
+      pack_bytes(from, panel, to);
+    } else {
+      pack_halves(from, panel, to);
     }
-  }
+    for (size_t g = 0; g < groups; ++g) {
+      for (size_t o = panel * kPanelRows; o < (panel + 1) * kPanelRows; ++o) {
+        const size_t at = panel_scale(groups, o, g);
+        panels.scales[at] = scales[stored_scale(from, o, g)];
+        const unsigned z = zero(from, o, g);
+        if (!in_bytes) {
+          panels.zeros[at] = static_cast<uint8_t>(z);
+        } else if (z != middle(DType::kI8)) {
+          return Error{Code::kUnsupported,
+                       "has a zero of " + std::to_string(z) + " in row " + std::to_string(o) +
+                           "; integers of 8 bits must be symmetric, with zeros of 128"};
+        }
+      }
+    }
+    return {};
+  }));
   if (std::ranges::all_of(panels.zeros, [](uint8_t z) { return z == kMiddleOfI4; })) {
     panels.zeros.clear();
   }
@@ -115,16 +198,22 @@ PanelMatrix to_panels(const PublishedMatrix& from) {
 }
 
 std::vector<float> to_floats(const PublishedMatrix& from) {
-  const size_t groups = num_groups(from);
-  const bool in_bytes = dtype_of(from.format) == DType::kI8;
-  const std::vector<float> scales = scales_of(from);
+  const std::vector<float> scales = stored_scales(from);
   std::vector<float> values(from.out * from.in);
-  for (size_t o = 0; o < from.out; ++o) {
-    for (size_t i = 0; i < from.in; ++i) {
-      const unsigned bits = stored(from, o, i);
-      const int integer = in_bytes ? static_cast<int8_t>(bits)
-                                   : static_cast<int>(bits) - zero(from, o, i / from.group);
-      values[o * from.in + i] = static_cast<float>(integer) * scales[o * groups + i / from.group];
+  const size_t n = per_word(from);
+  for (size_t panel = 0; panel < from.out / kPanelRows; ++panel) {
+    for (size_t index = 0; index < from.in / n; ++index) {
+      const PanelWords words = panel_words(from, panel, index);
+      const size_t g = index * n / from.group;
+      for (size_t r = 0; r < kPanelRows; ++r) {
+        const size_t o = panel * kPanelRows + r;
+        const auto z = static_cast<int>(zero(from, o, g));
+        const float scale = scales[stored_scale(from, o, g)];
+        for (size_t k = 0; k < n; ++k) {
+          values[o * from.in + index * n + k] =
+              static_cast<float>(static_cast<int>(integer(from, words[r], k)) - z) * scale;
+        }
+      }
     }
   }
   return values;

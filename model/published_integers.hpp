@@ -7,23 +7,29 @@
 #include <vector>
 
 #include "base/bytes.hpp"
+#include "base/result.hpp"
 #include "base/tensor_view.hpp"
 #include "model/config.hpp"
 
 namespace troupe::model {
 
-/// One matrix [out, in] as a format stores it, every shape checked. Words are 32 bits of eight
-/// integers, the first in the lowest.
+/// One matrix [out, in] as a format stores it, every shape checked. Words are 32 bits of n unsigned
+/// integers, four of 8 bits or eight of 4, the first in the lowest. Without zeros, the middle (128
+/// or 8) stands for 0.
 ///
-///   kCompressedInt8  weight I8 [out, in], scales [out, 1]
-///   kCompressedInt4  weight words [out, in / 8] plus 8, scales [out, groups]
-///   kGptq            weight words [in / 8, out], zeros words [groups, out / 8], scales [groups,
-///   out];
-///                    `gptq` stores zeros less one, `gptq_v2` as they are
-///   kAwq             weight words [in, out / 8], zeros words [groups, out / 8], scales
-///                    [groups, out]; the eight of a word in the order 0, 2, 4, 6, 1, 3, 5, 7
+///   kCompressedInt8    weight I8 [out, in], scales [out, groups]
+///   kCompressedPacked  weight words [out, in / n], scales [out, groups]; zeros words
+///                      [out / n, groups] if there are any
+///   kGptq              weight words [in / n, out], zeros words [groups, out / n], scales
+///                      [groups, out]; `gptq` stores zeros less one, `gptq_v2` as they are
+///   kAwq               4 bits: weight words [in, out / n], zeros words [groups, out / n], scales
+///                      [groups, out]; the eight of a word in the order 0, 2, 4, 6, 1, 3, 5, 7
+///
+/// Sources: compressed-tensors' pack_quantized and naive_quantized compressors; AutoGPTQ's
+/// qlinear_cuda_old; AutoAWQ's packing of WQLinear_GEMM.
 struct PublishedMatrix {
   PublishedFormat format;
+  DType dtype = DType::kI4;  ///< or kI8
   Bytes weight;
   Bytes scales;
   DType scale_dtype = DType::kF32;
@@ -43,8 +49,9 @@ struct PanelMatrix {
   [[nodiscard]] WeightView view(const PublishedMatrix& from) const;
 };
 
-/// Cost: a few ns per element.
-PanelMatrix to_panels(const PublishedMatrix& from);
+/// @errors kUnsupported if 8-bit integers have zeros other than 128, which panels do not hold
+/// Cost: a fraction of a ns per element, that of AWQ one, shared by the threads.
+Result<PanelMatrix> to_panels(const PublishedMatrix& from, size_t num_threads = 1);
 
 /// Row-major float32 of all elements.
 std::vector<float> to_floats(const PublishedMatrix& from);

@@ -112,8 +112,9 @@ Result<std::optional<LocatedMatrix>> TensorLocator::published(const std::string&
                                                               uint64_t in) const {
   if (!config_.published) return std::optional<LocatedMatrix>();
   const PublishedFormat format = config_.published->format;
+  const DType integers = config_.published->dtype;
   const bool int8 = format == PublishedFormat::kCompressedInt8;
-  const bool compressed = int8 || format == PublishedFormat::kCompressedInt4;
+  const bool compressed = int8 || format == PublishedFormat::kCompressedPacked;
   // "x.weight" is "x.weight_packed" or "x.qweight" there, but "x.weight" again if it is I8.
   const std::string stem = name.substr(0, name.size() - std::string_view("weight").size());
   const std::string weight = int8 ? name : compressed ? name + "_packed" : stem + "qweight";
@@ -126,7 +127,7 @@ Result<std::optional<LocatedMatrix>> TensorLocator::published(const std::string&
                  store_.name_of(*tensor) + " is a matrix " + shape_text({out, in}) +
                      "; integers must be multiples of 16 rows of multiples of 32"};
   }
-  constexpr uint64_t kPerWord = 8;
+  const uint64_t per_word = 32 / bits_of(integers);
   const uint64_t group = config_.published->group == 0 ? in : config_.published->group;
   const uint64_t groups = (in + group - 1) / group;
   using Shape = std::vector<uint64_t>;
@@ -150,11 +151,8 @@ Result<std::optional<LocatedMatrix>> TensorLocator::published(const std::string&
     }
     return found;
   };
-  LocatedMatrix located{.dtype = int8 ? DType::kI8 : DType::kI4,
-                        .out = out,
-                        .in = in,
-                        .group = group,
-                        .published = format};
+  LocatedMatrix located{
+      .dtype = integers, .out = out, .in = in, .group = group, .published = format};
   const auto optional_part = [&](const std::string& part_name, std::string_view dtype,
                                  const Shape& shape) -> Result<void> {
     if (store_.find(part_name) != nullptr) {
@@ -165,13 +163,17 @@ Result<std::optional<LocatedMatrix>> TensorLocator::published(const std::string&
   if (int8) {
     located.tensor = TRY(part(weight, "I8", {out, in}));
   } else if (compressed) {
-    located.tensor = TRY(part(weight, "I32", {out, in / kPerWord}));
+    located.tensor = TRY(part(weight, "I32", {out, in / per_word}));
+    if (config_.published->zeros) {
+      located.zeros = TRY(part(name + "_zero_point", "I32", {out / per_word, groups}));
+    }
     TRY(optional_part(name + "_shape", "I64", {2}));
+    TRY(optional_part(name + "_g_idx", "I32", {in}));
   } else {
     const bool awq = format == PublishedFormat::kAwq;
     located.tensor =
-        TRY(part(weight, "I32", awq ? Shape{in, out / kPerWord} : Shape{in / kPerWord, out}));
-    located.zeros = TRY(part(stem + "qzeros", "I32", {groups, out / kPerWord}));
+        TRY(part(weight, "I32", awq ? Shape{in, out / per_word} : Shape{in / per_word, out}));
+    located.zeros = TRY(part(stem + "qzeros", "I32", {groups, out / per_word}));
     if (!awq) TRY(optional_part(stem + "g_idx", "I32", {in}));
   }
   located.scales = compressed ? TRY(part(name + "_scale", "", {out, groups}))
@@ -451,21 +453,24 @@ Result<void> LoadingVisitor::with_published(const LocatedMatrix& located, const 
   const std::vector<std::byte> scales = TRY(store_.read(located.scale_bytes));
   std::vector<std::byte> zeros;
   if (located.zeros != nullptr) zeros = TRY(store_.read(whole(*located.zeros)));
-  use(PublishedMatrix{.format = *located.published,
-                      .weight = weight,
-                      .scales = scales,
-                      .scale_dtype = *located.scales->header.dtype,
-                      .zeros = zeros,
-                      .out = located.out,
-                      .in = located.in,
-                      .group = located.group});
-  return {};
+  return use(PublishedMatrix{.format = *located.published,
+                             .dtype = located.dtype,
+                             .weight = weight,
+                             .scales = scales,
+                             .scale_dtype = *located.scales->header.dtype,
+                             .zeros = zeros,
+                             .out = located.out,
+                             .in = located.in,
+                             .group = located.group});
 }
 
 Result<std::vector<float>> LoadingVisitor::read_matrix(const LocatedMatrix& located) const {
   if (located.published) {
     std::vector<float> floats;
-    TRY(with_published(located, [&](const PublishedMatrix& m) { floats = to_floats(m); }));
+    TRY(with_published(located, [&](const PublishedMatrix& m) -> Result<void> {
+      floats = to_floats(m);
+      return {};
+    }));
     return floats;
   }
   std::vector<float> values = TRY(read_floats(*located.tensor, located.bytes));
@@ -483,9 +488,14 @@ void LoadingVisitor::want(const FileRange& range, WeightView& view, Wanted::Part
 
 Result<void> LoadingVisitor::add(const LocatedMatrix& located, WeightView& view) {
   if (located.published) {
-    return with_published(located, [&](const PublishedMatrix& m) {
-      storage_->panels.push_back(to_panels(m));
+    return with_published(located, [&](const PublishedMatrix& m) -> Result<void> {
+      auto panels = to_panels(m);
+      if (!panels.ok()) {
+        return std::move(panels).error().with_context(store_.name_of(*located.zeros));
+      }
+      storage_->panels.push_back(std::move(*panels));
       view = storage_->panels.back().view(m);
+      return {};
     });
   }
   view.dtype = located.dtype;

@@ -167,7 +167,7 @@ class LoadingVisitor final : public TensorVisitor {
   void want(const FileRange& range, WeightView& view, Wanted::Part part);
   Result<std::vector<float>> read_floats(const StoredTensor& tensor, const FileRange& bytes) const;
   Result<std::vector<float>> read_matrix(const LocatedMatrix& located) const;
-  /// Calls use(const PublishedMatrix&) with the bytes in memory.
+  /// Returns use(const PublishedMatrix&), with the bytes in memory.
   template <class Use>
   Result<void> with_published(const LocatedMatrix& located, const Use& use) const;
   template <class T>

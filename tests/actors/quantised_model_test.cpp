@@ -6,18 +6,22 @@
 #include <algorithm>
 #include <cmath>
 #include <deque>
+#include <filesystem>
 #include <map>
 #include <string>
 #include <vector>
 
 #include "actors/local_model.hpp"
+#include "base/bfloat16.hpp"
 #include "base/check.hpp"
+#include "base/panels.hpp"
 #include "kernels/cpu/convert.hpp"
 #include "model/checkpoint_source.hpp"
 #include "model/layout.hpp"
 #include "model/mapped_file.hpp"
 #include "tests/actors/test_cluster.hpp"
 #include "tests/model/checkpoint_files.hpp"
+#include "tests/model/published_tensors.hpp"
 #include "tests/support/requests.hpp"
 
 namespace troupe::actors {
@@ -25,19 +29,22 @@ namespace {
 
 const std::string kDemo = std::string(TROUPE_SOURCE_DIR) + "/models/demo";
 
-/// The demo model in 8 bits, its experts in 4, in a directory of its own.
+/// The demo model in fewer bits, in a directory of its own: 8, and 4 for its experts, unless others
+/// are named.
 class QuantisedDemo {
  public:
-  QuantisedDemo() {
+  explicit QuantisedDemo(const std::string& experts = "int4-g32",
+                         const std::string& rest = "int8") {
     const model::Checkpoint demo = opened_model(kDemo);
     const auto source = model::CheckpointSource::open(demo);
     CHECK(source.ok());
     std::string config = *model::read_text_file(kDemo + "/config.json", 1 << 20);
     config.replace(config.find('{'), 1,
                    R"({"quantization_config": {"quant_method": "troupe", "version": 1,)"
-                   R"( "experts": "int4-g32", "rest": "int8"},)");
-    save(demo.config(), **source, "quantised", config, *model::parse_scheme("int4-g32"),
-         *model::parse_scheme("int8"));
+                   R"( "experts": ")" +
+                       experts + R"(", "rest": ")" + rest + "\"},");
+    save(demo.config(), **source, "quantised", config, *model::parse_scheme(experts),
+         *model::parse_scheme(rest));
   }
 
   [[nodiscard]] std::string path() const { return dir_ / "quantised"; }
@@ -173,6 +180,95 @@ TEST(QuantisedModel, ComputesWithTheNumbersThatItsIntegersStandFor) {
   EXPECT_LT(error, 0.07);
   EXPECT_LT(error, original);
   EXPECT_LT(original, 0.15);
+}
+
+/// The integers of a matrix in panels.
+model::IntegerMatrix integers_of(const WeightView& view) {
+  const bool int8 = view.dtype == DType::kI8;
+  const size_t groups = view.num_groups();
+  model::IntegerMatrix m{.out = view.out, .in = view.in, .group = view.group_scales.group};
+  const auto* bytes = static_cast<const uint8_t*>(view.data);
+  const auto* scales = static_cast<const uint16_t*>(view.group_scales.data);  // BF16
+  for (size_t o = 0; o < view.out; ++o) {
+    for (size_t i = 0; i < view.in; ++i) {
+      m.integers.push_back(
+          int8 ? bytes[panel_byte_of_i8(view.in, o, i)] ^ 0x80U
+               : bytes[panel_byte_of_i4(view.in, o, i)] >> (in_high_half(i) ? 4U : 0U) & 15U);
+    }
+    for (size_t g = 0; g < groups; ++g) {
+      const size_t at = panel_scale(groups, o, g);
+      const uint8_t* zeros = view.group_scales.zeros;
+      m.zeros.push_back(int8 ? 128 : zeros != nullptr ? zeros[at] : kMiddleOfI4);
+      m.scales.push_back(from_bf16(scales[at]));
+    }
+  }
+  return m;
+}
+
+/// A checkpoint whose experts are integers in panels, with the same integers as others publish
+/// them.
+void publish_experts(const std::string& from, const std::string& to,
+                     const model::PublishedIntegers& format, const std::string& quantization) {
+  const model::Checkpoint checkpoint = opened_model(from);
+  const model::ModelConfig& config = checkpoint.config();
+  model::TestTensors tensors = model::tensors_of(model::read_file(from + "/model.safetensors"));
+  for (LayerIdx layer = 0; layer < config.num_layers; ++layer) {
+    if (!config.is_moe_layer(layer)) continue;
+    for (ExpertIdx e = 0; e < config.num_routed_experts; ++e) {
+      const model::ExpertWeights expert = *checkpoint.load_expert(layer, e);
+      for (const auto& [name, view] :
+           {std::pair("gate_proj.", &expert.ffn.gate), std::pair("up_proj.", &expert.ffn.up),
+            std::pair("down_proj.", &expert.ffn.down)}) {
+        const std::string stem = "model.layers." + std::to_string(layer) + ".mlp.experts." +
+                                 std::to_string(e) + "." + name;
+        std::erase_if(tensors, [&](const auto& t) { return t.first.starts_with(stem); });
+        for (auto& [end, tensor] : model::published_tensors(format, integers_of(*view))) {
+          tensors[stem + end] = std::move(tensor);
+        }
+      }
+    }
+  }
+  std::filesystem::create_directory(to);
+  model::write_file(to + "/model.safetensors", model::safetensors(tensors));
+  std::string text = *model::read_text_file(kDemo + "/config.json", 1 << 20);
+  text.replace(text.find('{'), 1, R"({"quantization_config": )" + quantization + ",");
+  model::write_file(to + "/config.json", text);
+}
+
+struct PublishedCase {
+  const char* scheme;  ///< of the experts
+  model::PublishedIntegers format;
+  std::string quantization;
+};
+
+std::vector<PublishedCase> published_cases() {
+  using F = model::PublishedFormat;
+  const std::string compressed =
+      R"({"quant_method":"compressed-tensors","format":"pack-quantized",)"
+      R"("config_groups":{"group_0":{"weights":{"num_bits":)";
+  return {{"int4-g32-asym",
+           {F::kCompressedPacked, DType::kI4, 32, true},
+           compressed + R"(4,"symmetric":false,"strategy":"group","group_size":32}}}})"},
+          {"int8-g128",
+           {F::kCompressedPacked, DType::kI8, 128, false},
+           compressed + R"(8,"strategy":"group","group_size":128}}}})"},
+          {"int8-g128",
+           {F::kGptq, DType::kI8, 128, true},
+           R"({"quant_method":"gptq","bits":8,"group_size":128})"},
+          {"int4-g32-asym",
+           {F::kAwq, DType::kI4, 32, true},
+           R"({"quant_method":"awq","bits":4,"group_size":32})"}};
+}
+
+TEST(PublishedModel, ComputesTheBitsOfTheSameIntegersInPanels) {
+  std::vector<TokenId> prompt;
+  for (TokenId t = 0; t < 32; ++t) prompt.push_back(5 + t * 37 % 3000);
+  for (const PublishedCase& c : published_cases()) {
+    const QuantisedDemo demo(c.scheme, "bf16");
+    const std::string published = demo.path() + "-published";
+    publish_experts(demo.path(), published, c.format, c.quantization);
+    EXPECT_EQ(logits_of(published, prompt), logits_of(demo.path(), prompt)) << c.quantization;
+  }
 }
 
 TEST(QuantisedModel, GivesTheSameTokensInAClusterAndInOneProcess) {

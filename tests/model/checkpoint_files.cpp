@@ -4,8 +4,11 @@
 #include <fstream>
 #include <iterator>
 #include <random>
+#include <span>
 #include <sstream>
 #include <stdexcept>
+
+#include "model/safetensors.hpp"
 
 namespace troupe::model {
 
@@ -96,6 +99,19 @@ std::string safetensors(const TestTensors& tensors) {
   }
   header << "}";
   return safetensors_prefix(header.str()) + data;
+}
+
+TestTensors tensors_of(const std::string& file) {
+  const auto header = parse_safetensors(std::as_bytes(std::span(file)), file.size());
+  if (!header.ok()) {
+    throw std::runtime_error(header.error().message);
+  }
+  TestTensors tensors;
+  for (const TensorHeader& tensor : header->tensors) {
+    tensors[tensor.name] = {std::string(tensor.stored_dtype), tensor.shape,
+                            file.substr(tensor.begin, tensor.end - tensor.begin)};
+  }
+  return tensors;
 }
 
 TestConfig& TestConfig::set(const std::string& key, const std::string& json) {

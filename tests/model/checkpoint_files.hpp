@@ -53,6 +53,9 @@ std::string safetensors_prefix(std::string_view header_json);
 /// A whole file.
 std::string safetensors(const TestTensors& tensors);
 
+/// What a whole file holds. Fails the test if it is damaged.
+TestTensors tensors_of(const std::string& file);
+
 /// The keys of a config.json, each value as JSON text.
 class TestConfig {
  public:

@@ -52,17 +52,6 @@ std::map<std::string, std::string> files_of(const std::string& directory) {
   return files;
 }
 
-TestTensors tensors_of(const std::string& file) {
-  const auto header = parse_safetensors(std::as_bytes(std::span(file)), file.size());
-  EXPECT_TRUE(header.ok()) << header.error().message;
-  TestTensors tensors;
-  for (const TensorHeader& tensor : header->tensors) {
-    tensors[tensor.name] = {std::string(tensor.stored_dtype), tensor.shape,
-                            file.substr(tensor.begin, tensor.end - tensor.begin)};
-  }
-  return tensors;
-}
-
 /// Random weights that fail after some reads, and count them.
 class FailingSource final : public TensorSource {
  public:

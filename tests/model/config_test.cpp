@@ -385,10 +385,28 @@ INSTANTIATE_TEST_SUITE_P(
         refuse("CompressedToFloats", "quantization_config",
                R"({"quant_method":"compressed-tensors","format":"float-quantized"})", kNo,
                "format"),
-        refuse("CompressedWithZeros", "quantization_config",
+        refuse("CompressedInt8WithZeros", "quantization_config",
                R"({"quant_method":"compressed-tensors","format":"pack-quantized","config_groups":)"
-               R"({"group_0":{"weights":{"num_bits":4,"type":"int","symmetric":false}}}})",
+               R"({"group_0":{"weights":{"num_bits":8,"type":"int","symmetric":false}}}})",
                kNo, "symmetric"),
+        refuse("CompressedIntegersOf4BitsUnpacked", "quantization_config",
+               R"({"quant_method":"compressed-tensors","format":"int-quantized","config_groups":)"
+               R"({"group_0":{"weights":{"num_bits":4,"type":"int"}}}})",
+               kNo, "num_bits"),
+        refuse("CompressedInAnotherOrder", "quantization_config",
+               R"({"quant_method":"compressed-tensors","format":"pack-quantized","config_groups":)"
+               R"({"group_0":{"weights":{"num_bits":4,"group_size":128,"actorder":"group"}}}})",
+               kNo, "actorder"),
+        refuse("CompressedGroupsWithoutSize", "quantization_config",
+               R"({"quant_method":"compressed-tensors","format":"pack-quantized","config_groups":)"
+               R"({"group_0":{"weights":{"num_bits":4,"strategy":"group"}}}})",
+               kNo, "strategy"),
+        refuse("CompressedPerTensor", "quantization_config",
+               R"({"quant_method":"compressed-tensors","format":"int-quantized","config_groups":)"
+               R"({"group_0":{"weights":{"num_bits":8,"strategy":"tensor"}}}})",
+               kNo, "strategy"),
+        refuse("AwqOf8Bits", "quantization_config",
+               R"({"quant_method":"awq","bits":8,"group_size":128})", kNo, "bits"),
         refuse("StaticActivations", "quantization_config",
                R"({"quant_method":"fp8","activation_scheme":"static"})", kNo, "activation_scheme"),
         refuse("OtherBlocks", "quantization_config",

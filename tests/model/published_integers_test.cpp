@@ -1,21 +1,23 @@
-// Integer weights as compressed-tensors, GPTQ and AWQ store them, packed here by their definitions.
+// Integer weights as compressed-tensors, GPTQ and AWQ store them.
 
 #include "model/published_integers.hpp"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <cstring>
-#include <filesystem>
+#include <algorithm>
+#include <iterator>
 #include <ostream>
+#include <span>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
-#include "base/random.hpp"
 #include "kernels/cpu/convert.hpp"
 #include "model/weights.hpp"
 #include "tests/model/checkpoint_files.hpp"
+#include "tests/model/published_tensors.hpp"
 
 namespace troupe::model {
 namespace {
@@ -24,157 +26,63 @@ using ::testing::HasSubstr;
 
 struct Format {
   const char* name;
-  PublishedFormat format;
+  PublishedIntegers published;
   std::string config;  ///< quantization_config
 };
 
 void PrintTo(const Format& format, std::ostream* out) { *out << format.name; }
 
+Format compressed(const char* name, PublishedIntegers published, const std::string& weights) {
+  const bool packed = published.format == PublishedFormat::kCompressedPacked;
+  return {name, published,
+          R"({"quant_method":"compressed-tensors","ignore":["lm_head"],"format":")" +
+              std::string(packed ? "pack-quantized" : "int-quantized") +
+              R"(","config_groups":{"group_0":{"targets":["Linear"],"weights":{"type":"int",)" +
+              weights + "}}}}"};
+}
+
 const std::vector<Format>& formats() {
+  using F = PublishedFormat;
+  constexpr DType kI4 = DType::kI4, kI8 = DType::kI8;
   static const std::vector<Format> all = {
-      {"CompressedInt8", PublishedFormat::kCompressedInt8,
-       R"({"quant_method":"compressed-tensors","format":"int-quantized","ignore":["lm_head"],
-           "config_groups":{"group_0":{"targets":["Linear"],"weights":{"num_bits":8,"type":"int",
-           "symmetric":true,"strategy":"channel","group_size":null,"dynamic":false}}}})"},
-      {"CompressedInt4", PublishedFormat::kCompressedInt4,
-       R"({"quant_method":"compressed-tensors","format":"pack-quantized","ignore":["lm_head"],
-           "config_groups":{"group_0":{"targets":["Linear"],"weights":{"num_bits":4,"type":"int",
-           "symmetric":true,"strategy":"group","group_size":32,"actorder":null}}}})"},
-      {"Gptq", PublishedFormat::kGptq,
+      compressed("CompressedInt8", {F::kCompressedInt8, kI8, 0, false},
+                 R"("num_bits":8,"symmetric":true,"strategy":"channel","group_size":null,)"
+                 R"("dynamic":false)"),
+      compressed("CompressedInt8Groups", {F::kCompressedInt8, kI8, 32, false},
+                 R"("num_bits":8,"symmetric":true,"strategy":"group","group_size":32)"),
+      compressed("CompressedInt4", {F::kCompressedPacked, kI4, 32, false},
+                 R"("num_bits":4,"symmetric":true,"strategy":"group","group_size":32,)"
+                 R"("actorder":null)"),
+      compressed("CompressedInt4Zeros", {F::kCompressedPacked, kI4, 32, true},
+                 R"("num_bits":4,"symmetric":false,"strategy":"group","group_size":32,)"
+                 R"("actorder":"weight","zp_dtype":"torch.int8")"),
+      compressed("CompressedInt4Rows", {F::kCompressedPacked, kI4, 0, false},
+                 R"("num_bits":4,"symmetric":true,"strategy":"channel","group_size":-1,)"
+                 R"("actorder":"static")"),
+      compressed("CompressedInt4RowsZeros", {F::kCompressedPacked, kI4, 0, true},
+                 R"("num_bits":4,"symmetric":false,"strategy":"channel")"),
+      compressed("CompressedPackedInt8", {F::kCompressedPacked, kI8, 0, false},
+                 R"("num_bits":8,"symmetric":true,"strategy":"channel")"),
+      compressed("CompressedPackedInt8Groups", {F::kCompressedPacked, kI8, 32, false},
+                 R"("num_bits":8,"symmetric":true,"strategy":"group","group_size":32)"),
+      {"Gptq",
+       {F::kGptq, kI4, 32, true},
        R"({"quant_method":"gptq","bits":4,"group_size":32,"desc_act":false,"sym":false})"},
-      {"GptqV2", PublishedFormat::kGptqV2,
+      {"GptqV2",
+       {F::kGptqV2, kI4, 32, true},
        R"({"quant_method":"gptq","bits":4,"group_size":32,"checkpoint_format":"gptq_v2"})"},
-      {"Awq", PublishedFormat::kAwq,
+      {"GptqInt8",
+       {F::kGptq, kI8, 32, true},
+       R"({"quant_method":"gptq","bits":8,"group_size":32,"sym":true})"},
+      {"GptqV2Int8",
+       {F::kGptqV2, kI8, 0, true},
+       R"({"quant_method":"gptq","bits":8,"group_size":-1,"checkpoint_format":"gptq_v2"})"},
+      {"Awq",
+       {F::kAwq, kI4, 32, true},
        R"({"quant_method":"awq","bits":4,"group_size":32,"zero_point":true,"version":"gemm"})"},
   };
   return all;
 }
-
-/// Integers, zeros and scales, and the tensors in which a format stores them.
-struct Example {
-  size_t out, in, group, groups;
-  std::vector<int> integers, zeros;  ///< [out, in], [out, groups]
-  std::vector<float> scales;         ///< [out, groups], each a BF16
-  TestTensors tensors;               ///< by the end of their names: "weight", "weight_scale"...
-
-  Example(PublishedFormat format, size_t out_in, size_t in_in, uint64_t seed)
-      : out(out_in), in(in_in) {
-    const bool int8 = format == PublishedFormat::kCompressedInt8;
-    const bool compressed = int8 || format == PublishedFormat::kCompressedInt4;
-    group = int8 ? in : 32;
-    groups = (in + group - 1) / group;
-    for (size_t i = 0; i < out * in; ++i) {
-      const auto bits = static_cast<int>(random_bits(seed, i) & 0xff);
-      integers.push_back(int8 ? static_cast<int8_t>(bits) : bits & 15);
-    }
-    for (size_t i = 0; i < out * groups; ++i) {
-      const auto bits = static_cast<int>(random_bits(seed, i, 1) & 15);
-      // v1 of GPTQ can not store a zero of 0.
-      zeros.push_back(int8                               ? 0
-                      : compressed                       ? 8
-                      : format == PublishedFormat::kGptq ? bits + 1
-                                                         : bits);
-      scales.push_back(static_cast<float>(1 + (random_bits(seed, i, 2) & 63)) * 0x1p-10F);
-    }
-    pack(format);
-  }
-
-  [[nodiscard]] float number(size_t o, size_t i) const {
-    const size_t g = o * groups + i / group;
-    return static_cast<float>(integers[o * in + i] - zeros[g]) * scales[g];
-  }
-
- private:
-  static void put_word(std::string& bytes, uint32_t word) {
-    bytes.append(reinterpret_cast<const char*>(&word), sizeof word);
-  }
-
-  TestTensor scale_tensor(bool rows_first) const {
-    TestTensor tensor{"BF16", {rows_first ? out : groups, rows_first ? groups : out}, {}};
-    for (size_t a = 0; a < tensor.shape[0]; ++a) {
-      for (size_t b = 0; b < tensor.shape[1]; ++b) {
-        const float scale = scales[rows_first ? a * groups + b : b * groups + a];
-        tensor.bytes.append(reinterpret_cast<const char*>(&scale) + 2, 2);
-      }
-    }
-    return tensor;
-  }
-
-  void pack(PublishedFormat format) {
-    switch (format) {
-      case PublishedFormat::kCompressedInt8: {
-        TestTensor& weight = tensors["weight"] = {"I8", {out, in}, {}};
-        for (const int q : integers) weight.bytes += static_cast<char>(q);
-        tensors["weight_scale"] = scale_tensor(true);
-        return;
-      }
-      case PublishedFormat::kCompressedInt4: {
-        TestTensor& weight = tensors["weight_packed"] = {"I32", {out, in / 8}, {}};
-        for (size_t at = 0; at < out * in; at += 8) {
-          uint32_t word = 0;
-          for (size_t k = 0; k < 8; ++k) word |= static_cast<uint32_t>(integers[at + k]) << 4 * k;
-          put_word(weight.bytes, word);
-        }
-        tensors["weight_scale"] = scale_tensor(true);
-        tensors["weight_shape"] = {"I64", {2}, std::string(16, '\0')};
-        return;
-      }
-      case PublishedFormat::kGptq:
-      case PublishedFormat::kGptqV2: {
-        const int less = format == PublishedFormat::kGptq ? 1 : 0;
-        TestTensor& weight = tensors["qweight"] = {"I32", {in / 8, out}, {}};
-        for (size_t i = 0; i < in; i += 8) {
-          for (size_t o = 0; o < out; ++o) {
-            uint32_t word = 0;
-            for (size_t k = 0; k < 8; ++k) {
-              word |= static_cast<uint32_t>(integers[o * in + i + k]) << 4 * k;
-            }
-            put_word(weight.bytes, word);
-          }
-        }
-        TestTensor& zero = tensors["qzeros"] = {"I32", {groups, out / 8}, {}};
-        for (size_t g = 0; g < groups; ++g) {
-          for (size_t o = 0; o < out; o += 8) {
-            uint32_t word = 0;
-            for (size_t k = 0; k < 8; ++k) {
-              word |= static_cast<uint32_t>(zeros[(o + k) * groups + g] - less) << 4 * k;
-            }
-            put_word(zero.bytes, word);
-          }
-        }
-        tensors["scales"] = scale_tensor(false);
-        TestTensor& order = tensors["g_idx"] = {"I32", {in}, {}};
-        for (size_t i = 0; i < in; ++i) put_word(order.bytes, static_cast<uint32_t>(i / group));
-        return;
-      }
-      case PublishedFormat::kAwq: {
-        constexpr size_t kOrder[] = {0, 2, 4, 6, 1, 3, 5, 7};
-        TestTensor& weight = tensors["qweight"] = {"I32", {in, out / 8}, {}};
-        for (size_t i = 0; i < in; ++i) {
-          for (size_t o = 0; o < out; o += 8) {
-            uint32_t word = 0;
-            for (size_t k = 0; k < 8; ++k) {
-              word |= static_cast<uint32_t>(integers[(o + kOrder[k]) * in + i]) << 4 * k;
-            }
-            put_word(weight.bytes, word);
-          }
-        }
-        TestTensor& zero = tensors["qzeros"] = {"I32", {groups, out / 8}, {}};
-        for (size_t g = 0; g < groups; ++g) {
-          for (size_t o = 0; o < out; o += 8) {
-            uint32_t word = 0;
-            for (size_t k = 0; k < 8; ++k) {
-              word |= static_cast<uint32_t>(zeros[(o + kOrder[k]) * groups + g]) << 4 * k;
-            }
-            put_word(zero.bytes, word);
-          }
-        }
-        tensors["scales"] = scale_tensor(false);
-        return;
-      }
-    }
-  }
-};
 
 /// The tiny model with dimensions that fit panels; one expert's up_proj and one kv_b_proj are
 /// integers.
@@ -221,9 +129,11 @@ class PublishedCheckpoint : public ::testing::TestWithParam<Format> {
     replace(kKeyValue, kv_b);
   }
 
-  void replace(const std::string& stem, const Example& example) {
+  void replace(const std::string& stem, const IntegerMatrix& matrix) {
     tensors.erase(stem + "weight");
-    for (const auto& [end, tensor] : example.tensors) tensors[stem + end] = tensor;
+    for (const auto& [end, tensor] : published_tensors(GetParam().published, matrix)) {
+      tensors[stem + end] = tensor;
+    }
   }
 
   Result<Checkpoint> open() {
@@ -236,8 +146,8 @@ class PublishedCheckpoint : public ::testing::TestWithParam<Format> {
   TempDir dir;
   TestConfig config = tiny_v3_config();
   TestTensors tensors;
-  Example up{GetParam().format, 32, 64, 1};
-  Example kv_b{GetParam().format, 96, 32, 2};
+  IntegerMatrix up = random_integers(GetParam().published, 32, 64, 1);
+  IntegerMatrix kv_b = random_integers(GetParam().published, 96, 32, 2);
 };
 
 INSTANTIATE_TEST_SUITE_P(Formats, PublishedCheckpoint, testing::ValuesIn(formats()),
@@ -246,12 +156,11 @@ INSTANTIATE_TEST_SUITE_P(Formats, PublishedCheckpoint, testing::ValuesIn(formats
 TEST_P(PublishedCheckpoint, LoadsItsIntegersExactly) {
   const auto checkpoint = open();
   ASSERT_TRUE(checkpoint.ok()) << checkpoint.error().message;
-  EXPECT_EQ(checkpoint->config().published->format, GetParam().format);
+  EXPECT_EQ(checkpoint->config().published->format, GetParam().published.format);
   const auto expert = checkpoint->load_expert(1, 2);
   ASSERT_TRUE(expert.ok()) << expert.error().message;
   const WeightView& view = expert->ffn.up;
-  ASSERT_EQ(view.dtype,
-            GetParam().format == PublishedFormat::kCompressedInt8 ? DType::kI8 : DType::kI4);
+  ASSERT_EQ(view.dtype, GetParam().published.dtype);
   for (size_t o = 0; o < 32; ++o) {
     for (size_t i = 0; i < 64; ++i) {
       ASSERT_EQ(kernels::weight_at(view, o, i), up.number(o, i)) << o << ", " << i;
@@ -299,7 +208,7 @@ TEST_P(PublishedCheckpoint, CountsAsItsOwnMemoryWhatItBringsIntoPanelsAndDecodes
   ASSERT_TRUE(expert.ok()) << expert.error().message;
   const bool int8 = expert->ffn.up.dtype == DType::kI8;
   EXPECT_EQ(*checkpoint->own_bytes_of_expert(1, 2),
-            expert->ffn.up.size_bytes() + 32 * up.groups * (sizeof(float) + (int8 ? 0 : 1)));
+            expert->ffn.up.size_bytes() + 32 * up.num_groups() * (sizeof(float) + (int8 ? 0 : 1)));
   EXPECT_EQ(*checkpoint->own_bytes_of_expert(1, 1), 0U) << "mapped";
   EXPECT_FALSE(checkpoint->own_bytes_of_expert(0, 1).ok());
   const uint64_t floats = 64 + 2 * (64 + 64 + 5 + 32) + 4 * 64 + 4;
@@ -310,7 +219,7 @@ TEST_P(PublishedCheckpoint, CountsAsItsOwnMemoryWhatItBringsIntoPanelsAndDecodes
 }
 
 TEST_P(PublishedCheckpoint, NamesWhatIsMissingOrOfAnotherShape) {
-  for (const auto& [end, tensor] : up.tensors) {
+  for (const auto& [end, tensor] : published_tensors(GetParam().published, up)) {
     if (end == "weight_shape" || end == "g_idx") continue;
     TestTensor& stored = tensors[kUp + end];
     stored.shape.push_back(1);
@@ -326,21 +235,111 @@ TEST_P(PublishedCheckpoint, NamesWhatIsMissingOrOfAnotherShape) {
   EXPECT_TRUE(open().ok());
 }
 
+/// Those whose name begins so.
+std::vector<Format> formats_of(std::string_view name) {
+  std::vector<Format> some;
+  std::ranges::copy_if(formats(), std::back_inserter(some), [&](const Format& format) {
+    return std::string_view(format.name).starts_with(name);
+  });
+  return some;
+}
+
 class GptqCheckpoint : public PublishedCheckpoint {};
 
-INSTANTIATE_TEST_SUITE_P(Formats, GptqCheckpoint, testing::Values(formats()[2], formats()[3]),
+INSTANTIATE_TEST_SUITE_P(Formats, GptqCheckpoint, testing::ValuesIn(formats_of("Gptq")),
                          [](const auto& info) { return info.param.name; });
 
 TEST_P(GptqCheckpoint, RefusesColumnsInAnotherOrder) {
   const auto order = tensors.find(kUp + "g_idx");
   ASSERT_NE(order, tensors.end());
-  std::swap(order->second.bytes[0], order->second.bytes[4 * 40]);
+  order->second.bytes[0] = 1;  // the first column in the second group
   const auto checkpoint = open();
   ASSERT_TRUE(checkpoint.ok()) << checkpoint.error().message;
   const auto expert = checkpoint->load_expert(1, 2);
   ASSERT_FALSE(expert.ok());
   EXPECT_EQ(expert.error().code, Code::kUnsupported);
   EXPECT_THAT(expert.error().message, HasSubstr("g_idx"));
+}
+
+class Gptq8Checkpoint : public PublishedCheckpoint {};
+
+INSTANTIATE_TEST_SUITE_P(Formats, Gptq8Checkpoint,
+                         testing::Values(formats_of("GptqInt8")[0], formats_of("GptqV2Int8")[0]),
+                         [](const auto& info) { return info.param.name; });
+
+TEST_P(Gptq8Checkpoint, RefusesZerosThatPanelsDoNotHoldButDecodesThem) {
+  kv_b.zeros[3] = 97;
+  replace(kKeyValue, kv_b);
+  auto checkpoint = open();
+  ASSERT_TRUE(checkpoint.ok()) << checkpoint.error().message;
+  const auto router = checkpoint->load_router();
+  ASSERT_TRUE(router.ok()) << router.error().message;
+  EXPECT_EQ(kernels::weight_at((*router)->layers[0].attention.uk_t, 0, 3), kv_b.number(3, 0));
+  up.zeros[1] = 127;
+  replace(kUp, up);
+  checkpoint = open();
+  ASSERT_TRUE(checkpoint.ok()) << checkpoint.error().message;
+  const auto expert = checkpoint->load_expert(1, 2);
+  ASSERT_FALSE(expert.ok());
+  EXPECT_EQ(expert.error().code, Code::kUnsupported);
+  EXPECT_THAT(expert.error().message, HasSubstr(kUp + "qzeros"));
+  EXPECT_THAT(expert.error().message, HasSubstr("127"));
+}
+
+class CompressedCheckpoint : public PublishedCheckpoint {};
+
+INSTANTIATE_TEST_SUITE_P(Formats, CompressedCheckpoint,
+                         testing::ValuesIn(formats_of("CompressedInt4")),
+                         [](const auto& info) { return info.param.name; });
+
+TEST_P(CompressedCheckpoint, RefusesColumnsInAnotherOrderWhateverTheConfigSays) {
+  TestTensor& order = tensors[kUp + "weight_g_idx"] = {"I32", {64}, {}};
+  for (uint32_t i = 0; i < 64; ++i) {
+    const auto group = static_cast<uint32_t>(i / up.group);
+    order.bytes.append(reinterpret_cast<const char*>(&group), sizeof group);
+  }
+  EXPECT_TRUE(open()->load_expert(1, 2).ok()) << "in their own";
+  order.bytes[0] = 1;
+  const auto expert = open()->load_expert(1, 2);
+  ASSERT_FALSE(expert.ok());
+  EXPECT_THAT(expert.error().message, HasSubstr("weight_g_idx"));
+}
+
+TEST(PublishedPanels, AreTheSameForAnyNumberOfThreads) {
+  for (const Format& format : formats()) {
+    const IntegerMatrix matrix = random_integers(format.published, 112, 160, 7);
+    const TestTensors tensors = published_tensors(format.published, matrix);
+    const auto bytes_of = [&](std::initializer_list<const char*> names) {
+      for (const char* name : names) {
+        if (const auto at = tensors.find(name); at != tensors.end()) {
+          return std::as_bytes(std::span(at->second.bytes));
+        }
+      }
+      return Bytes();
+    };
+    const PublishedMatrix from{.format = format.published.format,
+                               .dtype = format.published.dtype,
+                               .weight = bytes_of({"weight", "weight_packed", "qweight"}),
+                               .scales = bytes_of({"weight_scale", "scales"}),
+                               .scale_dtype = DType::kBF16,
+                               .zeros = bytes_of({"weight_zero_point", "qzeros"}),
+                               .out = matrix.out,
+                               .in = matrix.in,
+                               .group = matrix.group};
+    const auto one = to_panels(from), many = to_panels(from, 3);
+    ASSERT_TRUE(one.ok() && many.ok()) << format.name;
+    EXPECT_EQ(one->data, many->data) << format.name;
+    EXPECT_EQ(one->scales, many->scales) << format.name;
+    EXPECT_EQ(one->zeros, many->zeros) << format.name;
+    const WeightView view = many->view(from);
+    const std::vector<float> floats = to_floats(from);
+    for (size_t o = 0; o < matrix.out; ++o) {
+      for (size_t i = 0; i < matrix.in; ++i) {
+        ASSERT_EQ(kernels::weight_at(view, o, i), matrix.number(o, i)) << format.name;
+        ASSERT_EQ(floats[o * matrix.in + i], matrix.number(o, i)) << format.name;
+      }
+    }
+  }
 }
 
 }  // namespace

@@ -1,0 +1,122 @@
+#include "tests/model/published_tensors.hpp"
+
+#include <array>
+#include <functional>
+
+#include "base/random.hpp"
+
+namespace troupe::model {
+namespace {
+
+using At = std::function<unsigned(size_t row, size_t column)>;
+
+void put(std::string& bytes, uint32_t word) {
+  bytes.append(reinterpret_cast<const char*>(&word), sizeof word);
+}
+
+/// I32 [rows / n, columns]: n neighbours of a column in a word, the first in the lowest bits.
+TestTensor packed_down(size_t rows, size_t columns, size_t bits, const At& at) {
+  const size_t n = 32 / bits;
+  TestTensor tensor{"I32", {rows / n, columns}, {}};
+  for (size_t row = 0; row < rows; row += n) {
+    for (size_t column = 0; column < columns; ++column) {
+      uint32_t word = 0;
+      for (size_t k = 0; k < n; ++k) word |= uint32_t{at(row + k, column)} << (bits * k);
+      put(tensor.bytes, word);
+    }
+  }
+  return tensor;
+}
+
+/// I32 [rows, columns / n]: n neighbours of a row in a word, in this order from the lowest bits on.
+TestTensor packed_along(size_t rows, size_t columns, size_t bits, const At& at,
+                        const std::array<size_t, 8>& order = {0, 1, 2, 3, 4, 5, 6, 7}) {
+  const size_t n = 32 / bits;
+  TestTensor tensor{"I32", {rows, columns / n}, {}};
+  for (size_t row = 0; row < rows; ++row) {
+    for (size_t column = 0; column < columns; column += n) {
+      uint32_t word = 0;
+      for (size_t k = 0; k < n; ++k) word |= uint32_t{at(row, column + order[k])} << (bits * k);
+      put(tensor.bytes, word);
+    }
+  }
+  return tensor;
+}
+
+TestTensor bf16(size_t rows, size_t columns,
+                const std::function<float(size_t row, size_t column)>& at) {
+  TestTensor tensor{"BF16", {rows, columns}, {}};
+  for (size_t row = 0; row < rows; ++row) {
+    for (size_t column = 0; column < columns; ++column) {
+      const float value = at(row, column);
+      tensor.bytes.append(reinterpret_cast<const char*>(&value) + 2, 2);
+    }
+  }
+  return tensor;
+}
+
+}  // namespace
+
+IntegerMatrix random_integers(const PublishedIntegers& format, size_t out, size_t in,
+                              uint64_t seed) {
+  const bool int8 = format.dtype == DType::kI8;
+  IntegerMatrix m{.out = out, .in = in, .group = format.group == 0 ? in : format.group};
+  for (size_t i = 0; i < out * in; ++i) {
+    m.integers.push_back(static_cast<unsigned>(random_bits(seed, i) & (int8 ? 255 : 15)));
+  }
+  // The first version of GPTQ cannot store a zero of 0.
+  const unsigned least = format.format == PublishedFormat::kGptq ? 1 : 0;
+  for (size_t i = 0; i < out * m.num_groups(); ++i) {
+    const auto bits = static_cast<unsigned>(random_bits(seed, i, 1) & 15);
+    m.zeros.push_back(int8 ? 128 : format.zeros ? bits + least : 8);
+    m.scales.push_back(static_cast<float>(1 + (random_bits(seed, i, 2) & 63)) * 0x1p-10F);
+  }
+  return m;
+}
+
+TestTensors published_tensors(const PublishedIntegers& format, const IntegerMatrix& m) {
+  const size_t bits = format.dtype == DType::kI8 ? 8 : 4;
+  const size_t groups = m.num_groups();
+  const At integer = [&](size_t o, size_t i) { return m.integers[o * m.in + i]; };
+  const At zero = [&](size_t o, size_t g) { return m.zeros[o * groups + g]; };
+  const auto scale = [&](size_t o, size_t g) { return m.scales[o * groups + g]; };
+  TestTensors tensors;
+  switch (format.format) {
+    case PublishedFormat::kCompressedInt8: {
+      TestTensor& weight = tensors["weight"] = {"I8", {m.out, m.in}, {}};
+      for (const unsigned q : m.integers) weight.bytes += static_cast<char>(q - 128);
+      tensors["weight_scale"] = bf16(m.out, groups, scale);
+      break;
+    }
+    case PublishedFormat::kCompressedPacked:
+      tensors["weight_packed"] = packed_along(m.out, m.in, bits, integer);
+      tensors["weight_scale"] = bf16(m.out, groups, scale);
+      if (format.zeros) tensors["weight_zero_point"] = packed_down(m.out, groups, bits, zero);
+      tensors["weight_shape"] = {"I64", {2}, std::string(16, '\0')};
+      break;
+    case PublishedFormat::kGptq:
+    case PublishedFormat::kGptqV2: {
+      const unsigned less = format.format == PublishedFormat::kGptq ? 1 : 0;
+      tensors["qweight"] =
+          packed_down(m.in, m.out, bits, [&](size_t i, size_t o) { return integer(o, i); });
+      tensors["qzeros"] =
+          packed_along(groups, m.out, bits, [&](size_t g, size_t o) { return zero(o, g) - less; });
+      tensors["scales"] = bf16(groups, m.out, [&](size_t g, size_t o) { return scale(o, g); });
+      TestTensor& order = tensors["g_idx"] = {"I32", {m.in}, {}};
+      for (size_t i = 0; i < m.in; ++i) put(order.bytes, static_cast<uint32_t>(i / m.group));
+      break;
+    }
+    case PublishedFormat::kAwq: {
+      constexpr std::array<size_t, 8> kOrder = {0, 2, 4, 6, 1, 3, 5, 7};
+      tensors["qweight"] = packed_along(
+          m.in, m.out, bits, [&](size_t i, size_t o) { return integer(o, i); }, kOrder);
+      tensors["qzeros"] = packed_along(
+          groups, m.out, bits, [&](size_t g, size_t o) { return zero(o, g); }, kOrder);
+      tensors["scales"] = bf16(groups, m.out, [&](size_t g, size_t o) { return scale(o, g); });
+      break;
+    }
+  }
+  return tensors;
+}
+
+}  // namespace troupe::model

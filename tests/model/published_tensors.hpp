@@ -1,0 +1,36 @@
+#pragma once
+
+// Integer matrices packed as compressed-tensors, GPTQ and AWQ store them, by their definitions.
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "model/config.hpp"
+#include "tests/model/checkpoint_files.hpp"
+
+namespace troupe::model {
+
+/// Element (o, i) stands for (integer - zero) * scale.
+struct IntegerMatrix {
+  size_t out = 0, in = 0, group = 0;
+  std::vector<unsigned> integers;  ///< [out, in], of 4 or 8 bits
+  std::vector<unsigned> zeros;     ///< [out, groups]
+  std::vector<float> scales;       ///< [out, groups], each a BF16
+
+  [[nodiscard]] size_t num_groups() const { return (in + group - 1) / group; }
+  [[nodiscard]] float number(size_t o, size_t i) const {
+    const size_t g = o * num_groups() + i / group;
+    return static_cast<float>(static_cast<int>(integers[o * in + i]) - static_cast<int>(zeros[g])) *
+           scales[g];
+  }
+};
+
+/// A matrix with any integers that the format can store.
+IntegerMatrix random_integers(const PublishedIntegers& format, size_t out, size_t in,
+                              uint64_t seed);
+
+/// By the end of their names: "weight", "weight_scale"...
+TestTensors published_tensors(const PublishedIntegers& format, const IntegerMatrix& matrix);
+
+}  // namespace troupe::model
