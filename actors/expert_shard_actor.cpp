@@ -82,9 +82,10 @@ Result<void> load_experts(ShardEngine& engine, const WorkerServices& services,
   ExpertTable table;
   for (const experts::ExpertKey& key : held) {
     const auto have = engine.table.find(key);
-    table[key] = have != engine.table.end()
-                     ? have->second
-                     : TRY(services.checkpoint->load_expert(key.layer, key.expert));
+    table[key] =
+        have != engine.table.end()
+            ? have->second
+            : TRY(services.checkpoint->load_expert(key.layer, key.expert, services.num_threads));
   }
   engine.table = std::move(table);
   return {};

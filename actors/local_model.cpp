@@ -63,14 +63,15 @@ Result<std::unique_ptr<LocalModel>> LocalModel::load(const model::Checkpoint& ch
   kernels::Memory& memory = *local->backend_.memory;
   TRY(check_limits(checkpoint.config(), local->ops()));
   TRY(local->check_memory());
-  local->weights_ = TRY(checkpoint.load_router(options.form == AttentionForm::kExpanded));
+  local->weights_ =
+      TRY(checkpoint.load_router(options.form == AttentionForm::kExpanded, options.num_threads));
   local->placed_ = TRY(place(local->weights_, memory));
   const model::ModelConfig& config = checkpoint.config();
   for (LayerIdx layer = 0; layer < config.num_layers; ++layer) {
     if (!config.is_moe_layer(layer)) continue;
     for (ExpertIdx expert = 0; expert < config.num_routed_experts; ++expert) {
       local->experts_[{layer, expert}] =
-          TRY(place(TRY(checkpoint.load_expert(layer, expert)), memory));
+          TRY(place(TRY(checkpoint.load_expert(layer, expert, options.num_threads)), memory));
     }
   }
   const KvShape kv = local->kv_shape();

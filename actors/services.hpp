@@ -27,6 +27,8 @@ struct WorkerServices {
   /// Beside it: loads experts while others are computed; makes the masks of grammars while steps
   /// run.
   Executor* background = nullptr;
+  /// That load an epoch's experts, while nothing is computed.
+  size_t num_threads = 1;
   /// Bytes of memory for experts that cannot be mapped; none: what there is when they are loaded.
   std::optional<uint64_t> available_memory = {};
   /// For grammars, or why there is none. Of routers.

@@ -201,7 +201,7 @@ Result<int> run(const std::string& config_path, const std::string& name) {
   auto& vocabulary = process.services.vocabulary;
   if (node.role == cluster::Role::kRouter) {
     TRY(check_memory(config, process.checkpoint));
-    process.weights = TRY(process.checkpoint.load_router());
+    process.weights = TRY(process.checkpoint.load_router(/*with_kv_b=*/false, node.threads));
     log::info("weights_mapped", {{"model", config.model}});
     // Without a tokenizer it serves on; requests with a grammar get this error.
     vocabulary = model::load_vocabulary(config.model, process.checkpoint.config());
@@ -227,6 +227,7 @@ Result<int> run(const std::string& config_path, const std::string& name) {
                       .ops = process.ops.get(),
                       .executor = executor.get(),
                       .background = background.get(),
+                      .num_threads = node.threads,
                       .vocabulary = vocabulary};
   const caf::actor worker = spawn_worker(system, process, head);
   const auto stop_worker = [&] {

@@ -153,8 +153,9 @@ uint64_t Checkpoint::digest() const { return state_->digest; }
 
 Checkpoint::Summary Checkpoint::summary() const { return state_->summary; }
 
-Result<std::shared_ptr<const RouterWeights>> Checkpoint::load_router(bool with_kv_b) const {
-  LoadingVisitor loader(state_->config, state_->store, with_kv_b);
+Result<std::shared_ptr<const RouterWeights>> Checkpoint::load_router(bool with_kv_b,
+                                                                     size_t num_threads) const {
+  LoadingVisitor loader(state_->config, state_->store, with_kv_b, num_threads);
   auto weights = std::make_shared<RouterWeights>();
   TRY(visit_router(state_->config, loader, *weights));
   weights->storage = TRY(loader.finish());
@@ -173,8 +174,9 @@ Result<void> Checkpoint::visit(LayerIdx layer, ExpertIdx expert, TensorVisitor& 
   return visit_expert(config, state_->expert_layouts[layer], layer, expert, visitor, ffn);
 }
 
-Result<ExpertWeights> Checkpoint::load_expert(LayerIdx layer, ExpertIdx expert) const {
-  LoadingVisitor loader(state_->config, state_->store);
+Result<ExpertWeights> Checkpoint::load_expert(LayerIdx layer, ExpertIdx expert,
+                                              size_t num_threads) const {
+  LoadingVisitor loader(state_->config, state_->store, /*with_kv_b=*/false, num_threads);
   ExpertWeights weights;
   TRY(visit(layer, expert, loader, weights.ffn));
   weights.storage = TRY(loader.finish());

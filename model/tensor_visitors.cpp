@@ -423,8 +423,9 @@ Result<void> OwnBytesVisitor::floats(const std::string&, const std::vector<uint6
   return {};
 }
 
-LoadingVisitor::LoadingVisitor(const ModelConfig& config, const TensorStore& store, bool with_kv_b)
-    : store_(store), locator_(config, store), with_kv_b_(with_kv_b) {}
+LoadingVisitor::LoadingVisitor(const ModelConfig& config, const TensorStore& store, bool with_kv_b,
+                               size_t num_threads)
+    : store_(store), locator_(config, store), with_kv_b_(with_kv_b), num_threads_(num_threads) {}
 
 Result<std::vector<float>> LoadingVisitor::read_floats(const StoredTensor& tensor,
                                                        const FileRange& bytes) const {
@@ -489,7 +490,7 @@ void LoadingVisitor::want(const FileRange& range, WeightView& view, Wanted::Part
 Result<void> LoadingVisitor::add(const LocatedMatrix& located, WeightView& view) {
   if (located.published) {
     return with_published(located, [&](const PublishedMatrix& m) -> Result<void> {
-      auto panels = to_panels(m);
+      auto panels = to_panels(m, num_threads_);
       if (!panels.ok()) {
         return std::move(panels).error().with_context(store_.name_of(*located.zeros));
       }

@@ -130,8 +130,9 @@ class OwnBytesVisitor final : public TensorVisitor {
 /// Copies what is wanted as float32 at once, and collects the matrices to map them together.
 class LoadingVisitor final : public TensorVisitor {
  public:
-  /// @param with_kv_b see Checkpoint::load_router()
-  LoadingVisitor(const ModelConfig& config, const TensorStore& store, bool with_kv_b = false);
+  /// @param with_kv_b, num_threads see Checkpoint::load_router()
+  LoadingVisitor(const ModelConfig& config, const TensorStore& store, bool with_kv_b = false,
+                 size_t num_threads = 1);
 
   Result<void> matrix(const std::string& name, uint64_t out, uint64_t in,
                       WeightView& view) override;
@@ -177,6 +178,7 @@ class LoadingVisitor final : public TensorVisitor {
   const TensorStore& store_;
   TensorLocator locator_;
   bool with_kv_b_;
+  size_t num_threads_;
   std::vector<Wanted> wanted_;
   std::vector<FileRange> ranges_;
   std::shared_ptr<Storage> storage_ = std::make_shared<Storage>();

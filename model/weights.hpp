@@ -103,14 +103,16 @@ class Checkpoint {
   /// Maps all but the routed experts; norms, biases and gates are copied as float32, and kv_b_proj
   /// unless it is stored in halves: as it is from 16 bits, from others as float32.
   /// @param with_kv_b the expanded form of attention is wanted too: AttentionWeights::kv_b
+  /// @param num_threads that bring integers as others publish them into panels
   /// @errors kCorrupt if a file has changed; kResourceExhausted if it cannot be mapped;
   ///         kUnsupported if kv_b is wanted and stored in halves.
   [[nodiscard]] Result<std::shared_ptr<const RouterWeights>> load_router(
-      bool with_kv_b = false) const;
+      bool with_kv_b = false, size_t num_threads = 1) const;
 
   /// Maps the pages of one routed expert and no others (per-expert or fused tensors).
   /// @errors as load_router(); kInvalidArgument if there is no such expert.
-  [[nodiscard]] Result<ExpertWeights> load_expert(LayerIdx layer, ExpertIdx expert) const;
+  [[nodiscard]] Result<ExpertWeights> load_expert(LayerIdx layer, ExpertIdx expert,
+                                                  size_t num_threads = 1) const;
 
   /// Memory that load_router() and load_expert() take for themselves: what is copied, decoded or
   /// brought into panels. Mapped pages do not count, the kernel can drop them and read them again.
