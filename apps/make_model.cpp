@@ -35,6 +35,7 @@ Result<int> make_model(const Values& values) {
   model::SavePlan plan;
   plan.directory = values["directory"].as<std::string>();
   const json::object quantization = TRY(read_scheme_options(values, plan));
+  if (plan.keep) return Error{Code::kInvalidArgument, "--scheme keep: there is nothing to keep"};
   plan.verify = false;  // random numbers can be drawn again
   const auto shape = values["shape"].as<std::string>();
   const auto seed = values["seed"].as<uint64_t>();

@@ -51,7 +51,7 @@ Result<int> quantize(const Values& values) {
   const json::object quantization = TRY(read_scheme_options(values, plan));
   const auto from = values["source"].as<std::string>();
   const auto checkpoint = TRY(model::Checkpoint::open(from));
-  const auto source = TRY(model::CheckpointSource::open(checkpoint));
+  const auto source = TRY(model::CheckpointSource::open(checkpoint, plan.keep));
   // Read again after it was checked: it may be another file by now.
   const json::value document =
       TRY(model::parse_json(TRY(model::read_text_file(from + "/config.json", 1 << 20))));
@@ -97,9 +97,12 @@ int run_quantize(const Arguments& arguments) {
           "Writes a checkpoint (F32, F16, BF16 or FP8) anew in fewer bits, as "
           "docs/quantisation.md\n"
           "describes. Interrupted, the same command goes on; the new directory can be loaded when\n"
-          "it is complete.\n\n"
+          "it is complete. --scheme keep packs the integers of a checkpoint of "
+          "compressed-tensors,\n"
+          "GPTQ or AWQ, which is otherwise done each time that it is loaded.\n\n"
           "  troupe quantize models/demo /tmp/demo-int8 --scheme int8\n"
-          "  troupe quantize models/demo /tmp/demo-int4 --scheme int8 --experts int4-g32",
+          "  troupe quantize models/demo /tmp/demo-int4 --scheme int8 --experts int4-g32\n"
+          "  troupe quantize /data/lite-awq /data/lite-packed --scheme keep",
       .positional = {"source", "destination"}};
   line.options.add_options()("source", po::value<std::string>()->required(),
                              "checkpoint directory")(

@@ -29,6 +29,14 @@ Result<boost::json::object> read_scheme_options(const Values& values, model::Sav
     return Error{Code::kInvalidArgument, "--threads must be between 1 and 1024"};
   }
   const auto all = values["scheme"].as<std::string>();
+  plan.keep = all == model::kKeepScheme;
+  if (plan.keep) {
+    if (values.count("experts") + values.count("rest") > 0) {
+      return Error{Code::kInvalidArgument, "--scheme keep is for all matrices"};
+    }
+    return boost::json::object{
+        {"quant_method", "troupe"}, {"version", 1}, {"experts", all}, {"rest", all}};
+  }
   TRY(scheme_of("--scheme", all));
   const auto name_of = [&](const char* option) {
     return values.count(option) != 0 ? values[option].as<std::string>() : all;

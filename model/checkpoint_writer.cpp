@@ -174,9 +174,48 @@ std::vector<Piece> encode(const OutputMatrix& matrix, uint64_t first, uint64_t c
   return pieces;
 }
 
+/// Rows of a matrix whose panels the source has.
+Result<std::vector<Piece>> keep(const TensorSource& source, const Chunk& chunk) {
+  const OutputMatrix& matrix = chunk.unit->matrices.front();
+  std::vector<Piece> pieces;
+  pieces.reserve(3);
+  const auto piece = [&](const OutputTensor& tensor) {
+    const uint64_t row_bytes = tensor.bytes / matrix.out;
+    pieces.push_back(
+        {tensor.begin + chunk.first * row_bytes, std::vector<uint8_t>(chunk.count * row_bytes)});
+    return pieces.back().bytes.data();
+  };
+  uint8_t* data = piece(matrix.data);
+  uint8_t* stored_scales = piece(matrix.scales);
+  const uint64_t scales_of_panel = matrix.scheme.num_groups(matrix.in) * kPanelRows;
+  std::vector<float> scales(scales_of_panel);
+  std::vector<uint8_t> no_zeros(scales_of_panel);  // all in the middle
+  uint8_t* zeros = matrix.scheme.zeros ? piece(matrix.zeros) : nullptr;
+  const uint64_t panel_bytes = kPanelRows * matrix.in * bits_of(matrix.scheme.dtype) / 8;
+  const bool as_bf16 = matrix.scales.dtype == to_string(DType::kBF16);
+  for (uint64_t panel = 0; panel < chunk.count / kPanelRows; ++panel) {
+    TRY(source.read_panel(
+        chunk.unit->source, chunk.first / kPanelRows + panel,
+        {.data = reinterpret_cast<std::byte*>(data) + panel * panel_bytes,
+         .scales = scales.data(),
+         .zeros = zeros == nullptr ? no_zeros.data() : zeros + panel * scales_of_panel}));
+    for (uint64_t i = 0; i < scales_of_panel; ++i) {
+      const uint64_t at = panel * scales_of_panel + i;
+      if (as_bf16) {
+        const uint16_t bits = to_bf16(scales[i]);
+        std::memcpy(stored_scales + 2 * at, &bits, sizeof bits);
+      } else {
+        std::memcpy(stored_scales + 4 * at, &scales[i], sizeof(float));
+      }
+    }
+  }
+  return pieces;
+}
+
 /// What a chunk becomes.
 Result<std::vector<Piece>> make(const TensorSource& source, const Chunk& chunk) {
   const OutputUnit& unit = *chunk.unit;
+  if (unit.kept) return keep(source, chunk);
   std::vector<float> rows(chunk.count * unit.in);
   TRY(source.read(unit.source, unit.in, chunk.first, chunk.count, rows.data()));
   std::vector<Piece> pieces;
@@ -422,6 +461,11 @@ class Saving {
 };
 
 }  // namespace
+
+Result<void> TensorSource::read_panel(const std::string&, uint64_t, const PanelPart&) const {
+  CHECK(false);  // integers() names none
+  return {};
+}
 
 Result<SaveSummary> save_checkpoint(const ModelConfig& config, const TensorSource& source,
                                     const SavePlan& plan) {

@@ -6,12 +6,14 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "base/result.hpp"
 #include "model/config.hpp"
+#include "model/published_integers.hpp"
 #include "model/quantise.hpp"
 
 namespace troupe::model {
@@ -35,12 +37,26 @@ class TensorSource {
   /// May be called by several threads at once. @errors are passed on, with the tensor's name.
   virtual Result<void> read(const std::string& name, uint64_t in, uint64_t first, uint64_t count,
                             float* values) const = 0;
+
+  /// For SavePlan::keep: how a matrix is stored if the source has it as integers. Its scales are
+  /// read as float32 and stored as scale_dtype, BF16 or F32, which loses nothing.
+  struct Integers {
+    Scheme scheme;
+    DType scale_dtype = DType::kF32;
+  };
+  [[nodiscard]] virtual std::optional<Integers> integers(const std::string&) const { return {}; }
+
+  /// Panel number `panel` of such a matrix. Threads as read(). @errors as read()
+  virtual Result<void> read_panel(const std::string& name, uint64_t panel,
+                                  const PanelPart& to) const;
 };
 
 struct SavePlan {
   std::string directory;    ///< made if it is missing
   std::string config_json;  ///< written last: without it nothing can be loaded
   Scheme experts, rest;     ///< of the routed experts and of the other matrices
+  /// Instead of these schemes: integers as the source has them, everything else in its kept_type().
+  bool keep = false;
   /// What the content depends on besides, for people, too: "troupe 0.1.0 make-model, seed 7". An
   /// interrupted run goes on only if it is the same; it stands in the files' metadata.
   std::string identity;

@@ -226,9 +226,10 @@ Result<void> read_troupe(KeyReader& keys, ModelConfig& config) {
     if (!name) {
       return keys.lacks(key);
     }
-    if (!parse_scheme(*name)) {
+    if (*name != kKeepScheme && !parse_scheme(*name)) {
       return keys.error(Code::kUnsupported, key,
-                        "is " + quoted(*name) + "; the schemes are " + scheme_names());
+                        "is " + quoted(*name) + "; the schemes are " + scheme_names() + ", " +
+                            std::string(kKeepScheme));
     }
     *scheme = *name;
   }

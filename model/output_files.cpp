@@ -31,7 +31,8 @@ OutputTensor tensor(std::string name, std::string_view dtype, std::vector<uint64
   return out;
 }
 
-OutputMatrix in_panels(const std::string& name, uint64_t out, uint64_t in, const Scheme& scheme) {
+OutputMatrix in_panels(const std::string& name, uint64_t out, uint64_t in, const Scheme& scheme,
+                       DType scale_dtype = DType::kBF16) {
   OutputMatrix matrix{.out = out, .in = in, .scheme = scheme};
   const uint64_t panels = out / kPanelRows;
   matrix.data = scheme.dtype == DType::kI8
@@ -40,7 +41,7 @@ OutputMatrix in_panels(const std::string& name, uint64_t out, uint64_t in, const
                              {panels, in / kPanelBlock, kPanelBlock / kPanelQuad / 2, kPanelRows,
                               kPanelQuad});
   const std::vector<uint64_t> scale_shape = {panels, scheme.num_groups(in), kPanelRows};
-  matrix.scales = tensor(name + "_scale", "BF16", scale_shape);
+  matrix.scales = tensor(name + "_scale", to_string(scale_dtype), scale_shape);
   if (scheme.zeros) matrix.zeros = tensor(name + "_zero", "U8", scale_shape);
   return matrix;
 }
@@ -48,18 +49,20 @@ OutputMatrix in_panels(const std::string& name, uint64_t out, uint64_t in, const
 /// Collects what the layout asks for as units.
 class PlanningVisitor final : public TensorVisitor {
  public:
-  PlanningVisitor(const TensorSource& source, OutputFiles& totals)
-      : source_(source), totals_(totals) {}
+  PlanningVisitor(const TensorSource& source, bool keep, OutputFiles& totals)
+      : source_(source), keep_(keep), totals_(totals) {}
 
   void use(const Scheme& scheme) { scheme_ = scheme; }
   std::vector<OutputUnit> take() { return std::move(units_); }
 
   Result<void> matrix(const std::string& name, uint64_t out, uint64_t in, WeightView&) override {
-    if (!scheme_.in_panels()) {
+    if (keep_) {
+      keep(name, out, in);
+    } else if (!scheme_.in_panels()) {
       add_float(name, {out, in}, scheme_.dtype);
     } else if (fits_panels(out, in)) {
       ++totals_.quantised;
-      add({name, out, in, {in_panels(name, out, in, scheme_)}, {}});
+      add({.source = name, .out = out, .in = in, .matrices = {in_panels(name, out, in, scheme_)}});
     } else {
       ++totals_.kept;
       add_float(name, {out, in}, source_.kept_type(name));
@@ -83,6 +86,10 @@ class PlanningVisitor final : public TensorVisitor {
     WeightView unused;
     const uint64_t rows = s.heads * (s.nope + s.v);
     const std::string whole = name + ".weight";
+    if (keep_) {  // decoded when it is loaded, too
+      add_float(whole, {rows, s.latent}, source_.kept_type(whole));
+      return {};
+    }
     if (!scheme_.in_panels()) {
       return matrix(whole, rows, s.latent, unused);
     }
@@ -92,12 +99,12 @@ class PlanningVisitor final : public TensorVisitor {
       return {};
     }
     totals_.quantised += 2;
-    add({whole,
-         rows,
-         s.latent,
-         {in_panels(name + ".key_t.weight", s.heads * s.latent, s.nope, scheme_),
-          in_panels(name + ".value.weight", s.heads * s.v, s.latent, scheme_)},
-         s});
+    add({.source = whole,
+         .out = rows,
+         .in = s.latent,
+         .matrices = {in_panels(name + ".key_t.weight", s.heads * s.latent, s.nope, scheme_),
+                      in_panels(name + ".value.weight", s.heads * s.v, s.latent, scheme_)},
+         .key_value = s});
     return {};
   }
 
@@ -111,15 +118,27 @@ class PlanningVisitor final : public TensorVisitor {
     if (seen_.insert(unit.source).second) units_.push_back(std::move(unit));  // a tied head is one
   }
 
+  void keep(const std::string& name, uint64_t out, uint64_t in) {
+    const auto integers = source_.integers(name);
+    if (!integers) return add_float(name, {out, in}, source_.kept_type(name));
+    ++totals_.quantised;
+    add({.source = name,
+         .out = out,
+         .in = in,
+         .matrices = {in_panels(name, out, in, integers->scheme, integers->scale_dtype)},
+         .kept = true});
+  }
+
   void add_float(const std::string& name, const std::vector<uint64_t>& shape, DType dtype) {
     const uint64_t in = shape.back();
     const uint64_t out = shape.size() == 2 ? shape.front() : 1;
     OutputMatrix matrix{.out = out, .in = in, .scheme = {.dtype = dtype}};
     matrix.data = tensor(name, to_string(dtype), shape);
-    add({name, out, in, {std::move(matrix)}, {}});
+    add({.source = name, .out = out, .in = in, .matrices = {std::move(matrix)}});
   }
 
   const TensorSource& source_;
+  const bool keep_;
   OutputFiles& totals_;
   Scheme scheme_;
   std::vector<OutputUnit> units_;
@@ -186,7 +205,7 @@ std::string run_of(const SavePlan& plan) {
   };
   const std::string settings =
       json::serialize(json::array{plan.identity, plan.config_json, text_of(plan.experts),
-                                  text_of(plan.rest), plan.shard_bytes});
+                                  text_of(plan.rest), plan.keep, plan.shard_bytes});
   char id[17];
   std::snprintf(id, sizeof id, "%016llx",
                 static_cast<unsigned long long>(XXH3_64bits(settings.data(), settings.size())));
@@ -205,7 +224,7 @@ std::string file_name(size_t index, size_t count) {
 Result<OutputFiles> plan_output(const ModelConfig& config, const TensorSource& source,
                                 const SavePlan& plan) {
   OutputFiles out;
-  PlanningVisitor planner(source, out);
+  PlanningVisitor planner(source, plan.keep, out);
   RouterWeights unused_router;
   FfnWeights unused_ffn;
   planner.use(plan.rest);

@@ -40,6 +40,7 @@ struct OutputUnit {
   uint64_t out = 0;
   uint64_t in = 0;
   std::vector<OutputMatrix> matrices;  ///< one; or kv_b_proj's halves, keys first
+  bool kept = false;                   ///< the source has its panels
   std::optional<TensorVisitor::KeyValueShape> key_value;  ///< if they are halves
 };
 

@@ -103,15 +103,12 @@ unsigned zero(const PublishedMatrix& m, size_t o, size_t g) {
   return middle(m.dtype);
 }
 
-/// As they are stored.
-std::vector<float> stored_scales(const PublishedMatrix& m) {
-  std::vector<float> scales(m.out * num_groups(m));
-  to_float32(m.scales, m.scale_dtype, scales);
-  return scales;
-}
-
-size_t stored_scale(const PublishedMatrix& m, size_t o, size_t g) {
-  return rows_first(m.format) ? o * num_groups(m) + g : g * m.out + o;
+float scale(const PublishedMatrix& m, size_t o, size_t g) {
+  const size_t bytes = size_of(m.scale_dtype);
+  const size_t at = rows_first(m.format) ? o * num_groups(m) + g : g * m.out + o;
+  float value;
+  to_float32(m.scales.subspan(at * bytes, bytes), m.scale_dtype, {&value, 1});
+  return value;
 }
 
 /// The four lower half bytes to a byte each.
@@ -158,38 +155,43 @@ WeightView PanelMatrix::view(const PublishedMatrix& from) const {
   return view;
 }
 
-Result<PanelMatrix> to_panels(const PublishedMatrix& from, size_t num_threads) {
-  const size_t groups = num_groups(from);
+Result<void> to_panel(const PublishedMatrix& from, size_t panel, const PanelPart& to) {
   const bool in_bytes = from.dtype == DType::kI8;
-  const size_t panel_bytes = kPanelRows * from.in * bits_of(from.dtype) / 8;
-  const std::vector<float> scales = stored_scales(from);
-  const size_t num_panels = from.out / kPanelRows;
-  PanelMatrix panels;
-  panels.data.resize(num_panels * panel_bytes);
-  panels.scales.resize(scales.size());
-  panels.zeros.resize(in_bytes ? 0 : scales.size());
-  TRY(for_all(num_panels, num_threads, [&](size_t panel) -> Result<void> {
-    std::byte* to = panels.data.data() + panel * panel_bytes;
-    if (in_bytes) {
-      pack_bytes(from, panel, to);
-    } else {
-      pack_halves(from, panel, to);
-    }
-    for (size_t g = 0; g < groups; ++g) {
-      for (size_t o = panel * kPanelRows; o < (panel + 1) * kPanelRows; ++o) {
-        const size_t at = panel_scale(groups, o, g);
-        panels.scales[at] = scales[stored_scale(from, o, g)];
-        const unsigned z = zero(from, o, g);
-        if (!in_bytes) {
-          panels.zeros[at] = static_cast<uint8_t>(z);
-        } else if (z != middle(DType::kI8)) {
-          return Error{Code::kUnsupported,
-                       "has a zero of " + std::to_string(z) + " in row " + std::to_string(o) +
-                           "; integers of 8 bits must be symmetric, with zeros of 128"};
-        }
+  if (in_bytes) {
+    pack_bytes(from, panel, to.data);
+  } else {
+    pack_halves(from, panel, to.data);
+  }
+  for (size_t g = 0; g < num_groups(from); ++g) {
+    for (size_t r = 0; r < kPanelRows; ++r) {
+      const size_t o = panel * kPanelRows + r;
+      to.scales[g * kPanelRows + r] = scale(from, o, g);
+      const unsigned z = zero(from, o, g);
+      if (!in_bytes) {
+        to.zeros[g * kPanelRows + r] = static_cast<uint8_t>(z);
+      } else if (z != middle(DType::kI8)) {
+        return Error{Code::kUnsupported,
+                     "row " + std::to_string(o) + " has a zero of " + std::to_string(z) +
+                         "; integers of 8 bits must be symmetric, with zeros of 128"};
       }
     }
-    return {};
+  }
+  return {};
+}
+
+Result<PanelMatrix> to_panels(const PublishedMatrix& from, size_t num_threads) {
+  const size_t num_panels = from.out / kPanelRows;
+  const size_t panel_bytes = kPanelRows * from.in * bits_of(from.dtype) / 8;
+  const size_t panel_scales = kPanelRows * num_groups(from);
+  PanelMatrix panels;
+  panels.data.resize(num_panels * panel_bytes);
+  panels.scales.resize(num_panels * panel_scales);
+  panels.zeros.resize(from.dtype == DType::kI8 ? 0 : panels.scales.size());
+  TRY(for_all(num_panels, num_threads, [&](size_t panel) {
+    return to_panel(from, panel,
+                    {.data = panels.data.data() + panel * panel_bytes,
+                     .scales = panels.scales.data() + panel * panel_scales,
+                     .zeros = panels.zeros.data() + panel * panel_scales});
   }));
   if (std::ranges::all_of(panels.zeros, [](uint8_t z) { return z == kMiddleOfI4; })) {
     panels.zeros.clear();
@@ -197,21 +199,20 @@ Result<PanelMatrix> to_panels(const PublishedMatrix& from, size_t num_threads) {
   return panels;
 }
 
-std::vector<float> to_floats(const PublishedMatrix& from) {
-  const std::vector<float> scales = stored_scales(from);
-  std::vector<float> values(from.out * from.in);
+std::vector<float> to_floats(const PublishedMatrix& from, size_t first, size_t count) {
+  std::vector<float> values(count * kPanelRows * from.in);
   const size_t n = per_word(from);
-  for (size_t panel = 0; panel < from.out / kPanelRows; ++panel) {
+  for (size_t panel = 0; panel < count; ++panel) {
     for (size_t index = 0; index < from.in / n; ++index) {
-      const PanelWords words = panel_words(from, panel, index);
+      const PanelWords words = panel_words(from, first + panel, index);
       const size_t g = index * n / from.group;
       for (size_t r = 0; r < kPanelRows; ++r) {
-        const size_t o = panel * kPanelRows + r;
+        const size_t o = (first + panel) * kPanelRows + r;
         const auto z = static_cast<int>(zero(from, o, g));
-        const float scale = scales[stored_scale(from, o, g)];
+        const float factor = scale(from, o, g);
+        float* to = values.data() + (panel * kPanelRows + r) * from.in + index * n;
         for (size_t k = 0; k < n; ++k) {
-          values[o * from.in + index * n + k] =
-              static_cast<float>(static_cast<int>(integer(from, words[r], k)) - z) * scale;
+          to[k] = static_cast<float>(static_cast<int>(integer(from, words[r], k)) - z) * factor;
         }
       }
     }

@@ -39,6 +39,16 @@ struct PublishedMatrix {
   size_t group = 0;  ///< elements that share a scale, a multiple of 32
 };
 
+/// Where the 16 rows of one panel go.
+struct PanelPart {
+  std::byte* data = nullptr;
+  float* scales = nullptr;   ///< [groups, 16], exact
+  uint8_t* zeros = nullptr;  ///< [groups, 16] of kI4
+};
+
+/// @errors kUnsupported if 8-bit integers have zeros other than 128, which panels do not hold
+Result<void> to_panel(const PublishedMatrix& from, size_t panel, const PanelPart& to);
+
 /// The same in panels.
 struct PanelMatrix {
   std::vector<std::byte> data;
@@ -49,11 +59,11 @@ struct PanelMatrix {
   [[nodiscard]] WeightView view(const PublishedMatrix& from) const;
 };
 
-/// @errors kUnsupported if 8-bit integers have zeros other than 128, which panels do not hold
+/// @errors as to_panel()
 /// Cost: a fraction of a ns per element, that of AWQ one, shared by the threads.
 Result<PanelMatrix> to_panels(const PublishedMatrix& from, size_t num_threads = 1);
 
-/// Row-major float32 of all elements.
-std::vector<float> to_floats(const PublishedMatrix& from);
+/// Row-major float32 of the elements of panels [first, first + count).
+std::vector<float> to_floats(const PublishedMatrix& from, size_t first, size_t count);
 
 }  // namespace troupe::model

@@ -33,6 +33,9 @@ struct Scheme {
   friend bool operator==(const Scheme&, const Scheme&) = default;
 };
 
+/// The name for integers as the source had them, of any scheme.
+inline constexpr std::string_view kKeepScheme = "keep";
+
 /// "bf16", "int8", "int8-g128", "int4-g32", "int4-g32-asym", "int4-g128" or "int4-g128-asym".
 std::optional<Scheme> parse_scheme(std::string_view name);
 /// All of them, for messages and help: "bf16, int8, ...".

@@ -307,6 +307,48 @@ Result<LocatedMatrix> TensorLocator::stacked_matrix(const std::string& name,
   return located;
 }
 
+bool is_stored_group(uint64_t in, uint64_t group) {
+  const std::optional<uint64_t> told = scale_group(in, (in + group - 1) / group);
+  return group >= in || told == group;
+}
+
+Result<void> check_column_order(const TensorStore& store, const LocatedMatrix& located) {
+  for (const StoredTensor* other : located.others) {
+    if (!other->header.name.ends_with("g_idx")) continue;
+    const std::vector<std::byte> bytes = TRY(store.read(whole(*other)));
+    for (uint64_t i = 0; i < located.in; ++i) {
+      int32_t group;
+      std::memcpy(&group, bytes.data() + i * sizeof group, sizeof group);
+      if (group != static_cast<int32_t>(i / located.group)) {
+        return Error{Code::kUnsupported, store.name_of(*other) +
+                                             " puts its columns in another order (desc_act), "
+                                             "which Troupe does not read"};
+      }
+    }
+  }
+  return {};
+}
+
+Result<MappedPublished> map_published(const TensorStore& store, const LocatedMatrix& located) {
+  TRY(check_column_order(store, located));
+  std::vector<FileRange> ranges = {located.bytes, located.scale_bytes};
+  if (located.zeros != nullptr) ranges.push_back(whole(*located.zeros));
+  MappedRanges mapped = TRY(store.map(ranges));
+  const auto bytes = [&](size_t i) {
+    return Bytes(mapped.addresses[i], ranges[i].end - ranges[i].begin);
+  };
+  return MappedPublished{.matrix = {.format = *located.published,
+                                    .dtype = located.dtype,
+                                    .weight = bytes(0),
+                                    .scales = bytes(1),
+                                    .scale_dtype = *located.scales->header.dtype,
+                                    .zeros = located.zeros == nullptr ? Bytes() : bytes(2),
+                                    .out = located.out,
+                                    .in = located.in,
+                                    .group = located.group},
+                         .storage = std::move(mapped.storage)};
+}
+
 CheckingVisitor::CheckingVisitor(const ModelConfig& config, const TensorStore& store)
     : store_(store), locator_(config, store), uses_(store.tensors().size()) {}
 
@@ -435,44 +477,10 @@ Result<std::vector<float>> LoadingVisitor::read_floats(const StoredTensor& tenso
   return values;
 }
 
-template <class Use>
-Result<void> LoadingVisitor::with_published(const LocatedMatrix& located, const Use& use) const {
-  for (const StoredTensor* other : located.others) {
-    if (!other->header.name.ends_with("g_idx")) continue;
-    const std::vector<std::byte> bytes = TRY(store_.read(whole(*other)));
-    for (uint64_t i = 0; i < located.in; ++i) {
-      int32_t group;
-      std::memcpy(&group, bytes.data() + i * sizeof group, sizeof group);
-      if (group != static_cast<int32_t>(i / located.group)) {
-        return Error{Code::kUnsupported, store_.name_of(*other) +
-                                             " puts its columns in another order (desc_act), "
-                                             "which Troupe does not read"};
-      }
-    }
-  }
-  const std::vector<std::byte> weight = TRY(store_.read(located.bytes));
-  const std::vector<std::byte> scales = TRY(store_.read(located.scale_bytes));
-  std::vector<std::byte> zeros;
-  if (located.zeros != nullptr) zeros = TRY(store_.read(whole(*located.zeros)));
-  return use(PublishedMatrix{.format = *located.published,
-                             .dtype = located.dtype,
-                             .weight = weight,
-                             .scales = scales,
-                             .scale_dtype = *located.scales->header.dtype,
-                             .zeros = zeros,
-                             .out = located.out,
-                             .in = located.in,
-                             .group = located.group});
-}
-
 Result<std::vector<float>> LoadingVisitor::read_matrix(const LocatedMatrix& located) const {
   if (located.published) {
-    std::vector<float> floats;
-    TRY(with_published(located, [&](const PublishedMatrix& m) -> Result<void> {
-      floats = to_floats(m);
-      return {};
-    }));
-    return floats;
+    const MappedPublished published = TRY(map_published(store_, located));
+    return to_floats(published.matrix, 0, located.out / kPanelRows);
   }
   std::vector<float> values = TRY(read_floats(*located.tensor, located.bytes));
   if (located.scales != nullptr) {
@@ -489,15 +497,14 @@ void LoadingVisitor::want(const FileRange& range, WeightView& view, Wanted::Part
 
 Result<void> LoadingVisitor::add(const LocatedMatrix& located, WeightView& view) {
   if (located.published) {
-    return with_published(located, [&](const PublishedMatrix& m) -> Result<void> {
-      auto panels = to_panels(m, num_threads_);
-      if (!panels.ok()) {
-        return std::move(panels).error().with_context(store_.name_of(*located.zeros));
-      }
-      storage_->panels.push_back(std::move(*panels));
-      view = storage_->panels.back().view(m);
-      return {};
-    });
+    const MappedPublished published = TRY(map_published(store_, located));
+    auto panels = to_panels(published.matrix, num_threads_);
+    if (!panels.ok()) {
+      return std::move(panels).error().with_context(store_.name_of(*located.zeros));
+    }
+    storage_->panels.push_back(std::move(*panels));
+    view = storage_->panels.back().view(published.matrix);
+    return {};
   }
   view.dtype = located.dtype;
   view.out = located.out;

@@ -74,6 +74,21 @@ class TensorLocator {
   const TensorStore& store_;
 };
 
+/// Refuses columns that are not stored in their own order, as g_idx tells.
+/// @errors kUnsupported naming the tensor; those of reading
+Result<void> check_column_order(const TensorStore& store, const LocatedMatrix& located);
+
+/// A matrix of integers as others publish them, mapped.
+struct MappedPublished {
+  PublishedMatrix matrix;
+  std::shared_ptr<const void> storage;
+};
+/// REQUIRES: located.published. @errors as check_column_order()
+Result<MappedPublished> map_published(const TensorStore& store, const LocatedMatrix& located);
+
+/// Whether Troupe's own files can tell that a row of `in` has groups of so many.
+bool is_stored_group(uint64_t in, uint64_t group);
+
 /// What the layout makes of a stored tensor.
 struct TensorUse {
   DType counted_as = DType::kF32;
@@ -168,9 +183,6 @@ class LoadingVisitor final : public TensorVisitor {
   void want(const FileRange& range, WeightView& view, Wanted::Part part);
   Result<std::vector<float>> read_floats(const StoredTensor& tensor, const FileRange& bytes) const;
   Result<std::vector<float>> read_matrix(const LocatedMatrix& located) const;
-  /// Returns use(const PublishedMatrix&), with the bytes in memory.
-  template <class Use>
-  Result<void> with_published(const LocatedMatrix& located, const Use& use) const;
   template <class T>
   void split_key_value(Bytes kv_b, const KeyValueShape& shape, DType dtype,
                        AttentionWeights& weights);

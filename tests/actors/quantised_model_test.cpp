@@ -235,6 +235,22 @@ void publish_experts(const std::string& from, const std::string& to,
   model::write_file(to + "/config.json", text);
 }
 
+/// The same in files that are mapped.
+std::string kept(const std::string& published) {
+  const model::Checkpoint checkpoint = opened_model(published);
+  const auto source = model::CheckpointSource::open(checkpoint, /*keep=*/true);
+  EXPECT_TRUE(source.ok());
+  std::string config = *model::read_text_file(kDemo + "/config.json", 1 << 20);
+  config.replace(config.find('{'), 1,
+                 R"({"quantization_config": {"quant_method": "troupe", "version": 1,)"
+                 R"( "experts": "keep", "rest": "keep"},)");
+  const auto saved = model::save_checkpoint(
+      checkpoint.config(), **source,
+      {.directory = published + "-kept", .config_json = config, .keep = true});
+  EXPECT_TRUE(saved.ok()) << saved.error().message;
+  return published + "-kept";
+}
+
 struct PublishedCase {
   const char* scheme;  ///< of the experts
   model::PublishedIntegers format;
@@ -267,7 +283,9 @@ TEST(PublishedModel, ComputesTheBitsOfTheSameIntegersInPanels) {
     const QuantisedDemo demo(c.scheme, "bf16");
     const std::string published = demo.path() + "-published";
     publish_experts(demo.path(), published, c.format, c.quantization);
-    EXPECT_EQ(logits_of(published, prompt), logits_of(demo.path(), prompt)) << c.quantization;
+    const Logits expected = logits_of(demo.path(), prompt);
+    EXPECT_EQ(logits_of(published, prompt), expected) << c.quantization;
+    EXPECT_EQ(logits_of(kept(published), prompt), expected) << "kept, " << c.quantization;
   }
 }
 

@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cstring>
 #include <iterator>
 #include <ostream>
 #include <span>
@@ -15,6 +16,9 @@
 #include <vector>
 
 #include "kernels/cpu/convert.hpp"
+#include "model/checkpoint_source.hpp"
+#include "model/checkpoint_writer.hpp"
+#include "model/tensor_visitors.hpp"
 #include "model/weights.hpp"
 #include "tests/model/checkpoint_files.hpp"
 #include "tests/model/published_tensors.hpp"
@@ -235,6 +239,59 @@ TEST_P(PublishedCheckpoint, NamesWhatIsMissingOrOfAnotherShape) {
   EXPECT_TRUE(open().ok());
 }
 
+TEST_P(PublishedCheckpoint, IsKeptAsItIsInTroupesOwnFormat) {
+  const auto published = open();
+  ASSERT_TRUE(published.ok()) << published.error().message;
+  EXPECT_FALSE(CheckpointSource::open(*published).ok()) << "nothing else is made of it";
+  const auto source = CheckpointSource::open(*published, /*keep=*/true);
+  ASSERT_TRUE(source.ok()) << source.error().message;
+  TestConfig own = config;
+  own.set("quantization_config",
+          R"({"quant_method":"troupe","version":1,"experts":"keep","rest":"keep"})");
+  const auto saved = save_checkpoint(published->config(), **source,
+                                     {.directory = dir / "kept",
+                                      .config_json = own.json(),
+                                      .keep = true,
+                                      .shard_bytes = 20000,
+                                      .num_threads = 2});
+  ASSERT_TRUE(saved.ok()) << saved.error().message;
+  const auto kept = Checkpoint::open(dir / "kept");
+  ASSERT_TRUE(kept.ok()) << kept.error().message;
+  EXPECT_EQ(kept->summary().total_parameters, published->summary().total_parameters);
+  const auto expert = kept->load_expert(1, 2);
+  ASSERT_TRUE(expert.ok()) << expert.error().message;
+  EXPECT_EQ(*kept->own_bytes_of_expert(1, 2), 0U) << "mapped";
+  const WeightView& view = expert->ffn.up;
+  ASSERT_EQ(view.dtype, GetParam().published.dtype);
+  EXPECT_EQ(view.group_scales.dtype, DType::kBF16);
+  const auto loaded = published->load_expert(1, 2);
+  ASSERT_TRUE(loaded.ok());
+  EXPECT_EQ(std::memcmp(view.data, loaded->ffn.up.data, view.size_bytes()), 0);
+  for (size_t o = 0; o < 32; ++o) {
+    for (size_t i = 0; i < 64; ++i) {
+      ASSERT_EQ(kernels::weight_at(view, o, i), up.number(o, i)) << o << ", " << i;
+    }
+  }
+  const auto a = kept->load_router(), b = published->load_router();
+  ASSERT_TRUE(a.ok() && b.ok());
+  for (size_t layer = 0; layer < 2; ++layer) {
+    const AttentionWeights& x = (*a)->layers[layer].attention;
+    const AttentionWeights& y = (*b)->layers[layer].attention;
+    EXPECT_EQ(x.uk_t.dtype, y.uk_t.dtype);
+    EXPECT_EQ(std::memcmp(x.uk_t.data, y.uk_t.data, x.uk_t.size_bytes()), 0);
+    EXPECT_EQ(std::memcmp(x.uv.data, y.uv.data, x.uv.size_bytes()), 0);
+  }
+  EXPECT_FALSE(CheckpointSource::open(*kept, /*keep=*/true).ok());
+}
+
+TEST(StoredGroups, AreThoseThatTheNumberOfScalesTells) {
+  for (const uint64_t group : {32, 64, 128, 256, 1024, 4096}) {
+    EXPECT_TRUE(is_stored_group(1024, group)) << group;
+  }
+  EXPECT_FALSE(is_stored_group(1024, 512));
+  EXPECT_FALSE(is_stored_group(160, 96)) << "as many as of 128";
+}
+
 /// Those whose name begins so.
 std::vector<Format> formats_of(std::string_view name) {
   std::vector<Format> some;
@@ -332,7 +389,7 @@ TEST(PublishedPanels, AreTheSameForAnyNumberOfThreads) {
     EXPECT_EQ(one->scales, many->scales) << format.name;
     EXPECT_EQ(one->zeros, many->zeros) << format.name;
     const WeightView view = many->view(from);
-    const std::vector<float> floats = to_floats(from);
+    const std::vector<float> floats = to_floats(from, 0, matrix.out / 16);
     for (size_t o = 0; o < matrix.out; ++o) {
       for (size_t i = 0; i < matrix.in; ++i) {
         ASSERT_EQ(kernels::weight_at(view, o, i), matrix.number(o, i)) << format.name;
