@@ -332,8 +332,8 @@ class CudaFfn : public Cuda {
 };
 
 TEST_F(CudaFfn, IsNearTheSpecificationAndTheSameAloneAndInAGroup) {
-  Draws draws(706);
   for (const Form& form : all_forms()) {
+    Draws draws(706);  // a form's numbers do not depend on which forms come before it
     std::vector<Expert> experts;
     for (size_t i = 0; i < 3; ++i) experts.push_back(expert(form, draws));
     const std::vector<size_t> rows = {5, 0, 36};

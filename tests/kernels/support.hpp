@@ -89,14 +89,21 @@ inline void PrintTo(const IntegerForm& form, std::ostream* out) { *out << form.n
 
 inline constexpr size_t kWholeRow = size_t{1} << 20U;
 
+/// What `troupe quantize` writes, with scales in BF16; and with scales in float32 what others
+/// publish, or a file may have.
 inline const std::vector<IntegerForm>& integer_forms() {
   static const std::vector<IntegerForm> kForms = {
       {"I8PerRow", DType::kI8, kWholeRow, DType::kBF16},
-      {"I8In128", DType::kI8, 128, DType::kF32},
+      {"I8In128", DType::kI8, 128, DType::kBF16},
       {"I4In32", DType::kI4, 32, DType::kBF16},
-      {"I4In128", DType::kI4, 128, DType::kF32},
+      {"I4In32WithZeros", DType::kI4, 32, DType::kBF16, true},
+      {"I4In128", DType::kI4, 128, DType::kBF16},
       {"I4In128WithZeros", DType::kI4, 128, DType::kBF16, true},
-      {"I4PerRowWithZeros", DType::kI4, kWholeRow, DType::kF32, true},
+      {"I8PerRowByF32", DType::kI8, kWholeRow, DType::kF32},
+      {"I8In128ByF32", DType::kI8, 128, DType::kF32},
+      {"I4In32WithZerosByF32", DType::kI4, 32, DType::kF32, true},
+      {"I4In128ByF32", DType::kI4, 128, DType::kF32},
+      {"I4PerRowWithZerosByF32", DType::kI4, kWholeRow, DType::kF32, true},
   };
   return kForms;
 }
