@@ -1,6 +1,7 @@
 #include "apps/kernel_cases.hpp"
 
 #include <algorithm>
+#include <array>
 #include <numeric>
 
 #include "actors/forward.hpp"
@@ -21,15 +22,24 @@ constexpr size_t kMaxDecoding = 64;
 struct WeightForm {
   const char* name;
   DType dtype;
-  size_t group;  ///< of integers; 0: a scale for each row
+  size_t group = 0;    ///< of integers; 0: a scale for each row
+  bool zeros = false;  ///< of kI4
 };
-constexpr WeightForm kForms[] = {{"bf16", DType::kBF16, 0},
-                                 {"f8", DType::kF8E4M3, 0},
-                                 {"i8", DType::kI8, 0},
-                                 {"i4-g32", DType::kI4, 32}};
-constexpr WeightForm kFloat{"f32", DType::kF32, 0};
+constexpr WeightForm kFloat{"f32", DType::kF32};
+constexpr auto kForms = std::to_array<WeightForm>({{"bf16", DType::kBF16},
+                                                   {"f8", DType::kF8E4M3},
+                                                   {"i8", DType::kI8},
+                                                   {"i8-g128", DType::kI8, 128},
+                                                   {"i4-g32", DType::kI4, 32},
+                                                   {"i4-g32-asym", DType::kI4, 32, true},
+                                                   {"i4-g128", DType::kI4, 128},
+                                                   {"i4-g128-asym", DType::kI4, 128, true}});
 /// Of the halves of kv_b_proj: FP8 becomes float32.
-constexpr WeightForm kHeadForms[] = {kForms[0], kFloat, kForms[2], kForms[3]};
+constexpr auto kHeadForms = [] {
+  auto forms = kForms;
+  forms[1] = kFloat;
+  return forms;
+}();
 constexpr WeightForm kKvForms[] = {kFloat, kForms[0]};
 
 std::vector<float> values(size_t n) {
@@ -38,23 +48,32 @@ std::vector<float> values(size_t n) {
   return out;
 }
 
-/// A matrix without memory: its shape.
+/// A matrix without memory: its shape, and which parts it has.
 WeightView matrix(const WeightForm& form, size_t out, size_t in) {
+  static constexpr float kScale = 0;
+  static constexpr uint8_t kZero = 0;
   WeightView w{.dtype = form.dtype, .out = out, .in = in};
+  if (form.dtype == DType::kF8E4M3) w.scales = &kScale;
   if (is_integer(form.dtype)) {
-    w.group_scales = {.dtype = DType::kBF16, .group = form.group == 0 ? in : form.group};
+    w.group_scales = {.dtype = DType::kBF16,
+                      .group = form.group == 0 ? in : form.group,
+                      .zeros = form.zeros ? &kZero : nullptr};
   }
   return w;
 }
 
-/// The same with elements and scales from memory.
+/// The same with elements, scales and zeros from memory.
 WeightView place(WeightView w, ColdMemory& memory) {
   w.data = memory.next(w.size_bytes());
-  if (w.dtype == DType::kF8E4M3) {
+  if (w.scales != nullptr) {
     w.scales = reinterpret_cast<const float*>(memory.next(w.num_block_scales() * sizeof(float)));
   }
   if (is_integer(w.dtype)) {
-    w.group_scales.data = memory.next(w.out * w.num_groups() * size_of(w.group_scales.dtype));
+    const size_t num_scales = w.out * w.num_groups();
+    w.group_scales.data = memory.next(num_scales * size_of(w.group_scales.dtype));
+    if (w.group_scales.zeros != nullptr) {
+      w.group_scales.zeros = reinterpret_cast<const uint8_t*>(memory.next(num_scales));
+    }
   }
   return w;
 }
@@ -62,9 +81,7 @@ WeightView place(WeightView w, ColdMemory& memory) {
 /// What products with all of some matrices do.
 KernelWork work_of(std::span<const WeightView> matrices, size_t rows) {
   KernelWork work;
-  for (WeightView w : matrices) {
-    static const float kScale = 0;  // held_bytes() asks whether there are scales
-    if (w.dtype == DType::kF8E4M3) w.scales = &kScale;
+  for (const WeightView& w : matrices) {
     work.bytes += actors::held_bytes(w);
     (is_integer(w.dtype) ? work.integer_multiply_adds : work.float_multiply_adds) +=
         uint64_t{rows} * w.out * w.in;

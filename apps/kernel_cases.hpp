@@ -38,7 +38,7 @@ class ColdMemory {
 struct KernelCase {
   std::string op;      ///< as in kernels/ops.hpp: "gemm"
   std::string what;    ///< of the model: "q_a 1536x7168"
-  std::string dtype;   ///< of the weights: "bf16", "f8", "i8", "i4-g32", "f32"; "" without
+  std::string dtype;   ///< of the weights: "bf16", "f8", "i8", "i4-g32-asym"...; "" without
   size_t rows = 0;     ///< rows of activations; of each expert for the routed ones
   size_t context = 0;  ///< positions that attention sees; else 0
   KernelWork work;

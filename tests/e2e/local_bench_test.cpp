@@ -164,22 +164,27 @@ TEST(BenchLocal, PinsItsThreadsOrSaysWhyNot) {
 TEST(BenchKernels, CountsBytesAndMultiplyAddsOfEachCase) {
   const json::array rows = results_of(
       {"kernels", "--rows", "1,4", "--filter", "gemm kv_a", "--time", "0", "--threads", "1"});
-  ASSERT_EQ(rows.size(), 8U);
   constexpr uint64_t kElements = 576 * 2048;
-  const std::vector<std::pair<std::string, uint64_t>> bytes = {
+  const std::vector<std::pair<std::string, uint64_t>> forms = {
       {"bf16", kElements * 2},
       {"f8", kElements + 5 * 16 * 4},  // blocks of 128 x 128
       {"i8", kElements + 576 * 2},     // a BF16 scale a row
-      {"i4-g32", kElements / 2 + kElements / 32 * 2}};
-  for (size_t i = 0; i < 8; ++i) {
+      {"i8-g128", kElements + kElements / 128 * 2},
+      {"i4-g32", kElements / 2 + kElements / 32 * 2},
+      {"i4-g32-asym", kElements / 2 + kElements / 32 * 3},  // and a byte for the zero
+      {"i4-g128", kElements / 2 + kElements / 128 * 2},
+      {"i4-g128-asym", kElements / 2 + kElements / 128 * 3}};
+  ASSERT_EQ(rows.size(), 2 * forms.size());
+  for (size_t i = 0; i < rows.size(); ++i) {
     const json::value& row = rows[i];
+    const auto& [form, bytes] = forms[i % forms.size()];
     EXPECT_EQ(row.at("op"), "gemm");
     EXPECT_EQ(row.at("case"), "kv_a 576x2048");
-    EXPECT_EQ(row.at("dtype").as_string(), bytes[i % 4].first);
-    EXPECT_EQ(number(row, "bytes"), bytes[i % 4].second) << bytes[i % 4].first;
-    const uint64_t rows_in = i < 4 ? 1 : 4;
+    EXPECT_EQ(row.at("dtype").as_string(), form);
+    EXPECT_EQ(number(row, "bytes"), bytes) << form;
+    const uint64_t rows_in = i < forms.size() ? 1 : 4;
     EXPECT_EQ(number(row, "rows"), rows_in);
-    const bool integers = i % 4 >= 2;
+    const bool integers = form.starts_with("i");
     EXPECT_EQ(number(row, "integer_multiply_adds"), integers ? rows_in * kElements : 0);
     EXPECT_EQ(number(row, "float_multiply_adds"), integers ? 0 : rows_in * kElements);
     EXPECT_GT(number(row, "median_us"), 0);
