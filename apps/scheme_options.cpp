@@ -44,9 +44,15 @@ Result<boost::json::object> read_scheme_options(const Values& values, model::Sav
   const std::string experts = name_of("experts"), rest = name_of("rest");
   plan.experts = TRY(scheme_of("--experts", experts));
   plan.rest = TRY(scheme_of("--rest", rest));
-  if (!plan.experts.in_panels() && !plan.rest.in_panels()) return boost::json::object();
-  return boost::json::object{
-      {"quant_method", "troupe"}, {"version", 1}, {"experts", experts}, {"rest", rest}};
+  if (plan.experts.in_panels() || plan.rest.in_panels()) {
+    return boost::json::object{
+        {"quant_method", "troupe"}, {"version", 1}, {"experts", experts}, {"rest", rest}};
+  }
+  if (plan.experts == plan.rest && plan.rest.dtype == DType::kBF16) return boost::json::object();
+  return boost::json::object{{"quant_method", "fp8"},
+                             {"fmt", "e4m3"},
+                             {"activation_scheme", "dynamic"},
+                             {"weight_block_size", {128, 128}}};
 }
 
 }  // namespace troupe::apps

@@ -32,7 +32,7 @@ namespace fs = std::filesystem;
 constexpr std::string_view kPartial = ".partial";
 constexpr std::string_view kConfig = "config.json";
 constexpr std::string_view kIndex = "model.safetensors.index.json";
-/// Floats that one thread has at hand, but at least one panel or head.
+/// Floats that one thread has at hand, but at least one panel, row of FP8's blocks or head.
 constexpr uint64_t kChunkElements = uint64_t{1} << 20;
 
 Error system_error(const std::string& what, int number) {
@@ -104,6 +104,8 @@ Result<void> write_text(const std::string& path, std::string_view text) {
   return rename_file(partial, path);
 }
 
+constexpr uint64_t kBlock = WeightView::kScaleBlock;
+
 /// Some rows of one unit: what a thread does at once.
 struct Chunk {
   const OutputUnit* unit;
@@ -117,7 +119,9 @@ std::vector<Chunk> chunks_of(const OutputFile& file) {
     if (unit.key_value) {
       step = unit.key_value->nope + unit.key_value->v;
     } else if (unit.out > 1) {
-      step = std::max<uint64_t>(1, kChunkElements / unit.in / kPanelRows) * kPanelRows;
+      const bool in_blocks = unit.matrices.front().scheme.dtype == DType::kF8E4M3;
+      const uint64_t whole = in_blocks ? kBlock : kPanelRows;
+      step = std::max<uint64_t>(1, kChunkElements / unit.in / whole) * whole;
     }
     for (uint64_t first = 0; first < unit.out; first += step) {
       chunks.push_back({&unit, first, std::min(step, unit.out - first)});
@@ -138,14 +142,30 @@ std::vector<Piece> encode(const OutputMatrix& matrix, uint64_t first, uint64_t c
                           const float* rows) {
   std::vector<Piece> pieces;
   const uint64_t in = matrix.in;
-  const auto piece = [&](const OutputTensor& tensor) {
-    const uint64_t row_bytes = tensor.bytes / matrix.out;
-    pieces.push_back({tensor.begin + first * row_bytes, std::vector<uint8_t>(count * row_bytes)});
+  // What belongs to these rows of a tensor that has something for every so many.
+  const auto piece = [&](const OutputTensor& tensor, uint64_t rows_each = 1) {
+    const auto parts = [&](uint64_t n) { return (n + rows_each - 1) / rows_each; };
+    const uint64_t part_bytes = tensor.bytes / parts(matrix.out);
+    pieces.push_back({tensor.begin + parts(first) * part_bytes,
+                      std::vector<uint8_t>(parts(count) * part_bytes)});
     return pieces.back().bytes.data();
   };
   pieces.reserve(3);
   const Scheme& scheme = matrix.scheme;
   uint8_t* data = piece(matrix.data);
+  if (scheme.dtype == DType::kF8E4M3) {
+    uint8_t* stored_scales = piece(matrix.scales, kBlock);
+    std::vector<float> scales(WeightView::num_scale_blocks(in));
+    for (uint64_t row = 0; row < count; row += kBlock) {
+      if (!quantise_f8(rows + row * in, std::min(kBlock, count - row), in, data + row * in,
+                       scales.data())) {
+        return {};
+      }
+      std::memcpy(stored_scales, scales.data(), scales.size() * sizeof(float));
+      stored_scales += scales.size() * sizeof(float);
+    }
+    return pieces;
+  }
   if (!scheme.in_panels()) {
     for (uint64_t i = 0; i < count * in; ++i) {
       if (scheme.dtype == DType::kF32) {

@@ -94,9 +94,9 @@ struct ModelConfig {
   RopeConfig rope;
   bool attention_bias = false;
   bool tie_word_embeddings = false;
-  bool fp8 = false;  ///< F8_E4M3 weights with 128x128 weight_scale_inv
+  bool fp8 = false;  ///< there may be F8_E4M3 weights with 128x128 weight_scale_inv
   std::optional<PublishedIntegers> published;
-  std::optional<QuantisedSchemes> quantised;  ///< integers in panels (docs/quantisation.md)
+  std::optional<QuantisedSchemes> quantised;  ///< by Troupe (docs/quantisation.md)
   uint32_t max_position_embeddings = 0;
   std::optional<TokenId> bos_token_id;
   std::vector<TokenId> eos_token_ids;

@@ -226,11 +226,13 @@ Result<void> read_troupe(KeyReader& keys, ModelConfig& config) {
     if (!name) {
       return keys.lacks(key);
     }
-    if (*name != kKeepScheme && !parse_scheme(*name)) {
+    const auto parsed = parse_scheme(*name);
+    if (*name != kKeepScheme && !parsed) {
       return keys.error(Code::kUnsupported, key,
                         "is " + quoted(*name) + "; the schemes are " + scheme_names() + ", " +
                             std::string(kKeepScheme));
     }
+    config.fp8 = config.fp8 || (parsed && parsed->dtype == DType::kF8E4M3);
     *scheme = *name;
   }
   config.quantised = schemes;

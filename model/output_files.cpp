@@ -18,6 +18,8 @@ namespace {
 namespace json = boost::json;
 
 constexpr uint64_t kAlignment = 64;
+/// Who publishes FP8 leaves the head as it was.
+constexpr std::string_view kHeadName = "lm_head.weight";
 
 uint64_t bytes_of(std::string_view dtype, const std::vector<uint64_t>& shape) {
   uint64_t bytes = dtype == "F32" ? 4 : dtype == "BF16" ? 2 : 1;
@@ -58,6 +60,8 @@ class PlanningVisitor final : public TensorVisitor {
   Result<void> matrix(const std::string& name, uint64_t out, uint64_t in, WeightView&) override {
     if (keep_) {
       keep(name, out, in);
+    } else if (scheme_.dtype == DType::kF8E4M3 && name == kHeadName) {
+      add_float(name, {out, in}, source_.kept_type(name));
     } else if (!scheme_.in_panels()) {
       add_float(name, {out, in}, scheme_.dtype);
     } else if (fits_panels(out, in)) {
@@ -134,6 +138,10 @@ class PlanningVisitor final : public TensorVisitor {
     const uint64_t out = shape.size() == 2 ? shape.front() : 1;
     OutputMatrix matrix{.out = out, .in = in, .scheme = {.dtype = dtype}};
     matrix.data = tensor(name, to_string(dtype), shape);
+    if (dtype == DType::kF8E4M3) {
+      matrix.scales = tensor(name + "_scale_inv", "F32",
+                             {WeightView::num_scale_blocks(out), WeightView::num_scale_blocks(in)});
+    }
     add({.source = name, .out = out, .in = in, .matrices = {std::move(matrix)}});
   }
 

@@ -30,7 +30,7 @@ struct OutputMatrix {
   uint64_t in = 0;
   Scheme scheme;  ///< dtype may be kF32, too
   OutputTensor data;
-  OutputTensor scales;  ///< integers only
+  OutputTensor scales;  ///< of integers and FP8
   OutputTensor zeros;   ///< scheme.zeros only
 };
 

@@ -22,6 +22,7 @@ struct NamedScheme {
 
 constexpr auto kSchemes = std::to_array<NamedScheme>({
     {"bf16", {}},
+    {"fp8", {.dtype = DType::kF8E4M3}},
     {"int8", {.dtype = DType::kI8}},
     {"int8-g128", {.dtype = DType::kI8, .group = 128}},
     {"int4-g32", {.dtype = DType::kI4, .group = 32}},
@@ -198,6 +199,24 @@ void pack_block(const uint8_t* q, DType dtype, uint8_t* out) {
   }
 }
 
+constexpr float kLargestF8 = 448.0F;
+
+/// To the nearest E4M3 ("fn"), ties to even; what is above the largest becomes that.
+uint8_t to_f8e4m3(float value) {
+  constexpr uint32_t kDropped = 23 - 3;  // bits of the mantissa
+  constexpr uint32_t kExponentShift = (127 - 7) << 3;
+  constexpr uint32_t kLargest = 0x7e;
+  const auto bits = std::bit_cast<uint32_t>(value);
+  const uint32_t magnitude = bits & 0x7fffffffU;
+  const uint32_t half = (1U << (kDropped - 1)) - 1 + (magnitude >> kDropped & 1U);
+  const uint32_t normal = ((magnitude + half) >> kDropped) - kExponentShift;
+  // Below the smallest normal number the steps are 2^-9.
+  const auto subnormal = static_cast<uint32_t>(rounded(std::abs(value) * 0x1p9F));
+  const uint32_t nearest = std::abs(value) < 0x1p-6F ? subnormal : normal;
+  return static_cast<uint8_t>(bits >> 24 & 0x80U) |
+         static_cast<uint8_t>(std::min(nearest, kLargest));
+}
+
 }  // namespace
 
 std::optional<Scheme> parse_scheme(std::string_view name) {
@@ -247,6 +266,31 @@ bool quantise_panel(const float* rows, size_t in, const Scheme& scheme, const Pa
         out.zeros[g * kLanes + r] = static_cast<uint8_t>(grid.zero[r]);
       }
     }
+  }
+  return true;
+}
+
+bool quantise_f8(const float* rows, size_t count, size_t in, uint8_t* data, float* scales) {
+  constexpr size_t kBlock = WeightView::kScaleBlock;
+  CHECK_LE(count, kBlock);
+  for (size_t first = 0; first < in; first += kBlock) {
+    const size_t end = std::min(first + kBlock, in);
+    float largest = 0, not_finite = 0;
+    for (size_t r = 0; r < count; ++r) {
+      for (size_t i = first; i < end; ++i) {
+        const float value = rows[r * in + i];
+        largest = std::max(largest, std::abs(value));
+        not_finite += value * 0.0F;  // NaN then
+      }
+    }
+    if (not_finite != 0) return false;
+    const float scale = largest / kLargestF8 > 0 ? largest / kLargestF8 : 1.0F;
+    for (size_t r = 0; r < count; ++r) {
+      for (size_t i = first; i < end; ++i) {
+        data[r * in + i] = to_f8e4m3(rows[r * in + i] / scale);
+      }
+    }
+    scales[first / kBlock] = scale;
   }
   return true;
 }

@@ -20,8 +20,11 @@ namespace troupe::model {
 /// nothing is clipped. kI4 takes, of a few candidates, the scale (and zero) with the least squared
 /// error over its group; a symmetric scale may be negative, so that the value -8 serves the larger
 /// of the two ends.
+///
+/// kF8E4M3 has a scale in float32 for each block of 128 x 128, as WeightView defines it: the
+/// largest magnitude of the block / 448, so that nothing is clipped.
 struct Scheme {
-  DType dtype = DType::kBF16;  ///< kBF16, kI8 or kI4
+  DType dtype = DType::kBF16;  ///< kBF16, kF8E4M3, kI8 or kI4
   size_t group = 0;            ///< elements of a row that share a scale; 0: the whole row
   bool zeros = false;          ///< kI4: asymmetric
 
@@ -36,7 +39,8 @@ struct Scheme {
 /// The name for integers as the source had them, of any scheme.
 inline constexpr std::string_view kKeepScheme = "keep";
 
-/// "bf16", "int8", "int8-g128", "int4-g32", "int4-g32-asym", "int4-g128" or "int4-g128-asym".
+/// "bf16", "fp8", "int8", "int8-g128", "int4-g32", "int4-g32-asym", "int4-g128" or
+/// "int4-g128-asym".
 std::optional<Scheme> parse_scheme(std::string_view name);
 /// All of them, for messages and help: "bf16, int8, ...".
 const std::string& scheme_names();
@@ -54,5 +58,13 @@ struct PanelOut {
 /// Cost: about 10 ns per element for kI4, a tenth of that for kI8.
 [[nodiscard]] bool quantise_panel(const float* rows, size_t in, const Scheme& scheme,
                                   const PanelOut& out);
+
+/// Rounds the rows of a row of blocks to kF8E4M3, to the nearest (ties to even).
+/// REQUIRES: count <= WeightView::kScaleBlock.
+/// @param data [count, in]  @param scales [num_scale_blocks(in)]
+/// @returns false if a value is not finite; what was written means nothing then.
+/// Cost: about 2 ns per element.
+[[nodiscard]] bool quantise_f8(const float* rows, size_t count, size_t in, uint8_t* data,
+                               float* scales);
 
 }  // namespace troupe::model

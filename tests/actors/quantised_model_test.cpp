@@ -47,8 +47,12 @@ class QuantisedDemo {
          *model::parse_scheme(rest));
   }
 
+  /// The same model with the numbers that its weights stand for, in float32.
+  std::string save_dequantised();
+
   [[nodiscard]] std::string path() const { return dir_ / "quantised"; }
 
+ private:
   std::string save(const model::ModelConfig& config, const model::TensorSource& source,
                    const std::string& name, const std::string& config_json,
                    const model::Scheme& experts, const model::Scheme& rest) {
@@ -59,11 +63,10 @@ class QuantisedDemo {
     return dir_ / name;
   }
 
- private:
   model::TempDir dir_;
 };
 
-/// What the integers of a checkpoint stand for, by the name of each tensor of the original.
+/// What the weights of a checkpoint stand for, by the name of each tensor of the original.
 class Dequantised final : public model::TensorSource, private model::TensorVisitor {
  public:
   explicit Dequantised(const model::Checkpoint& quantised) : config_(quantised.config()) {
@@ -134,6 +137,12 @@ class Dequantised final : public model::TensorSource, private model::TensorVisit
   std::map<std::string, std::vector<float>> numbers_;
 };
 
+std::string QuantisedDemo::save_dequantised() {
+  const model::Scheme as_float{.dtype = DType::kF32};
+  return save(opened_model(kDemo).config(), Dequantised(opened_model(path())), "plain",
+              *model::read_text_file(kDemo + "/config.json", 1 << 20), as_float, as_float);
+}
+
 using Logits = std::vector<std::vector<float>>;
 
 Logits logits_of(const std::string& model, const std::vector<TokenId>& prompt) {
@@ -145,6 +154,12 @@ Logits logits_of(const std::string& model, const std::vector<TokenId>& prompt) {
   });
   EXPECT_TRUE(done.ok()) << done.error().message;
   return rows;
+}
+
+std::vector<TokenId> some_prompt() {
+  std::vector<TokenId> prompt;
+  for (TokenId t = 0; t < 48; ++t) prompt.push_back(5 + t * 37 % 3000);
+  return prompt;
 }
 
 /// Root of the mean squared difference over that of the second's own size.
@@ -162,15 +177,9 @@ double relative_error(const Logits& a, const Logits& b) {
 
 TEST(QuantisedModel, ComputesWithTheNumbersThatItsIntegersStandFor) {
   QuantisedDemo demo;
-  const Dequantised numbers(opened_model(demo.path()));
-  const model::Scheme as_float{.dtype = DType::kF32};
-  const std::string plain =
-      demo.save(opened_model(kDemo).config(), numbers, "plain",
-                *model::read_text_file(kDemo + "/config.json", 1 << 20), as_float, as_float);
-  std::vector<TokenId> prompt;
-  for (TokenId t = 0; t < 48; ++t) prompt.push_back(5 + t * 37 % 3000);
+  const std::vector<TokenId> prompt = some_prompt();
   const Logits quantised = logits_of(demo.path(), prompt);
-  const Logits expected = logits_of(plain, prompt);
+  const Logits expected = logits_of(demo.save_dequantised(), prompt);
   const double error = relative_error(quantised, expected);
   const double original = relative_error(quantised, logits_of(kDemo, prompt));
   RecordProperty("relative_error", std::to_string(error));
@@ -287,6 +296,17 @@ TEST(PublishedModel, ComputesTheBitsOfTheSameIntegersInPanels) {
     EXPECT_EQ(logits_of(published, prompt), expected) << c.quantization;
     EXPECT_EQ(logits_of(kept(published), prompt), expected) << "kept, " << c.quantization;
   }
+}
+
+TEST(QuantisedModel, InFp8HasTheBitsOfTheNumbersThatItStandsFor) {
+  QuantisedDemo demo("fp8", "fp8");
+  const std::vector<TokenId> prompt = some_prompt();
+  const Logits quantised = logits_of(demo.path(), prompt);
+  EXPECT_EQ(quantised, logits_of(demo.save_dequantised(), prompt));
+  const double error = relative_error(quantised, logits_of(kDemo, prompt));
+  RecordProperty("relative_error_to_the_original", std::to_string(error));
+  EXPECT_GT(error, 0.001) << "nothing was rounded";
+  EXPECT_LT(error, 0.15);
 }
 
 TEST(QuantisedModel, GivesTheSameTokensInAClusterAndInOneProcess) {

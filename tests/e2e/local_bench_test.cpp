@@ -234,6 +234,21 @@ TEST(MakeModel, GivesAModelATokenizerThatFits) {
   EXPECT_FALSE(std::filesystem::exists(tiny));
 }
 
+TEST(MakeModel, WritesFp8ThatIsComputedWith) {
+  const Scratch scratch;
+  const std::string tiny = (scratch / "tiny").string();
+  const Finished made = troupe({"make-model", tiny, "--shape", "tiny", "--scheme", "fp8"});
+  ASSERT_EQ(made.code, 0) << made.output;
+  const json::value config = json::parse(read_file(tiny + "/config.json"));
+  EXPECT_EQ(config.at("quantization_config"),
+            json::parse(R"({"quant_method": "fp8", "fmt": "e4m3", "activation_scheme": "dynamic",
+                            "weight_block_size": [128, 128]})"));
+  const json::array rows = results_of({"local", "--model", tiny, "-p", "4", "-n", "0", "-r", "1"});
+  ASSERT_EQ(rows.size(), 1U);
+  EXPECT_NE(rows[0].at("format").as_string().find("F8_E4M3"), json::string::npos)
+      << rows[0].at("format");
+}
+
 TEST(BenchCommands, RefuseWhatTheyDoNotKnow) {
   const std::vector<std::pair<std::vector<std::string>, std::string>> wrong = {
       {{"locla"}, "did you mean 'local'?"},

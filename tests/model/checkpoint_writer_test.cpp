@@ -76,7 +76,9 @@ class FailingSource final : public TensorSource {
 class WrittenCheckpoint : public ::testing::Test {
  protected:
   SavePlan plan(const std::string& experts, const std::string& rest) {
-    if (experts != "bf16" || rest != "bf16") {
+    if (experts == "fp8" && rest == "fp8") {
+      config.set("quantization_config", R"({"quant_method":"fp8"})");
+    } else if (experts != "bf16" || rest != "bf16") {
       config.set("quantization_config", quantization(experts, rest));
     }
     return {.directory = dir / "out",
@@ -167,6 +169,41 @@ TEST_F(WrittenCheckpoint, LoadsWithEveryMatrixInItsPlaceAndScheme) {
   EXPECT_EQ(checkpoint->summary().total_parameters, plain->summary().total_parameters);
   EXPECT_EQ(checkpoint->summary().active_parameters, plain->summary().active_parameters);
   EXPECT_TRUE(plain->load_router(true).ok());
+}
+
+TEST_F(WrittenCheckpoint, HasFp8WithScalesOfBlocksAsItIsPublished) {
+  config.set("hidden_size", "192").set("intermediate_size", "320");  // of three rows of blocks
+  const RandomWeights source(1, 0.02F);
+  ASSERT_TRUE(save(plan("fp8", "fp8"), source).ok());
+  const auto checkpoint = Checkpoint::open(dir / "out");
+  ASSERT_TRUE(checkpoint.ok()) << checkpoint.error().message;
+  const auto router = checkpoint->load_router();
+  ASSERT_TRUE(router.ok()) << router.error().message;
+  EXPECT_EQ((*router)->head.dtype, DType::kBF16);
+  EXPECT_EQ((*router)->embedding.dtype, DType::kBF16);
+  const FfnWeights& dense = (*router)->layers[0].dense;
+  ASSERT_EQ(dense.up.dtype, DType::kF8E4M3);
+  ASSERT_NE(dense.up.scales, nullptr);
+  EXPECT_NE(dense.up.scales[0], dense.up.scales[4]);
+  const std::string layer = "model.layers.0.";
+  // Half a step of the largest numbers, 32 / 448 of 510 / 147.8 * 0.02.
+  expect_near(dense.up, source, layer + "mlp.up_proj.weight", 2.5e-3F);
+  expect_near(dense.down, source, layer + "mlp.down_proj.weight", 2.5e-3F);
+  expect_near((*router)->layers[0].attention.q_a, source, layer + "self_attn.q_a_proj.weight",
+              2.5e-3F);
+  const auto expert = checkpoint->load_expert(1, 3);
+  ASSERT_TRUE(expert.ok()) << expert.error().message;
+  EXPECT_EQ(expert->ffn.down.dtype, DType::kF8E4M3);
+  expect_near(expert->ffn.down, source, "model.layers.1.mlp.experts.3.down_proj.weight", 2.5e-3F);
+
+  // It is a source again, and in the same scheme nothing more is lost.
+  const auto again = CheckpointSource::open(*checkpoint);
+  ASSERT_TRUE(again.ok()) << again.error().message;
+  SavePlan copy = plan("fp8", "fp8");
+  copy.directory = dir / "copy";
+  copy.num_threads = 3;
+  ASSERT_TRUE(save(copy, **again).ok());
+  EXPECT_EQ(files_of(copy.directory), files_of(dir / "out"));
 }
 
 TEST_F(WrittenCheckpoint, BeginsEveryPanelAtAMultipleOf64Bytes) {

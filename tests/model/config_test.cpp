@@ -153,6 +153,11 @@ TEST(ParseConfig, ReadsItsOwnQuantisation) {
   EXPECT_EQ(config.quantised->experts, "int4-g32");
   EXPECT_EQ(config.quantised->rest, "int8");
   EXPECT_FALSE(config.fp8);
+  const ModelConfig mixed = parsed(
+      v2_lite().set("quantization_config",
+                    R"({"quant_method":"troupe","version":1,"experts":"fp8","rest":"int8"})"));
+  EXPECT_TRUE(mixed.quantised.has_value());
+  EXPECT_TRUE(mixed.fp8);
 }
 
 TEST(ParseConfig, ReadsGroupLimitedGreedyOfDeepSeekV2) {

@@ -156,10 +156,71 @@ TEST(Quantise, ReachesMinusEightWhereTheLargestEndLies) {
   }
 }
 
+/// The block of row o and element i of rows of `in`.
+size_t block_of(size_t in, size_t o, size_t i) {
+  return o / 128 * WeightView::num_scale_blocks(in) + i / 128;
+}
+
+TEST(QuantiseF8, GivesTheNearestNumberThatTheScaleOfABlockReaches) {
+  constexpr size_t kRows = 100;
+  std::vector<float> rows;
+  for (size_t i = 0; i < kRows * kIn; ++i) {  // of all magnitudes, subnormal ones among them
+    const auto small = static_cast<int>(random_bits(1, i) % 24);
+    rows.push_back(std::ldexp(static_cast<float>(random_uniform(2, i)) - 0.5F, -small));
+  }
+  std::vector<uint8_t> data(kRows * kIn);
+  std::vector<float> scales(2);
+  ASSERT_TRUE(quantise_f8(rows.data(), kRows, kIn, data.data(), scales.data()));
+  std::vector<double> numbers;
+  for (unsigned code = 0; code < 256; ++code) {
+    if ((code & 0x7fU) != 0x7fU)
+      numbers.push_back(kernels::from_f8e4m3(static_cast<uint8_t>(code)));
+  }
+  std::vector<double> largest(2, 0);
+  for (size_t o = 0; o < kRows; ++o) {
+    for (size_t i = 0; i < kIn; ++i) {
+      const double scale = scales[block_of(kIn, o, i)];
+      const float x = rows[o * kIn + i];
+      double least = INFINITY;
+      for (const double number : numbers) least = std::min(least, std::abs(x - number * scale));
+      const double got = kernels::from_f8e4m3(data[o * kIn + i]) * scale;
+      ASSERT_LE(std::abs(x - got), least * (1 + 1e-6)) << x << " at " << o << ", " << i;
+      largest[i / 128] = std::max<double>(largest[i / 128], std::abs(got / scale));
+    }
+  }
+  EXPECT_EQ(largest, (std::vector<double>{448, 448})) << "blocks use the whole range";
+}
+
+TEST(QuantiseF8, RoundsTiesToEven) {
+  std::vector<float> row = {448, 17, 19, -17, -19, 0x1p-10F, 0x3p-10F, 0, -0.0F};  // scale 1
+  std::vector<uint8_t> data(row.size());
+  float scale = 0;
+  ASSERT_TRUE(quantise_f8(row.data(), 1, row.size(), data.data(), &scale));
+  EXPECT_EQ(scale, 1);
+  std::vector<float> got;
+  for (const uint8_t code : data) got.push_back(kernels::from_f8e4m3(code));
+  EXPECT_EQ(got, (std::vector<float>{448, 16, 20, -16, -20, 0, 0x1p-8F, 0, 0}));
+}
+
+TEST(QuantiseF8, KeepsZerosAndSaysWhenANumberIsNotFinite) {
+  std::vector<float> rows(2 * kIn);
+  std::vector<uint8_t> data(rows.size(), 0xee);
+  std::vector<float> scales(2);
+  ASSERT_TRUE(quantise_f8(rows.data(), 2, kIn, data.data(), scales.data()));
+  EXPECT_EQ(data, std::vector<uint8_t>(rows.size()));
+  for (const float scale : scales) EXPECT_GT(scale, 0);
+  for (const float bad :
+       {std::numeric_limits<float>::quiet_NaN(), -std::numeric_limits<float>::infinity()}) {
+    rows.back() = bad;
+    EXPECT_FALSE(quantise_f8(rows.data(), 2, kIn, data.data(), scales.data()));
+  }
+}
+
 TEST(Schemes, HaveNames) {
   EXPECT_EQ(parse_scheme("int4-g128-asym"),
             (Scheme{.dtype = DType::kI4, .group = 128, .zeros = true}));
   EXPECT_EQ(parse_scheme("bf16"), Scheme{});
+  EXPECT_EQ(parse_scheme("fp8"), Scheme{.dtype = DType::kF8E4M3});
   for (const char* unknown : {"", "int5", "INT8", "int4", "int8-asym", "int4-g64"}) {
     EXPECT_FALSE(parse_scheme(unknown)) << unknown;
   }
