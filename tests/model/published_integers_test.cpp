@@ -8,7 +8,6 @@
 #include <algorithm>
 #include <cstring>
 #include <iterator>
-#include <ostream>
 #include <span>
 #include <string>
 #include <string_view>
@@ -28,69 +27,9 @@ namespace {
 
 using ::testing::HasSubstr;
 
-struct Format {
-  const char* name;
-  PublishedIntegers published;
-  std::string config;  ///< quantization_config
-};
-
-void PrintTo(const Format& format, std::ostream* out) { *out << format.name; }
-
-Format compressed(const char* name, PublishedIntegers published, const std::string& weights) {
-  const bool packed = published.format == PublishedFormat::kCompressedPacked;
-  return {name, published,
-          R"({"quant_method":"compressed-tensors","ignore":["lm_head"],"format":")" +
-              std::string(packed ? "pack-quantized" : "int-quantized") +
-              R"(","config_groups":{"group_0":{"targets":["Linear"],"weights":{"type":"int",)" +
-              weights + "}}}}"};
-}
-
-const std::vector<Format>& formats() {
-  using F = PublishedFormat;
-  constexpr DType kI4 = DType::kI4, kI8 = DType::kI8;
-  static const std::vector<Format> all = {
-      compressed("CompressedInt8", {F::kCompressedInt8, kI8, 0, false},
-                 R"("num_bits":8,"symmetric":true,"strategy":"channel","group_size":null,)"
-                 R"("dynamic":false)"),
-      compressed("CompressedInt8Groups", {F::kCompressedInt8, kI8, 32, false},
-                 R"("num_bits":8,"symmetric":true,"strategy":"group","group_size":32)"),
-      compressed("CompressedInt4", {F::kCompressedPacked, kI4, 32, false},
-                 R"("num_bits":4,"symmetric":true,"strategy":"group","group_size":32,)"
-                 R"("actorder":null)"),
-      compressed("CompressedInt4Zeros", {F::kCompressedPacked, kI4, 32, true},
-                 R"("num_bits":4,"symmetric":false,"strategy":"group","group_size":32,)"
-                 R"("actorder":"weight","zp_dtype":"torch.int8")"),
-      compressed("CompressedInt4Rows", {F::kCompressedPacked, kI4, 0, false},
-                 R"("num_bits":4,"symmetric":true,"strategy":"channel","group_size":-1,)"
-                 R"("actorder":"static")"),
-      compressed("CompressedInt4RowsZeros", {F::kCompressedPacked, kI4, 0, true},
-                 R"("num_bits":4,"symmetric":false,"strategy":"channel")"),
-      compressed("CompressedPackedInt8", {F::kCompressedPacked, kI8, 0, false},
-                 R"("num_bits":8,"symmetric":true,"strategy":"channel")"),
-      compressed("CompressedPackedInt8Groups", {F::kCompressedPacked, kI8, 32, false},
-                 R"("num_bits":8,"symmetric":true,"strategy":"group","group_size":32)"),
-      {"Gptq",
-       {F::kGptq, kI4, 32, true},
-       R"({"quant_method":"gptq","bits":4,"group_size":32,"desc_act":false,"sym":false})"},
-      {"GptqV2",
-       {F::kGptqV2, kI4, 32, true},
-       R"({"quant_method":"gptq","bits":4,"group_size":32,"checkpoint_format":"gptq_v2"})"},
-      {"GptqInt8",
-       {F::kGptq, kI8, 32, true},
-       R"({"quant_method":"gptq","bits":8,"group_size":32,"sym":true})"},
-      {"GptqV2Int8",
-       {F::kGptqV2, kI8, 0, true},
-       R"({"quant_method":"gptq","bits":8,"group_size":-1,"checkpoint_format":"gptq_v2"})"},
-      {"Awq",
-       {F::kAwq, kI4, 32, true},
-       R"({"quant_method":"awq","bits":4,"group_size":32,"zero_point":true,"version":"gemm"})"},
-  };
-  return all;
-}
-
 /// The tiny model with dimensions that fit panels; one expert's up_proj and one kv_b_proj are
 /// integers.
-class PublishedCheckpoint : public ::testing::TestWithParam<Format> {
+class PublishedCheckpoint : public ::testing::TestWithParam<PublishedTestFormat> {
  protected:
   PublishedCheckpoint() {
     config.set("vocab_size", "64")
@@ -154,7 +93,7 @@ class PublishedCheckpoint : public ::testing::TestWithParam<Format> {
   IntegerMatrix kv_b = random_integers(GetParam().published, 96, 32, 2);
 };
 
-INSTANTIATE_TEST_SUITE_P(Formats, PublishedCheckpoint, testing::ValuesIn(formats()),
+INSTANTIATE_TEST_SUITE_P(Formats, PublishedCheckpoint, testing::ValuesIn(published_formats()),
                          [](const auto& info) { return info.param.name; });
 
 TEST_P(PublishedCheckpoint, LoadsItsIntegersExactly) {
@@ -293,11 +232,12 @@ TEST(StoredGroups, AreThoseThatTheNumberOfScalesTells) {
 }
 
 /// Those whose name begins so.
-std::vector<Format> formats_of(std::string_view name) {
-  std::vector<Format> some;
-  std::ranges::copy_if(formats(), std::back_inserter(some), [&](const Format& format) {
-    return std::string_view(format.name).starts_with(name);
-  });
+std::vector<PublishedTestFormat> formats_of(std::string_view name) {
+  std::vector<PublishedTestFormat> some;
+  std::ranges::copy_if(published_formats(), std::back_inserter(some),
+                       [&](const PublishedTestFormat& format) {
+                         return std::string_view(format.name).starts_with(name);
+                       });
   return some;
 }
 
@@ -363,7 +303,7 @@ TEST_P(CompressedCheckpoint, RefusesColumnsInAnotherOrderWhateverTheConfigSays) 
 }
 
 TEST(PublishedPanels, AreTheSameForAnyNumberOfThreads) {
-  for (const Format& format : formats()) {
+  for (const PublishedTestFormat& format : published_formats()) {
     const IntegerMatrix matrix = random_integers(format.published, 112, 160, 7);
     const TestTensors tensors = published_tensors(format.published, matrix);
     const auto bytes_of = [&](std::initializer_list<const char*> names) {

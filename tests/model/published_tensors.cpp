@@ -2,6 +2,7 @@
 
 #include <array>
 #include <functional>
+#include <ostream>
 
 #include "base/random.hpp"
 
@@ -55,7 +56,62 @@ TestTensor bf16(size_t rows, size_t columns,
   return tensor;
 }
 
+PublishedTestFormat compressed(const char* name, PublishedIntegers published,
+                               const std::string& weights) {
+  const bool packed = published.format == PublishedFormat::kCompressedPacked;
+  return {name, published,
+          R"({"quant_method":"compressed-tensors","ignore":["lm_head"],"format":")" +
+              std::string(packed ? "pack-quantized" : "int-quantized") +
+              R"(","config_groups":{"group_0":{"targets":["Linear"],"weights":{"type":"int",)" +
+              weights + "}}}}"};
+}
+
 }  // namespace
+
+void PrintTo(const PublishedTestFormat& format, std::ostream* out) { *out << format.name; }
+
+const std::vector<PublishedTestFormat>& published_formats() {
+  using F = PublishedFormat;
+  constexpr DType kI4 = DType::kI4, kI8 = DType::kI8;
+  static const std::vector<PublishedTestFormat> all = {
+      compressed("CompressedInt8", {F::kCompressedInt8, kI8, 0, false},
+                 R"("num_bits":8,"symmetric":true,"strategy":"channel","group_size":null,)"
+                 R"("dynamic":false)"),
+      compressed("CompressedInt8Groups", {F::kCompressedInt8, kI8, 32, false},
+                 R"("num_bits":8,"symmetric":true,"strategy":"group","group_size":32)"),
+      compressed("CompressedInt4", {F::kCompressedPacked, kI4, 32, false},
+                 R"("num_bits":4,"symmetric":true,"strategy":"group","group_size":32,)"
+                 R"("actorder":null)"),
+      compressed("CompressedInt4Zeros", {F::kCompressedPacked, kI4, 32, true},
+                 R"("num_bits":4,"symmetric":false,"strategy":"group","group_size":32,)"
+                 R"("actorder":"weight","zp_dtype":"torch.int8")"),
+      compressed("CompressedInt4Rows", {F::kCompressedPacked, kI4, 0, false},
+                 R"("num_bits":4,"symmetric":true,"strategy":"channel","group_size":-1,)"
+                 R"("actorder":"static")"),
+      compressed("CompressedInt4RowsZeros", {F::kCompressedPacked, kI4, 0, true},
+                 R"("num_bits":4,"symmetric":false,"strategy":"channel")"),
+      compressed("CompressedPackedInt8", {F::kCompressedPacked, kI8, 0, false},
+                 R"("num_bits":8,"symmetric":true,"strategy":"channel")"),
+      compressed("CompressedPackedInt8Groups", {F::kCompressedPacked, kI8, 32, false},
+                 R"("num_bits":8,"symmetric":true,"strategy":"group","group_size":32)"),
+      {"Gptq",
+       {F::kGptq, kI4, 32, true},
+       R"({"quant_method":"gptq","bits":4,"group_size":32,"desc_act":false,"sym":false})"},
+      {"GptqV2",
+       {F::kGptqV2, kI4, 32, true},
+       R"({"quant_method":"gptq","bits":4,"group_size":32,"checkpoint_format":"gptq_v2"})"},
+      {"GptqInt8",
+       {F::kGptq, kI8, 32, true},
+       R"({"quant_method":"gptq","bits":8,"group_size":32,"sym":true})"},
+      {"GptqV2Int8",
+       {F::kGptqV2, kI8, 0, true},
+       R"({"quant_method":"gptq","bits":8,"group_size":-1,"checkpoint_format":"gptq_v2"})"},
+      {"Awq",
+       {F::kAwq, kI4, 32, true},
+       R"({"quant_method":"awq","bits":4,"group_size":32,"zero_point":true,"version":"gemm"})"},
+  };
+  return all;
+}
 
 IntegerMatrix random_integers(const PublishedIntegers& format, size_t out, size_t in,
                               uint64_t seed) {

@@ -4,12 +4,25 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <iosfwd>
+#include <string>
 #include <vector>
 
 #include "model/config.hpp"
 #include "tests/model/checkpoint_files.hpp"
 
 namespace troupe::model {
+
+struct PublishedTestFormat {
+  const char* name;
+  PublishedIntegers published;
+  std::string config;  ///< quantization_config
+};
+
+void PrintTo(const PublishedTestFormat& format, std::ostream* out);
+
+/// One of each kind that is read.
+const std::vector<PublishedTestFormat>& published_formats();
 
 /// Element (o, i) stands for (integer - zero) * scale.
 struct IntegerMatrix {
