@@ -136,21 +136,27 @@ struct Piece {
   std::vector<uint8_t> bytes;
 };
 
+/// Room for rows [first, first + count) of a matrix in one of its tensors, which has something for
+/// every so many rows.
+uint8_t* add_piece(std::vector<Piece>& pieces, const OutputMatrix& matrix,
+                   const OutputTensor& tensor, uint64_t first, uint64_t count,
+                   uint64_t rows_each = 1) {
+  const auto parts = [&](uint64_t n) { return (n + rows_each - 1) / rows_each; };
+  const uint64_t part_bytes = tensor.bytes / parts(matrix.out);
+  pieces.push_back(
+      {tensor.begin + parts(first) * part_bytes, std::vector<uint8_t>(parts(count) * part_bytes)});
+  return pieces.back().bytes.data();  // stays there when the pieces move
+}
+
 /// Rows [first, first + count) of a matrix as its file holds them. Empty on numbers that are not
 /// finite.
 std::vector<Piece> encode(const OutputMatrix& matrix, uint64_t first, uint64_t count,
                           const float* rows) {
   std::vector<Piece> pieces;
   const uint64_t in = matrix.in;
-  // What belongs to these rows of a tensor that has something for every so many.
   const auto piece = [&](const OutputTensor& tensor, uint64_t rows_each = 1) {
-    const auto parts = [&](uint64_t n) { return (n + rows_each - 1) / rows_each; };
-    const uint64_t part_bytes = tensor.bytes / parts(matrix.out);
-    pieces.push_back({tensor.begin + parts(first) * part_bytes,
-                      std::vector<uint8_t>(parts(count) * part_bytes)});
-    return pieces.back().bytes.data();
+    return add_piece(pieces, matrix, tensor, first, count, rows_each);
   };
-  pieces.reserve(3);
   const Scheme& scheme = matrix.scheme;
   uint8_t* data = piece(matrix.data);
   if (scheme.dtype == DType::kF8E4M3) {
@@ -198,12 +204,8 @@ std::vector<Piece> encode(const OutputMatrix& matrix, uint64_t first, uint64_t c
 Result<std::vector<Piece>> keep(const TensorSource& source, const Chunk& chunk) {
   const OutputMatrix& matrix = chunk.unit->matrices.front();
   std::vector<Piece> pieces;
-  pieces.reserve(3);
   const auto piece = [&](const OutputTensor& tensor) {
-    const uint64_t row_bytes = tensor.bytes / matrix.out;
-    pieces.push_back(
-        {tensor.begin + chunk.first * row_bytes, std::vector<uint8_t>(chunk.count * row_bytes)});
-    return pieces.back().bytes.data();
+    return add_piece(pieces, matrix, tensor, chunk.first, chunk.count);
   };
   uint8_t* data = piece(matrix.data);
   uint8_t* stored_scales = piece(matrix.scales);

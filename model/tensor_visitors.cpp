@@ -312,6 +312,9 @@ bool is_stored_group(uint64_t in, uint64_t group) {
   return group >= in || told == group;
 }
 
+namespace {
+
+/// Refuses columns that are not stored in their own order.
 Result<void> check_column_order(const TensorStore& store, const LocatedMatrix& located) {
   for (const StoredTensor* other : located.others) {
     if (!other->header.name.ends_with("g_idx")) continue;
@@ -328,6 +331,8 @@ Result<void> check_column_order(const TensorStore& store, const LocatedMatrix& l
   }
   return {};
 }
+
+}  // namespace
 
 Result<MappedPublished> map_published(const TensorStore& store, const LocatedMatrix& located) {
   TRY(check_column_order(store, located));

@@ -74,16 +74,13 @@ class TensorLocator {
   const TensorStore& store_;
 };
 
-/// Refuses columns that are not stored in their own order, as g_idx tells.
-/// @errors kUnsupported naming the tensor; those of reading
-Result<void> check_column_order(const TensorStore& store, const LocatedMatrix& located);
-
 /// A matrix of integers as others publish them, mapped.
 struct MappedPublished {
   PublishedMatrix matrix;
   std::shared_ptr<const void> storage;
 };
-/// REQUIRES: located.published. @errors as check_column_order()
+/// REQUIRES: located.published. @errors kUnsupported naming the tensor by which its columns are in
+/// another order; those of mapping
 Result<MappedPublished> map_published(const TensorStore& store, const LocatedMatrix& located);
 
 /// Whether Troupe's own files can tell that a row of `in` has groups of so many.

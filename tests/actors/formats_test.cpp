@@ -67,19 +67,15 @@ void save(const std::string& directory, const std::string& experts, const std::s
 /// The same model, all of its linear layers integers as others publish them.
 void publish(const std::string& directory, const model::PublishedTestFormat& format) {
   save(directory, "bf16", "bf16");
-  const std::string file = model::read_file(directory + "/model.safetensors");
-  const auto headers = model::parse_safetensors(std::as_bytes(std::span(file)), file.size());
-  CHECK(headers.ok());
   model::TestTensors tensors;
-  for (const model::TensorHeader& header : *headers) {
-    const std::string name(header.name);
+  for (auto& [name, tensor] :
+       model::tensors_of(model::read_file(directory + "/model.safetensors"))) {
     if (name.find("_proj") == std::string::npos) {
-      tensors[name] = {std::string(header.stored_dtype), header.shape,
-                       file.substr(header.begin, header.end - header.begin)};
+      tensors[name] = std::move(tensor);
       continue;
     }
     const model::IntegerMatrix matrix =
-        model::random_integers(format.published, header.shape[0], header.shape[1], tensors.size());
+        model::random_integers(format.published, tensor.shape[0], tensor.shape[1], tensors.size());
     const std::string stem = name.substr(0, name.rfind("weight"));
     for (auto& [end, tensor] : model::published_tensors(format.published, matrix)) {
       tensors[stem + end] = std::move(tensor);
