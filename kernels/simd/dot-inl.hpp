@@ -51,19 +51,69 @@ struct F16Row {
 struct F8Row {
   const uint8_t* data;
   HWY_INLINE V load(size_t k) const {
-    const hn::Rebind<int8_t, Floats> narrow;
-    const hn::Rebind<int32_t, Floats> wide;
-    // Extending the sign puts it where float32 has it; the mask drops its copies between.
-    const auto* at = reinterpret_cast<const int8_t*>(data) + k;
-    const auto extended = hn::ShiftLeft<20>(hn::PromoteTo(wide, hn::LoadU(narrow, at)));
-    const auto bits = hn::And(extended, hn::Set(wide, static_cast<int32_t>(0x87f00000U)));
-    const V value = hn::Mul(hn::BitCast(kFloats, bits), hn::Set(kFloats, 0x1p120F));
+    const auto bits = bits_of(k);
     // All ones is a NaN, and stays one whatever is or-ed to it.
-    const auto all_set = hn::Set(wide, 0x07f00000);
-    const auto nan = hn::VecFromMask(wide, hn::Eq(hn::And(bits, all_set), all_set));
-    return hn::Or(value, hn::BitCast(kFloats, nan));
+    const auto all_set = hn::Set(kBits, 0x07f00000);
+    const auto nan = hn::VecFromMask(kBits, hn::Eq(hn::And(bits, all_set), all_set));
+    return hn::Or(value_of(bits), hn::BitCast(kFloats, nan));
   }
   HWY_INLINE float at(size_t k) const { return from_f8e4m3(data[k]); }
+
+  /// So many vectors are searched for a NaN together; there hardly ever is one.
+  static constexpr size_t kTogether = 4;
+  HWY_INLINE void load(size_t k, V (&out)[kTogether]) const {
+    const hn::Repartition<uint8_t, Floats> bytes;
+    const auto magnitude = hn::Set(bytes, uint8_t{0x7f});
+    const auto nan = hn::Eq(hn::And(hn::LoadU(bytes, data + k), magnitude), magnitude);
+    if (HWY_UNLIKELY(!hn::AllFalse(bytes, nan))) {
+      for (size_t i = 0; i < kTogether; ++i) out[i] = load(k + i * kLanes);
+    } else {
+      for (size_t i = 0; i < kTogether; ++i) out[i] = value_of(bits_of(k + i * kLanes));
+    }
+  }
+
+ private:
+  using Bits = hn::RebindToSigned<Floats>;
+  static constexpr Bits kBits{};
+  /// Sign, exponent and mantissa where float32 has them, the exponent too small by 120.
+  HWY_INLINE hn::Vec<Bits> bits_of(size_t k) const {
+    const hn::Rebind<int8_t, Floats> narrow;
+    // Extending the sign puts it where float32 has it; the mask drops its copies between.
+    const auto* at = reinterpret_cast<const int8_t*>(data) + k;
+    const auto extended = hn::ShiftLeft<20>(hn::PromoteTo(kBits, hn::LoadU(narrow, at)));
+    return hn::And(extended, hn::Set(kBits, static_cast<int32_t>(0x87f00000U)));
+  }
+  static HWY_INLINE V value_of(hn::Vec<Bits> bits) {
+    return hn::Mul(hn::BitCast(kFloats, bits), hn::Set(kFloats, 0x1p120F));
+  }
+};
+
+/// E4M3 with scales, one for kScaleBlock elements.
+struct F8ScaledRow {
+  const uint8_t* data;
+  const float* scales;
+  HWY_INLINE V load(size_t k) const {
+    return hn::Mul(F8Row{data}.load(k), hn::Set(kFloats, scale(k)));
+  }
+  HWY_INLINE float at(size_t k) const { return from_f8e4m3(data[k]) * scale(k); }
+
+  static constexpr size_t kTogether = F8Row::kTogether;
+  static_assert(WeightView::kScaleBlock % (kTogether * kLanes) == 0);
+  /// REQUIRES: k is a multiple of kTogether * kLanes: then the elements have one scale.
+  HWY_INLINE void load(size_t k, V (&out)[kTogether]) const {
+    F8Row{data}.load(k, out);
+    const V scale_lanes = hn::Set(kFloats, scale(k));
+    for (V& lanes : out) lanes = hn::Mul(lanes, scale_lanes);
+  }
+
+ private:
+  HWY_INLINE float scale(size_t k) const { return scales[k / WeightView::kScaleBlock]; }
+};
+
+/// Rows that also give kTogether vectors by one load(k, out), at less cost than one by one.
+template <class Row>
+concept GivesVectorsTogether = requires {
+  Row::kTogether;
 };
 
 /// Up to so many rows the weights are used from registers: memory is the limit.
@@ -89,7 +139,25 @@ HWY_INLINE void dot_tile(const float* const (&x)[kRows], const Row (&w)[kOutputs
     }
   }
   const size_t whole = n - n % kNumPartialSums;
-  for (size_t k = 0; k < whole; k += kNumPartialSums) {
+  size_t k = 0;
+  if constexpr (GivesVectorsTogether<Row>) {
+    constexpr size_t kTogether = Row::kTogether;
+    for (; k + kTogether * kLanes <= whole; k += kTogether * kLanes) {
+      for (size_t o = 0; o < kOutputs; ++o) {
+        V w_lanes[kTogether];
+        w[o].load(k, w_lanes);
+        __builtin_prefetch(w[o].data + k + ahead);
+        for (size_t i = 0; i < kTogether; ++i) {
+          for (size_t r = 0; r < kRows; ++r) {
+            const V x_lanes = hn::LoadU(kFloats, x[r] + k + i * kLanes);
+            V& sum = sums[r][o][i % kVecs];
+            sum = hn::MulAdd(x_lanes, w_lanes[i], sum);
+          }
+        }
+      }
+    }
+  }
+  for (; k < whole; k += kNumPartialSums) {
     for (size_t v = 0; v < kVecs; ++v) {
       V x_lanes[kRows];
       for (size_t r = 0; r < kRows; ++r) x_lanes[r] = hn::LoadU(kFloats, x[r] + k + v * kLanes);
@@ -123,8 +191,8 @@ HWY_INLINE void dot_tile(const float* const (&x)[kRows], const Row (&w)[kOutputs
       for (size_t v = 0; v < kVecs; ++v) {
         hn::StoreU(sums[r][o][v], kFloats, lanes.data() + v * kLanes);
       }
-      for (size_t k = whole; k < n; ++k) {
-        lanes[k - whole] = std::fma(x[r][k], w[o].at(k), lanes[k - whole]);
+      for (size_t i = whole; i < n; ++i) {
+        lanes[i - whole] = std::fma(x[r][i], w[o].at(i), lanes[i - whole]);
       }
       out[r][o] = kernels::add_tree(lanes);
     }
@@ -139,6 +207,20 @@ struct RowsOf {
   HWY_INLINE Row row(size_t o) const { return {data + o * stride}; }
   /// From row `o` and element `k` of each on.
   HWY_INLINE RowsOf from(size_t o, size_t k) const { return {data + o * stride + k, stride}; }
+};
+
+/// The same of E4M3 with scales: the rows `first_output` and following of a matrix.
+template <>
+struct RowsOf<F8ScaledRow> {
+  const uint8_t* data;
+  size_t stride;
+  const float* scales;  ///< of the matrix
+  size_t scales_per_row;
+  size_t first_output;
+  HWY_INLINE F8ScaledRow row(size_t o) const {
+    return {data + o * stride,
+            scales + (first_output + o) / WeightView::kScaleBlock * scales_per_row};
+  }
 };
 
 /// Tiles of kRows x kOutputs along the outputs from o on. @returns the first output left over.
@@ -170,8 +252,9 @@ HWY_INLINE void dot_rows(const float* x, size_t x_stride, size_t rows, const Row
   }
 }
 
-/// out[r][o] = x[r] . w[o], each by rule 1, for at most kMaxFewRows rows and all outputs. Not
-/// inlined: one copy per type of row keeps the code, and the time to compile it, small.
+/// out[r][o] = x[r] . w[o], each by rule 1, for few rows and all outputs, over which each
+/// kFewTileRows of the rows pass. Not inlined: one copy per type of row keeps the code, and the
+/// time to compile it, small.
 template <class Row>
 HWY_NOINLINE void dot_few(const float* x, size_t x_stride, size_t rows, const RowsOf<Row>& w,
                           size_t outputs, size_t n, float* out, size_t out_stride) {

@@ -1,10 +1,9 @@
 // Products with stored weights, and embedding.
 //
-// Few rows (decode): the weights are read once and converted in registers (FP8: a few rows at a
-// time in the first-level cache), so that memory is the limit. Many rows (prefill): all rows pass
-// over a part of the weights while that stays in the second-level cache, converted into a scratch
-// area before, or again in registers by each. All give the same bits, since conversion is exact
-// (FP8 with scales: rounded once, the same way).
+// Few rows (decode): the weights are read once and converted in registers, so that memory is the
+// limit. Many rows (prefill): all rows pass over a part of the weights while that stays in the
+// second-level cache, converted into a scratch area before, or again in registers by each. All give
+// the same bits, since conversion is exact (FP8 with scales: rounded once, the same way).
 
 #if defined(TROUPE_KERNELS_SIMD_GEMM_INL) == defined(HWY_TARGET_TOGGLE)
 #ifdef TROUPE_KERNELS_SIMD_GEMM_INL
@@ -45,7 +44,7 @@ RowsOf<Row> rows_of(const WeightView& w, size_t first_output) {
   return {static_cast<Pointer>(w.data) + first_output * w.in, w.in};
 }
 
-/// out[0, n) = row[0, n) * scale.
+/// out[first, last) = row[first, last) * scale.
 template <class Row>
 HWY_INLINE void convert(const Row& row, size_t first, size_t last, float scale, float* out) {
   const V scale_lanes = hn::Set(kFloats, scale);
@@ -101,9 +100,7 @@ void gemm_directly(const GemmParams& p, Range outputs) {
 
 void gemm_converting_first(const GemmParams& p, Range outputs) {
   const size_t in = p.w.in, stride = scratch_stride(in);
-  // Few rows: only as much as is used at once, while it is in the first-level cache.
-  const size_t wanted = p.x.rows <= kMaxFewRows ? kFewTileOutputs<1> : cached_outputs(in);
-  const size_t at_once = std::min(outputs.size(), wanted);
+  const size_t at_once = std::min(outputs.size(), cached_outputs(in));
   const auto scratch = std::make_unique_for_overwrite<float[]>(at_once * stride);
   for (size_t first = outputs.first; first < outputs.last; first += at_once) {
     const Range part{first, std::min(outputs.last, first + at_once)};
@@ -112,6 +109,26 @@ void gemm_converting_first(const GemmParams& p, Range outputs) {
     }
     product(p, RowsOf<F32Row>{scratch.get(), stride}, part);
   }
+}
+
+/// So many rows use E4M3 from where it is stored, kFewTileRows after the other, each time decoded.
+/// With AVX-512 8 rows take 0.42 instead of 0.67 ms, 16 rows 0.84 instead of 0.93. Not measured
+/// with others.
+constexpr size_t kMaxDirectF8Rows = kVecs == 1 ? 16 : kMaxFewRows;
+
+void gemm_f8_directly(const GemmParams& p, Range outputs) {
+  const size_t in = p.w.in;
+  const auto product_with = [&](const auto& w) HWY_ATTR {
+    dot_few(p.x.row(0), p.x.stride, p.x.rows, w, outputs.size(), in, p.y.row(0) + outputs.first,
+            p.y.stride);
+  };
+  const RowsOf<F8Row> rows = rows_of<F8Row>(p.w, outputs.first);
+  if (p.w.scales == nullptr) return product_with(rows);
+  product_with(RowsOf<F8ScaledRow>{.data = rows.data,
+                                   .stride = in,
+                                   .scales = p.w.scales,
+                                   .scales_per_row = WeightView::num_scale_blocks(in),
+                                   .first_output = outputs.first});
 }
 
 /// So many rows use BF16 and F16 from where they are stored. With AVX2 converting again for each
@@ -129,6 +146,8 @@ void gemm(const GemmParams& p, Range outputs) {
     gemm_directly<Bf16Row>(p, outputs);
   } else if (p.w.dtype == DType::kF16 && directly) {
     gemm_directly<F16Row>(p, outputs);
+  } else if (p.w.dtype == DType::kF8E4M3 && p.x.rows <= kMaxDirectF8Rows) {
+    gemm_f8_directly(p, outputs);
   } else {
     gemm_converting_first(p, outputs);
   }

@@ -163,15 +163,31 @@ TEST_P(GemmBits, AgreeForGroupedFfns) {
 INSTANTIATE_TEST_SUITE_P(AllDTypes, GemmBits, testing::ValuesIn(all_dtypes()),
                          [](const auto& info) { return std::string(to_string(info.param)); });
 
-TEST(SameBits, AgreeForFp8WithoutScales) {
+TEST(SameBits, AgreeForFp8WithoutScalesAndWithNan) {
   Draws draws(7);
-  const StoredWeight w(DType::kF8E4M3, 33, 200, draws, /*with_scales=*/false);
-  const std::vector<float> x = draws.values(3 * 200);
-  expect_same_bits("gemm", [&](Ops& ops) {
-    std::vector<float> y(3 * 33);
-    ops.gemm({.x = {x.data(), 3, 200}, .w = w.view, .y = {y.data(), 3, 33}});
-    return y;
-  });
+  constexpr size_t kIn = 200, kOut = 33, kMostRows = 6;
+  const std::vector<float> x = draws.values(kMostRows * kIn);
+  for (const bool with_scales : {false, true}) {
+    for (const bool with_nan : {false, true}) {
+      StoredWeight w(DType::kF8E4M3, kOut, kIn, draws, with_scales);
+      if (with_nan) {
+        // Of both signs; the last where elements are no longer taken together.
+        w.bytes[1 + 2 * kIn + 70] = std::byte{0x7f};
+        w.bytes[1 + 20 * kIn + 5] = std::byte{0xff};
+        w.bytes[1 + 32 * kIn + 199] = std::byte{0x7f};
+      }
+      for (size_t rows = 1; rows <= kMostRows; ++rows) {
+        expect_same_bits(text("gemm", rows, with_scales, with_nan), [&](Ops& ops) {
+          std::vector<float> y(rows * kOut);
+          ops.gemm({.x = {x.data(), rows, kIn}, .w = w.view, .y = {y.data(), rows, kOut}});
+          for (size_t o = 0; o < kOut; ++o) {
+            EXPECT_EQ(std::isnan(y[o]), with_nan && (o == 2 || o == 20 || o == 32)) << o;
+          }
+          return y;
+        });
+      }
+    }
+  }
 }
 
 TEST(SameBits, AgreeForZerosOfBothSignsSubnormalsInfinitiesAndNan) {
