@@ -34,12 +34,6 @@ constexpr auto kForms = std::to_array<WeightForm>({{"bf16", DType::kBF16},
                                                    {"i4-g32-asym", DType::kI4, 32, true},
                                                    {"i4-g128", DType::kI4, 128},
                                                    {"i4-g128-asym", DType::kI4, 128, true}});
-/// Of the halves of kv_b_proj: FP8 becomes float32.
-constexpr auto kHeadForms = [] {
-  auto forms = kForms;
-  forms[1] = kFloat;
-  return forms;
-}();
 constexpr WeightForm kKvForms[] = {kFloat, kForms[0]};
 
 std::vector<float> values(size_t n) {
@@ -165,7 +159,7 @@ class Cases {
 
   /// The absorbed form's products, one for each head.
   void add_per_head(const char* what, size_t out, size_t in) {
-    for (const WeightForm& form : kHeadForms) {
+    for (const WeightForm& form : kForms) {
       const std::vector<WeightView> all(s_.num_heads, matrix(form, out, in));
       add("gemm_many", what + (" " + std::to_string(all.size()) + "x" + sizes(out, in).substr(1)),
           form.name, work_of(all, rows_), [all, rows = rows_](Ops& ops, ColdMemory& memory) {

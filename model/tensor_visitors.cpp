@@ -429,6 +429,13 @@ bool in_16_bits(const LocatedMatrix& m) {
   return m.dtype == DType::kBF16 || m.dtype == DType::kF16;
 }
 
+/// Its halves stay in FP8. Blocks of scales that cross from one half or head into another cannot be
+/// split.
+bool in_8_bits(const LocatedMatrix& kv_b, const TensorVisitor::KeyValueShape& shape) {
+  return kv_b.dtype == DType::kF8E4M3 && shape.nope % kBlock == 0 && shape.v % kBlock == 0 &&
+         shape.latent % kBlock == 0;
+}
+
 }  // namespace
 
 Result<void> OwnBytesVisitor::matrix(const std::string& name, uint64_t out, uint64_t in,
@@ -451,7 +458,8 @@ Result<void> OwnBytesVisitor::key_value(const std::string& name, const KeyValueS
     return {};
   }
   const uint64_t elements = located.whole->out * located.whole->in;
-  bytes_ += elements * (in_16_bits(*located.whole) ? 2 : sizeof(float));
+  const bool keeps_8_bits = in_8_bits(*located.whole, shape);
+  bytes_ += elements * (keeps_8_bits ? 1 : in_16_bits(*located.whole) ? 2 : sizeof(float));
   if (with_kv_b_) bytes_ += elements * sizeof(float);
   return {};
 }
@@ -551,11 +559,27 @@ Result<void> LoadingVisitor::key_value(const std::string& name, const KeyValueSh
     return add(located.value, weights.uv);
   }
   const LocatedMatrix& kv_b = *located.whole;
+  const bool splits_8_bits = in_8_bits(kv_b, shape);
   std::vector<float> values;
-  if (!in_16_bits(kv_b) || with_kv_b_) values = TRY(read_matrix(kv_b));
+  if ((!in_16_bits(kv_b) && !splits_8_bits) || with_kv_b_) values = TRY(read_matrix(kv_b));
   if (in_16_bits(kv_b)) {
     const std::vector<std::byte> bytes = TRY(store_.read(kv_b.bytes));
     split_key_value<uint16_t>(bytes, shape, kv_b.dtype, weights);
+  } else if (splits_8_bits) {
+    const std::vector<std::byte> bytes = TRY(store_.read(kv_b.bytes));
+    split_key_value<uint8_t>(bytes, shape, kv_b.dtype, weights);
+    if (kv_b.scales != nullptr) {
+      const std::vector<float> scales = TRY(read_floats(*kv_b.scales, kv_b.scale_bytes));
+      AttentionWeights halves;  // the scales of blocks are split as their elements are
+      split_key_value<float>(std::as_bytes(std::span(scales)),
+                             {.heads = shape.heads,
+                              .nope = shape.nope / kBlock,
+                              .v = shape.v / kBlock,
+                              .latent = shape.latent / kBlock},
+                             DType::kF32, halves);
+      weights.uk_t.scales = static_cast<const float*>(halves.uk_t.data);
+      weights.uv.scales = static_cast<const float*>(halves.uv.data);
+    }
   } else {
     split_key_value<float>(std::as_bytes(std::span(values)), shape, DType::kF32, weights);
   }

@@ -77,8 +77,8 @@ void publish(const std::string& directory, const model::PublishedTestFormat& for
     const model::IntegerMatrix matrix =
         model::random_integers(format.published, tensor.shape[0], tensor.shape[1], tensors.size());
     const std::string stem = name.substr(0, name.rfind("weight"));
-    for (auto& [end, tensor] : model::published_tensors(format.published, matrix)) {
-      tensors[stem + end] = std::move(tensor);
+    for (auto& [end, part] : model::published_tensors(format.published, matrix)) {
+      tensors[stem + end] = std::move(part);
     }
   }
   model::write_checkpoint(directory, tiny_config().set("quantization_config", format.config),

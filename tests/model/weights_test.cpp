@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/cpu/convert.hpp"
 #include "model/checkpoint_source.hpp"
 #include "model/dequantise.hpp"
 #include "tests/model/checkpoint_files.hpp"
@@ -425,6 +426,40 @@ TEST_F(TinyCheckpoint, DequantisesFp8KeyValueProjectionsWithPartialBlocks) {
   ASSERT_NE(a.o.scales, nullptr);
   EXPECT_EQ(a.o.scales[0], 0.5F);
   EXPECT_EQ(a.q_b.scales, nullptr) << "modules may stay unconverted";
+}
+
+TEST_F(TinyCheckpoint, CutsFp8KeyAndValueRowsWithTheScalesOfTheirBlocks) {
+  constexpr size_t kHeads = 2, kNope = 128, kValue = 256, kLatent = 384;
+  constexpr size_t kRows = kHeads * (kNope + kValue);
+  config = fp8(config)
+               .set("kv_lora_rank", "384")
+               .set("qk_nope_head_dim", "128")
+               .set("v_head_dim", "256");
+  for (const std::string layer : {"model.layers.0.self_attn.", "model.layers.1.self_attn."}) {
+    tensors[layer + "q_b_proj.weight"] = ramp({kHeads * (kNope + 2), 5});
+    tensors[layer + "kv_a_proj_with_mqa.weight"] = ramp({kLatent + 2, 8});
+    tensors[layer + "kv_a_layernorm.weight"] = ramp({kLatent});
+    tensors[layer + "kv_b_proj.weight"] = e4m3({kRows, kLatent});
+    tensors[layer + "kv_b_proj.weight_scale_inv"] = ramp({kRows / 128, kLatent / 128}, 1);
+    tensors[layer + "o_proj.weight"] = ramp({8, kHeads * kValue});
+  }
+  const auto checkpoint = open();
+  ASSERT_TRUE(checkpoint.ok()) << checkpoint.error().message;
+  const auto router = checkpoint->load_router(true);
+  ASSERT_TRUE(router.ok()) << router.error().message;
+  const AttentionWeights& a = (*router)->layers[1].attention;
+  EXPECT_EQ(a.uk_t.dtype, DType::kF8E4M3);
+  EXPECT_EQ(a.uv.dtype, DType::kF8E4M3);
+  ASSERT_EQ(a.kv_b.size(), kRows * kLatent);
+  for (size_t row = 0; row < kRows; ++row) {
+    const size_t head = row / (kNope + kValue), row_of_head = row % (kNope + kValue);
+    for (size_t latent = 0; latent < kLatent; ++latent) {
+      const float got = row_of_head < kNope
+                            ? kernels::weight_at(a.uk_t, head * kLatent + latent, row_of_head)
+                            : kernels::weight_at(a.uv, head * kValue + row_of_head - kNope, latent);
+      ASSERT_EQ(got, a.kv_b[row * kLatent + latent]) << row << ", " << latent;
+    }
+  }
 }
 
 TEST_F(TinyCheckpoint, IsASourceOfFp8RowsWithTheScalesOfTheirBlocks) {
