@@ -281,7 +281,7 @@ class AbsorbedHeads {
   }
 
  private:
-  /// Queries at equal distances in memory: one head of several rows, or the heads of one.
+  /// Queries at equal distances in memory: one head of several rows, or a few heads of one.
   struct Queries {
     const float *latent, *rope;
     size_t latent_stride, rope_stride, count;
@@ -300,14 +300,15 @@ class AbsorbedHeads {
   template <class Part>
   HWY_INLINE void over_queries(Range rows, Range some, const Part& part) const {
     const bool by_row = some.size() == 1;
-    for (size_t i = 0; i < (by_row ? 1 : heads_.size()); ++i) {
+    const size_t step = by_row ? kTileQueries : 1;
+    for (size_t i = 0; i < heads_.size(); i += step) {
       const size_t r = some.first, h = heads_.first + i;
       part(Queries{
           .latent = p_.q_latent.row(r) + h * p_.kv_rank,
           .rope = p_.q_rope.row(r) + h * p_.rope_dim,
           .latent_stride = by_row ? p_.kv_rank : p_.q_latent.stride,
           .rope_stride = by_row ? p_.rope_dim : p_.q_rope.stride,
-          .count = by_row ? heads_.size() : some.size(),
+          .count = by_row ? std::min(step, heads_.size() - i) : some.size(),
           .scores = scores(rows, r, h),
           .out = out(r, h),
           .scores_stride = by_row ? rows.size() * longest_ : longest_,
