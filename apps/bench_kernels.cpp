@@ -48,7 +48,8 @@ loadgen::ResultTable::Row row_of(const KernelCase& c, const loadgen::Distributio
   const auto floats = static_cast<double>(c.work.float_multiply_adds);
   const auto integers = static_cast<double>(c.work.integer_multiply_adds);
   const double read = rates.bandwidth_fraction(bytes, median);
-  const double compute = rates.compute_fraction(floats, integers, median);
+  const double peak = rates.peak.fraction(floats, integers, median);
+  const double products = rates.products.fraction(floats, integers, median);
   loadgen::ResultTable::Row row;
   row.values = {{"op", c.op},
                 {"case", c.what},
@@ -66,7 +67,8 @@ loadgen::ResultTable::Row row_of(const KernelCase& c, const loadgen::Distributio
                 {"bytes_per_s", bytes / median},
                 {"multiply_adds_per_s", (floats + integers) / median},
                 {"bandwidth_fraction", read},
-                {"compute_fraction", compute}};
+                {"peak_fraction", peak},
+                {"product_fraction", products}};
   row.cells = {c.op,
                c.what,
                c.dtype,
@@ -77,7 +79,8 @@ loadgen::ResultTable::Row row_of(const KernelCase& c, const loadgen::Distributio
                formatted("%.2f", bytes / median * 1e-9),
                floats + integers == 0 ? "" : formatted("%.2f", (floats + integers) / median * 1e-9),
                percent(read),
-               percent(compute)};
+               percent(peak),
+               percent(products)};
   return row;
 }
 
@@ -99,7 +102,7 @@ loadgen::ResultTable measure(const std::string& shape, const std::vector<KernelC
   const MachineRates rates = best_of(before, measure_machine(pool, *ops));
   loadgen::ResultTable table;
   table.titles = {"operation", "case", "weights", "rows",      "context", "us",
-                  "p10-p90",   "GB/s", "GMAC/s",  "bandwidth", "peak"};
+                  "p10-p90",   "GB/s", "GMAC/s",  "bandwidth", "peak",    "products"};
   table.notes = {machine_note(rates, num_threads, ops->target())};
   for (size_t i = 0; i < cases.size(); ++i) {
     loadgen::ResultTable::Row row = row_of(cases[i], times[i], rates);
@@ -154,8 +157,9 @@ int run_bench_kernels(const Arguments& arguments) {
           "Operations\n"
           "on rows alone count what they read and write, in the caches. bandwidth and peak are "
           "the\n"
-          "parts of the time that these would take at the rates of this machine, measured before\n"
-          "and after with the same threads. docs/benchmarking.md explains the columns."};
+          "parts of the time that these would take at the rates of this machine, products that of\n"
+          "the multiply-adds at the rate of Troupe's own products in the caches; all measured\n"
+          "before and after with the same threads. docs/benchmarking.md explains the columns."};
   line.options.add_options()("shape", po::value<std::string>()->default_value("v2-lite"),
                              shape_names().c_str())(
       "threads", po::value<uint32_t>()->default_value(std::thread::hardware_concurrency()),

@@ -260,7 +260,8 @@ void add_row(const Measured& measured, const MachineRates& rates, uint32_t chunk
   const auto floats = static_cast<double>(work.float_multiply_adds);
   const auto integers = static_cast<double>(work.integer_multiply_adds);
   const double read = rates.bandwidth_fraction(bytes, total_s);
-  const double compute = rates.compute_fraction(floats, integers, total_s);
+  const double peak = rates.peak.fraction(floats, integers, total_s);
+  const double products = rates.products.fraction(floats, integers, total_s);
   const uint32_t steps_per_run = test.num_prompt > 0
                                      ? (test.num_prompt + chunk_tokens - 1) / chunk_tokens
                                      : test.num_generated;
@@ -286,7 +287,8 @@ void add_row(const Measured& measured, const MachineRates& rates, uint32_t chunk
   values["float_multiply_adds_per_token"] = floats / total_tokens;
   values["integer_multiply_adds_per_token"] = integers / total_tokens;
   values["bandwidth_fraction"] = read;
-  values["compute_fraction"] = compute;
+  values["peak_fraction"] = peak;
+  values["product_fraction"] = products;
 
   row.cells.push_back(test.name());
   row.cells.push_back(formatted("%.2f ± %.2f", ts.mean(), sample_deviation(ts)));
@@ -294,7 +296,8 @@ void add_row(const Measured& measured, const MachineRates& rates, uint32_t chunk
   row.cells.push_back(formatted("%.1f", bytes / steps * 1e-6));
   row.cells.push_back(formatted("%.0f %%", 100 * read));
   row.cells.push_back(formatted("%.1f", (floats + integers) / total_tokens * 1e-6));
-  row.cells.push_back(formatted("%.0f %%", 100 * compute));
+  row.cells.push_back(formatted("%.0f %%", 100 * peak));
+  row.cells.push_back(formatted("%.0f %%", 100 * products));
 }
 
 /// Runs a prompt on a model that was loaded a moment ago.
@@ -369,8 +372,9 @@ Result<loadgen::ResultTable> measure(const std::string& directory, BenchOptions 
   const std::string date = utc_now();
   const size_t num_threads = options.model.num_threads;
   loadgen::ResultTable table;
-  table.titles = {"model", "size", "params", "weights", "KV",        "threads", "target",
-                  "test",  "t/s",  "median", "MB/step", "bandwidth", "M/token", "peak"};
+  table.titles = {"model",   "size",      "params",  "weights", "KV",
+                  "threads", "target",    "test",    "t/s",     "median",
+                  "MB/step", "bandwidth", "M/token", "peak",    "products"};
   const auto new_row = [&] {
     loadgen::ResultTable::Row row;
     row.cells = model_cells(facts, options.model, local->target());
@@ -447,7 +451,8 @@ int run_bench_local(const Arguments& arguments) {
           "MB/step is what a step must read at least (weights once, of the routed experts those\n"
           "chosen, and the KV), M/token the millions of multiply-adds of a token. bandwidth and\n"
           "peak are the parts of the time that these would take at the rates of this machine,\n"
-          "measured before and after with the same threads. docs/benchmarking.md explains the\n"
+          "products that of the multiply-adds at the rate of Troupe's own products in the caches;\n"
+          "all measured before and after with the same threads. docs/benchmarking.md explains the\n"
           "columns and the names in JSON and CSV."};
   add_local_options(line.options);
   const auto list = [](const char* value) {

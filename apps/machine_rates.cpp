@@ -5,9 +5,11 @@
 #include <algorithm>
 #include <chrono>
 #include <functional>
+#include <numeric>
 #include <vector>
 
 #include "apps/bench_results.hpp"
+#include "kernels/kernel_set.hpp"
 
 namespace troupe::apps {
 namespace {
@@ -50,6 +52,19 @@ double read_rate(kernels::ThreadPool& pool) {
   return static_cast<double>(words.size() * sizeof(uint64_t)) / time;
 }
 
+/// Of a loop of kernels/kernel_set.hpp in all threads at once.
+double peak_rate(kernels::ThreadPool& pool, uint64_t (*loop)(size_t rounds)) {
+  constexpr double kPartTime = 100e-6;  // many times what waking a thread takes, in several parts
+  constexpr size_t kPartsPerThread = 16;
+  const auto start = Clock::now();
+  loop(16);
+  const auto rounds = static_cast<size_t>(16 * kPartTime / seconds_since(start)) + 1;
+  std::vector<uint64_t> counts(kPartsPerThread * pool.num_threads());
+  const double time = best_time(
+      0.05, [&] { pool.parallel_for(counts.size(), [&](size_t i) { counts[i] = loop(rounds); }); });
+  return static_cast<double>(std::reduce(counts.begin(), counts.end())) / time;
+}
+
 /// The best product of a few shapes whose operands fit into a core's second-level cache.
 double product_rate(kernels::Ops& ops, size_t num_threads, std::initializer_list<DType> dtypes) {
   struct Shape {
@@ -82,19 +97,23 @@ size_t bytes_beyond_caches() {
 }
 
 MachineRates best_of(const MachineRates& a, const MachineRates& b) {
+  const auto higher = [](const MultiplyAddRates& x, const MultiplyAddRates& y) {
+    return MultiplyAddRates{.floats = std::max(x.floats, y.floats),
+                            .integers = std::max(x.integers, y.integers)};
+  };
   return {.read_bytes_per_s = std::max(a.read_bytes_per_s, b.read_bytes_per_s),
-          .float_multiply_adds_per_s =
-              std::max(a.float_multiply_adds_per_s, b.float_multiply_adds_per_s),
-          .integer_multiply_adds_per_s =
-              std::max(a.integer_multiply_adds_per_s, b.integer_multiply_adds_per_s)};
+          .peak = higher(a.peak, b.peak),
+          .products = higher(a.products, b.products)};
 }
 
 MachineRates measure_machine(kernels::ThreadPool& pool, kernels::Ops& ops) {
-  return {.read_bytes_per_s = read_rate(pool),
-          .float_multiply_adds_per_s =
-              product_rate(ops, pool.num_threads(), {DType::kF32, DType::kBF16}),
-          .integer_multiply_adds_per_s =
-              product_rate(ops, pool.num_threads(), {DType::kI8, DType::kI4})};
+  const kernels::KernelSet& kernels = kernels::simd_kernels();
+  return {
+      .read_bytes_per_s = read_rate(pool),
+      .peak = {.floats = peak_rate(pool, kernels.float_peak),
+               .integers = peak_rate(pool, kernels.integer_peak)},
+      .products = {.floats = product_rate(ops, pool.num_threads(), {DType::kF32, DType::kBF16}),
+                   .integers = product_rate(ops, pool.num_threads(), {DType::kI8, DType::kI4})}};
 }
 
 void describe_machine(const MachineRates& rates, size_t num_threads, const char* target,
@@ -103,16 +122,20 @@ void describe_machine(const MachineRates& rates, size_t num_threads, const char*
   values["n_threads"] = num_threads;
   values["target"] = target;
   values["machine_read_bytes_per_s"] = rates.read_bytes_per_s;
-  values["machine_float_multiply_adds_per_s"] = rates.float_multiply_adds_per_s;
-  values["machine_integer_multiply_adds_per_s"] = rates.integer_multiply_adds_per_s;
+  values["machine_peak_float_multiply_adds_per_s"] = rates.peak.floats;
+  values["machine_peak_integer_multiply_adds_per_s"] = rates.peak.integers;
+  values["machine_product_float_multiply_adds_per_s"] = rates.products.floats;
+  values["machine_product_integer_multiply_adds_per_s"] = rates.products.integers;
 }
 
 std::string machine_note(const MachineRates& rates, size_t num_threads, const char* target) {
   return formatted(
-      "Machine: %s, %zu threads, %s; reads %.1f GB/s, multiplies %.1f G/s in float32 "
-      "and %.1f G/s with integer weights.",
+      "Machine: %s, %zu threads, %s; reads %.1f GB/s. Multiply-adds: at most %.1f G/s in float32 "
+      "and "
+      "%.1f G/s of integers, Troupe's own products in the caches %.1f and %.1f G/s.",
       cpu_name().c_str(), num_threads, target, rates.read_bytes_per_s * 1e-9,
-      rates.float_multiply_adds_per_s * 1e-9, rates.integer_multiply_adds_per_s * 1e-9);
+      rates.peak.floats * 1e-9, rates.peak.integers * 1e-9, rates.products.floats * 1e-9,
+      rates.products.integers * 1e-9);
 }
 
 }  // namespace troupe::apps

@@ -12,20 +12,28 @@
 
 namespace troupe::apps {
 
+/// Multiply-adds per second.
+struct MultiplyAddRates {
+  double floats = 0;
+  double integers = 0;  ///< of products with integer weights
+
+  /// The part of the time that so many would take at best.
+  [[nodiscard]] double fraction(double num_floats, double num_integers, double seconds) const {
+    return (num_floats / floats + num_integers / integers) / seconds;
+  }
+};
+
 struct MachineRates {
   /// Of memory beyond the caches, as in STREAM the best of several passes.
   double read_bytes_per_s = 0;
-  /// Of the fastest product whose operands stay in the caches.
-  double float_multiply_adds_per_s = 0;
-  double integer_multiply_adds_per_s = 0;  ///< with integer weights
+  /// Of nothing but multiply-adds on registers: what the instructions of the target could do.
+  MultiplyAddRates peak;
+  /// Of Troupe's own fastest product whose operands stay in the caches.
+  MultiplyAddRates products;
 
   /// The part of the time that reading so many bytes would take at best.
   [[nodiscard]] double bandwidth_fraction(double bytes, double seconds) const {
     return bytes / read_bytes_per_s / seconds;
-  }
-  /// The part of the time that so many multiply-adds would take at best.
-  [[nodiscard]] double compute_fraction(double floats, double integers, double seconds) const {
-    return (floats / float_multiply_adds_per_s + integers / integer_multiply_adds_per_s) / seconds;
   }
 };
 

@@ -4,6 +4,7 @@
 // calling thread. CpuOps checks shapes, cuts operations into parts and spreads them over threads.
 
 #include <cstddef>
+#include <cstdint>
 
 #include "base/panels.hpp"
 #include "kernels/ops.hpp"
@@ -69,6 +70,12 @@ struct KernelSet {
   void (*mla_absorbed)(const MlaAbsorbedParams&, Range rows, Range heads);
   void (*mla_expanded)(const MlaExpandedParams&, Range rows, Range heads);
   void (*combine)(const CombineParams&, Range rows);
+  /// The arithmetic peak: nothing but multiply-adds, `rounds` times some thousands, on registers
+  /// alone; of floats, and of bytes as products with integer weights have them. Each adds 1, so
+  /// that nobody can leave them out.
+  /// @returns the sum, which is how many there were
+  uint64_t (*float_peak)(size_t rounds);
+  uint64_t (*integer_peak)(size_t rounds);
 };
 
 /// The specification, kernels/cpu/.

@@ -18,6 +18,8 @@ const KernelSet& scalar_kernels() {
       .mla_absorbed = scalar::mla_absorbed,
       .mla_expanded = scalar::mla_expanded,
       .combine = scalar::combine,
+      .float_peak = scalar::float_peak,
+      .integer_peak = scalar::integer_peak,
   };
   return kSet;
 }

@@ -20,5 +20,7 @@ void store_kv(const StoreKvParams& p, Range rows);
 void mla_absorbed(const MlaAbsorbedParams& p, Range rows, Range heads);
 void mla_expanded(const MlaExpandedParams& p, Range rows, Range heads);
 void combine(const CombineParams& p, Range rows);
+uint64_t float_peak(size_t rounds);
+uint64_t integer_peak(size_t rounds);
 
 }  // namespace troupe::kernels::scalar

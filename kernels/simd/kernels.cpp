@@ -15,6 +15,7 @@
 #include "kernels/cpu/scalar.hpp"
 #include "kernels/simd/attention-inl.hpp"
 #include "kernels/simd/gemm-inl.hpp"
+#include "kernels/simd/peak-inl.hpp"
 #include "kernels/simd/quantised-inl.hpp"
 #include "kernels/simd/rows-inl.hpp"
 
@@ -43,6 +44,8 @@ const KernelSet& target_kernels() {
     .mla_absorbed = mla_absorbed,
     .mla_expanded = mla_expanded,
     .combine = combine,
+    .float_peak = float_peak,
+    .integer_peak = integer_peak,
   };
 #if TROUPE_VNNI
   if (__builtin_cpu_supports("avx512vnni") != 0) {
@@ -50,6 +53,7 @@ const KernelSet& target_kernels() {
       KernelSet set = kSet;
       set.target = "avx3-vnni";
       set.quantised_gemm = tiled_gemm;
+      set.integer_peak = tiled_integer_peak;
       return set;
     }();
     return kWithVnni;

@@ -48,7 +48,12 @@ TEST(BenchLocal, MakesARowForEveryCombination) {
     EXPECT_NEAR(number(row, "avg_ts"), (a + b) / 2, 1e-6 * a);
     EXPECT_NEAR(number(row, "stddev_ts"), std::abs(a - b) / std::sqrt(2.0), 1e-6 * (a + b));
     EXPECT_GT(number(row, "machine_read_bytes_per_s"), 0);
-    EXPECT_GT(number(row, "compute_fraction"), 0);
+    EXPECT_GT(number(row, "peak_fraction"), 0);
+    // The same multiply-adds, all in float32, at two rates.
+    EXPECT_NEAR(
+        number(row, "peak_fraction") * number(row, "machine_peak_float_multiply_adds_per_s"),
+        number(row, "product_fraction") * number(row, "machine_product_float_multiply_adds_per_s"),
+        1e-6 * number(row, "machine_peak_float_multiply_adds_per_s"));
   }
 }
 
