@@ -2,13 +2,13 @@
 
 #include <algorithm>
 #include <chrono>
-#include <thread>
 
 #include "apps/bench_results.hpp"
 #include "apps/command.hpp"
 #include "apps/kernel_cases.hpp"
 #include "apps/machine_rates.hpp"
 #include "apps/model_shapes.hpp"
+#include "apps/threads_option.hpp"
 #include "apps/version.hpp"
 #include "kernels/backend.hpp"
 #include "loadgen/statistics.hpp"
@@ -121,7 +121,7 @@ Result<int> bench_kernels(const Values& values) {
       TRY(model::parse_config(boost::json::serialize(TRY(shape_config(shape)))));
   const auto rows = TRY(number_list(values, "rows", 1, 8192));
   const uint32_t context = TRY(number_value(values, "context", 1, 1U << 20U));
-  const uint32_t num_threads = TRY(number_value(values, "threads", 1, 1024));
+  const uint32_t num_threads = TRY(read_threads(values));
   const auto limit_s = values["time"].as<double>();
   if (!(limit_s >= 0 && limit_s <= 3600)) {
     return Error{Code::kInvalidArgument, "--time must be between 0 and 3600"};
@@ -161,10 +161,10 @@ int run_bench_kernels(const Arguments& arguments) {
           "the multiply-adds at the rate of Troupe's own products in the caches; all measured\n"
           "before and after with the same threads. docs/benchmarking.md explains the columns."};
   line.options.add_options()("shape", po::value<std::string>()->default_value("v2-lite"),
-                             shape_names().c_str())(
-      "threads", po::value<uint32_t>()->default_value(std::thread::hardware_concurrency()),
-      "compute threads")("rows", po::value<std::string>()->default_value("1,16,512"),
-                         "rows of activations; a list. For the routed experts, of each")(
+                             shape_names().c_str());
+  add_threads_option(line.options, "compute threads");
+  line.options.add_options()("rows", po::value<std::string>()->default_value("1,16,512"),
+                             "rows of activations; a list. For the routed experts, of each")(
       "context", po::value<uint32_t>()->default_value(2048),
       "positions that attention sees, at least as many as rows")(
       "filter", po::value<std::string>()->default_value(""),

@@ -4,8 +4,8 @@
 #include <boost/json.hpp>
 #include <charconv>
 #include <string_view>
-#include <thread>
 
+#include "apps/threads_option.hpp"
 #include "kernels/backend.hpp"
 #ifdef TROUPE_CUDA
 #include "kernels/cuda/cuda_ops.hpp"
@@ -40,11 +40,10 @@ Result<kernels::Backend> open_backend(const std::string& name) {
 
 void add_local_options(Options& options) {
   options.add_options()("model,m", po::value<std::string>()->required(),
-                        "checkpoint directory (Hugging Face layout)")(
-      "threads", po::value<uint32_t>()->default_value(std::thread::hardware_concurrency()),
-      "compute threads; the results do not depend on it")(
-      "attention", po::value<std::string>()->default_value("absorbed"),
-      "form of MLA: absorbed or expanded; they round differently")(
+                        "checkpoint directory (Hugging Face layout)");
+  add_threads_option(options, "compute threads; the results do not depend on it");
+  options.add_options()("attention", po::value<std::string>()->default_value("absorbed"),
+                        "form of MLA: absorbed or expanded; they round differently")(
       "kv-dtype", po::value<std::string>()->default_value("f32"),
       "type of the KV cache: f32, or bf16, half as large, which rounds");
 }
@@ -56,10 +55,7 @@ void add_device_option(Options& options) {
 
 Result<actors::LocalModelOptions> read_local_options(const Values& values) {
   actors::LocalModelOptions options;
-  options.num_threads = values["threads"].as<uint32_t>();
-  if (options.num_threads < 1 || options.num_threads > 1024) {
-    return Error{Code::kInvalidArgument, "--threads must be between 1 and 1024"};
-  }
+  options.num_threads = TRY(read_threads(values));
   const auto form = values["attention"].as<std::string>();
   if (form == "expanded") {
     options.form = actors::AttentionForm::kExpanded;

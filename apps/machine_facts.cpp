@@ -5,7 +5,6 @@
 #include <linux/capability.h>
 #include <net/if.h>
 #include <netdb.h>
-#include <sched.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -32,12 +31,6 @@ namespace {
 
 Error system_error(const std::string& what) {
   return {Code::kUnavailable, what + ": " + std::strerror(errno)};
-}
-
-Result<uint32_t> num_allowed_cpus() {
-  cpu_set_t allowed;
-  if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) return system_error("sched_getaffinity");
-  return static_cast<uint32_t>(CPU_COUNT(&allowed));
 }
 
 Result<cluster::MemoryFacts> memory() {

@@ -1,6 +1,6 @@
 #include "apps/scheme_options.hpp"
 
-#include <thread>
+#include "apps/threads_option.hpp"
 
 namespace troupe::apps {
 namespace po = boost::program_options;
@@ -18,16 +18,12 @@ void add_scheme_options(Options& options) {
   options.add_options()("scheme,s", po::value<std::string>()->required(),
                         ("of all matrices: " + model::scheme_names()).c_str())(
       "experts", po::value<std::string>(), "scheme of the routed experts instead")(
-      "rest", po::value<std::string>(), "scheme of all but the routed experts instead")(
-      "threads", po::value<uint32_t>()->default_value(std::thread::hardware_concurrency()),
-      "compute threads; the result does not depend on it");
+      "rest", po::value<std::string>(), "scheme of all but the routed experts instead");
+  add_threads_option(options, "compute threads; the result does not depend on it");
 }
 
 Result<boost::json::object> read_scheme_options(const Values& values, model::SavePlan& plan) {
-  plan.num_threads = values["threads"].as<uint32_t>();
-  if (plan.num_threads < 1 || plan.num_threads > 1024) {
-    return Error{Code::kInvalidArgument, "--threads must be between 1 and 1024"};
-  }
+  plan.num_threads = TRY(read_threads(values));
   const auto all = values["scheme"].as<std::string>();
   plan.keep = all == model::kKeepScheme;
   if (plan.keep) {

@@ -1,8 +1,14 @@
 #include "base/control_groups.hpp"
 
+#include <sched.h>
+
 #include <algorithm>
+#include <cerrno>
+#include <cmath>
+#include <cstring>
 #include <fstream>
 #include <string>
+#include <thread>
 
 namespace troupe {
 namespace {
@@ -63,6 +69,26 @@ Result<GroupLimits> control_group_limits(const fs::path& root, const fs::path& s
     apply(group, limits);
   }
   return limits;
+}
+
+Result<uint32_t> num_allowed_cpus() {
+  cpu_set_t allowed;
+  if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) {
+    return Error{Code::kUnavailable, std::string("sched_getaffinity: ") + std::strerror(errno)};
+  }
+  return static_cast<uint32_t>(CPU_COUNT(&allowed));
+}
+
+uint32_t num_threads_at_once(uint32_t num_allowed_cpus, double quota) {
+  const double all = std::max(num_allowed_cpus, 1U);
+  return static_cast<uint32_t>(quota > 0 ? std::min(all, std::ceil(quota)) : all);
+}
+
+uint32_t num_threads_at_once() {
+  const auto allowed = num_allowed_cpus();
+  const auto limits = control_group_limits();
+  return num_threads_at_once(allowed.ok() ? *allowed : std::thread::hardware_concurrency(),
+                             limits.ok() ? limits->cpus : 0);
 }
 
 }  // namespace troupe

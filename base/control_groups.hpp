@@ -1,7 +1,7 @@
 #pragma once
 
-// How much CPU time and memory the kernel grants this process, by control groups (version 2), as
-// containers and systemd limit it.
+// How much CPU time and memory the kernel grants this process: by control groups (version 2), as
+// containers and systemd limit it, and by the CPUs that it may use.
 
 #include <cstdint>
 #include <filesystem>
@@ -25,5 +25,16 @@ struct GroupLimits {
 /// @errors kUnsupported where there is no version 2; kUnavailable if `self` cannot be read
 Result<GroupLimits> control_group_limits(const std::filesystem::path& root = "/sys/fs/cgroup",
                                          const std::filesystem::path& self = "/proc/self/cgroup");
+
+/// CPUs that the calling thread, and threads that it starts, may use. @errors kUnavailable
+Result<uint32_t> num_allowed_cpus();
+
+/// So many threads can compute at once: a CPU for each, and time for each by the quota, which a
+/// thread more would use up before its period ends. At least 1.
+/// @param quota GroupLimits::cpus
+uint32_t num_threads_at_once(uint32_t num_allowed_cpus, double quota);
+
+/// The same of this process. A limit that cannot be read is none.
+uint32_t num_threads_at_once();
 
 }  // namespace troupe

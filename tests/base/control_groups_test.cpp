@@ -84,5 +84,21 @@ TEST_F(Groups, AreUnsupportedInVersion1AndUnavailableWithoutProc) {
   EXPECT_EQ(limits().error().code, Code::kUnsupported);
 }
 
+TEST(ThreadsAtOnce, AreNoMoreThanCpusAndTheQuotaHaveTimeFor) {
+  const struct {
+    uint32_t num_allowed;
+    double quota;
+    uint32_t threads;
+  } cases[] = {
+      {8, 0, 8},                                                      // no quota
+      {8, 2, 2}, {8, 1.5, 2}, {8, 0.25, 1}, {8, 7.5, 8}, {8, 64, 8},  // tighter or wider
+      {1, 2, 1}, {0, 0, 1},   {0, 3, 1},                              // and never none
+  };
+  for (const auto& c : cases) {
+    EXPECT_EQ(num_threads_at_once(c.num_allowed, c.quota), c.threads)
+        << c.num_allowed << " CPUs, quota " << c.quota;
+  }
+}
+
 }  // namespace
 }  // namespace troupe

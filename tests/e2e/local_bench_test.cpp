@@ -289,6 +289,19 @@ TEST(BenchCommands, RefuseWhatTheyDoNotKnow) {
   }
 }
 
+TEST(BenchCommands, TakeAsManyThreadsAsTheyMayUseCpus) {
+  const std::vector<uint32_t> all = allowed_cpus();
+  ASSERT_TRUE(kernels::run_this_thread_on({all.data(), 1}).ok());  // and so do its children
+  for (const auto& command :
+       {std::vector<std::string>{"bench", "local"}, {"bench", "kernels"}, {"quantize"}}) {
+    std::vector<std::string> arguments = command;
+    arguments.emplace_back("--help");
+    const Finished help = troupe(arguments);
+    EXPECT_NE(help.output.find("--threads arg (=1)"), std::string::npos) << help.output;
+  }
+  ASSERT_TRUE(kernels::run_this_thread_on(all).ok());
+}
+
 TEST(BenchCommands, HaveHelp) {
   for (const char* what : {"serve", "local", "kernels"}) {
     const Finished help = troupe({"bench", what, "--help"});
