@@ -3,6 +3,7 @@
 #include <sys/mman.h>
 
 #include "base/check_ok.hpp"
+#include "base/huge_pages.hpp"
 
 namespace troupe::actors {
 
@@ -19,6 +20,7 @@ KvStore::KvStore(KvShape shape, kernels::Memory& memory, kernels::OwnedMemory bl
     void* mapped = mmap(nullptr, mapped_bytes(), PROT_READ | PROT_WRITE,
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     CHECK(mapped != MAP_FAILED);
+    wish_for_huge_pages(mapped, mapped_bytes());
     mapped_ = static_cast<std::byte*>(mapped);
   }
   CHECK_EQ(memory_.is_host(), owned_ == nullptr);

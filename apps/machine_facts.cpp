@@ -33,11 +33,20 @@ Error system_error(const std::string& what) {
   return {Code::kUnavailable, what + ": " + std::strerror(errno)};
 }
 
+/// The word in brackets of "always [madvise] never". @returns "" without that file
+std::string huge_pages() {
+  const auto line = first_line("/sys/kernel/mm/transparent_hugepage/enabled");
+  if (!line.ok()) return "";
+  const size_t first = line->find('[') + 1;
+  return line->substr(first, line->find(']', first) - first);
+}
+
 Result<cluster::MemoryFacts> memory() {
   cluster::MemoryFacts facts{.total_bytes = TRY(bytes_of("/proc/meminfo", "MemTotal")),
                              .available_bytes = TRY(bytes_of("/proc/meminfo", "MemAvailable"))};
   const std::string overcommit = TRY(first_line("/proc/sys/vm/overcommit_memory"));
   std::from_chars(overcommit.data(), overcommit.data() + overcommit.size(), facts.overcommit);
+  facts.huge_pages = huge_pages();
   return facts;
 }
 

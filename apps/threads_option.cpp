@@ -14,8 +14,7 @@ constexpr uint32_t kMaxThreads = 1024;
 
 void add_threads_option(Options& options, const char* text) {
   options.add_options()(
-      "threads",
-      po::value<uint32_t>()->default_value(std::min(num_threads_at_once(), kMaxThreads)),
+      "threads", po::value<uint32_t>()->default_value(std::min(num_threads_at_once(), kMaxThreads)),
       text);
 }
 

@@ -158,6 +158,17 @@ Finding overcommit(const MemoryFacts& memory) {
               "vm.overcommit_memory to 0 or 1 (sysctl).");
 }
 
+Finding huge_pages(const MemoryFacts& memory) {
+  if (memory.huge_pages == "always" || memory.huge_pages == "madvise") {
+    return ok("huge pages", memory.huge_pages);
+  }
+  return note(
+      "huge pages", memory.huge_pages.empty() ? "none in this kernel" : memory.huge_pages,
+      "KV blocks lie in pages of 4 KiB, which long contexts read more slowly: as root, write "
+      "madvise to /sys/kernel/mm/transparent_hugepage/enabled, or boot with "
+      "transparent_hugepage=madvise.");
+}
+
 Finding open_files(const MachineFacts& facts) {
   if (!facts.limits.ok()) return unread("open files", facts.limits.error());
   const uint64_t limit = facts.limits->open_files;
@@ -465,7 +476,10 @@ std::string_view to_string(Verdict verdict) {
 
 std::vector<Finding> examine(const MachineFacts& facts) {
   std::vector<Finding> findings = {instructions(facts.cpus), cpus(facts), memory(facts)};
-  if (facts.memory.ok()) findings.push_back(overcommit(*facts.memory));
+  if (facts.memory.ok()) {
+    findings.push_back(overcommit(*facts.memory));
+    findings.push_back(huge_pages(*facts.memory));
+  }
   findings.insert(findings.end(), {open_files(facts), locked_memory(facts), shared_memory(facts)});
   if (facts.clock.ok()) {
     findings.push_back(clock_source(*facts.clock));

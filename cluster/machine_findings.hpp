@@ -31,6 +31,8 @@ struct MemoryFacts {
   uint64_t total_bytes = 0;
   uint64_t available_bytes = 0;  ///< without swapping; what the page cache can give back counts
   uint32_t overcommit = 0;       ///< vm.overcommit_memory
+  /// transparent_hugepage/enabled: "always", "madvise" or "never"; "": the kernel has none
+  std::string huge_pages = "madvise";
 };
 
 struct SharedMemoryFacts {

@@ -32,8 +32,9 @@ class CpuClaims {
  public:
   /// Chooses (cpu_choice.hpp) among the CPUs that the calling thread may use and nobody has
   /// claimed. The calling thread, and those that it starts, run from now on at the nodes of memory
-  /// where the chosen CPUs are, so that what they are the first to touch lies there. Threads that
-  /// it started before run where they did.
+  /// where the chosen CPUs are, so that what they are the first to touch lies there; if those are
+  /// several, its pages take turns among them (MPOL_INTERLEAVE, where the kernel lets us), for all
+  /// threads read it. Threads that it started before run where they did.
   /// @param num_threads >= 1
   /// @errors kResourceExhausted: fewer are free, or too few for all; kUnavailable: the directory or
   /// the kernel refuses,

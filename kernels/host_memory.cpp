@@ -2,6 +2,7 @@
 #include <new>
 
 #include "base/check.hpp"
+#include "base/huge_pages.hpp"
 #include "kernels/memory.hpp"
 
 namespace troupe::kernels {
@@ -18,6 +19,7 @@ class HostMemory final : public Memory {
     if (memory == nullptr) {
       return Error{Code::kResourceExhausted, "the host has no " + std::to_string(bytes) + " bytes"};
     }
+    wish_for_huge_pages(memory, bytes);
     return memory;
   }
   void release(void* memory) override { ::operator delete(memory, kAlignment); }

@@ -2,9 +2,11 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <linux/mempolicy.h>
 #include <sched.h>
 #include <stdlib.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -12,6 +14,7 @@
 #include <csignal>
 #include <fstream>
 #include <set>
+#include <thread>
 
 #include "kernels/thread_pool.hpp"
 #include "tests/kernels/allowed_cpus.hpp"
@@ -32,6 +35,17 @@ class CpuClaimsTest : public ::testing::Test {
   static fs::path make_directory() {
     std::string name = (fs::temp_directory_path() / "troupe-test-XXXXXX").string();
     return mkdtemp(name.data());
+  }
+  /// A machine with one node of memory for each CPU.
+  void give_each_cpu_a_memory() {
+    options_.system = options_.directory / "sys";
+    fs::create_directories(options_.system / "node");
+    std::ofstream(options_.system / "node/online") << "0-" << allowed_.size() - 1 << "\n";
+    for (size_t i = 0; i < allowed_.size(); ++i) {
+      const fs::path node = options_.system / "node" / ("node" + std::to_string(i));
+      fs::create_directories(node);
+      std::ofstream(node / "cpulist") << allowed_[i] << "\n";
+    }
   }
   auto claim(size_t num_threads) { return CpuClaims::claim(num_threads, options_); }
 
@@ -103,18 +117,28 @@ TEST_F(CpuClaimsTest, OnlyCpusThatTheProcessMayUseAreChosen) {
 
 TEST_F(CpuClaimsTest, StaysAtTheMemoryOfItsCpus) {
   if (allowed_.size() < 2) GTEST_SKIP() << "needs two CPUs";
-  // A machine with one node of memory for each CPU.
-  options_.system = options_.directory / "sys";
-  fs::create_directories(options_.system / "node");
-  std::ofstream(options_.system / "node/online") << "0-" << allowed_.size() - 1 << "\n";
-  for (size_t i = 0; i < allowed_.size(); ++i) {
-    const fs::path node = options_.system / "node" / ("node" + std::to_string(i));
-    fs::create_directories(node);
-    std::ofstream(node / "cpulist") << allowed_[i] << "\n";
-  }
+  give_each_cpu_a_memory();
   const auto first = claim(1);
   ASSERT_TRUE(first.ok()) << first.error().message;
   EXPECT_EQ(allowed_cpus(), (*first)->cpus());
+}
+
+TEST_F(CpuClaimsTest, PagesTakeTurnsAmongSeveralMemories) {
+  if (allowed_.size() < 2) GTEST_SKIP() << "needs two CPUs";
+  if (syscall(SYS_set_mempolicy, MPOL_DEFAULT, nullptr, 0) != 0) GTEST_SKIP() << "not allowed";
+  give_each_cpu_a_memory();
+  const auto policy_with = [&](size_t num_threads) {
+    int policy = -1;
+    std::thread([&] {  // which takes its policy with it
+      const auto claims = claim(num_threads);
+      EXPECT_TRUE(claims.ok());
+      EXPECT_EQ(syscall(SYS_get_mempolicy, &policy, nullptr, 0, nullptr, 0), 0);
+    })
+        .join();
+    return policy;
+  };
+  EXPECT_EQ(policy_with(1), MPOL_DEFAULT);
+  EXPECT_EQ(policy_with(2), MPOL_INTERLEAVE);
 }
 
 TEST_F(CpuClaimsTest, EveryUserCanOpenTheFilesWhateverTheUmask) {
