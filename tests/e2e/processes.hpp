@@ -20,6 +20,7 @@
 #include <fstream>
 #include <functional>
 #include <optional>
+#include <set>
 #include <sstream>
 #include <string>
 #include <thread>
@@ -57,15 +58,17 @@ inline bool wait_until(const std::function<bool()>& condition,
   return true;
 }
 
-/// A port of 127.0.0.1 that nobody listened on a moment ago.
+/// A port of 127.0.0.1 that nobody listened on a moment ago, each time another one.
 inline uint16_t free_port() {
+  static std::set<uint16_t> given;
   const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
   sockaddr_in address{.sin_family = AF_INET, .sin_addr = {htonl(INADDR_LOOPBACK)}};
   socklen_t size = sizeof address;
   EXPECT_EQ(bind(fd, reinterpret_cast<sockaddr*>(&address), size), 0);
   getsockname(fd, reinterpret_cast<sockaddr*>(&address), &size);
   close(fd);
-  return ntohs(address.sin_port);
+  const uint16_t port = ntohs(address.sin_port);
+  return given.insert(port).second ? port : free_port();
 }
 
 /// The loopback interface has the address ::1.
