@@ -43,9 +43,13 @@ def peer(binaries, args, repetitions, extra):
     together = []
     for _ in range(repetitions):
         lines = run([f"{binaries}/llama-batched-bench", *base, "-npp", "16", "-ntg", "32", "-npl",
-                     "16", "-c", "2048", "--output-format", "jsonl", *extra[:2]])
-        together += [json.loads(line)["speed_tg"] for line in lines.splitlines()
-                     if line.startswith("{")]
+                     "16", "-c", "2048", *extra[:2]])
+        # | PP | TG | B | N_KV | T_PP | S_PP | T_TG | S_TG | T | S |
+        rows = [line.split("|") for line in lines.splitlines() if line.startswith("|")]
+        speeds = [float(row[8]) for row in rows if row[1].strip() == "16"]
+        if not speeds:
+            sys.exit(f"{binaries}/llama-batched-bench printed no row:\n{lines[-2000:]}")
+        together += speeds
     samples["tg32 b16"] = together
     return samples
 
