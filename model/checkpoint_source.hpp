@@ -7,7 +7,7 @@
 #include <string>
 
 #include "model/checkpoint_writer.hpp"
-#include "model/tensor_visitors.hpp"
+#include "model/tensor_locator.hpp"
 #include "model/weights.hpp"
 
 namespace troupe::model {

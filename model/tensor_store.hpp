@@ -27,17 +27,19 @@ struct WritingRun {
   std::string text;  ///< for messages
 };
 
-/// A tensor and the file that holds it.
-struct StoredTensor {
-  TensorHeader header;
-  uint32_t file = 0;
-};
-
 /// Bytes of one file.
 struct FileRange {
   uint32_t file = 0;
   uint64_t begin = 0;
   uint64_t end = 0;
+};
+
+/// A tensor and the file that holds it.
+struct StoredTensor {
+  TensorHeader header;
+  uint32_t file = 0;
+
+  [[nodiscard]] FileRange whole() const { return {file, header.begin, header.end}; }
 };
 
 /// Where mapped ranges lie in memory, in the order they were asked for, and what keeps them there.

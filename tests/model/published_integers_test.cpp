@@ -17,7 +17,7 @@
 #include "kernels/cpu/convert.hpp"
 #include "model/checkpoint_source.hpp"
 #include "model/checkpoint_writer.hpp"
-#include "model/tensor_visitors.hpp"
+#include "model/tensor_locator.hpp"
 #include "model/weights.hpp"
 #include "tests/model/checkpoint_files.hpp"
 #include "tests/model/published_tensors.hpp"
