@@ -340,17 +340,12 @@ void Batcher::run_step(Effects& effects) {
 }
 
 uint32_t Batcher::rows_alone(const std::vector<RunningAt>& prefilling) const {
-  const auto affordable = cost_.rows_alone(options_.max_step_time);
-  if (!affordable) return options_.max_step_tokens;
-  uint64_t deepest = 0;
-  for (const RunningAt at : prefilling) {
-    deepest = std::max<uint64_t>(deepest, at->second.num_computed);
-  }
-  uint64_t rows = *affordable;
-  if (const uint64_t span = options_.attention_span; span > 0)
-    rows = rows * span / (span + deepest);
-  rows = std::max<uint64_t>(rows, options_.min_prefill_tokens);
-  return static_cast<uint32_t>(std::min<uint64_t>(rows, options_.max_step_tokens));
+  uint32_t deepest = 0;
+  for (const RunningAt at : prefilling) deepest = std::max(deepest, at->second.num_computed);
+  const uint64_t rows =
+      cost_.rows_alone(options_.max_step_time, deepest).value_or(options_.max_step_tokens);
+  return static_cast<uint32_t>(std::min<uint64_t>(
+      std::max<uint64_t>(rows, options_.min_prefill_tokens), options_.max_step_tokens));
 }
 
 uint32_t Batcher::rows_beside(uint32_t num_decoding, double crowd) const {

@@ -268,11 +268,11 @@ class BatcherTwin {
     uint32_t prefill = budget - num_decoding;
     if (num_decoding > 0) {
       prefill = num_mixed_ >= 15 ? 0 : std::min(prefill, rows_beside(num_decoding));
-    } else if (const auto rows = cost_.rows_alone(options_.max_step_time)) {
-      uint64_t deepest = 0;
-      for (const Request* r : prefilling) deepest = std::max<uint64_t>(deepest, r->computed);
-      const uint64_t span = options_.attention_span;
-      const uint64_t affordable = span == 0 ? *rows : *rows * span / (span + deepest);
+    } else {
+      uint32_t deepest = 0;
+      for (const Request* r : prefilling) deepest = std::max(deepest, r->computed);
+      const uint64_t affordable =
+          cost_.rows_alone(options_.max_step_time, deepest).value_or(UINT64_MAX);
       const uint64_t least = std::min(prefill, options_.min_prefill_tokens);
       prefill = static_cast<uint32_t>(std::clamp<uint64_t>(affordable, least, prefill));
     }
