@@ -89,11 +89,7 @@ TEST(DelayedLinks, ChangeNoTokenWithTwoMicroBatchesOut) {
   const auto expected = generated_alone(model, specs);
   TestCluster cluster({.model = model, .micro_batches = 2}, std::nullopt, microseconds(300));
   ASSERT_TRUE(cluster.wait_serving());
-  std::vector<std::shared_future<Stream>> streams;
-  for (const auto& spec : specs) streams.push_back(cluster.submit(spec));
-  for (size_t i = 0; i < specs.size(); ++i) {
-    expect_same(TestCluster::wait(streams[i]), expected[i], "request " + std::to_string(i));
-  }
+  expect_same_together(cluster, specs, expected);
 }
 
 /// Blocks for a few requests only: they grow until some give theirs up, and come back.
@@ -116,11 +112,7 @@ TEST_P(Pressure, PreemptionEvictionAndCacheHitsChangeNoToken) {
                        .kv_block_tokens = 8});
   ASSERT_TRUE(cluster.wait_serving());
   for (int round = 0; round < 3; ++round) {
-    std::vector<std::shared_future<Stream>> streams;
-    for (const auto& spec : specs) streams.push_back(cluster.submit(spec));
-    for (size_t i = 0; i < specs.size(); ++i) {
-      expect_same(TestCluster::wait(streams[i]), expected[i], "request " + std::to_string(i));
-    }
+    expect_same_together(cluster, specs, expected);
   }
   const ClusterStatus status = cluster.status();
   const auto router = std::ranges::max_element(

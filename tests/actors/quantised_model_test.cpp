@@ -315,11 +315,7 @@ TEST(QuantisedModel, GivesTheSameTokensInAClusterAndInOneProcess) {
   const auto expected = generated_alone(demo.path(), specs);
   TestCluster cluster({.model = demo.path(), .micro_batches = 2});
   ASSERT_TRUE(cluster.wait_serving());
-  std::vector<std::shared_future<Stream>> streams;
-  for (const auto& spec : specs) streams.push_back(cluster.submit(spec));
-  for (size_t i = 0; i < specs.size(); ++i) {
-    expect_same(TestCluster::wait(streams[i]), expected[i], "request " + std::to_string(i));
-  }
+  expect_same_together(cluster, specs, expected);
 }
 
 }  // namespace

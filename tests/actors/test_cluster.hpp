@@ -125,4 +125,15 @@ class TestCluster {
   ClusterNodes nodes_;
 };
 
+/// All at once in the cluster, and each gets what it gets alone.
+inline void expect_same_together(TestCluster& cluster,
+                                 const std::vector<scheduler::RequestSpec>& specs,
+                                 const std::vector<Stream>& expected) {
+  std::vector<std::shared_future<Stream>> streams;
+  for (const auto& spec : specs) streams.push_back(cluster.submit(spec));
+  for (size_t i = 0; i < specs.size(); ++i) {
+    expect_same(TestCluster::wait(streams[i]), expected[i], "request " + std::to_string(i));
+  }
+}
+
 }  // namespace troupe::actors
