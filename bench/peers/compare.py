@@ -13,21 +13,25 @@ import json
 import statistics
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 TESTS = ("pp512", "tg32", "tg32 b16")
 
 
 def run(command):
-    done = subprocess.run(command, capture_output=True, text=True)
+    """What it prints on standard output, and on standard error."""
+    with tempfile.TemporaryDirectory() as logs:  # peers leave a llama.log where they run
+        done = subprocess.run(command, capture_output=True, text=True, cwd=logs)
     if done.returncode != 0:
         sys.exit(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
-    return done.stdout
+    return done.stdout, done.stderr
 
 
 def troupe(args, repetitions):
     entries = json.loads(run([args.troupe, "bench", "local", "-m", args.model, "--threads",
                               str(args.threads), "-p", "512", "-n", "32", "-b", "1,16", "-r",
-                              str(repetitions), "-o", "json"]))
+                              str(repetitions), "-o", "json"])[0])
     for entry in entries:
         if entry["test"] == "tg32":
             print(f"  reads {entry['bandwidth_fraction']:.0%} of "
@@ -38,15 +42,15 @@ def troupe(args, repetitions):
 def peer(binaries, args, repetitions, extra):
     base = ["-m", args.gguf, "-t", str(args.threads)]
     entries = json.loads(run([f"{binaries}/llama-bench", *base, "-p", "512", "-n", "32", "-r",
-                              str(repetitions), "-o", "json", *extra]))
+                              str(repetitions), "-o", "json", *extra])[0])
     samples = {"pp512" if entry["n_prompt"] else "tg32": entry["samples_ts"] for entry in entries}
     together = []
     for _ in range(repetitions):
-        lines = run([f"{binaries}/llama-batched-bench", *base, "-npp", "16", "-ntg", "32", "-npl",
-                     "16", "-c", "2048", *extra[:2]])
+        lines = "".join(run([f"{binaries}/llama-batched-bench", *base, "-npp", "16", "-ntg", "32",
+                             "-npl", "16", "-c", "2048", *extra[:2]]))
         # | PP | TG | B | N_KV | T_PP | S_PP | T_TG | S_TG | T | S |
-        rows = [line.split("|") for line in lines.splitlines() if line.startswith("|")]
-        speeds = [float(row[8]) for row in rows if row[1].strip() == "16"]
+        rows = [line[line.index("|"):].split("|") for line in lines.splitlines() if "|" in line]
+        speeds = [float(row[8]) for row in rows if len(row) > 8 and row[1].strip() == "16"]
         if not speeds:
             sys.exit(f"{binaries}/llama-batched-bench printed no row:\n{lines[-2000:]}")
         together += speeds
@@ -66,6 +70,8 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--repetitions", type=int, default=2, help="of each test in a round")
     args = parser.parse_args()
+    for path in ("troupe", "model", "gguf", "llama", "ik"):
+        setattr(args, path, str(Path(getattr(args, path)).resolve()))
 
     tools = {
         "Troupe": lambda n: troupe(args, n),
