@@ -246,6 +246,7 @@ class RouterShell {
     std::vector<uint32_t> num_scored;  ///< prompt tokens, by entry
     Instant began;
     uint32_t num_rows = 0;
+    double work = 0;  ///< its rows, each counted by what it attends to as well
     bool prefills = false;
     uint32_t num_batches = 0;
   };
@@ -380,6 +381,12 @@ class RouterShell {
     }
   }
 
+  [[nodiscard]] double work_of(const scheduler::StepEntry& entry) const {
+    const double count = entry.count;
+    const double mean_depth = entry.first_position + (count - 1) / 2;
+    return count * (1 + mean_depth / options_.batcher.attention_span);
+  }
+
   void perform(scheduler::RunStep& e) {
     step_ = OutStep{.step = e.step, .entries = std::move(e.entries), .began = now(self_)};
     std::vector<StepPart> parts;
@@ -388,6 +395,7 @@ class RouterShell {
       if (request.guide && !request.mask) make_mask(entry.request, request);
       const auto first = request.known.begin() + entry.first_position;
       step_->num_rows += entry.count;
+      step_->work += work_of(entry);
       step_->prefills = step_->prefills || entry.count > 1;
       parts.push_back({.tokens = {first, first + entry.count},
                        .first_position = entry.first_position,
@@ -482,7 +490,8 @@ class RouterShell {
     }
     const OutStep ended_step = *std::exchange(step_, std::nullopt);
     const Duration took = now(self_) - ended_step.began;
-    overlap_.learn(ended_step.num_rows, ended_step.prefills, ended_step.num_batches, took);
+    overlap_.learn(ended_step.num_rows, ended_step.prefills, ended_step.num_batches,
+                   ended_step.work, took);
     if (!message.emissions.empty()) self_->send(scheduler_, std::move(message));
     for (const RequestId request : ended) leave(request);
     idle();

@@ -55,7 +55,7 @@ struct ClusterConfig {
   uint32_t max_queued = 64;
   uint32_t max_queued_per_tenant = 64;  ///< of one API key
   uint32_t max_running = 16;
-  uint32_t max_step_tokens = 256;
+  uint32_t max_step_tokens = 512;
   Duration step_target =
       milliseconds(5);         ///< prefill may fill a step to this (scheduler/batcher.hpp)
   uint32_t micro_batches = 0;  ///< of a router's step, 1 or 2; 0: what is faster, learned

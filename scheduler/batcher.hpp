@@ -34,7 +34,7 @@ namespace troupe::scheduler {
 struct BatcherOptions {
   /// Rows of one step. A scored row (Arrived::num_scored) counts for as many as were measured to
   /// take its time; before that was measured, min_prefill_tokens of them fill a step.
-  uint32_t max_step_tokens = 256;
+  uint32_t max_step_tokens = 512;
   uint32_t max_running = 16;  ///< requests with KV blocks; <= max_step_tokens
   /// What prefill may make of the steps of those who decode: their tokens come on average at most
   /// so much later because somebody's prompt is long. The crowd are the requests whose prefill one
@@ -44,7 +44,7 @@ struct BatcherOptions {
   StepGoal step{.percent = 200, .target = milliseconds(5)};
   /// A step of more than min_prefill_tokens takes no longer than this, as far as its cost is known,
   /// even where nobody decodes: whoever arrives, or leaves, waits for the step that is out.
-  Duration max_step_time = seconds(2);
+  Duration max_step_time = seconds(3);
   /// As long as it takes at most half as much again as agreed, a step takes no fewer rows of
   /// prefill: the first ones cost most. Steps that only decode make up for it.
   uint32_t min_prefill_tokens = 16;

@@ -3,9 +3,11 @@
 // Whether a step is worth cutting into two micro-batches. Two hide the time that rows are away at
 // the experts, and read every weight twice; which weighs more depends on the machine, the network
 // and the rows. So it is learned: by the number of rows, and whether some are prefill, what steps
-// cut and not cut took, as moving averages, with the kind that looks worse tried again more and
-// more seldom. Pure.
+// cut and not cut took. Of each kind the median of the last three counts, so one step that a cold
+// start, a page fault or another process made long decides nothing. The kind that looks worse is
+// tried again more and more seldom. Pure.
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 
@@ -21,14 +23,31 @@ class Overlap {
   /// Micro-batches for such a step: 1 or 2, and 1 for a single row.
   [[nodiscard]] uint32_t choose(uint32_t num_rows, bool prefills);
   /// Such a step, cut as choose() said, took so long.
-  void learn(uint32_t num_rows, bool prefills, uint32_t micro_batches, Duration took);
+  /// @param work its rows, each counted by what it costs: deep in its context a row costs more
+  void learn(uint32_t num_rows, bool prefills, uint32_t micro_batches, double work, Duration took);
 
  private:
+  /// What a unit of work took in the last steps of one kind.
+  class Recent {
+   public:
+    static constexpr uint32_t kKept = 3;
+    void add(double ns);
+    [[nodiscard]] uint32_t count() const { return std::min(num_added_, kKept); }
+    /// REQUIRES: count() == kKept
+    [[nodiscard]] double median() const;
+
+   private:
+    std::array<double, kKept> ns_{};
+    uint32_t num_added_ = 0;
+  };
   /// Steps of 2^i to 2^(i+1) - 1 rows.
   struct Bucket {
-    std::array<double, 2> row_ns{0, 0};  ///< per row, by micro-batches - 1; 0: not known
-    uint32_t until_trial = 0;            ///< steps before the worse kind is tried
+    std::array<Recent, 2> recent;  ///< by micro-batches - 1
+    uint32_t until_trial = 0;      ///< steps before the worse kind is tried
     uint32_t trial_period = kFirstPeriod;
+    [[nodiscard]] bool known() const;
+    /// REQUIRES: known()
+    [[nodiscard]] uint32_t better() const;
   };
   static constexpr uint32_t kFirstPeriod = 16, kLastPeriod = 1024;
   Bucket& bucket(uint32_t num_rows, bool prefills);

@@ -10,7 +10,7 @@ int cut_of_last_1000(Overlap& overlap, Duration one, Duration two) {
   int cut = 0;
   for (int i = 0; i < 2000; ++i) {
     const uint32_t chosen = overlap.choose(64, false);
-    overlap.learn(64, false, chosen, chosen == 2 ? two : one);
+    overlap.learn(64, false, chosen, 64, chosen == 2 ? two : one);
     if (i >= 1000) cut += chosen == 2 ? 1 : 0;
   }
   return cut;
@@ -39,26 +39,28 @@ TEST(Overlap, TriesTheWorseKindMoreSeldomAndOftenAgainAfterAChange) {
     int tried = 0;
     for (int i = 0; i < steps; ++i) {
       const uint32_t chosen = overlap.choose(64, false);
-      overlap.learn(64, false, chosen, chosen == faster ? milliseconds(1) : milliseconds(2));
+      overlap.learn(64, false, chosen, 64, chosen == faster ? milliseconds(1) : milliseconds(2));
       tried += chosen == faster ? 0 : 1;
     }
     return tried;
   };
+  EXPECT_EQ(trials(6, 1), 3) << "both kinds, to begin with";
   const int first = trials(200, 1);
   EXPECT_LT(trials(20'000, 1), 30);
   EXPECT_GE(trials(20'000, 1), 18) << "every 1024 steps at least";
   while (overlap.choose(64, false) != 2) {  // now two are faster, until that is known
-    overlap.learn(64, false, 1, milliseconds(2));
-    overlap.learn(64, false, 2, milliseconds(1));
+    overlap.learn(64, false, 1, 64, milliseconds(2));
+    overlap.learn(64, false, 2, 64, milliseconds(1));
   }
-  EXPECT_GE(trials(200, 2), first - 1) << "it is as unsure as at the start";
+  EXPECT_GE(trials(200, 2), first - 1) << "it is as unsure as it was";
 }
 
 TEST(Overlap, LearnsByTheNumberAndTheKindOfRows) {
   Overlap overlap(0);
   const auto fast_if = [&](uint32_t rows, bool prefills, uint32_t faster) {
     const uint32_t chosen = overlap.choose(rows, prefills);
-    overlap.learn(rows, prefills, chosen, chosen == faster ? milliseconds(1) : milliseconds(2));
+    overlap.learn(rows, prefills, chosen, rows,
+                  chosen == faster ? milliseconds(1) : milliseconds(2));
     return chosen;
   };
   for (int i = 0; i < 40; ++i) {
@@ -69,6 +71,32 @@ TEST(Overlap, LearnsByTheNumberAndTheKindOfRows) {
   EXPECT_EQ(fast_if(9, false, 1) + fast_if(10, false, 1) + fast_if(11, false, 1), 3U);
   EXPECT_EQ(fast_if(130, false, 2) + fast_if(255, false, 2), 4U);
   EXPECT_EQ(fast_if(15, true, 2) + fast_if(9, true, 2), 4U);
+}
+
+TEST(Overlap, DoesNotMindAColdStartOrASlowStepNowAndThen) {
+  Overlap overlap(0);
+  int cut = 0;
+  for (int i = 0; i < 2000; ++i) {
+    const uint32_t chosen = overlap.choose(64, true);
+    const bool slow = i == 0 || i % 50 == 30;
+    overlap.learn(64, true, chosen, 64,
+                  slow ? milliseconds(40) : milliseconds(chosen == 2 ? 11 : 10));
+    if (i >= 6) cut += chosen == 2 ? 1 : 0;
+  }
+  EXPECT_LE(cut, 12) << "trials, and no more";
+}
+
+TEST(Overlap, ComparesByWhatTheRowsCost) {
+  Overlap overlap(0);
+  // Prompts of two steps, the second of which attends to the first: all that is cut is deep.
+  for (int i = 0; i < 200; ++i) {
+    const bool deep = i % 2 == 1;
+    const uint32_t chosen = overlap.choose(64, true);
+    const double work = deep ? 128 : 64;
+    overlap.learn(64, true, chosen, work,
+                  Duration{static_cast<int64_t>(work * (chosen == 2 ? 80'000 : 100'000))});
+  }
+  EXPECT_EQ(overlap.choose(64, true) + overlap.choose(64, true), 4U);
 }
 
 TEST(Overlap, NeverCutsASingleRowAndObeysTheSetting) {
