@@ -114,6 +114,7 @@ class Cases {
     add_gemm("gate", s_.num_routed_experts, s_.hidden_size, {&kFloat, 1});
     add_topk_gate();
     add_gemm("expert_up", s_.moe_intermediate_size, s_.hidden_size, kForms);
+    add_gemm("expert_down", s_.hidden_size, s_.moe_intermediate_size, kForms);
     add_ffn("experts", s_.num_experts_per_tok, s_.moe_intermediate_size);
     add_ffn("shared", 1, s_.num_shared_experts * s_.moe_intermediate_size);
     add_ffn("dense", 1, s_.intermediate_size);
