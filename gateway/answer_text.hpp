@@ -34,6 +34,8 @@ class AnswerText {
   [[nodiscard]] std::optional<size_t> stopped() const { return text_.stopped(); }
   [[nodiscard]] uint64_t num_tokens() const { return num_tokens_; }
   [[nodiscard]] uint64_t num_reasoning_tokens() const { return num_reasoning_tokens_; }
+  /// Calls whose arguments are over.
+  [[nodiscard]] uint64_t num_ended_calls() const { return parser_.num_ended_calls(); }
 
   [[nodiscard]] bool has_logprobs() const { return !logprobs_.empty(); }
   /// JSON of the logprobs, not yet taken, of tokens whose text has begun to come; behind end() of

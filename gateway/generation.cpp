@@ -62,16 +62,12 @@ class Generation final : public Exchange {
   void take(Choice& choice, scheduler::ClientEvent event, Instant now);
   void take_tokens(Choice& choice, const scheduler::TokensEmitted& emitted, Instant now);
   void add_parts(Choice& choice, std::vector<AnswerPart> parts);
-  void add_tool_call(Choice& choice, AnswerPart call);
+  void add_tool_call(Choice& choice, std::string name);
   void send(Choice& choice, ChoiceDelta delta);
   void add_arguments(Choice& choice, std::string arguments);
-  /// Whether these parts hold the one call that the client wants, whole. Behind a guided one the
-  /// grammar ends the answer.
-  [[nodiscard]] bool has_enough_calls(const std::vector<AnswerPart>& parts) const {
-    return !plan_.parallel_tool_calls &&
-           std::any_of(parts.begin(), parts.end(), [](const AnswerPart& part) {
-             return part.kind == AnswerPart::Kind::kToolCall && !part.text.empty();
-           });
+  /// Whether the one call that the client wants is there.
+  [[nodiscard]] bool has_enough_calls(const Choice& choice) const {
+    return !plan_.parallel_tool_calls && choice.answer.num_ended_calls() > 0;
   }
   void finish(Choice& choice, std::string_view reason, Instant now);
   void fail(ApiError error);
@@ -220,7 +216,7 @@ void Generation::take_tokens(Choice& choice, const scheduler::TokensEmitted& emi
   }
   for (const auto& token : emitted.tokens) {
     append_parts(parts, answer.push(token));
-    if (answer.stopped() || has_enough_calls(parts)) break;
+    if (answer.stopped() || has_enough_calls(choice)) break;
   }
   const bool had_first = emitted.first == 0;
   const uint64_t num_next = answer.num_tokens() - emitted.first - (had_first ? 1 : 0);
@@ -228,11 +224,10 @@ void Generation::take_tokens(Choice& choice, const scheduler::TokensEmitted& emi
     metrics_.next_tokens(num_next, had_first ? Duration{} : now - choice.last_token);
   choice.last_token = now;
 
-  const bool has_enough = has_enough_calls(parts);
   add_parts(choice, std::move(parts));
   if (const auto stop = answer.stopped()) {
     choice.stop_reason = plan_.request.stop[*stop];
-  } else if (!has_enough) {
+  } else if (!has_enough_calls(choice)) {
     return;
   }
   client_.cancel(choice.request);
@@ -254,7 +249,7 @@ void Generation::add_parts(Choice& choice, std::vector<AnswerPart> parts) {
     }
     if (choice.has_enough) return;
     if (part.kind == AnswerPart::Kind::kToolCall) {
-      add_tool_call(choice, std::move(part));
+      add_tool_call(choice, std::move(part.name));
     } else if (part.kind == AnswerPart::Kind::kArguments) {
       add_arguments(choice, std::move(part.text));
     } else if (!plan_.request.stream) {
@@ -267,18 +262,17 @@ void Generation::add_parts(Choice& choice, std::vector<AnswerPart> parts) {
   }
 }
 
-void Generation::add_tool_call(Choice& choice, AnswerPart call) {
+void Generation::add_tool_call(Choice& choice, std::string name) {
   const auto index = static_cast<uint32_t>(choice.tool_calls.size());
   std::string id =
       "call_" + plan_.request_id + "-" + std::to_string(choice.index) + "-" + std::to_string(index);
-  choice.tool_calls.push_back({std::move(id), std::move(call.name), ""});
+  choice.tool_calls.push_back({std::move(id), std::move(name), ""});
   if (plan_.request.stream) {
     const ToolCallResult& made = choice.tool_calls.back();
     // Clients join the strings of a call's steps: id and name may come only once.
     send(choice, {.index = choice.index,
                   .tool_call = ToolCallDelta{.index = index, .id = made.id, .name = made.name}});
   }
-  if (!call.text.empty()) add_arguments(choice, std::move(call.text));
 }
 
 void Generation::add_arguments(Choice& choice, std::string arguments) {

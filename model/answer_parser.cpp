@@ -1,12 +1,9 @@
 #include "model/answer_parser.hpp"
 
 #include <algorithm>
-#include <boost/json/value.hpp>
-#include <optional>
 #include <utility>
 
 #include "model/chat_tokens.hpp"
-#include "model/json.hpp"
 
 namespace troupe::model {
 namespace {
@@ -16,16 +13,8 @@ using Parts = std::vector<AnswerPart>;
 constexpr std::string_view kBlanks = " \t\r\n";
 constexpr std::string_view kFence = "```";
 constexpr std::string_view kFenceLanguage = "json";
-constexpr std::string_view kOpenFence = "\n```json\n";
-constexpr std::string_view kCloseFence = "\n```";
+constexpr std::string_view kOpenArguments = "{";
 constexpr size_t kMaxNameBytes = 256;
-constexpr size_t kMaxArgumentsDepth = 32;
-
-std::string_view trimmed(std::string_view text) {
-  const size_t begin = text.find_first_not_of(kBlanks);
-  if (begin == std::string_view::npos) return {};
-  return text.substr(begin, text.find_last_not_of(kBlanks) - begin + 1);
-}
 
 /// Length of the longest end of `text` that begins `tag` without being all of it.
 size_t length_held(std::string_view text, std::string_view tag) {
@@ -40,63 +29,55 @@ bool may_become(std::string_view text, std::string_view tag) {
   return text.size() < tag.size() && tag.starts_with(text);
 }
 
-bool is_name(std::string_view name) {
-  return !name.empty() && name.size() <= kMaxNameBytes &&
-         std::none_of(name.begin(), name.end(),
-                      [](char c) { return static_cast<unsigned char>(c) <= ' ' || c == '<'; });
-}
+/// Reads what a call begins with; blanks may stand before every part of it.
+class HeadReader {
+ public:
+  explicit HeadReader(std::string_view text) : text_(text), rest_(text) {}
 
-/// What stands between "```json" and "```", without them.
-std::optional<std::string_view> without_fence(std::string_view text) {
-  text = trimmed(text);
-  if (!text.starts_with(kFence) || text.size() < 2 * kFence.size()) return std::nullopt;
-  text.remove_prefix(kFence.size());
-  if (!text.ends_with(kFence)) return std::nullopt;
-  text.remove_suffix(kFence.size());
-  if (text.starts_with(kFenceLanguage)) text.remove_prefix(kFenceLanguage.size());
-  return text;
-}
-
-std::optional<AnswerPart> parse_call(std::string_view body, ToolSyntax syntax) {
-  const size_t separator = body.find(kToolSeparator);
-  if (separator == std::string_view::npos) return std::nullopt;
-  std::string_view name = trimmed(body.substr(0, separator));
-  std::string_view arguments = body.substr(separator + kToolSeparator.size());
-  if (syntax == ToolSyntax::kFenced) {
-    const size_t line_end = arguments.find('\n');
-    if (name != "function" || line_end == std::string_view::npos) return std::nullopt;
-    name = trimmed(arguments.substr(0, line_end));
-    const auto inner = without_fence(arguments.substr(line_end));
-    if (!inner) return std::nullopt;
-    arguments = *inner;
+  bool take(std::string_view literal) {
+    skip_blanks();
+    if (rest_.starts_with(literal)) {
+      rest_.remove_prefix(literal.size());
+      return true;
+    }
+    ran_out_ = may_become(rest_, literal);
+    return false;
   }
-  arguments = trimmed(arguments);
-  if (!is_name(name)) return std::nullopt;
-  // A key may come twice, as in any JSON that a grammar lets the model write: the client reads it.
-  const auto parsed = parse_json(arguments, kMaxArgumentsDepth, RepeatedKey::kLastCounts);
-  if (!parsed.ok() || !parsed->is_object()) return std::nullopt;
-  return AnswerPart{AnswerPart::Kind::kToolCall, std::string(arguments), std::string(name)};
-}
 
-/// What a guided call begins with, before the brace that opens its arguments.
-struct CallHead {
-  std::string_view name;
-  size_t size = 0;
+  /// Anything without blanks and '<', which begins the next mark.
+  bool take_name(std::string_view& name) {
+    skip_blanks();
+    const auto end = std::find_if(rest_.begin(), rest_.end(), [](char c) {
+      return static_cast<unsigned char>(c) <= ' ' || c == '<';
+    });
+    name = rest_.substr(0, static_cast<size_t>(end - rest_.begin()));
+    rest_.remove_prefix(name.size());
+    ran_out_ = rest_.empty() && name.size() <= kMaxNameBytes;
+    return !rest_.empty() && !name.empty() && name.size() <= kMaxNameBytes;
+  }
+
+  /// Whether the last part was not there because the text ended within it.
+  [[nodiscard]] bool ran_out() const { return ran_out_; }
+  [[nodiscard]] size_t num_read() const { return text_.size() - rest_.size(); }
+
+ private:
+  void skip_blanks() {
+    rest_.remove_prefix(std::min(rest_.find_first_not_of(kBlanks), rest_.size()));
+  }
+
+  std::string_view text_;
+  std::string_view rest_;
+  bool ran_out_ = false;
 };
 
-/// Nothing if more text has to come or `body` does not begin as a grammar lets calls begin.
-std::optional<CallHead> parse_call_head(std::string_view body, ToolSyntax syntax) {
-  const size_t separator = body.find(kToolSeparator);
-  if (separator == std::string_view::npos) return std::nullopt;
-  CallHead head{body.substr(0, separator), separator + kToolSeparator.size()};
-  if (syntax == ToolSyntax::kFenced) {
-    if (head.name != "function") return std::nullopt;
-    const size_t fence = body.find(kOpenFence, head.size);
-    if (fence == std::string_view::npos) return std::nullopt;
-    head = {body.substr(head.size, fence - head.size), fence + kOpenFence.size()};
+/// Reads up to the brace that opens the arguments, it included.
+bool read_head(HeadReader& reader, ToolSyntax syntax, std::string_view& name) {
+  if (syntax == ToolSyntax::kPlain) {
+    return reader.take_name(name) && reader.take(kToolSeparator) && reader.take(kOpenArguments);
   }
-  if (!is_name(head.name) || !body.substr(head.size).starts_with('{')) return std::nullopt;
-  return head;
+  return reader.take("function") && reader.take(kToolSeparator) && reader.take_name(name) &&
+         reader.take(kFence) && (reader.take(kFenceLanguage) || !reader.ran_out()) &&
+         reader.take(kOpenArguments);
 }
 
 }  // namespace
@@ -113,18 +94,23 @@ Parts AnswerParser::push(std::string_view text) {
 
 Parts AnswerParser::finish() {
   Parts out;
-  if (state_ == State::kCall) {
-    end_call(std::exchange(pending_, {}), "", out);
-    state_ = State::kCalls;
-  }
-  if (state_ == State::kCallTail) pending_.clear();  // the beginning of tags
-  if (state_ == State::kCalls) {
-    // Tags alone are no text, unless they led to no call.
-    if (!any_call_here_ || !trimmed(pending_).empty()) {
-      emit(AnswerPart::Kind::kContent, unclaimed_ + pending_, out);
-    }
-  } else {
-    emit(in_reasoning() ? AnswerPart::Kind::kReasoning : AnswerPart::Kind::kContent, pending_, out);
+  const bool is_blank = pending_.find_first_not_of(kBlanks) == std::string::npos;
+  switch (state_) {
+    case State::kStart:
+    case State::kReasoning:
+      emit(in_reasoning() ? AnswerPart::Kind::kReasoning : AnswerPart::Kind::kContent, pending_,
+           out);
+      break;
+    case State::kCalls:
+      // Marks alone are no text, unless they led to no call.
+      if (any_call_here_ && is_blank) break;
+      [[fallthrough]];
+    case State::kCallHead: emit(AnswerPart::Kind::kContent, unclaimed_ + pending_, out); break;
+    case State::kArguments: emit(AnswerPart::Kind::kArguments, pending_, out); break;
+    case State::kCallTail: break;  // the beginning of a mark
+    case State::kContent:
+    case State::kBehindCall:
+    case State::kNoCall: emit(AnswerPart::Kind::kContent, pending_, out); break;
   }
   pending_.clear();
   unclaimed_.clear();
@@ -142,16 +128,14 @@ bool AnswerParser::step(Parts& out) {
     case State::kStart: return leave_start();
     case State::kReasoning:
       return text_until(kEndThink, AnswerPart::Kind::kReasoning, State::kContent, out);
-    case State::kContent:
-      if (syntax_.tools == ToolSyntax::kNone) {
-        emit(AnswerPart::Kind::kContent, std::exchange(pending_, {}), out);
-        return false;
-      }
-      return text_until(kToolCallsBegin, AnswerPart::Kind::kContent, State::kCalls, out);
+    case State::kContent: return before_calls(out);
     case State::kCalls: return between_calls(out);
-    case State::kCall: return within_call(out);
+    case State::kCallHead: return within_head(out);
     case State::kArguments: return within_arguments(out);
     case State::kCallTail: return behind_arguments();
+    case State::kBehindCall:
+      return text_until(kToolCallEnd, AnswerPart::Kind::kContent, State::kCalls, out);
+    case State::kNoCall: return within_no_call(out);
   }
   return false;
 }
@@ -182,10 +166,17 @@ bool AnswerParser::text_until(std::string_view tag, AnswerPart::Kind kind, State
   emit(kind, std::string_view(pending_).substr(0, at), out);
   pending_.erase(0, at + tag.size());
   state_ = next;
-  if (next == State::kCalls) {
-    unclaimed_ = tag;
-    any_call_here_ = false;
+  return true;
+}
+
+bool AnswerParser::before_calls(Parts& out) {
+  if (syntax_.tools == ToolSyntax::kNone) {
+    emit(AnswerPart::Kind::kContent, std::exchange(pending_, {}), out);
+    return false;
   }
+  if (!text_until(kToolCallsBegin, AnswerPart::Kind::kContent, State::kCalls, out)) return false;
+  unclaimed_ = kToolCallsBegin;
+  any_call_here_ = false;
   return true;
 }
 
@@ -200,7 +191,7 @@ bool AnswerParser::between_calls(Parts& out) {
   if (pending_.starts_with(kToolCallBegin)) {
     unclaimed_ += kToolCallBegin;
     pending_.erase(0, kToolCallBegin.size());
-    state_ = State::kCall;
+    state_ = State::kCallHead;
     return true;
   }
   if (pending_.starts_with(kToolCallsEnd)) {
@@ -215,77 +206,92 @@ bool AnswerParser::between_calls(Parts& out) {
   return true;
 }
 
-bool AnswerParser::within_call(Parts& out) {
-  if (syntax_.guided_calls && open_guided_call(out)) return true;
-  const size_t at = pending_.find(kToolCallEnd, num_searched_);
-  if (at == std::string::npos) {
-    // Long arguments come in many pieces: each is searched once.
-    num_searched_ = pending_.size() - std::min(pending_.size(), kToolCallEnd.size());
-    return false;
+bool AnswerParser::within_head(Parts& out) {
+  HeadReader reader(std::string_view(pending_).substr(0, kMaxCallHeadBytes));
+  std::string_view name;
+  if (read_head(reader, syntax_.tools, name)) {
+    out.push_back({AnswerPart::Kind::kToolCall, "", std::string(name)});
+    pending_.erase(0, reader.num_read() - kOpenArguments.size());
+    any_call_here_ = true;
+    state_ = State::kArguments;
+  } else {
+    if (reader.ran_out() && pending_.size() < kMaxCallHeadBytes) return false;
+    emit(AnswerPart::Kind::kContent, unclaimed_, out);
+    state_ = State::kNoCall;
   }
-  const std::string body = pending_.substr(0, at);
-  pending_.erase(0, at + kToolCallEnd.size());
-  num_searched_ = 0;
-  end_call(body, kToolCallEnd, out);
-  state_ = State::kCalls;
-  return true;
-}
-
-bool AnswerParser::open_guided_call(Parts& out) {
-  const auto head = parse_call_head(pending_, syntax_.tools);
-  if (!head) return false;
-  out.push_back({AnswerPart::Kind::kToolCall, "", std::string(head->name)});
-  pending_.erase(0, head->size);
-  num_searched_ = 0;
   unclaimed_.clear();
-  any_call_here_ = true;
-  state_ = State::kArguments;
   return true;
 }
 
 bool AnswerParser::within_arguments(Parts& out) {
   size_t size = 0;
-  while (size < pending_.size()) {
-    const char c = pending_[size++];
-    if (in_string_) {
-      if (escapes_) {
-        escapes_ = false;
-      } else if (c == '\\') {
-        escapes_ = true;
-      } else if (c == '"') {
-        in_string_ = false;
-      }
-    } else if (c == '"') {
-      in_string_ = true;
-    } else if (c == '{' || c == '[') {
-      ++depth_;
-    } else if ((c == '}' || c == ']') && --depth_ == 0) {
-      state_ = State::kCallTail;
-      break;
+  bool is_over = false;
+  while (!is_over && size < pending_.size()) {
+    const char c = pending_[size];
+    if (!nesting_.in_string) {
+      is_over = c == '<' || c == '`';
+    } else if (c == '<' && !syntax_.guided_calls) {
+      const std::string_view rest = std::string_view(pending_).substr(size);
+      if (may_become(rest, kToolCallEnd)) break;
+      is_over = rest.starts_with(kToolCallEnd);
     }
+    if (is_over) break;
+    is_over = nesting_.closes(c);
+    ++size;
   }
   emit(AnswerPart::Kind::kArguments, std::string_view(pending_).substr(0, size), out);
   pending_.erase(0, size);
-  return state_ == State::kCallTail;
-}
-
-bool AnswerParser::behind_arguments() {
-  std::string tail(syntax_.tools == ToolSyntax::kFenced ? kCloseFence : std::string_view());
-  tail += kToolCallEnd;
-  if (may_become(pending_, tail)) return false;
-  if (pending_.starts_with(tail)) pending_.erase(0, tail.size());
-  state_ = State::kCalls;  // where what is no tag is content
+  if (!is_over) return false;
+  nesting_ = {};
+  ++num_ended_calls_;
+  state_ = State::kCallTail;
   return true;
 }
 
-void AnswerParser::end_call(std::string_view body, std::string_view end, Parts& out) {
-  if (auto call = parse_call(body, syntax_.tools)) {
-    out.push_back(*std::move(call));
-    any_call_here_ = true;
-  } else {
-    emit(AnswerPart::Kind::kContent, unclaimed_ + std::string(body) + std::string(end), out);
+bool AnswerParser::Nesting::closes(char next) {
+  if (in_string) {
+    if (escapes) {
+      escapes = false;
+    } else if (next == '\\') {
+      escapes = true;
+    } else if (next == '"') {
+      in_string = false;
+    }
+    return false;
   }
-  unclaimed_.clear();
+  if (next == '"') in_string = true;
+  if (next == '{' || next == '[') ++depth;
+  return (next == '}' || next == ']') && --depth == 0;
+}
+
+bool AnswerParser::behind_arguments() {
+  pending_.erase(0, pending_.find_first_not_of(kBlanks));
+  const bool has_fence = syntax_.tools == ToolSyntax::kFenced;
+  if (has_fence && pending_.starts_with(kFence)) {
+    pending_.erase(0, kFence.size());
+    return true;
+  }
+  if (pending_.starts_with(kToolCallEnd)) {
+    pending_.erase(0, kToolCallEnd.size());
+    state_ = State::kCalls;
+    return true;
+  }
+  if (pending_.starts_with(kToolCallBegin) || pending_.starts_with(kToolCallsEnd)) {
+    state_ = State::kCalls;  // the end mark was forgotten
+    return true;
+  }
+  if (has_fence && may_become(pending_, kFence)) return false;
+  for (const std::string_view mark : {kToolCallEnd, kToolCallBegin, kToolCallsEnd}) {
+    if (may_become(pending_, mark)) return false;
+  }
+  state_ = State::kBehindCall;
+  return true;
+}
+
+bool AnswerParser::within_no_call(Parts& out) {
+  if (!text_until(kToolCallEnd, AnswerPart::Kind::kContent, State::kCalls, out)) return false;
+  emit(AnswerPart::Kind::kContent, kToolCallEnd, out);
+  return true;
 }
 
 /// Appends text, to the last part if that is of the same kind.

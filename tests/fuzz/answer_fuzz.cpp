@@ -17,14 +17,16 @@ using namespace troupe::model;
 std::vector<AnswerPart> parse(AnswerSyntax syntax, std::string_view text, size_t piece) {
   AnswerParser parser(syntax);
   std::vector<AnswerPart> all;
+  uint64_t num_calls = 0;
   const auto add = [&](std::vector<AnswerPart> parts) {
     for (AnswerPart& part : parts) {
       const bool is_call = part.kind == AnswerPart::Kind::kToolCall;
-      const bool is_more = part.kind == AnswerPart::Kind::kArguments;
-      CHECK(!part.text.empty() || (is_call && syntax.guided_calls));
+      CHECK_EQ(is_call, part.text.empty());
       CHECK_EQ(is_call, !part.name.empty());
-      if (is_more) {
+      num_calls += is_call ? 1 : 0;
+      if (part.kind == AnswerPart::Kind::kArguments) {
         CHECK(!all.empty() && all.back().kind == AnswerPart::Kind::kToolCall);
+        CHECK(!all.back().text.empty() || part.text[0] == '{');
         all.back().text += part.text;
       } else if (!is_call && !all.empty() && all.back().kind == part.kind) {
         all.back().text += part.text;
@@ -32,6 +34,8 @@ std::vector<AnswerPart> parse(AnswerSyntax syntax, std::string_view text, size_t
         all.push_back(std::move(part));
       }
     }
+    CHECK_LE(parser.num_ended_calls(), num_calls);
+    CHECK_LE(num_calls, parser.num_ended_calls() + 1);
   };
   for (size_t at = 0; at < text.size(); at += piece) add(parser.push(text.substr(at, piece)));
   add(parser.finish());

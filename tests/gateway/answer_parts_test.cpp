@@ -30,6 +30,7 @@ struct Gathered {
   int num_roles = 0;
   std::string content, reasoning_content, reasoning, finish_reason;
   std::vector<ToolCallResult> calls;
+  uint64_t num_argument_steps = 0;  ///< of all calls
   uint64_t num_logprobs = 0;
 };
 
@@ -140,7 +141,10 @@ class AnswerPartsTest : public ::testing::Test {
         ASSERT_LT(index, out.calls.size());
         EXPECT_FALSE(step.as_object().contains("id")) << "clients would join it";
         EXPECT_FALSE(function.contains("name"));
+        EXPECT_EQ(index + 1, out.calls.size()) << "calls come one after the other";
+        EXPECT_FALSE(function.at("arguments").as_string().empty());
         out.calls[index].arguments += std::string_view(function.at("arguments").as_string());
+        ++out.num_argument_steps;
       }
     }
   }
@@ -227,11 +231,10 @@ TEST_F(AnswerPartsTest, ReadsTheCallsOfV3InTheirFence) {
             R"({"city": "Bern"})");
 }
 
-TEST_F(AnswerPartsTest, AMalformedCallIsContent) {
+TEST_F(AnswerPartsTest, WhatDoesNotBeginAsACallIsContent) {
   const std::string text =
-      "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>weather<｜tool▁sep｜>{\"city\": "
-      "<｜tool▁call▁end｜>"
-      "<｜tool▁calls▁end｜>";
+      "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>weather<｜tool▁sep｜>[\"city\"]"
+      "<｜tool▁call▁end｜><｜tool▁calls▁end｜>";
   start(model::ChatFormatKind::kDeepseekV31, text);
   const auto body = whole(kTools);
   EXPECT_EQ(message_of(body).at("content").as_string(), text);
@@ -240,11 +243,26 @@ TEST_F(AnswerPartsTest, AMalformedCallIsContent) {
   EXPECT_EQ(streamed(kTools).content, text);
 }
 
-TEST_F(AnswerPartsTest, StreamsTheArgumentsOfForcedCallsAsTheyCome) {
+TEST_F(AnswerPartsTest, ArgumentsThatAreNoJsonAreTheSameWholeAndStreamed) {
+  start(model::ChatFormatKind::kDeepseekV31,
+        "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>weather<｜tool▁sep｜>{\"city\": Bern"
+        "<｜tool▁call▁end｜><｜tool▁calls▁end｜>");
+  const auto body = whole(kTools);
+  EXPECT_TRUE(message_of(body).at("content").is_null());
+  const auto& call = message_of(body).at("tool_calls").as_array().at(0);
+  EXPECT_EQ(call.at("function").at("arguments").as_string(), "{\"city\": Bern");
+  EXPECT_EQ(body.at("choices").as_array().at(0).at("finish_reason").as_string(), "tool_calls");
+  const Gathered stream = streamed(kTools);
+  ASSERT_EQ(stream.calls.size(), 1U);
+  EXPECT_EQ(stream.calls[0].arguments, "{\"city\": Bern");
+  EXPECT_EQ(stream.content, "");
+}
+
+TEST_F(AnswerPartsTest, StreamsArgumentsAsTheyCome) {
   for (const auto kind :
        {model::ChatFormatKind::kDeepseekV31, model::ChatFormatKind::kDeepseekV3}) {
     const bool is_plain = kind == model::ChatFormatKind::kDeepseekV31;
-    const std::string arguments = R"({"city":"Bern, 七 or {\"elsewhere\"}"})";
+    const std::string arguments = R"({"city":"Bern, 七 <or> ``` {\"elsewhere\"}"})";
     const std::string call =
         "<｜tool▁call▁begin｜>" +
         (is_plain ? "weather<｜tool▁sep｜>" + arguments
@@ -252,36 +270,40 @@ TEST_F(AnswerPartsTest, StreamsTheArgumentsOfForcedCallsAsTheyCome) {
         "<｜tool▁call▁end｜>";
     start(kind,
           "<｜tool▁calls▁begin｜>" + call + (is_plain ? "" : "\n") + call + "<｜tool▁calls▁end｜>");
-    const std::string forced = std::string(kTools) + R"(,"tool_choice":"required")";
-    const auto body = whole(forced);
-    const auto& calls = message_of(body).at("tool_calls").as_array();
-    ASSERT_EQ(calls.size(), 2U);
-    const Gathered stream = streamed(forced);
-    ASSERT_EQ(stream.calls.size(), 2U);
-    for (size_t i = 0; i < 2; ++i) {
-      EXPECT_EQ(calls[i].at("function").at("arguments").as_string(), arguments);
-      EXPECT_EQ(stream.calls[i].arguments, arguments);
-      EXPECT_EQ(stream.calls[i].name, "weather");
-      EXPECT_EQ(stream.calls[i].id, std::string_view(calls[i].at("id").as_string()));
-    }
-    EXPECT_EQ(stream.finish_reason, "tool_calls");
+    for (const char* choice : {R"("auto")", R"("required")"}) {
+      SCOPED_TRACE(std::string(model::to_string(kind)) + " " + choice);
+      const std::string fields = std::string(kTools) + R"(,"tool_choice":)" + choice;
+      const auto body = whole(fields);
+      const auto& calls = message_of(body).at("tool_calls").as_array();
+      ASSERT_EQ(calls.size(), 2U);
+      const Gathered stream = streamed(fields);
+      ASSERT_EQ(stream.calls.size(), 2U);
+      for (size_t i = 0; i < 2; ++i) {
+        EXPECT_EQ(calls[i].at("function").at("arguments").as_string(), arguments);
+        EXPECT_EQ(stream.calls[i].arguments, arguments);
+        EXPECT_EQ(stream.calls[i].name, "weather");
+        EXPECT_EQ(stream.calls[i].id, std::string_view(calls[i].at("id").as_string()));
+      }
+      EXPECT_GT(stream.num_argument_steps, 10U) << "a token each, as the fake cluster sends them";
+      EXPECT_EQ(stream.finish_reason, "tool_calls");
 
-    // Where max_tokens cuts the answer, it cuts the arguments, in the stream as in the whole.
-    const size_t num_tokens = model_->tokenizer.encode(call).value().size();
-    const std::string cut =
-        forced + R"(,"max_completion_tokens":)" + std::to_string(num_tokens - 10);
-    const auto cut_body = whole(cut);
-    const auto& cut_calls = message_of(cut_body).at("tool_calls").as_array();
-    ASSERT_EQ(cut_calls.size(), 1U);
-    const std::string cut_arguments(
-        std::string_view(cut_calls[0].at("function").at("arguments").as_string()));
-    EXPECT_TRUE(arguments.starts_with(cut_arguments));
-    EXPECT_LT(cut_arguments.size(), arguments.size());
-    const Gathered cut_stream = streamed(cut);
-    ASSERT_EQ(cut_stream.calls.size(), 1U);
-    EXPECT_EQ(cut_stream.calls[0].arguments, cut_arguments);
-    EXPECT_EQ(cut_stream.content, "");
-    EXPECT_EQ(cut_stream.finish_reason, "length");
+      // Where max_tokens cuts the answer, it cuts the arguments, in the stream as in the whole.
+      const size_t num_tokens = model_->tokenizer.encode(call).value().size();
+      const std::string cut =
+          fields + R"(,"max_completion_tokens":)" + std::to_string(num_tokens - 10);
+      const auto cut_body = whole(cut);
+      const auto& cut_calls = message_of(cut_body).at("tool_calls").as_array();
+      ASSERT_EQ(cut_calls.size(), 1U);
+      const std::string cut_arguments(
+          std::string_view(cut_calls[0].at("function").at("arguments").as_string()));
+      EXPECT_TRUE(arguments.starts_with(cut_arguments));
+      EXPECT_LT(cut_arguments.size(), arguments.size());
+      const Gathered cut_stream = streamed(cut);
+      ASSERT_EQ(cut_stream.calls.size(), 1U);
+      EXPECT_EQ(cut_stream.calls[0].arguments, cut_arguments);
+      EXPECT_EQ(cut_stream.content, "");
+      EXPECT_EQ(cut_stream.finish_reason, "length");
+    }
   }
 }
 
@@ -289,6 +311,8 @@ TEST_F(AnswerPartsTest, EndsBehindTheFirstCallWhereOneIsEnough) {
   start(model::ChatFormatKind::kDeepseekV31, kTwoCalls);
   const std::string fields = std::string(kTools) + R"(,"parallel_tool_calls":false)";
   const auto body = whole(fields);
+  const auto& calls = message_of(body).at("tool_calls").as_array();
+  EXPECT_EQ(calls.at(0).at("function").at("arguments").as_string(), R"({"city": "Bern"})");
   EXPECT_EQ(message_of(body).at("tool_calls").as_array().size(), 1U);
   EXPECT_EQ(body.at("choices").as_array().at(0).at("finish_reason").as_string(), "tool_calls");
   const Gathered stream = streamed(fields);

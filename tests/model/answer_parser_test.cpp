@@ -29,15 +29,23 @@ AnswerPart call(std::string name, std::string arguments) {
   return {Kind::kToolCall, std::move(arguments), std::move(name)};
 }
 
-/// All parts, neighbours of one kind of text joined.
+AnswerSyntax guided(AnswerSyntax syntax) {
+  syntax.guided_calls = true;
+  return syntax;
+}
+
+/// All parts, neighbours of one kind of text joined, arguments to their call.
 class Joined {
  public:
   void add(Parts parts) {
     for (AnswerPart& part : parts) {
-      EXPECT_FALSE(part.text.empty());
-      const bool joins =
-          !all_.empty() && part.kind != Kind::kToolCall && all_.back().kind == part.kind;
-      if (joins) {
+      EXPECT_EQ(part.text.empty(), part.kind == Kind::kToolCall);
+      EXPECT_EQ(part.name.empty(), part.kind != Kind::kToolCall);
+      const Kind last = all_.empty() ? Kind::kArguments : all_.back().kind;
+      if (part.kind == Kind::kArguments) {
+        ASSERT_EQ(last, Kind::kToolCall);
+        all_.back().text += part.text;
+      } else if (part.kind != Kind::kToolCall && last == part.kind) {
         all_.back().text += part.text;
       } else {
         all_.push_back(std::move(part));
@@ -70,6 +78,13 @@ void expect_parts(AnswerSyntax syntax, const std::string& text, const Parts& exp
   for (size_t size = 1; size < 8; ++size) {
     ASSERT_EQ(parts_of(syntax, text, 0, size), expected) << text << " in pieces of " << size;
   }
+}
+
+/// Where a grammar makes the calls too.
+void expect_parts_guided_or_not(AnswerSyntax syntax, const std::string& text,
+                                const Parts& expected) {
+  expect_parts(syntax, text, expected);
+  expect_parts(guided(syntax), text, expected);
 }
 
 std::string joined(std::initializer_list<std::string_view> pieces) {
@@ -132,18 +147,42 @@ TEST(AnswerParser, ReadsCalls) {
                {call("f", "{}"), call("f", "{}")});
 }
 
-TEST(AnswerParser, ArgumentsMayRepeatAKeyAsGrammarsOfJsonLetThem) {
-  for (const char* twice : {R"({"a":1,"a":2})", R"({"a":{"":1,"":[]}, "b":2})"}) {
-    expect_parts(kPlain, group(plain_call("f", twice)), {call("f", twice)});
-    expect_parts(kFenced, group(fenced_call("f", twice)), {call("f", twice)});
+TEST(AnswerParser, CallsAreTheSameInPieces) {
+  const std::string hard = R"({"a\\\"}]":[{"七":"}{"},"<｜`",[[]]],"b":{}})";
+  for (const std::string& arguments :
+       {std::string("{}"), hard, std::string(R"({"a":1,"a":{"":1,"":[]}, "b":2})")}) {
+    const auto one = [&](const char* name) { return call(name, arguments); };
+    expect_parts_guided_or_not(kPlain, group(plain_call("get", arguments)), {one("get")});
+    expect_parts_guided_or_not(kFenced, group(fenced_call("get", arguments)), {one("get")});
+    expect_parts_guided_or_not(
+        kPlain, "Wait." + group(plain_call("f", arguments) + plain_call("g", arguments)),
+        {content("Wait."), one("f"), one("g")});
+    expect_parts_guided_or_not(
+        kFenced, group(fenced_call("f", arguments) + "\n" + fenced_call("g", arguments)),
+        {one("f"), one("g")});
   }
 }
 
-TEST(AnswerParser, TakesCallsWhoseGroupOrLastMarkIsMissing) {
+TEST(AnswerParser, BlanksAroundThePartsOfACallDoNotMatter) {
+  expect_parts(kPlain, group(plain_call(" f\n", "\n {\"a\": 1} \r\n")), {call("f", R"({"a": 1})")});
+  const auto fenced = [](std::string_view inner) {
+    return group(joined({kToolCallBegin, "function", kToolSeparator, inner, kToolCallEnd}));
+  };
+  expect_parts(kFenced, fenced("f\n\n```json{}```\n"), {call("f", "{}")});
+  expect_parts(kFenced, fenced("f \r\n```\n{ } \n\n ``` "), {call("f", "{ }")});
+}
+
+TEST(AnswerParser, TakesCallsWhoseLaterMarksAreMissing) {
   expect_parts(kPlain, joined({kToolCallsBegin, plain_call("f", "{}")}), {call("f", "{}")});
   expect_parts(kPlain, joined({kToolCallsBegin, plain_call("f", "{}"), "\n"}), {call("f", "{}")});
-  expect_parts(kPlain, joined({kToolCallsBegin, kToolCallBegin, "f", kToolSeparator, "{}"}),
-               {call("f", "{}")});
+  const std::string open = joined({kToolCallBegin, "f", kToolSeparator, "{}"});
+  expect_parts(kPlain, std::string(kToolCallsBegin) + open, {call("f", "{}")});
+  expect_parts(kPlain, group(open) + "text", {call("f", "{}"), content("text")});
+  expect_parts(kPlain, group(open + plain_call("g", "{}")), {call("f", "{}"), call("g", "{}")});
+  expect_parts(
+      kFenced,
+      group(joined({kToolCallBegin, "function", kToolSeparator, "f\n```json\n{}", kToolCallEnd})),
+      {call("f", "{}")});
 }
 
 TEST(AnswerParser, LooksForCallsBehindTheReasoningOnly) {
@@ -152,14 +191,13 @@ TEST(AnswerParser, LooksForCallsBehindTheReasoningOnly) {
                {reasoning("I could " + calls), call("f", "{}")});
 }
 
-TEST(AnswerParser, WhatIsMalformedComesOutAsContentUnchanged) {
+TEST(AnswerParser, WhatDoesNotBeginAsACallComesOutAsContentUnchanged) {
   for (const std::string& text : {
-           group(plain_call("f", "{")),                           // no JSON
            group(plain_call("f", "[1]")),                         // no object
            group(plain_call("f", "")),                            // no arguments
            group(plain_call("", "{}")),                           // no name
            group(plain_call("two words", "{}")),                  // no name either
-           group(plain_call(std::string(300, 'x'), "{}")),        // a long one
+           group(plain_call(std::string(257, 'x'), "{}")),        // a long one
            group(joined({kToolCallBegin, "f{}", kToolCallEnd})),  // no separator
            group(""),                                             // no call
            group("\n "),                                          //
@@ -167,29 +205,99 @@ TEST(AnswerParser, WhatIsMalformedComesOutAsContentUnchanged) {
            joined({kToolCallsBegin, kToolCallBegin}),             //
            joined({kToolCallsBegin, "<｜tool▁ca"}),               //
            joined({kToolCallsBegin, kToolCallBegin, "f"}),        //
-           joined({kToolCallsBegin, kToolCallBegin, "f", kToolSeparator, "{\"a\":"}),
+           joined({kToolCallsBegin, kToolCallBegin, "f", kToolSeparator, " "}),
+           joined({kToolCallsBegin, kToolCallBegin, "f", kToolSeparator, "text"}),
            joined({kToolCallsBegin, "chatter", kToolCallsEnd}),    // text where calls should be
            joined({"a", kToolCallsBegin, " b ", kToolCallBegin}),  //
            plain_call("f", "{}"),                                  // no group
            joined({"x", kToolCallsEnd, kToolCallEnd, kToolSeparator}),
            std::string("<｜tool▁calls"),
        }) {
-    expect_parts(kPlain, text, {content(text)});
+    expect_parts_guided_or_not(kPlain, text, {content(text)});
   }
   for (const std::string& text : {
            group(plain_call("f", "{}")),
-           group(fenced_call("f", "{}}")),
+           group(fenced_call("f", "[]")),
            group(joined({kToolCallBegin, "function", kToolSeparator, "f\n{}", kToolCallEnd})),
-           group(joined(
-               {kToolCallBegin, "function", kToolSeparator, "f\n```json\n{}", kToolCallEnd})),
            group(joined({kToolCallBegin, "function", kToolSeparator, "f\n```", kToolCallEnd})),
+           group(joined(
+               {kToolCallBegin, "function", kToolSeparator, "f\n```yaml\n{}```", kToolCallEnd})),
        }) {
-    expect_parts(kFenced, text, {content(text)});
+    expect_parts_guided_or_not(kFenced, text, {content(text)});
   }
 }
 
-TEST(AnswerParser, AMalformedCallDoesNotTakeItsNeighboursAlong) {
-  const std::string bad = plain_call("f", "{oops");
+TEST(AnswerParser, WhatDoesNotBeginAsACallInTimeIsNone) {
+  const auto call_behind = [](size_t num_blanks) {
+    return group(plain_call("f", std::string(num_blanks, ' ') + "{}"));
+  };
+  const size_t most = kMaxCallHeadBytes - kToolSeparator.size() - 2;  // the name, the brace
+  EXPECT_EQ(parts_of(kPlain, call_behind(most), 0, 7), Parts{call("f", "{}")});
+  const std::string late = call_behind(most + 1);
+  for (const size_t size : {size_t{1}, size_t{100}, late.size()}) {
+    EXPECT_EQ(parts_of(kPlain, late, 0, size), Parts{content(late)}) << size;
+  }
+}
+
+TEST(AnswerParser, ArgumentsAreNotChecked) {
+  for (const char* arguments : {R"({"a": nil, b})", "{{}}", "{\"a\n\": \x01}", R"({"a":1])"}) {
+    expect_parts_guided_or_not(kPlain, group(plain_call("f", arguments)), {call("f", arguments)});
+    expect_parts_guided_or_not(kFenced, group(fenced_call("f", arguments)), {call("f", arguments)});
+  }
+  const std::string deep =
+      std::string(R"({"a":)") + std::string(999, '[') + std::string(999, ']') + "}";
+  EXPECT_EQ(parts_of(kPlain, group(plain_call("f", deep)), 0, 64), Parts{call("f", deep)});
+}
+
+TEST(AnswerParser, ArgumentsBreakOffAtTheEndMark) {
+  const std::string after = plain_call("g", "{}");
+  for (const char* arguments : {"{", R"({"a":)", R"({"a":"b)", R"({"a":"b\)"}) {
+    expect_parts(kPlain, group(plain_call("f", arguments) + after),
+                 {call("f", arguments), call("g", "{}")});
+  }
+  expect_parts(kFenced, group(fenced_call("f", R"({"a": 1)")), {call("f", "{\"a\": 1\n")});
+  expect_parts(kFenced, group(fenced_call("f", R"({"a": "b)")), {call("f", "{\"a\": \"b\n```")});
+  // What only looks like the mark is part of a string, and ends arguments outside of one.
+  expect_parts(kPlain, group(plain_call("f", R"({"<｜tool▁call":"<｜tool▁calls▁end｜>"})")),
+               {call("f", R"({"<｜tool▁call":"<｜tool▁calls▁end｜>"})")});
+  expect_parts(kPlain, group(plain_call("f", R"({"a": <b>})") + after),
+               {call("f", R"({"a": )"), content("<b>}"), call("g", "{}")});
+}
+
+TEST(AnswerParser, AStringOfAGuidedCallMayHoldTheEndMark) {
+  const std::string mark = R"({"a":")" + std::string(kToolCallEnd) + R"("})";
+  expect_parts(guided(kPlain), group(plain_call("f", mark)), {call("f", mark)});
+  expect_parts(kPlain, group(plain_call("f", mark)),
+               {call("f", R"({"a":")"), content("\"}" + joined({kToolCallEnd, kToolCallsEnd}))});
+}
+
+TEST(AnswerParser, ACallThatIsCutHasCutArguments) {
+  const std::string text = joined({kToolCallsBegin, fenced_call("f", R"({"a":"b<"})")});
+  const size_t begin = text.find('{'), end = text.find('}') + 1;
+  for (size_t size = begin + 1; size <= text.size(); ++size) {
+    expect_parts_guided_or_not(kFenced, text.substr(0, size),
+                               {call("f", text.substr(begin, std::min(size, end) - begin))});
+  }
+  for (size_t size = 1; size <= begin; ++size) {  // nothing of it has come out
+    const std::string cut = text.substr(0, size);
+    expect_parts_guided_or_not(kFenced, cut, {content(cut)});
+  }
+}
+
+TEST(AnswerParser, TextBehindTheArgumentsOfACallIsContent) {
+  const auto and_text = [](std::string_view text) {
+    return group(plain_call("f", "{}" + std::string(text)) + plain_call("g", "{}"));
+  };
+  expect_parts_guided_or_not(kPlain, and_text("}"),
+                             {call("f", "{}"), content("}"), call("g", "{}")});
+  expect_parts_guided_or_not(kPlain, and_text(" , really "),
+                             {call("f", "{}"), content(", really "), call("g", "{}")});
+  expect_parts_guided_or_not(kPlain, and_text("```"),
+                             {call("f", "{}"), content("```"), call("g", "{}")});
+}
+
+TEST(AnswerParser, WhatIsNoCallDoesNotTakeItsNeighboursAlong) {
+  const std::string bad = plain_call("f", "oops");
   expect_parts(kPlain, group(bad + plain_call("g", "{}")),
                {content(std::string(kToolCallsBegin) + bad), call("g", "{}")});
   expect_parts(kPlain, group(plain_call("g", "{}") + "\n" + bad),
@@ -209,94 +317,48 @@ TEST(AnswerParser, TellsWhetherItIsInReasoning) {
   EXPECT_TRUE(other.in_reasoning());
 }
 
-/// Guided calls put together, for every cut of the text and pieces of few bytes.
-void expect_guided(AnswerSyntax syntax, const std::string& text, const Parts& expected) {
-  syntax.guided_calls = true;
-  const auto whole_parts = [&](size_t first, size_t size) {
+TEST(AnswerParser, GivesACallAsItComes) {
+  for (const AnswerSyntax& syntax : {kFenced, guided(kFenced)}) {
     AnswerParser parser(syntax);
-    Parts parts, whole;
-    const auto add = [&](Parts more) {
-      for (AnswerPart& part : more) parts.push_back(std::move(part));
-    };
-    add(parser.push(text.substr(0, first)));
-    for (size_t at = first; at < text.size(); at += size) add(parser.push(text.substr(at, size)));
-    add(parser.finish());
-    for (AnswerPart& part : parts) {
-      const bool is_more = part.kind == Kind::kArguments;
-      EXPECT_EQ(part.text.empty(), part.kind == Kind::kToolCall);
-      const bool joins = !whole.empty() && part.kind != Kind::kToolCall &&
-                         (is_more || whole.back().kind == part.kind);
-      if (is_more) {
-        EXPECT_EQ(whole.back().kind, Kind::kToolCall);
-      }
-      if (joins) {
-        whole.back().text += part.text;
-      } else {
-        whole.push_back(std::move(part));
-      }
-    }
-    return whole;
+    EXPECT_EQ(parser.push(joined({kToolCallsBegin, kToolCallBegin, "function", kToolSeparator})),
+              Parts{});
+    EXPECT_EQ(parser.push("get\n```json\n"), Parts{});
+    EXPECT_EQ(parser.push("{"), (Parts{call("get", ""), {Kind::kArguments, "{", ""}}));
+    EXPECT_EQ(parser.push("\"a\": "), (Parts{{Kind::kArguments, "\"a\": ", ""}}));
+    EXPECT_EQ(parser.num_ended_calls(), 0U);
+    EXPECT_EQ(parser.push("1}\n`"), (Parts{{Kind::kArguments, "1}", ""}}));
+    EXPECT_EQ(parser.num_ended_calls(), 1U);
+    EXPECT_EQ(parser.push(joined({"``", kToolCallEnd, kToolCallsEnd})), Parts{});
+    EXPECT_EQ(parser.finish(), Parts{});
+  }
+}
+
+TEST(AnswerParser, HoldsBackNoMoreThanWhatMayBeginTheEndMark) {
+  AnswerParser parser(kPlain);
+  parser.push(joined({kToolCallsBegin, kToolCallBegin, "f", kToolSeparator, "{\"a\":\""}));
+  EXPECT_EQ(parser.push("x <"), (Parts{{Kind::kArguments, "x ", ""}}));
+  EXPECT_EQ(parser.push("｜tool▁call"), Parts{});
+  EXPECT_EQ(parser.push("s"), (Parts{{Kind::kArguments, "<｜tool▁calls", ""}}));
+  EXPECT_EQ(parser.push("<｜tool"), Parts{});
+  EXPECT_EQ(parser.finish(), (Parts{{Kind::kArguments, "<｜tool", ""}}));
+}
+
+TEST(AnswerParser, WholeCharactersStayWhole) {
+  // Of a text that comes in whole characters no part ends within one.
+  const std::string text = "七<" + group(plain_call("七", R"({"八":"<｜tool▁九"})")) + "<｜十";
+  AnswerParser parser(kPlain);
+  const auto begins_character = [](char c) {
+    return (static_cast<unsigned char>(c) & 0xC0U) != 0x80U;
   };
-  for (size_t cut = 0; cut <= text.size(); ++cut) {
-    ASSERT_EQ(whole_parts(cut, text.size()), expected) << text << " cut at " << cut;
+  for (size_t at = 0; at < text.size();) {
+    size_t size = 1;
+    while (at + size < text.size() && !begins_character(text[at + size])) ++size;
+    for (const AnswerPart& part : parser.push(text.substr(at, size))) {
+      const std::string& piece = part.kind == Kind::kToolCall ? part.name : part.text;
+      EXPECT_TRUE(begins_character(piece[0])) << piece;
+    }
+    at += size;
   }
-  for (size_t size = 1; size < 8; ++size) {
-    ASSERT_EQ(whole_parts(0, size), expected) << text << " in pieces of " << size;
-  }
-}
-
-TEST(AnswerParser, GuidedCallsAreTheSameInPieces) {
-  const std::string hard = R"({"a\\\"}]":[{"七":"}{"},"<｜",[[]]],"b":{}})";
-  for (const std::string& arguments : {std::string("{}"), hard}) {
-    expect_guided(kPlain, group(plain_call("get", arguments)), {call("get", arguments)});
-    expect_guided(kFenced, group(fenced_call("get", arguments)), {call("get", arguments)});
-    expect_guided(kPlain, "Wait." + group(plain_call("f", arguments) + plain_call("g", arguments)),
-                  {content("Wait."), call("f", arguments), call("g", arguments)});
-    expect_guided(kFenced, group(fenced_call("f", arguments) + "\n" + fenced_call("g", arguments)),
-                  {call("f", arguments), call("g", arguments)});
-  }
-  expect_guided(kBoth, "hm</think>" + group(plain_call("f", "{}")),
-                {reasoning("hm"), call("f", "{}")});
-  const std::string mark = R"({"a":")" + std::string(kToolCallEnd) + R"("})";
-  expect_guided(kPlain, group(plain_call("f", mark)), {call("f", mark)});
-}
-
-TEST(AnswerParser, AGuidedCallThatIsCutHasCutArguments) {
-  const std::string text = joined({kToolCallsBegin, fenced_call("f", R"({"a":"b"})")});
-  const size_t begin = text.find('{'), end = text.find('}') + 1;
-  for (size_t size = begin + 1; size <= text.size(); ++size) {
-    expect_guided(kFenced, text.substr(0, size),
-                  {call("f", text.substr(begin, std::min(size, end) - begin))});
-  }
-  for (size_t size = 1; size <= begin; ++size) {  // nothing of it has come out
-    const std::string cut = text.substr(0, size);
-    expect_guided(kFenced, cut, {content(cut)});
-  }
-}
-
-TEST(AnswerParser, WhatIsNoGuidedCallComesOutAsContent) {
-  for (const std::string& text :
-       {group(plain_call("f", "")), group(plain_call("f", "[1]")), group(plain_call("", "{}")),
-        group(joined({kToolCallBegin, "f{}", kToolCallEnd})), group("chatter"), group("")}) {
-    expect_guided(kPlain, text, {content(text)});
-  }
-  expect_guided(kPlain,
-                group(joined({kToolCallBegin, "f", kToolSeparator, "{}, really", kToolCallEnd})),
-                {call("f", "{}"), content(joined({", really", kToolCallEnd, kToolCallsEnd}))});
-}
-
-TEST(AnswerParser, GivesAGuidedCallAsItComes) {
-  AnswerSyntax syntax = kFenced;
-  syntax.guided_calls = true;
-  AnswerParser parser(syntax);
-  EXPECT_EQ(parser.push(joined({kToolCallsBegin, kToolCallBegin, "function", kToolSeparator})),
-            Parts{});
-  EXPECT_EQ(parser.push("get\n```json\n"), Parts{});
-  EXPECT_EQ(parser.push("{"), (Parts{call("get", ""), {Kind::kArguments, "{", ""}}));
-  EXPECT_EQ(parser.push("\"a\":"), (Parts{{Kind::kArguments, "\"a\":", ""}}));
-  EXPECT_EQ(parser.push("1}\n`"), (Parts{{Kind::kArguments, "1}", ""}}));
-  EXPECT_EQ(parser.push(joined({"``", kToolCallEnd, kToolCallsEnd})), Parts{});
-  EXPECT_EQ(parser.finish(), Parts{});
 }
 
 TEST(AnswerParser, GivesTextAsSoonAsItIsSettled) {

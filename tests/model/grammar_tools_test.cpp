@@ -52,10 +52,11 @@ TEST(ToolCallGrammar, TakesCallsOfTheToolsAsTheAnswerParserReadsThem) {
     AnswerParser parser({.tools = syntax});
     auto parts = parser.push(text);
     for (AnswerPart& part : parser.finish()) parts.push_back(std::move(part));
-    ASSERT_EQ(parts.size(), 2U);
+    ASSERT_EQ(parts.size(), 4U);
     EXPECT_EQ(parts[0].name, "weather");
-    EXPECT_EQ(parts[0].text, R"({"city": "Bern"})");
-    EXPECT_EQ(parts[1].name, "time");
+    EXPECT_EQ(parts[1].text, R"({"city": "Bern"})");
+    EXPECT_EQ(parts[2].name, "time");
+    EXPECT_EQ(parts[3].text, R"({"any":[1]})");
   }
 }
 
