@@ -70,6 +70,7 @@ class Generation final : public Exchange {
     return !plan_.parallel_tool_calls && choice.answer.num_ended_calls() > 0;
   }
   void finish(Choice& choice, std::string_view reason, Instant now);
+  [[nodiscard]] ApiError from_failure(const Error& error) const;
   void fail(ApiError error);
   void end(std::string_view reason_of_open_choices, Instant now);
 
@@ -183,7 +184,7 @@ void Generation::take(Choice& choice, scheduler::ClientEvent event, Instant now)
     any_result_ = true;
     finish(choice, plan_.echo_only ? "length" : name_of(finished->reason), now);
   } else {
-    fail(from_error(std::get<scheduler::Failed>(event).error));
+    fail(from_failure(std::get<scheduler::Failed>(event).error));
   }
 }
 
@@ -349,6 +350,15 @@ std::string Generation::whole_response() {
                        .stop_reason = choice.stop_reason});
   }
   return response_json(head_, results, usage());
+}
+
+/// Of what a request asks for, all but its grammar is checked before it is submitted; that may turn
+/// out to be too ambiguous, or to leave no token together with bans, only while it is followed.
+ApiError Generation::from_failure(const Error& error) const {
+  ApiError answer = from_error(error);
+  const bool is_grammar = error.code == Code::kInvalidArgument && plan_.request.sampling.grammar;
+  if (is_grammar) answer.param = plan_.request.grammar_field;
+  return answer;
 }
 
 void Generation::fail(ApiError error) {

@@ -175,6 +175,7 @@ std::optional<ApiError> guide_chat(const GatewayModel& model, const model::Answe
     auto calls = spec_of_calls(model, syntax, chat);
     if (auto* error = std::get_if<ApiError>(&calls)) return std::move(*error);
     spec = std::get<model::GrammarSpec>(std::move(calls));
+    request.grammar_field = "tools";
   } else {
     spec = *request.sampling.grammar;
   }

@@ -55,6 +55,8 @@ class GuidedTest : public ::testing::Test {
   /// third token; what is open is closed behind the fortieth, so that any JSON ends.
   FakeAnswer answer(const scheduler::RequestSpec& spec) const {
     FakeAnswer out;
+    out.failure = failure_;
+    if (failure_) return out;
     model::Guides guides(vocabulary_);
     model::GuideState state;
     const auto& params = spec.sampling;
@@ -70,7 +72,12 @@ class GuidedTest : public ::testing::Test {
       }
       std::span<const uint64_t> mask;
       if (params.grammar) {
-        mask = guides.mask(*params.grammar, out.tokens, state).value();
+        const auto made = guides.mask(*params.grammar, out.tokens, state);
+        if (!made.ok()) {
+          out.failure = made.error();
+          return out;
+        }
+        mask = *made;
         if (params.grammar->begins_after >= 0 && out.tokens.size() == 3) {
           logits[params.grammar->begins_after] = 100;
         }
@@ -137,6 +144,20 @@ class GuidedTest : public ::testing::Test {
     EXPECT_THAT(response.body, HasSubstr(message));
   }
 
+  /// The error that ends such an answer, in a stream that has begun as its last event.
+  json::value error_of(const std::string& fields) {
+    const ClientResponse response = ask(fields);
+    if (response.body.starts_with("{")) {
+      EXPECT_EQ(response.status, 400);
+      return json::parse(response.body).at("error");
+    }
+    const size_t at = response.body.rfind("data: {");
+    const size_t end = response.body.find("\n\n", at);
+    EXPECT_EQ(response.body.substr(end), "\n\ndata: [DONE]\n\n");
+    return json::parse(response.body.substr(at + 6, end - at - 6)).at("error");
+  }
+
+  std::optional<Error> failure_;  ///< of every answer
   std::optional<TestModel> model_;
   std::shared_ptr<const model::Vocabulary> vocabulary_;
   std::optional<FakeClient> client_;
@@ -168,6 +189,30 @@ TEST_F(GuidedTest, EveryChoiceFollowsTheSchemaAndIsAnswerOfItsSeed) {
   EXPECT_EQ(choices(format), all);
   const auto specs = client_->submitted();
   EXPECT_EQ(specs[0].sampling.grammar, specs[2].sampling.grammar) << "one text for all choices";
+}
+
+TEST_F(GuidedTest, WhatTurnsOutToBeTooAmbiguousIsAnErrorOfItsField) {
+  start();
+  const std::string grammar =
+      R"(root ::= (([a-z]{1,500}){1,500} | ([a-y]{1,500} \" \"?){1,500}){1,500})";
+  for (const std::string field : {"guided_grammar", "ebnf"}) {
+    for (const char* stream : {"", R"("stream":true,)"}) {
+      const auto error = error_of(stream + ("\"" + field) + "\":\"" + grammar + "\"");
+      EXPECT_EQ(error.at("param").as_string(), field);
+      EXPECT_EQ(error.at("code").as_string(), "invalid_value");
+      EXPECT_THAT(std::string(error.at("message").as_string()), HasSubstr("too ambiguous"));
+    }
+  }
+  const auto nested = error_of(R"("structured_outputs":{"grammar":")" + grammar + "\"}");
+  EXPECT_EQ(nested.at("param").as_string(), "structured_outputs.grammar");
+}
+
+TEST_F(GuidedTest, OtherErrorsWithAGrammarNameNoField) {
+  failure_ = Error{Code::kUnavailable, "gone"};
+  start();
+  const auto response = ask(R"("guided_choice":["a"])");
+  EXPECT_EQ(response.status, 503);
+  EXPECT_TRUE(json::parse(response.body).at("error").at("param").is_null());
 }
 
 TEST_F(GuidedTest, StreamsWhatItAnswersAtOnce) {
@@ -250,6 +295,7 @@ TEST_F(GuidedTest, RequestsWhoseOwnRulesLeaveNoTokenEndWithAnError) {
   const auto response = ask(R"("guided_choice":["yes"],"allowed_token_ids":[5])");
   EXPECT_EQ(response.status, 400);
   EXPECT_THAT(response.body, HasSubstr("leave no token"));
+  EXPECT_EQ(json::parse(response.body).at("error").at("param").as_string(), "guided_choice");
   const auto too_long = ask(R"("guided_choice":["yes"],"min_tokens":50)");
   EXPECT_EQ(too_long.status, 400);
   EXPECT_THAT(too_long.body, HasSubstr("the grammar of structured output"));
@@ -320,6 +366,16 @@ TEST_P(GuidedCalls, AreRefusedWhereTheirSchemasCannotBeFollowed) {
   expect_refused(std::string(kTools) + R"(,"guided_regex":"a")", "guided_regex", "`tools`");
   expect_refused(std::string(kTools) + R"(,"tool_choice":"required","ignore_eos":true)",
                  "ignore_eos", "behind them");
+}
+
+TEST_P(GuidedCalls, AnErrorWhileTheyAreFollowedNamesTheTools) {
+  failure_ = Error{Code::kInvalidArgument, "too ambiguous"};
+  start(GetParam());
+  const auto forced = error_of(std::string(kTools) + R"(,"tool_choice":"required")");
+  EXPECT_EQ(forced.at("param").as_string(), "tools");
+  EXPECT_EQ(forced.at("code").as_string(), "invalid_value");
+  const auto free = error_of(R"("tools":[{"function":{"name":"weather"}}])");
+  EXPECT_TRUE(free.at("param").is_null()) << "nothing is followed";
 }
 
 INSTANTIATE_TEST_SUITE_P(Formats, GuidedCalls,
