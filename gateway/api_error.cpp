@@ -42,6 +42,7 @@ std::string_view to_string(ErrorCode code) {
     case ErrorCode::kRequestTimeout: return "request_timeout";
     case ErrorCode::kQueueFull: return "queue_full";
     case ErrorCode::kDeadlineExceeded: return "deadline_exceeded";
+    case ErrorCode::kTimeoutTooShort: return "timeout_too_short";
     case ErrorCode::kTooManyConnections: return "too_many_connections";
     case ErrorCode::kInternalError: return "internal_error";
     case ErrorCode::kCancelled: return "cancelled";
@@ -162,9 +163,16 @@ ApiError from_error(const Error& error, Duration retry_after) {
   return answer;
 }
 
-ApiError from_refusal(const Error& error, Duration retry_after) {
-  if (error.code != Code::kDeadlineExceeded) return from_error(error, retry_after);
-  ApiError answer = from_error({Code::kResourceExhausted, error.message}, retry_after);
+ApiError from_refusal(const Error& error, std::optional<Duration> retry_after) {
+  if (error.code != Code::kDeadlineExceeded) {
+    return from_error(error, retry_after.value_or(seconds(1)));
+  }
+  if (!retry_after) {
+    ApiError answer = bad_request(ErrorCode::kTimeoutTooShort, std::nullopt, error.message);
+    answer.retry_is_useless = true;
+    return answer;
+  }
+  ApiError answer = from_error({Code::kResourceExhausted, error.message}, *retry_after);
   answer.code = ErrorCode::kDeadlineExceeded;
   return answer;
 }

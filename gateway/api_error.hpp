@@ -25,6 +25,7 @@ enum class ErrorCode : uint8_t {
   kRequestTimeout,
   kQueueFull,
   kDeadlineExceeded,
+  kTimeoutTooShort,
   kTooManyConnections,
   kInternalError,
   kCancelled,
@@ -42,6 +43,7 @@ inline constexpr std::array kErrorCodes = {
     ErrorCode::kRequestTimeout,
     ErrorCode::kQueueFull,
     ErrorCode::kDeadlineExceeded,
+    ErrorCode::kTimeoutTooShort,
     ErrorCode::kTooManyConnections,
     ErrorCode::kInternalError,
     ErrorCode::kCancelled,
@@ -85,8 +87,9 @@ ApiError too_many_connections();
 /// What a Failed event means to an HTTP client.
 ApiError from_error(const Error& error, Duration retry_after = seconds(1));
 /// What a Refused event means: as from_error(), but a deadline that could not be met is overload,
-/// told before anything was computed.
-ApiError from_refusal(const Error& error, Duration retry_after);
+/// told before anything was computed, or without `retry_after` a time that is too short for what is
+/// asked, which is the request's fault.
+ApiError from_refusal(const Error& error, std::optional<Duration> retry_after);
 
 /// The body; also the payload of an error event in the middle of a stream.
 std::string error_body(const ApiError& error);

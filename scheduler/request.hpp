@@ -4,6 +4,7 @@
 // parameters and seed together are the token log: the truth from which any worker can resume.
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <variant>
@@ -40,13 +41,16 @@ struct RequestSpec {
 struct Admitted {
   RequestId request;
 };
-/// Not taken in. Nothing was computed; trying again after `retry_after` is reasonable unless the
-/// code is kInvalidArgument. kResourceExhausted: no room to wait; kDeadlineExceeded: its time would
-/// be over before its end; kUnavailable: nothing serves.
+/// Not taken in. Nothing was computed. kInvalidArgument: it cannot be meant; kResourceExhausted: no
+/// room to wait; kDeadlineExceeded: its time would be over before its end; kUnavailable: nothing
+/// serves.
 struct Refused {
   RequestId request;
   Error error;
-  Duration retry_after;
+  /// When trying again is reasonable. Nothing: the request itself is the reason, and the same one
+  /// would be refused again. That is so of kInvalidArgument, and of kDeadlineExceeded if it would
+  /// not end in time with the cluster for itself.
+  std::optional<Duration> retry_after;
 };
 /// Tokens number `first`, first + 1, ... of the stream; no gap, no repeat.
 struct TokensEmitted {

@@ -67,8 +67,8 @@ void Scheduler::on(const Submitted& event, Instant now, Effects& effects) {
   if (requests_.contains(event.request)) return;
   if (auto reason = reason_to_refuse(event.spec, now)) {
     ++counts_.refused_total;
-    effects.emplace_back(Tell{
-        event.request, Refused{event.request, *std::move(reason), retry_after(event.spec, now)}});
+    const auto after = retry_after(*reason, event.spec, now);
+    effects.emplace_back(Tell{event.request, Refused{event.request, *std::move(reason), after}});
     return;
   }
   const Instant deadline = later(now, event.spec.timeout);
@@ -107,6 +107,14 @@ std::optional<Error> Scheduler::reason_to_refuse(const RequestSpec& spec, Instan
         Code::kUnavailable,
         "no_capacity: no router is ready to compute; `troupe status` shows what is missing"};
   }
+  if (is_never_in_time(spec, now)) {
+    return Error{Code::kDeadlineExceeded,
+                 "deadline: the request has " + in_ms(spec.timeout) + ", but its " +
+                     std::to_string(num_expected(spec, now)) + " tokens would take about " +
+                     in_ms(service_of(spec, 0, 1, now)) +
+                     " even if it were alone, as others took; give it more time, a shorter prompt "
+                     "or a smaller max_tokens"};
+  }
   if (queue_.empty() && routers_.any_place()) return reason_for_lateness(spec, {}, load(1), now);
   // Who fills the queue leaves room in it for others.
   const uint32_t reserved = queue_.waiting(spec.tenant) == 0 ? 0 : options_.max_queued / 8;
@@ -123,6 +131,11 @@ std::optional<Error> Scheduler::reason_to_refuse(const RequestSpec& spec, Instan
       queue_.waiting(spec.tenant) == 0 && who_yields_to(spec.tenant, spec.priority);
   const auto wait = starts_at_once ? std::nullopt : wait_of(spec, now);
   return reason_for_lateness(spec, wait.value_or(Duration{}), load(), now);
+}
+
+bool Scheduler::is_never_in_time(const RequestSpec& spec, Instant now) const {
+  const uint64_t busy = std::max<uint64_t>(load(), 1);
+  return std::min(service_of(spec, 0, 1, now), service_of(spec, 0, busy, now)) > spec.timeout;
 }
 
 std::optional<Error> Scheduler::reason_for_lateness(const RequestSpec& spec, Duration wait,
@@ -156,7 +169,10 @@ std::optional<Duration> Scheduler::wait_of(const RequestSpec& spec, Instant now)
 
 /// When a place has probably come free; as long as that is not known, one `min_retry_after` per
 /// turn of all places that the queue needs to empty.
-Duration Scheduler::retry_after(const RequestSpec& spec, Instant now) const {
+std::optional<Duration> Scheduler::retry_after(const Error& reason, const RequestSpec& spec,
+                                               Instant now) const {
+  if (reason.code == Code::kInvalidArgument) return std::nullopt;
+  if (reason.code == Code::kDeadlineExceeded && is_never_in_time(spec, now)) return std::nullopt;
   const uint64_t places = std::max<uint64_t>(routers_.size(), 1) * options_.max_running;
   const auto turns = static_cast<int64_t>(std::min<uint64_t>(1 + queue_.size() / places, 60));
   const Duration guess = wait_of(spec, now).value_or(options_.min_retry_after * turns);

@@ -209,13 +209,18 @@ class Scheduler {
   void on(const Stopping& event, Instant now, Effects& effects);
 
   [[nodiscard]] std::optional<Error> reason_to_refuse(const RequestSpec& spec, Instant now) const;
+  /// Whether a new request would not end in time even if it were alone. One that would as things
+  /// are now would too, whatever was learned of those that were alone.
+  [[nodiscard]] bool is_never_in_time(const RequestSpec& spec, Instant now) const;
   /// That its time would be over before its end. @param wait for a place
   [[nodiscard]] std::optional<Error> reason_for_lateness(const RequestSpec& spec, Duration wait,
                                                          uint64_t load, Instant now) const;
   /// How long a new request would probably wait for a place, if there is none now; nothing as long
   /// as nothing is known, and too short where more than 256 come before it. Cost: O(running).
   [[nodiscard]] std::optional<Duration> wait_of(const RequestSpec& spec, Instant now) const;
-  [[nodiscard]] Duration retry_after(const RequestSpec& spec, Instant now) const;
+  /// Of a refusal.
+  [[nodiscard]] std::optional<Duration> retry_after(const Error& reason, const RequestSpec& spec,
+                                                    Instant now) const;
   /// Requests on a router, on average and rounded up, with so many more.
   [[nodiscard]] uint64_t load(uint64_t num_more = 0) const;
   /// From a start with these tokens emitted to the end, as others took.

@@ -22,7 +22,7 @@ struct FakeAnswer {
   std::vector<TokenId> tokens;
   scheduler::FinishReason reason = scheduler::FinishReason::kStop;
   std::optional<Error> refusal;  ///< instead of all else
-  Duration retry_after = seconds(1);
+  std::optional<Duration> retry_after = seconds(1);
   std::optional<Error> failure;  ///< after the tokens, instead of the finish
   bool hangs = false;            ///< after the tokens, until cancelled
 };

@@ -138,6 +138,16 @@ TEST(ApiError, ARefusalForItsDeadlineIsOverloadWithACodeOfItsOwn) {
   EXPECT_EQ(from_refusal({Code::kResourceExhausted, ""}, seconds(4)).code, ErrorCode::kQueueFull);
 }
 
+TEST(ApiError, ATimeThatIsTooShortForWhatIsAskedIsTheRequestsFault) {
+  const ApiError error = from_refusal({Code::kDeadlineExceeded, "why"}, std::nullopt);
+  EXPECT_EQ(error.status, 400) << "which no client or proxy sends again by itself";
+  EXPECT_EQ(error.type, "invalid_request_error");
+  EXPECT_EQ(error.code, ErrorCode::kTimeoutTooShort);
+  EXPECT_EQ(error.message, "why");
+  EXPECT_TRUE(error.retry_is_useless);
+  EXPECT_EQ(error.retry_after_s, std::nullopt);
+}
+
 TEST(ApiError, KeepsRetryAfterWithinOneAndSixtySeconds) {
   EXPECT_EQ(from_error({Code::kUnavailable, ""}, seconds(0)).retry_after_s, 1U);
   EXPECT_EQ(from_error({Code::kUnavailable, ""}, seconds(-5)).retry_after_s, 1U);

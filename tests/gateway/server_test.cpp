@@ -491,18 +491,21 @@ struct RefusalCase {
 
 TEST_F(ServerTest, RefusesWithAStatusAlsoForStreams) {
   Error refusal;
+  std::optional<Duration> retry_after;
   start([&](const scheduler::RequestSpec&) {
     FakeAnswer answer;
     answer.refusal = refusal;
-    answer.retry_after = milliseconds(1500);
+    answer.retry_after = retry_after;
     return answer;
   });
   for (const auto& expected :
        {RefusalCase{{Code::kResourceExhausted, "full"}, 429, "queue_full"},
         RefusalCase{{Code::kDeadlineExceeded, "late"}, 429, "deadline_exceeded"},
         RefusalCase{{Code::kUnavailable, "no router"}, 503, "no_capacity"},
+        RefusalCase{{Code::kDeadlineExceeded, "too long"}, 400, "timeout_too_short"},
         RefusalCase{{Code::kInvalidArgument, "bad"}, 400, "invalid_value"}}) {
     refusal = expected.error;
+    retry_after = expected.status == 400 ? std::nullopt : std::optional(milliseconds(1500));
     for (const char* body : {kHi, kHiStream}) {
       const auto response = http().post(kChat, body).value();
       EXPECT_EQ(response.status, expected.status);
@@ -510,6 +513,8 @@ TEST_F(ServerTest, RefusesWithAStatusAlsoForStreams) {
       EXPECT_EQ(json::parse(response.body).at("error").at("message").as_string(),
                 expected.error.message);
       EXPECT_EQ(response.header("retry-after"), expected.status == 400 ? "" : "2");
+      const bool is_useless = std::string_view(expected.code) == "timeout_too_short";
+      EXPECT_EQ(response.header("x-should-retry"), is_useless ? "false" : "");
     }
   }
 }

@@ -33,7 +33,9 @@ std::string text(const SchedulerEffect& effect) {
   };
   if (std::holds_alternative<Admitted>(event)) return line + "admitted";
   if (const auto* refused = std::get_if<Refused>(&event)) {
-    return line + "refused for " + std::to_string(refused->retry_after.ns / seconds(1).ns) + " s " +
+    const auto& after = refused->retry_after;
+    return line + "refused for " +
+           (after ? std::to_string(after->ns / seconds(1).ns) + " s " : "good ") +
            error(refused->error);
   }
   if (const auto* failed = std::get_if<Failed>(&event))
@@ -385,7 +387,9 @@ TEST_F(SchedulerTest, RefusesWhatIsTooLongForItsDeadlineThoughNobodyElseIsThere)
   emit(1, 1, std::vector<TokenId>(10, 8));
   finish(1);
   EXPECT_THAT(submit(2, 4, 11, milliseconds(1999)),
-              ElementsAre(HasSubstr("tell 2: refused for 1 s deadline_exceeded: deadline: ")));
+              ElementsAre(AllOf(HasSubstr("tell 2: refused for good deadline_exceeded: deadline: "),
+                                HasSubstr("has 1999 ms"),
+                                HasSubstr("11 tokens would take about 2000 ms"))));
   EXPECT_THAT(submit(3, 1, 11, milliseconds(1250)),
               ElementsAre("tell 3: admitted", "start 3.1 on 10"))
       << "its prompt is shorter";
@@ -397,6 +401,32 @@ TEST_F(SchedulerTest, RefusesWhatIsTooLongForItsDeadlineThoughNobodyElseIsThere)
                              .timeout = milliseconds(1000)};
   EXPECT_THAT(tell(Submitted{RequestId{4}, may_stop}),
               ElementsAre("tell 4: admitted", "start 4.1 on 10"));
+}
+
+TEST_F(SchedulerTest, TellsWhatIsLateByItselfFromWhatIsLateBecauseOfOthers) {
+  use({.max_queued = 4, .max_queued_per_tenant = 2, .max_running = 1, .max_context = 20});
+  up();
+  submit(1, 4, 2);
+  now = now + seconds(1);
+  emit(1, 0, {7});
+  now = now + seconds(1);
+  emit(1, 1, {8});
+  finish(1);  // alone it took two seconds
+  const auto refused_for_good = ElementsAre(HasSubstr("refused for good deadline_exceeded: "));
+  submit(2, 4, 2);
+  EXPECT_THAT(submit(3, 4, 2, milliseconds(1999)), refused_for_good);
+  EXPECT_THAT(submit(4, 4, 2, milliseconds(2001)),
+              ElementsAre(HasSubstr("refused for 2 s deadline_exceeded: deadline: the wait")));
+  submit(5, 4, 2);
+  submit(6, 4, 2);
+  EXPECT_THAT(submit(7, 4, 2), ElementsAre(HasSubstr("queue_full")));
+  EXPECT_THAT(submit(8, 4, 2, milliseconds(1999)), refused_for_good) << "a place would not help";
+  down();
+  now = *scheduler.next_deadline();
+  tell(Tick{});
+  EXPECT_THAT(submit(9, 4, 2, milliseconds(1999)),
+              ElementsAre(HasSubstr("refused for 1 s unavail")))
+      << "another cluster may be faster";
 }
 
 TEST_F(SchedulerTest, BelievesWhatItLearnedLessAndLess) {

@@ -123,7 +123,10 @@ class SlowScheduler {
     if (find(e.request) != nullptr) return;
     if (const auto error = reason_to_refuse(e.spec)) {
       ++totals_.refused_total;
-      return tell(e.request, Refused{e.request, *error, retry_after(e.spec)});
+      const bool may_help = error->code != Code::kInvalidArgument &&
+                            !(error->code == Code::kDeadlineExceeded && is_never_in_time(e.spec));
+      return tell(e.request, Refused{e.request, *error,
+                                     may_help ? std::optional(retry_after(e.spec)) : std::nullopt});
     }
     comes_to_wait(e.spec.tenant);
     const auto after =
@@ -237,6 +240,7 @@ class SlowScheduler {
       if (wait + service_of(spec, 0, load) <= spec.timeout) return std::nullopt;
       return Error{Code::kDeadlineExceeded, "deadline"};
     };
+    if (is_never_in_time(spec)) return Error{Code::kDeadlineExceeded, "deadline"};
     if (num_waiting() == 0 && any_place()) return late_after({}, load(1));
     const size_t own = num_waiting(spec.tenant);
     const size_t room = options_.max_queued - (own == 0 ? 0 : options_.max_queued / 8);
@@ -245,6 +249,11 @@ class SlowScheduler {
     }
     const bool starts_at_once = own == 0 && who_yields_to(spec.tenant, spec.priority) != nullptr;
     return late_after(starts_at_once ? Duration{} : wait_of(spec).value_or(Duration{}), load(0));
+  }
+  /// Neither as things are nor alone.
+  [[nodiscard]] bool is_never_in_time(const RequestSpec& spec) const {
+    return service_of(spec, 0, 1) > spec.timeout &&
+           service_of(spec, 0, std::max<uint64_t>(load(0), 1)) > spec.timeout;
   }
   /// The places of those that run go one after the other to those before it.
   [[nodiscard]] std::optional<Duration> wait_of(const RequestSpec& spec) const {
@@ -859,7 +868,9 @@ inline std::string to_text(const std::vector<SchedulerEffect>& effects) {
       const auto& [request, event] = std::get<Tell>(effect);
       text += "tell " + n(request.value) + ": ";
       if (const auto* refused = std::get_if<Refused>(&event)) {
-        text += "refused for " + n(refused->retry_after.ns) + " ns " + error(refused->error);
+        const auto& after = refused->retry_after;
+        text += "refused " + (after ? "for " + n(after->ns) + " ns " : "for good ") +
+                error(refused->error);
       } else if (const auto* emitted = std::get_if<TokensEmitted>(&event)) {
         text += "tokens " + n(emitted->first) + tokens(emitted->tokens) + " cached " +
                 n(emitted->num_cached) + tokens(emitted->prompt_logprobs);
