@@ -141,7 +141,7 @@ struct ExpertLoadReport {
   NodeId node;
   std::vector<experts::ExpertRows> rows;
 };
-/// One request's part of a StepTokens.
+/// One request's part of a StepTokens; without tokens when its first rows go into a step.
 struct Emission {
   RequestId request;
   uint32_t attempt = 0;
@@ -152,7 +152,7 @@ struct Emission {
   uint32_t num_cached = 0;                           ///< of the tokens that this attempt began with
   std::vector<model::SampledToken> prompt_logprobs;  ///< with the first token, if wanted
 };
-/// From a router: what one step produced.
+/// From a router: what one step produced, or who begins in it.
 struct StepTokens {
   NodeId router;
   std::vector<Emission> emissions;

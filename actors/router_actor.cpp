@@ -235,6 +235,7 @@ class RouterShell {
     int64_t order = 0;
     scheduler::AskId ask = 0;  ///< its last ReserveBlocks
     bool fetching = false;     ///< its KV comes from another router; not in the batcher yet
+    bool begun = false;        ///< rows of it were in a step
     std::optional<uint32_t> num_cached;  ///< tokens that the first table had computed already
     PromptScoring scoring;
   };
@@ -389,6 +390,7 @@ class RouterShell {
 
   void perform(scheduler::RunStep& e) {
     step_ = OutStep{.step = e.step, .entries = std::move(e.entries), .began = now(self_)};
+    tell_begun();
     std::vector<StepPart> parts;
     for (const scheduler::StepEntry& entry : step_->entries) {
       Request& request = requests_.at(entry.request);
@@ -422,6 +424,19 @@ class RouterShell {
     rows_computed_ += step_->num_rows;
     step_->num_batches = overlap_.choose(step_->num_rows, step_->prefills);
     run_.begin(step_->step, std::move(parts), step_->num_batches);
+  }
+
+  /// Those that have rows in a step for the first time stay here from now on.
+  void tell_begun() {
+    StepTokens message{.router = services_->self};
+    for (const scheduler::StepEntry& entry : step_->entries) {
+      Request& request = requests_.at(entry.request);
+      if (std::exchange(request.begun, true)) continue;
+      const auto first = static_cast<uint32_t>(request.known.size()) - request.num_prompt;
+      message.emissions.push_back(
+          {.request = entry.request, .attempt = request.attempt, .first = first});
+    }
+    if (!message.emissions.empty()) self_->send(scheduler_, std::move(message));
   }
 
   /// Orders the mask of the request's next token, at most one at a time for each request. No step

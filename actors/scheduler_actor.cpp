@@ -78,11 +78,9 @@ class SchedulerShell {
 
   void emitted(const StepTokens& msg) {
     for (const Emission& emission : msg.emissions) {
-      if (!emission.tokens.empty()) {
-        on_scheduler(scheduler::RouterEmitted{msg.router, emission.request, emission.attempt,
-                                              emission.first, emission.tokens, emission.num_cached,
-                                              emission.prompt_logprobs});
-      }
+      on_scheduler(scheduler::RouterEmitted{msg.router, emission.request, emission.attempt,
+                                            emission.first, emission.tokens, emission.num_cached,
+                                            emission.prompt_logprobs});
       if (emission.finished) {
         on_scheduler(scheduler::RouterFinished{msg.router, emission.request, emission.attempt,
                                                emission.reason});

@@ -89,6 +89,10 @@ struct Metrics::Families {
       counter("troupe_requests_resumed_total", "Starts of requests after their first.", {})};
   Total moved{counter("troupe_requests_moved_total",
                       "Requests moved away from a router without enough KV blocks.", {})};
+  Total sooner{counter("troupe_requests_moved_to_begin_total",
+                       "Requests moved, before they had begun, to a router where they begin "
+                       "sooner.",
+                       {})};
   Total yielded{counter("troupe_requests_yielded_total",
                         "Running requests that gave their place to another tenant's.", {})};
   prometheus::Counter& prompt_tokens =
@@ -215,6 +219,7 @@ std::string Metrics::render(const actors::ClusterStatus& status) {
   f.balancedness.Set(status.expert_balancedness);
   f.placement_changes.set(status.num_placement_changes);
   f.moved.set(status.counts.moved_total);
+  f.sooner.set(status.counts.sooner_total);
   f.yielded.set(status.counts.yielded_total);
   uint64_t used = 0;
   uint64_t total = 0;

@@ -34,6 +34,12 @@ void RouterPool::heard(NodeId router, Instant now) {
   if (found != routers_.end()) found->second.last_heard = now;
 }
 
+std::vector<NodeId> RouterPool::ids() const {
+  std::vector<NodeId> ids;
+  for (const auto& [id, router] : routers_) ids.push_back(id);
+  return ids;
+}
+
 bool RouterPool::any_undrained() const {
   return std::ranges::any_of(routers_, [](const auto& r) { return !r.second.drained; });
 }
@@ -66,8 +72,7 @@ std::optional<RouterShare> RouterPool::choose(const std::string& cache_namespace
                             .num_guessed = num_cached};
     const bool fits = options_.kv_tokens == 0 || router.num_kv + share.num_kv <= options_.kv_tokens;
     if (!fits && router.num_running > 0) continue;
-    const Cost cost{router.num_prefill + share.num_prefill +
-                        uint64_t{options_.running_cost} * router.num_running,
+    const Cost cost{work(router.num_prefill + share.num_prefill, router.num_running),
                     router.num_running};
     if (least && *least <= cost) continue;
     least = cost;
@@ -81,6 +86,35 @@ std::optional<RouterShare> RouterPool::choose(const std::string& cache_namespace
     best->fetch_from = match.router;
   }
   return best;
+}
+
+bool RouterPool::is_sooner(uint64_t there, const Router& than, const Behind& behind) const {
+  const uint64_t here =
+      work(than.num_prefill - behind.num_prefill, than.num_running - behind.num_running - 1);
+  return there + std::max<uint64_t>({1, options_.min_gain_tokens, here / 4}) <= here;
+}
+
+bool RouterPool::any_sooner(NodeId router, const Behind& behind) const {
+  const Router& here = routers_.at(router);
+  if (here.num_running == behind.num_running) return false;
+  return std::ranges::any_of(routers_, [&](const auto& other) {
+    const auto& [id, there] = other;
+    return id != router && !there.drained && there.num_running < options_.max_running &&
+           is_sooner(work(there.num_prefill + 1, there.num_running), here, behind);
+  });
+}
+
+std::optional<RouterShare> RouterPool::choose_sooner(const RouterShare& waits, const Behind& behind,
+                                                     const std::string& cache_namespace,
+                                                     std::span<const TokenId> known) const {
+  auto share = choose(cache_namespace, known, waits.router);
+  if (!share) return std::nullopt;
+  const Router& there = routers_.at(share->router);
+  const uint64_t work_there = work(there.num_prefill + share->num_prefill, there.num_running);
+  if (!is_sooner(work_there, routers_.at(waits.router), behind)) return std::nullopt;
+  const bool has_no_more = waits.num_guessed < share->num_guessed + options_.min_fetch_tokens;
+  if (share->fetch_from == waits.router && has_no_more) share->fetch_from.reset();
+  return share;
 }
 
 void RouterPool::start(const RouterShare& share, const std::string& cache_namespace,

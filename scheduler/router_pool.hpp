@@ -25,6 +25,8 @@ struct RouterPoolOptions {
   /// What a request that decodes costs a new one, in tokens of prefill.
   uint32_t running_cost = 64;
   uint32_t min_fetch_tokens = 256;  ///< `much more`
+  /// `Clearly sooner` is by a quarter of the work before the first token and so many tokens of it.
+  uint32_t min_gain_tokens = 256;
   PrefixIndexOptions index;
 };
 
@@ -35,6 +37,13 @@ struct RouterShare {
   uint64_t num_kv = 0;               ///< KV positions that it does not share
   uint32_t num_guessed = 0;          ///< tokens that were taken for cached at its start
   std::optional<NodeId> fetch_from;  ///< a router, drained or not, with much more of its KV
+};
+
+/// Requests that are not before another one on its router, though they run there: they are to have
+/// their first token later.
+struct Behind {
+  uint32_t num_running = 0;
+  uint64_t num_prefill = 0;
 };
 
 class RouterPool {
@@ -51,6 +60,7 @@ class RouterPool {
 
   [[nodiscard]] bool empty() const { return routers_.empty(); }
   [[nodiscard]] size_t size() const { return routers_.size(); }
+  [[nodiscard]] std::vector<NodeId> ids() const;
   [[nodiscard]] bool is_up(NodeId router) const { return routers_.contains(router); }
   [[nodiscard]] Instant last_heard(NodeId router) const { return routers_.at(router).last_heard; }
   [[nodiscard]] bool any_undrained() const;
@@ -64,6 +74,16 @@ class RouterPool {
                                                   std::span<const TokenId> known,
                                                   std::optional<NodeId> except = {},
                                                   const RouterShare* leaving = nullptr) const;
+
+  /// A request that waits on this router, with such others behind it, might begin clearly sooner
+  /// where there is a place, were all of it cached there. Cost: O(routers), no hashing.
+  [[nodiscard]] bool any_sooner(NodeId router, const Behind& behind) const;
+  /// Where a request that has not begun would do so clearly sooner; nothing if nowhere. There it
+  /// is taken for the last one. What it was to compute on its router is not taken to be there.
+  [[nodiscard]] std::optional<RouterShare> choose_sooner(const RouterShare& waits,
+                                                         const Behind& behind,
+                                                         const std::string& cache_namespace,
+                                                         std::span<const TokenId> known) const;
 
   void start(const RouterShare& share, const std::string& cache_namespace,
              std::span<const TokenId> known);
@@ -89,6 +109,12 @@ class RouterPool {
   };
 
   static void leave(Router& router, const RouterShare& share);
+  /// Work before the first token of a request, with its own prefill.
+  [[nodiscard]] uint64_t work(uint64_t num_prefill, uint64_t num_others) const {
+    return num_prefill + options_.running_cost * num_others;
+  }
+  /// @param there work before its first token on another router
+  [[nodiscard]] bool is_sooner(uint64_t there, const Router& than, const Behind& behind) const;
 
   RouterPoolOptions options_;
   std::map<NodeId, Router> routers_;

@@ -19,6 +19,10 @@ constexpr Duration kLookAgain = milliseconds(10);
 /// so that looking at it takes no longer than a router's step.
 constexpr size_t kMostInThought = 256;
 
+/// Of those that wait on a router so many may be found to stay; then the rest stay, too, unlooked
+/// at: what is alike for all of them is seen by then, and each look costs the hashes of a prompt.
+constexpr uint32_t kMostStaying = 4;
+
 constexpr Duration kForEver{int64_t{1} << 60};  // of which two may be added
 
 Instant later(Instant now, Duration timeout) {
@@ -38,6 +42,7 @@ Scheduler::Scheduler(SchedulerOptions options)
       routers_({.max_running = options.max_running,
                 .kv_tokens = options.kv_tokens,
                 .min_fetch_tokens = options.min_fetch_tokens,
+                .min_gain_tokens = options.min_gain_tokens,
                 .index = options.prefix_index}) {
   CHECK_GE(options.max_context, 1U);
 }
@@ -54,6 +59,7 @@ std::vector<SchedulerEffect> Scheduler::handle(const SchedulerEvent& event, Inst
   if (blocked) fill_room(now, effects);
   even_out_places(blocked, now, effects);
   relieve_overcommitted(now, effects);
+  move_to_begin_sooner(now, effects);
   return effects;
 }
 
@@ -298,6 +304,7 @@ void Scheduler::wait_again(RequestId request, const Error& reason, bool is_next,
                 effects);
   }
   leave_router(request, entry);
+  entry.has_moved = false;
   queue_.push({.request = request,
                .tenant = entry.spec.tenant,
                .priority = entry.spec.priority,
@@ -329,6 +336,8 @@ void Scheduler::on(const RouterEmitted& event, Instant now, Effects& effects) {
         effects);
     return;
   }
+  entry->begun = true;
+  entry->has_moved = false;
   if (end <= due) return;
   const auto first_new = event.tokens.begin() + static_cast<int64_t>(due - event.first);
   routers_.emitted(*entry->share, end - due, event.num_cached);
@@ -484,6 +493,7 @@ void Scheduler::start(RequestId request, Entry& entry, const RouterShare& share,
   ++entry.attempt;
   entry.share = share;
   running_.emplace(request, &entry);
+  entry.begun = false;
   entry.heard = now;
   entry.first.reset();
   ++running_of_[entry.spec.tenant];
@@ -499,14 +509,48 @@ void Scheduler::relieve_overcommitted(Instant now, Effects& effects) {
     const std::vector<RequestId> running = running_on(router);
     const RequestId last = *std::ranges::max_element(
         running, {}, [&](RequestId request) { return requests_.at(request).order; });
-    Entry& entry = requests_.at(last);
+    const Entry& entry = requests_.at(last);
     const auto share = routers_.choose(entry.spec.cache_namespace, entry.known(), router);
     if (!share) continue;
-    effects.emplace_back(CancelOnRouter{router, last, entry.attempt});
-    leave_router(last, entry);
     ++counts_.moved_total;
-    start(last, entry, *share, now, effects);
+    move(last, *share, now, effects);
   }
+}
+
+void Scheduler::move_to_begin_sooner(Instant now, Effects& effects) {
+  for (const NodeId router : routers_.ids()) {
+    if (!routers_.any_sooner(router, {})) continue;
+    std::vector<RequestId> running = running_on(router);
+    std::ranges::stable_sort(running, std::greater(),
+                             [this](RequestId request) { return requests_.at(request).order; });
+    Behind behind;
+    uint32_t num_staying = 0;
+    for (const RequestId request : running) {
+      if (num_staying == kMostStaying || !routers_.any_sooner(router, behind)) break;
+      Entry& entry = requests_.at(request);
+      std::optional<RouterShare> share;
+      if (!entry.begun && !entry.has_moved) {
+        share =
+            routers_.choose_sooner(*entry.share, behind, entry.spec.cache_namespace, entry.known());
+        if (!share) ++num_staying;
+      }
+      if (share) {
+        entry.has_moved = true;
+        ++counts_.sooner_total;
+        move(request, *share, now, effects);
+      } else if (entry.share->num_prefill > 0) {
+        ++behind.num_running;
+        behind.num_prefill += entry.share->num_prefill;
+      }
+    }
+  }
+}
+
+void Scheduler::move(RequestId request, const RouterShare& share, Instant now, Effects& effects) {
+  Entry& entry = requests_.at(request);
+  effects.emplace_back(CancelOnRouter{entry.share->router, request, entry.attempt});
+  leave_router(request, entry);
+  start(request, entry, share, now, effects);
 }
 
 void Scheduler::learn_length(const Entry& ended) {
@@ -518,7 +562,9 @@ void Scheduler::leave_router(RequestId request, Entry& entry) {
     estimate_.decoded(load(), entry.emitted.size() - entry.num_at_first, entry.heard - *entry.first,
                       entry.heard);
   }
-  routers_.computed(entry.share->router, entry.spec.cache_namespace, entry.known());
+  if (entry.begun) {
+    routers_.computed(entry.share->router, entry.spec.cache_namespace, entry.known());
+  }
   routers_.leave(*entry.share);
   entry.share.reset();
   running_.erase(request);

@@ -4,6 +4,9 @@
 // the token log and ends every accepted request exactly once. Decides per request, never per layer.
 // A request whose router goes down or is drained waits again and resumes from its token log, on
 // whatever router is free: its client sees neither gap nor repeat.
+// A request that waits on its router, none of its rows computed, moves to one where it would begin
+// clearly sooner: one that comes up, is drained no more or has done its work. Once, until it has
+// begun: so none is sent to and fro.
 // A place that comes free goes to the request whose turn it is by FairQueue, which says how often
 // one may be passed; what gave its place up for another tenant comes on top, as it was charged
 // before. Places and KV blocks that are given up or left over go to the tenant that holds the
@@ -35,7 +38,10 @@ struct SchedulerOptions {
   uint64_t kv_tokens = 0;     ///< KV positions of one router; 0: not known
   PrefixIndexOptions prefix_index;
   uint32_t min_fetch_tokens = 256;  ///< KV is fetched from another router from so many tokens on
-  uint32_t max_context = 0;         ///< prompt + max_tokens of one request
+  /// A request that has not begun moves for a quarter of the work before its first token and so
+  /// many tokens of it.
+  uint32_t min_gain_tokens = 256;
+  uint32_t max_context = 0;  ///< prompt + max_tokens of one request
   Duration min_retry_after = seconds(1);
   /// How long requests wait for a router after the last one went down, counted from when it was
   /// last heard; at least min_wait_without_router. So a client hears within two seconds.
@@ -85,8 +91,9 @@ struct Drained {
   NodeId router;
   bool drained = true;
 };
-/// Tokens from a router. Stale attempts and duplicates are dropped; after a gap, or more tokens
-/// than were asked for, the request ends in Failed, because its stream can no longer be right.
+/// Tokens from a router, or without tokens: rows of the request are in a step, the first of this
+/// attempt. Stale attempts and duplicates are dropped; after a gap, or more tokens than were asked
+/// for, the request ends in Failed, because its stream can no longer be right.
 struct RouterEmitted {
   NodeId router;
   RequestId request;
@@ -153,6 +160,7 @@ struct SchedulerCounts {
   uint64_t cancelled_total = 0;
   uint64_t resumed_total = 0;  ///< starts after the first, of any request
   uint64_t moved_total = 0;    ///< of these, away from a router without enough KV blocks
+  uint64_t sooner_total = 0;   ///< of these, before they had begun, to where they begin sooner
   uint64_t yielded_total = 0;  ///< running requests that gave their place to another tenant's
   uint64_t prompt_tokens_total = 0;
   uint64_t generated_tokens_total = 0;
@@ -183,7 +191,9 @@ class Scheduler {
     uint32_t num_losses = 0;           ///< of its router
     std::optional<RouterShare> share;  ///< of the router that it runs on; none while it is queued
     int64_t order = 0;                 ///< from the first start
+    bool has_moved = false;            ///< to begin sooner, and has not begun since
     // Of the present attempt, or of the last one:
+    bool begun = false;            ///< rows of it were in a step
     Instant heard;                 ///< its start, or when its last tokens came
     std::optional<Instant> first;  ///< when its first tokens came
     size_t num_at_first = 0;       ///< tokens emitted then
@@ -251,6 +261,12 @@ class Scheduler {
              Effects& effects);
   /// A router with more requests than its KV blocks hold gives the last ones to one with room.
   void relieve_overcommitted(Instant now, Effects& effects);
+  /// Those that wait on a router, the last in order first, move to where they begin clearly sooner.
+  /// Cost: O(routers) while none is far behind another, else hashes of a few prompts and of those
+  /// that move.
+  void move_to_begin_sooner(Instant now, Effects& effects);
+  /// To another router, without waiting for it.
+  void move(RequestId request, const RouterShare& share, Instant now, Effects& effects);
   /// The request leaves its router and waits for another start, or ends if it needs none. It was
   /// lost, not moved: it also ends if that happened too often.
   void lose(RequestId request, const Error& reason, Effects& effects);

@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <functional>
+
 #include "base/random.hpp"
 #include "experts/combine.hpp"
 #include "tests/actors/short_requests.hpp"
@@ -97,6 +99,70 @@ TEST(KvMoves, ChangeNoTokenThoughFramesAreDoubledAndOvertakeEachOther) {
 }
 
 TEST(KvMoves, ChangeNoTokenThoughFramesGetLost) { expect_moves(true, 100, 150); }
+
+/// Prompts that take a router many steps, one after the other.
+std::vector<scheduler::RequestSpec> long_prompts() {
+  std::vector<scheduler::RequestSpec> specs(8, greedy(4));
+  for (size_t i = 0; i < specs.size(); ++i) {
+    specs[i].prompt.clear();
+    for (TokenId t = 0; t < 40; ++t) {
+      specs[i].prompt.push_back((t * 7 + static_cast<TokenId>(i)) % 100);
+    }
+  }
+  return specs;
+}
+
+/// All requests wait on one router when, at a time that the seed draws, the other one may be used.
+/// @param begin and `open` let that happen
+void expect_the_other_router_takes_over(const std::function<void(VirtualCluster&)>& begin,
+                                        const std::function<void(VirtualCluster&)>& open) {
+  static const std::vector<Stream> kAlone = generated_alone(kModel, long_prompts());
+  uint64_t num_moved = 0;
+  for_each_seed(30, [&](uint64_t seed) {
+    VirtualCluster cluster({.model = kModel,
+                            .num_routers = 2,
+                            .num_shards = 2,
+                            .scheduler = {.max_queued = 8,
+                                          .max_running = 8,
+                                          .min_fetch_tokens = 4,
+                                          .min_gain_tokens = 16,
+                                          .max_context = 64},
+                            .batcher = {.max_step_tokens = 8, .max_running = 8},
+                            .kv_blocks = 128,
+                            .kv_block_tokens = 4},
+                           {.seed = seed,
+                            .max_job_time = milliseconds(1),
+                            .max_frame_time = milliseconds(1),
+                            .duplicate = 0.1});
+    ASSERT_TRUE(cluster.run_until_serving());
+    begin(cluster);
+    const auto streams = cluster.submit_all(long_prompts());
+    ASSERT_TRUE(cluster.run_until([&] { return streams.back()->admitted; }));
+    cluster.run_for(milliseconds(50), random_bits(seed, 0) % 300);
+    open(cluster);
+    ASSERT_TRUE(cluster.run_until_ended(streams));
+    for (size_t i = 0; i < streams.size(); ++i) {
+      expect_same(*streams[i], kAlone[i], "request " + std::to_string(i));
+    }
+    cluster.run_for(experts::CombineOptions{}.timeout + seconds(1));
+    EXPECT_EQ(cluster.left_over(), "");
+    num_moved += cluster.status().counts.sooner_total;
+  });
+  if (std::getenv("TROUPE_SEED") != nullptr) return;
+  EXPECT_GE(num_moved, 60U);
+}
+
+TEST(RequestsThatHaveNotBegun, MoveToARouterThatIsDrainedNoMore) {
+  expect_the_other_router_takes_over(
+      [](VirtualCluster& cluster) { cluster.nodes().client().drain("router-1", true); },
+      [](VirtualCluster& cluster) { cluster.nodes().client().drain("router-1", false); });
+}
+
+TEST(RequestsThatHaveNotBegun, AreSharedByTheRoutersOfANewEpoch) {
+  // The first one that is up again is given all.
+  expect_the_other_router_takes_over(
+      [](VirtualCluster&) {}, [](VirtualCluster& cluster) { cluster.nodes().kill("shard-1"); });
+}
 
 }  // namespace
 }  // namespace troupe::actors

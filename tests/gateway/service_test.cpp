@@ -381,6 +381,7 @@ TEST(Metrics, ShowsWhatHappened) {
   status.serving = true;
   status.counts.running = 2;
   status.counts.queued = 5;
+  status.counts.sooner_total = 4;
   status.counts.yielded_total = 6;
   const std::string text = metrics.render(status);
   for (const char* line : {
@@ -400,6 +401,7 @@ TEST(Metrics, ShowsWhatHappened) {
            "troupe_client_disconnects_total 1\n",
            "troupe_build_info{version=\"9\"} 1\n",
            "troupe_serving 1\n",
+           "troupe_requests_moved_to_begin_total 4\n",
            "troupe_requests_yielded_total 6\n",
        }) {
     EXPECT_THAT(text, HasSubstr(line));

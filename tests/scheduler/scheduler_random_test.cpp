@@ -56,8 +56,11 @@ class World {
  public:
   World(uint64_t seed, uint64_t kv_tokens)
       : seed_(seed),
-        scheduler_({.max_queued = 6, .max_running = 4, .kv_tokens = kv_tokens, .max_context = 20}) {
-  }
+        scheduler_({.max_queued = 6,
+                    .max_running = 4,
+                    .kv_tokens = kv_tokens,
+                    .min_gain_tokens = 8,
+                    .max_context = 20}) {}
 
   uint64_t draw(uint64_t n) { return random_bits(seed_, draws_++) % n; }
 
@@ -178,6 +181,7 @@ class World {
       router.work.erase(at);
       return say(finished);
     }
+    if (draw(8) == 0) return say(RouterEmitted{node, request, work.attempt, work.num_sent, {}});
     if (draw(60) == 0) {
       const Code code = draw(2) == 0 ? Code::kInternal : Code::kUnavailable;
       const RouterFailed failed{node, request, work.attempt, {code, "broken"}};
@@ -236,6 +240,7 @@ TEST(Scheduler, EndsEveryAdmittedRequestOnceUnderRandomInterleavings) {
     EXPECT_GT(counts.cancelled_total, 100U);
     EXPECT_GT(counts.refused_total, 500U);
     EXPECT_EQ(counts.moved_total > 100, few_blocks);
+    EXPECT_GT(counts.sooner_total, 100U);
     EXPECT_GT(counts.yielded_total, 100U);
     ASSERT_NO_FATAL_FAILURE(world.settle());
   }

@@ -476,6 +476,124 @@ TEST_F(SchedulerTest, MovesTheLastRequestFromARouterWithoutBlocksToOneWithRoom) 
   EXPECT_EQ(scheduler.counts().moved_total, 1U);
 }
 
+class MovesToBeginSooner : public SchedulerTest {
+ protected:
+  MovesToBeginSooner() { use(options); }
+  /// A prompt that shares nothing with others.
+  std::vector<std::string> submit_own(uint64_t request, size_t num_prompt = 100) {
+    return tell(
+        Submitted{RequestId{request},
+                  {.prompt = std::vector<TokenId>(num_prompt, static_cast<TokenId>(request)),
+                   .max_tokens = 4,
+                   .timeout = seconds(10)}});
+  }
+  /// Rows of it are in a step.
+  std::vector<std::string> begin(uint64_t request, uint64_t router = kR, uint32_t attempt = 1) {
+    return emit(request, 0, {}, router, attempt);
+  }
+  std::vector<std::string> undrain(uint64_t router) { return tell(Drained{NodeId{router}, false}); }
+
+  const SchedulerOptions options{
+      .max_queued = 8, .max_running = 8, .min_gain_tokens = 64, .max_context = 1'000};
+};
+
+TEST_F(MovesToBeginSooner, WhenARouterComesUpUntilItWouldBeNoSooner) {
+  up(kR);
+  for (uint64_t r = 1; r <= 4; ++r) submit_own(r);
+  EXPECT_THAT(begin(1), IsEmpty());
+  // 4 x 100 tokens and 3 others, of 64 each, against 100; then 428 against 264.
+  EXPECT_THAT(up(kS), ElementsAre("cancel 4.1 on 10", "start 4.2 on 20", "cancel 3.1 on 10",
+                                  "start 3.2 on 20"));
+  EXPECT_EQ(scheduler.counts().sooner_total, 2U);
+  EXPECT_EQ(scheduler.counts().resumed_total, 2U);
+  EXPECT_THAT(emit(3, 0, {7}), IsEmpty()) << "the first attempt was too late";
+  EXPECT_THAT(emit(3, 0, {7}, kS, 2), ElementsAre("tell 3: tokens 0 [7]"));
+  EXPECT_THAT(finish(3, kS, 2), ElementsAre("tell 3: length"));
+}
+
+TEST_F(MovesToBeginSooner, WhenARouterIsDrainedNoMore) {
+  up(kR);
+  up(kS);
+  tell(Drained{NodeId{kS}});
+  for (uint64_t r = 1; r <= 2; ++r) submit_own(r);
+  EXPECT_THAT(undrain(kS), ElementsAre("cancel 2.1 on 10", "start 2.2 on 20"));
+}
+
+TEST_F(MovesToBeginSooner, WhenAnotherRouterHasDoneItsWork) {
+  up(kR);
+  up(kS);
+  submit_own(1, 300);
+  submit_own(2, 300);  // on 20
+  EXPECT_THAT(submit_own(3), ElementsAre("tell 3: admitted", "start 3.1 on 10"));
+  begin(1);
+  begin(2, kS);
+  emit(2, 0, {7}, kS);
+  // 400 tokens and one other against 100.
+  EXPECT_THAT(finish(2, kS), ElementsAre("tell 2: length", "cancel 3.1 on 10", "start 3.2 on 20"));
+}
+
+TEST_F(MovesToBeginSooner, NotOnceItHasBegun) {
+  up(kR);
+  for (uint64_t r = 1; r <= 4; ++r) submit_own(r);
+  for (uint64_t r = 1; r <= 4; ++r) begin(r);
+  EXPECT_THAT(up(kS), IsEmpty());
+}
+
+TEST_F(MovesToBeginSooner, OnceOnlyUntilItHasBegun) {
+  up(kR);
+  up(kS);
+  submit_own(1, 300);
+  submit_own(2, 300);  // on 20
+  submit_own(3);
+  EXPECT_THAT(finish(2, kS), ElementsAre("tell 2: length", "cancel 3.1 on 10", "start 3.2 on 20"));
+  EXPECT_THAT(down(kR), ElementsAre("cancel 1.1 on 10", "start 1.2 on 20"));
+  tell(RouterGone{NodeId{kR}});
+  EXPECT_THAT(up(kR), IsEmpty()) << "400 tokens and one other against 100, but it has moved";
+}
+
+TEST_F(MovesToBeginSooner, NotBecauseOfThoseThatComeAfterIt) {
+  up(kR);
+  submit_own(1, 100);
+  now = now + milliseconds(1);
+  submit_own(2, 900);
+  EXPECT_THAT(up(kS), IsEmpty()) << "1: 100 on both; 2: 1064 against 900";
+}
+
+TEST_F(MovesToBeginSooner, NotForLittle) {
+  up(kR);
+  submit_own(1, 50);
+  submit_own(2, 10);
+  EXPECT_THAT(up(kS), ElementsAre("cancel 2.1 on 10", "start 2.2 on 20"));  // 124 against 10
+  use(options);
+  up(kR);
+  submit_own(1, 10);
+  emit(1, 0, {7});
+  submit_own(2, 500);
+  EXPECT_THAT(up(kS), IsEmpty()) << "564 against 500";
+}
+
+TEST_F(MovesToBeginSooner, NotAwayFromItsPrefix) {
+  up(kR);
+  submit_own(1, 640);
+  emit(1, 0, {7});
+  const RequestSpec same{
+      .prompt = std::vector<TokenId>(640, 1), .max_tokens = 4, .timeout = seconds(10)};
+  EXPECT_THAT(tell(Submitted{RequestId{2}, same}),
+              ElementsAre("tell 2: admitted", "start 2.1 on 10"));
+  submit_own(3, 100);
+  EXPECT_THAT(up(kS), ElementsAre("cancel 3.1 on 10", "start 3.2 on 20"))
+      << "3 may go, and 2, of which 639 tokens are cached, stays";
+}
+
+TEST_F(MovesToBeginSooner, WithoutAskingForKvThatWasNotComputed) {
+  up(kR);
+  submit_own(1, 640);
+  submit_own(2, 640);
+  const auto effects = scheduler.handle(RouterUp{NodeId{kS}}, now);
+  ASSERT_EQ(effects.size(), 2U);
+  EXPECT_EQ(std::get<StartOnRouter>(effects[1]).kv_from, std::nullopt);
+}
+
 TEST_F(SchedulerTest, RequestsOfATenantKeepTheirOrder) {
   const auto order = [&](uint64_t request, const std::string& tenant, uint32_t priority) {
     const RequestSpec spec{.prompt = {1, 2},

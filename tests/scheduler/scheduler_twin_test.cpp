@@ -177,7 +177,7 @@ class TwinWorld {
 struct Case {
   const char* name;
   SchedulerOptions options;
-  uint64_t min_yielded, min_moved, min_fetches;  ///< that the runs have to see
+  uint64_t min_yielded, min_moved, min_sooner, min_fetches;  ///< that the runs have to see
 };
 void PrintTo(const Case& c, std::ostream* out) { *out << c.name; }
 
@@ -209,6 +209,7 @@ TEST_P(SchedulerTwinTest, DoesTheSame) {
     sum.refused_total += counts.refused_total;
     sum.resumed_total += counts.resumed_total;
     sum.moved_total += counts.moved_total;
+    sum.sooner_total += counts.sooner_total;
     sum.yielded_total += counts.yielded_total;
     num_fetches += world.num_fetches();
     num_passed += world.num_passed();
@@ -218,6 +219,7 @@ TEST_P(SchedulerTwinTest, DoesTheSame) {
   EXPECT_GT(sum.refused_total, 1'000U);
   EXPECT_GT(sum.resumed_total, 1'000U);
   EXPECT_GE(sum.moved_total, GetParam().min_moved);
+  EXPECT_GE(sum.sooner_total, GetParam().min_sooner);
   EXPECT_GE(sum.yielded_total, GetParam().min_yielded);
   EXPECT_GE(num_fetches, GetParam().min_fetches);
   EXPECT_GE(num_passed, 50U);
@@ -228,16 +230,20 @@ INSTANTIATE_TEST_SUITE_P(Options, SchedulerTwinTest,
                                                 {.max_queued = 16,
                                                  .max_running = 4,
                                                  .min_fetch_tokens = 32,
+                                                 .min_gain_tokens = 32,
                                                  .max_context = kMaxContext},
                                                 100,
                                                 0,
+                                                100,
                                                 100},
                                            Case{"FewBlocks",
                                                 {.max_queued = 16,
                                                  .max_running = 4,
                                                  .kv_tokens = 160,
                                                  .min_fetch_tokens = 1,
+                                                 .min_gain_tokens = 1,
                                                  .max_context = kMaxContext},
+                                                100,
                                                 100,
                                                 100,
                                                 100},
@@ -249,6 +255,7 @@ INSTANTIATE_TEST_SUITE_P(Options, SchedulerTwinTest,
                                                  .max_context = kMaxContext,
                                                  .min_retry_after = milliseconds(1),
                                                  .max_losses = 1},
+                                                0,
                                                 0,
                                                 0,
                                                 100},
@@ -266,14 +273,17 @@ INSTANTIATE_TEST_SUITE_P(Options, SchedulerTwinTest,
                                                               .max_tenants = 2}},
                                                 100,
                                                 100,
+                                                0,
                                                 100},
                                            Case{"Weights",
                                                 {.max_queued = 16,
                                                  .max_running = 4,
                                                  .kv_tokens = 160,
                                                  .min_fetch_tokens = 1,
+                                                 .min_gain_tokens = 100,
                                                  .max_context = kMaxContext,
                                                  .fairness = {.weights = {{"t", 2}, {"tt", 3}}}},
+                                                100,
                                                 100,
                                                 100,
                                                 100},
@@ -283,8 +293,10 @@ INSTANTIATE_TEST_SUITE_P(Options, SchedulerTwinTest,
                                                  .max_running = 16,
                                                  .kv_tokens = 120,
                                                  .min_fetch_tokens = 32,
+                                                 .min_gain_tokens = 16,
                                                  .max_context = kMaxContext,
                                                  .fairness = {.ageing = milliseconds(200)}},
+                                                100,
                                                 100,
                                                 100,
                                                 100}),

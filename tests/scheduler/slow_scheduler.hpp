@@ -43,6 +43,7 @@ class SlowScheduler {
     if (blocked) fill_room();
     even_out(blocked);
     relieve();
+    move_to_begin_sooner();
     return effects_;
   }
 
@@ -78,6 +79,8 @@ class SlowScheduler {
     int64_t order = 0;
     bool is_next = false;               ///< while it waits: it lost its router
     std::optional<NodeId> router = {};  ///< none: it waits
+    bool begun = false;                 ///< there
+    bool has_moved = false;             ///< before it had begun, and it has not begun since
     bool prefills = false;              ///< there, until its first token
     uint64_t shared = 0;                ///< tokens whose KV it shares there
     Instant heard = {};                 ///< of its start there, and of its tokens since
@@ -115,6 +118,7 @@ class SlowScheduler {
   struct Choice {
     NodeId router;
     uint64_t shared = 0;
+    uint64_t work = 0;  ///< before its first token
     std::optional<NodeId> kv_from = {};
   };
 
@@ -192,6 +196,8 @@ class SlowScheduler {
       cancel_on_router(*r);
       return fail(e.request, {Code::kInternal, ""});
     }
+    r->begun = true;
+    r->has_moved = false;
     TokensEmitted told{e.request, static_cast<uint32_t>(due), {}, e.num_cached, {}};
     for (size_t i = due; i < end; ++i) told.tokens.push_back(e.tokens[i - e.first]);
     if (told.tokens.empty()) return;
@@ -458,7 +464,7 @@ class SlowScheduler {
       if (!fits && num_running > 0) continue;
       const std::pair cost(work + known.size() - shared + kRunningCost * num_running, num_running);
       if (best && least <= cost) continue;
-      best = {router.id, shared};
+      best = {router.id, shared, cost.first};
       least = cost;
     }
     if (!best) return best;
@@ -607,6 +613,44 @@ class SlowScheduler {
     }
   }
 
+  /// Those that have not begun on a router move, the last in order first, until four were found
+  /// that stay. Before one are all that decode or come earlier, and all of the other router.
+  void move_to_begin_sooner() {
+    const auto place = [this](RequestId id) {
+      return std::pair(find(id)->order, UINT64_MAX - id.value);
+    };
+    for (const Router& router : routers_) {
+      std::vector<RequestId> running = running_on(router.id);
+      std::ranges::sort(running, std::greater(), place);
+      int num_staying = 0;
+      for (const RequestId request : running) {
+        Request& r = *find(request);
+        if (num_staying == 4 || r.begun || r.has_moved) continue;
+        uint64_t here = r.work();
+        for (const RequestId other : running_on(router.id)) {
+          if (other == request) continue;
+          const bool comes_later = find(other)->work() > 0 && place(other) > place(request);
+          here += comes_later ? 0 : kRunningCost + find(other)->work();
+        }
+        auto choice = choose(r, router.id);
+        const uint64_t gain = choice && choice->work < here ? here - choice->work : 0;
+        if (gain < std::max<uint64_t>({1, options_.min_gain_tokens, here / 4})) {
+          ++num_staying;
+          continue;
+        }
+        // What it was to compute there is not there.
+        if (choice->kv_from == router.id && r.shared < choice->shared + options_.min_fetch_tokens) {
+          choice->kv_from.reset();
+        }
+        cancel_on_router(r);
+        leave(r);
+        r.has_moved = true;
+        ++totals_.sooner_total;
+        start(r, *choice);
+      }
+    }
+  }
+
   // --- what happens to a request ----------------------------------------------------------------
   enum class Because : uint8_t { kItsTurn, kHoldsLeastKv, kHoldsFewestPlaces };
   /// Those who wait on had less of a claim.
@@ -676,6 +720,7 @@ class SlowScheduler {
     ++r.attempt;
     r.router = choice.router;
     r.shared = choice.shared;
+    r.begun = false;
     r.prefills = true;
     r.heard = now_;
     computes(choice.router, r);
@@ -688,7 +733,7 @@ class SlowScheduler {
       const size_t num_more = r.emitted.size() - r.num_at_first;
       learn({"decode", 0, magnitude(load(0))}, num_more, (r.heard - r.first).ns, r.heard);
     }
-    computes(*r.router, r);
+    if (r.begun) computes(*r.router, r);
     r.router.reset();
     if (places_of(r.spec.tenant) == 0) last_turn_.erase(r.spec.tenant);
     settled_ = false;
@@ -708,6 +753,7 @@ class SlowScheduler {
     if (stopping_) return fail(request, {Code::kUnavailable, "draining"});
     comes_to_wait(r.spec.tenant);
     leave(r);
+    r.has_moved = false;
     r.is_next = is_next;
     forget_idle_tenants();
   }
@@ -898,6 +944,7 @@ inline std::string to_text(const SchedulerCounts& c) {
                                     {"cancelled", c.cancelled_total},
                                     {"resumed", c.resumed_total},
                                     {"moved", c.moved_total},
+                                    {"sooner", c.sooner_total},
                                     {"yielded", c.yielded_total},
                                     {"prompt tokens", c.prompt_tokens_total},
                                     {"generated tokens", c.generated_tokens_total}}) {
