@@ -69,7 +69,19 @@ function(troupe_test name)
   if(ARG_LABELS)
     list(APPEND properties LABELS ${ARG_LABELS})
   endif()
+  if("slow" IN_LIST ARG_LABELS)
+    list(APPEND properties ENVIRONMENT TROUPE_FRESH_SEEDS=1)
+  endif()
   gtest_discover_tests(${name} DISCOVERY_MODE PRE_TEST PROPERTIES ${properties})
+endfunction()
+
+# troupe_fresh_seeds(scheduler_test): the tests of a binary that draw what happens from a seed, once
+# more with other seeds each time (tests/support/seeds.hpp). Their names say so.
+function(troupe_fresh_seeds name)
+  add_test(NAME fresh_seeds.${name}
+    COMMAND ${name} "--gtest_filter=*Random*:*Twin*:*Whatever*:PrefixIndex.*")
+  set_tests_properties(fresh_seeds.${name} PROPERTIES LABELS slow TIMEOUT 900
+    ENVIRONMENT TROUPE_FRESH_SEEDS=1)
 endfunction()
 
 # troupe_fuzzer(safetensors SOURCES safetensors_fuzz.cpp LINKS troupe_model)

@@ -95,7 +95,7 @@ TEST(VirtualCluster, AScoredPromptMayBeCachedOrPreempted) {
     const ClusterStatus status = cluster.status();
     for (const NodeStatus& node : status.nodes) num_preempted += node.num_preempted;
   });
-  if (std::getenv("TROUPE_SEED") == nullptr) {
+  if (usual_seeds()) {
     EXPECT_GE(num_preempted, 20U);
   }
 }

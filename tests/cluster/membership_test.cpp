@@ -7,6 +7,7 @@
 #include <set>
 
 #include "base/random.hpp"
+#include "tests/support/seeds.hpp"
 
 namespace troupe::cluster {
 namespace {
@@ -646,15 +647,15 @@ class RandomCluster {
 };
 
 TEST(Membership, ServesOnlyWithLiveReadyNodesUnderRandomEvents) {
-  for (const uint64_t seed : {1U, 2U, 3U}) {
-    SCOPED_TRACE("seed " + std::to_string(seed));
+  const auto run = [](uint64_t seed) {
     RandomCluster cluster(seed);
     for (int i = 0; i < 40'000; ++i) ASSERT_NO_FATAL_FAILURE(cluster.act()) << "event " << i;
     EXPECT_GT(cluster.num_served(), 100U);
     EXPECT_GT(cluster.num_changed(), 100U);
     EXPECT_GT(cluster.num_abandoned(), 10U);
     ASSERT_NO_FATAL_FAILURE(cluster.settle());
-  }
+  };
+  for_each_seed(3, run, 1);
 }
 
 }  // namespace

@@ -1,4 +1,5 @@
 #include "tests/kvcache/random_world.hpp"
+#include "tests/support/seeds.hpp"
 
 namespace troupe::kvcache {
 namespace {
@@ -7,7 +8,8 @@ namespace {
 class RandomHolderTest : public ::testing::TestWithParam<uint64_t> {};
 
 TEST_P(RandomHolderTest, AgreesWithItsTwinThroughAHundredThousandEvents) {
-  run_random_worlds(GetParam(), 100'000);
+  for_each_seed(
+      1, [](uint64_t seed) { run_random_worlds(seed, 100'000); }, GetParam());
 }
 
 INSTANTIATE_TEST_SUITE_P(Seed, RandomHolderTest, ::testing::Range<uint64_t>(100, 110),

@@ -370,9 +370,8 @@ inline void run_random_worlds(uint64_t seed, uint64_t num_events) {
       {.num_blocks = 24, .num_host_slots = 30, .block_tokens = 2, .max_copies = 5},
   };
   for (const HolderOptions& shape : shapes) {
-    SCOPED_TRACE("seed " + std::to_string(seed) + ", " + std::to_string(shape.num_blocks) + " x " +
-                 std::to_string(shape.block_tokens) + " tokens, " +
-                 std::to_string(shape.num_host_slots) + " slots");
+    SCOPED_TRACE(std::to_string(shape.num_blocks) + " x " + std::to_string(shape.block_tokens) +
+                 " tokens, " + std::to_string(shape.num_host_slots) + " slots");
     RandomWorld world(seed, shape);
     const uint64_t share = num_events / shapes.size();
     while (world.num_events() < share) ASSERT_NO_FATAL_FAILURE(world.act());

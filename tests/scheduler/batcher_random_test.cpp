@@ -12,6 +12,7 @@
 #include "base/random.hpp"
 #include "scheduler/batcher.hpp"
 #include "tests/scheduler/batcher_twin.hpp"
+#include "tests/support/seeds.hpp"
 
 namespace troupe::scheduler {
 namespace {
@@ -260,7 +261,7 @@ class RandomShell {
     ASSERT_NO_FATAL_FAILURE(expect_nobody_starves(step));
     step_ = step;
   }
-  [[nodiscard]] bool some_score() const { return seed_ > 4; }
+  [[nodiscard]] bool some_score() const { return seed_ % 6 == 0 || seed_ % 6 == 5; }
   /// What batcher.hpp promises to those who could run.
   void expect_nobody_starves(const RunStep& step) {
     std::pair<RequestId, const Life*> first{};  // of the prompts
@@ -340,8 +341,7 @@ TEST_P(RandomBatcherTest, ComputesEveryPositionOnceInOrderAndEndsEveryRequest) {
   const BatcherOptions& options = GetParam().options;
   uint32_t longest_wait = 0;
   uint64_t num_preempted = 0, num_passed = 0;
-  for (const uint64_t seed : {1U, 2U, 3U, 4U, 5U, 6U}) {
-    SCOPED_TRACE("seed " + std::to_string(seed));
+  const auto run = [&](uint64_t seed) {
     RandomShell shell(seed, options, GetParam().pool_blocks);
     const auto act = [&] {
       switch (shell.draw(16)) {
@@ -372,7 +372,9 @@ TEST_P(RandomBatcherTest, ComputesEveryPositionOnceInOrderAndEndsEveryRequest) {
       ASSERT_NO_FATAL_FAILURE(shell.finish_step());
     }
     EXPECT_EQ(shell.num_live(), 0U) << "somebody waits for ever";
-  }
+  };
+  for_each_seed(6, run, 1);
+  if (!usual_seeds()) return;
   switch (GetParam().scarce) {
     case Scarce::kNothing: break;
     case Scarce::kBlocks:

@@ -5,6 +5,7 @@
 #include <map>
 
 #include "base/random.hpp"
+#include "tests/support/seeds.hpp"
 
 namespace troupe::scheduler {
 namespace {
@@ -140,9 +141,8 @@ TEST(FairQueue, RemembersABoundedNumberOfIdleTenants) {
   EXPECT_EQ(queue.front(kStart), RequestId{1}) << "a forgotten tenant starts at the others' level";
 }
 
-TEST(FairQueue, NobodyIsPassedForEver) {
+void push_and_serve(uint64_t seed) {
   FairQueue queue(kOptions);
-  const uint64_t seed = 3;
   uint64_t draws = 0;
   const auto draw = [&](uint64_t n) { return random_bits(seed, draws++) % n; };
   std::map<RequestId, Instant> pushed;
@@ -164,6 +164,8 @@ TEST(FairQueue, NobodyIsPassedForEver) {
   EXPECT_EQ(queue.check(), "");
   EXPECT_LT(longest, seconds(60)) << "5 s of backlog, 20 s of head start, and fair turns";
 }
+
+TEST(FairQueue, NobodyIsPassedForEverWhateverGoesInAndOut) { for_each_seed(1, push_and_serve, 3); }
 
 }  // namespace
 }  // namespace troupe::scheduler

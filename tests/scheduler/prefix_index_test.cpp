@@ -6,6 +6,7 @@
 #include <map>
 
 #include "base/random.hpp"
+#include "tests/support/seeds.hpp"
 
 namespace troupe::scheduler {
 namespace {
@@ -107,8 +108,7 @@ class Twin {
 };
 
 TEST(PrefixIndex, AgreesWithASearchThroughAllThatWasAdded) {
-  for (uint64_t seed = 1; seed <= 20; ++seed) {
-    SCOPED_TRACE("seed " + std::to_string(seed));
+  const auto run = [&](uint64_t seed) {
     uint64_t draws = 0;
     const auto draw = [&](uint64_t n) { return random_bits(seed, draws++) % n; };
     const auto tokens = [&] {
@@ -133,13 +133,13 @@ TEST(PrefixIndex, AgreesWithASearchThroughAllThatWasAdded) {
       }
       ASSERT_EQ(index.check(), "");
     }
-  }
+  };
+  for_each_seed(20, run, 1);
 }
 
 TEST(PrefixIndex, LeavesNoGapsWhateverGoesForWantOfRoom) {
   uint64_t num_partial = 0;
-  for (uint64_t seed = 1; seed <= 20; ++seed) {
-    SCOPED_TRACE("seed " + std::to_string(seed));
+  const auto run = [&](uint64_t seed) {
     uint64_t draws = 0;
     const auto draw = [&](uint64_t n) { return random_bits(seed, draws++) % n; };
     PrefixIndex index({.chunk_tokens = 2, .max_chunks = 4 + static_cast<uint32_t>(draw(12))});
@@ -162,7 +162,9 @@ TEST(PrefixIndex, LeavesNoGapsWhateverGoesForWantOfRoom) {
             << "event " << i;
       }
     }
-  }
+  };
+  for_each_seed(20, run, 1);
+  if (!usual_seeds()) return;
   EXPECT_GT(num_partial, 1'000U);
 }
 

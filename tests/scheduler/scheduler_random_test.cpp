@@ -8,6 +8,7 @@
 
 #include "base/random.hpp"
 #include "scheduler/scheduler.hpp"
+#include "tests/support/seeds.hpp"
 
 namespace troupe::scheduler {
 namespace {
@@ -226,8 +227,7 @@ class World {
 };
 
 TEST(Scheduler, EndsEveryAdmittedRequestOnceUnderRandomInterleavings) {
-  for (const uint64_t seed : {1U, 2U, 3U, 4U}) {
-    SCOPED_TRACE("seed " + std::to_string(seed));
+  const auto run = [](uint64_t seed) {
     const bool few_blocks = seed % 2 == 0;
     World world(seed, few_blocks ? 30 : 0);
     while (world.num_events() < 250'000) {
@@ -243,7 +243,8 @@ TEST(Scheduler, EndsEveryAdmittedRequestOnceUnderRandomInterleavings) {
     EXPECT_GT(counts.sooner_total, 100U);
     EXPECT_GT(counts.yielded_total, 100U);
     ASSERT_NO_FATAL_FAILURE(world.settle());
-  }
+  };
+  for_each_seed(4, run, 1);
 }
 
 }  // namespace

@@ -6,6 +6,8 @@
 #include <csignal>
 #include <cstdlib>
 #include <cstring>
+#include <iostream>
+#include <random>
 
 #include "base/log.hpp"
 
@@ -33,15 +35,23 @@ Situation::Situation(const std::string& what) : trace_("", 0, what), outer_size_
 
 Situation::~Situation() { g_size = outer_size_; }
 
-void for_each_seed(uint64_t count, const std::function<void(uint64_t seed)>& scenario) {
-  uint64_t first = 0, end = count;
+bool usual_seeds() {
+  return std::getenv("TROUPE_SEED") == nullptr && std::getenv("TROUPE_FRESH_SEEDS") == nullptr;
+}
+
+void for_each_seed(uint64_t count, const std::function<void(uint64_t seed)>& scenario,
+                   uint64_t first) {
+  uint64_t end = first;
   if (const char* range = std::getenv("TROUPE_SEED")) {
     char* rest = nullptr;
     first = std::strtoull(range, &rest, 10);
     end = (*rest == '-' ? std::strtoull(rest + 1, nullptr, 10) : first) + 1;
   } else {
+    if (!usual_seeds()) first = std::random_device()();
+    end = first + count;
     log::configure(log::Level::kError, "test");  // of so many runs nobody reads more
   }
+  std::cout << "TROUPE_SEED=" << first << '-' << end - 1 << std::endl;
   for (uint64_t seed = first; seed < end; ++seed) {
     const std::string text = std::to_string(seed);
     const Situation situation("seed " + text + "; to repeat it alone set TROUPE_SEED=" + text);

@@ -24,8 +24,14 @@ class Situation {
   size_t outer_size_;
 };
 
-/// Runs `scenario` with the seeds 0 .. count - 1, until one of them fails. With TROUPE_SEED=N in
-/// the environment it runs N alone, with TROUPE_SEED=N-M those from N to M.
-void for_each_seed(uint64_t count, const std::function<void(uint64_t seed)>& scenario);
+/// Runs `scenario` with the seeds first .. first + count - 1, until one of them fails, and prints
+/// which. With TROUPE_SEED=N in the environment it runs N alone, with TROUPE_SEED=N-M those from N
+/// to M; else with TROUPE_FRESH_SEEDS=1, as ctest runs what is labelled slow, `count` of them from
+/// a random one on.
+void for_each_seed(uint64_t count, const std::function<void(uint64_t seed)>& scenario,
+                   uint64_t first = 0);
+
+/// The environment chooses no others: what the usual seeds are known to show must be seen.
+bool usual_seeds();
 
 }  // namespace troupe
