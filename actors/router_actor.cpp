@@ -23,13 +23,6 @@ namespace {
 
 constexpr std::chrono::milliseconds kKvTimeout{500};
 
-RouterOptions for_model(RouterOptions options, const RouterEngine& engine) {
-  constexpr double kMostPositions = 1e9;
-  options.batcher.attention_span =
-      static_cast<uint32_t>(std::clamp(engine.attention_span(), 1.0, kMostPositions));
-  return options;
-}
-
 kvcache::TransferOptions transfer_options(const RouterOptions& options) {
   kvcache::TransferOptions transfers = options.transfers;
   transfers.block_tokens = options.block_tokens;
@@ -37,6 +30,13 @@ kvcache::TransferOptions transfer_options(const RouterOptions& options) {
 }
 
 }  // namespace
+
+RouterOptions for_model(RouterOptions options, const RouterEngine& engine) {
+  constexpr double kMostPositions = 1e9;
+  options.batcher.attention_span =
+      static_cast<uint32_t>(std::clamp(engine.attention_span(), 1.0, kMostPositions));
+  return options;
+}
 
 class RouterShell {
  public:

@@ -27,6 +27,9 @@ struct RouterOptions {
   ShardLinkOptions links;
 };
 
+/// These options with what the batcher has to know of the engine's model.
+RouterOptions for_model(RouterOptions options, const RouterEngine& engine);
+
 /// Dispatches of a router that may lie at one shard: one of each micro-batch. A shard takes in so
 /// many full steps of every router (experts::ShardOptions::max_queued_rows).
 inline constexpr uint32_t kDispatchesPerShard = RouterEngine::kLanes;

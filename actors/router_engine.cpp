@@ -29,28 +29,6 @@ std::optional<Result<model::SampledToken>> next_token(const StepPart& part,
   return token;
 }
 
-double multiply_adds(const StepWork& work) {
-  return static_cast<double>(work.float_multiply_adds + work.integer_multiply_adds);
-}
-
-double span_of(const model::ModelConfig& config, const model::RouterWeights& weights,
-               AttentionForm form, DType kv_dtype) {
-  constexpr uint32_t kDepth = 1024;
-  const TokenId token = 0;
-  const auto at = [&](uint32_t position) {
-    const StepSequence row{.tokens = {&token, 1}, .first_position = position};
-    return multiply_adds(work_outside_experts(config, weights, form, kv_dtype, {&row, 1}));
-  };
-  double experts = 0;  // of all layers
-  for (uint32_t layer = 0; layer < config.num_layers; ++layer) {
-    if (config.is_moe_layer(layer)) {
-      experts +=
-          3.0 * config.num_experts_per_tok * config.hidden_size * config.moe_intermediate_size;
-    }
-  }
-  return (at(0) + experts) * kDepth / (at(kDepth) - at(0));
-}
-
 }  // namespace
 
 RouterEngine::RouterEngine(const model::ModelConfig& config,
@@ -61,7 +39,7 @@ RouterEngine::RouterEngine(const model::ModelConfig& config,
       weights_(CHECK_OK(place(weights, *memory_))),
       pool_(pool),
       kv_(kv, *memory_),
-      attention_span_(span_of(config, *weights, form, kv.dtype)) {
+      attention_span_(actors::attention_span(config, form)) {
   lanes_.reserve(kLanes);
   for (uint32_t i = 0; i < kLanes; ++i) {
     lanes_.push_back({.forward = Forward(config, *weights_, ops, kv_, form)});

@@ -92,8 +92,7 @@ class RouterEngine {
 
   [[nodiscard]] size_t kv_bytes() const { return kv_.size_bytes(); }
 
-  /// A row that attends to so many positions takes twice the multiply-adds of one that attends to
-  /// none: counted from the model's shapes, without the head.
+  /// Of its model (actors/step_work.hpp).
   [[nodiscard]] double attention_span() const { return attention_span_; }
 
  private:

@@ -108,6 +108,27 @@ StepWork work_outside_experts(const model::ModelConfig& config, const model::Rou
   return work;
 }
 
+double attention_span(const model::ModelConfig& config, AttentionForm form) {
+  const double hidden = config.hidden_size, heads = config.num_heads;
+  const double rank = config.kv_lora_rank, rope = config.qk_rope_head_dim;
+  const double nope = config.qk_nope_head_dim, v = config.v_head_dim;
+  const double q = heads * (nope + rope), ql = config.q_lora_rank;
+  const double expand = heads * (nope + v) * rank;  // uk and uv, or kv_b of a position
+  const bool absorbed = form == AttentionForm::kAbsorbed;
+  const double attention = (ql > 0 ? hidden * ql + ql * q : hidden * q) + hidden * (rank + rope) +
+                           (absorbed ? expand : 0) + heads * v * hidden;
+  const double position = absorbed ? heads * (2 * rank + rope) : expand + heads * (nope + rope + v);
+  const double experts = config.num_experts_per_tok + config.num_shared_experts;
+  double row = 0;
+  for (LayerIdx layer = 0; layer < config.num_layers; ++layer) {
+    row += attention + (config.is_moe_layer(layer)
+                            ? 3 * hidden * config.moe_intermediate_size * experts +
+                                  hidden * config.num_routed_experts
+                            : 3 * hidden * config.intermediate_size);
+  }
+  return row / (config.num_layers * position);
+}
+
 StepWork work_of(std::span<const kernels::FfnParams> experts) {
   StepWork work;
   for (const kernels::FfnParams& expert : experts) {

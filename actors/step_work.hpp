@@ -32,6 +32,10 @@ StepWork work_outside_experts(const model::ModelConfig& config, const model::Rou
                               AttentionForm form, DType kv_dtype,
                               std::span<const StepSequence> sequences);
 
+/// A row that attends to so many positions takes twice the multiply-adds of one that attends to
+/// none: counted from the model's shapes, with the experts, without the head.
+double attention_span(const model::ModelConfig& config, AttentionForm form);
+
 /// Some FFNs: the routed experts of one layer with the rows that chose them.
 StepWork work_of(std::span<const kernels::FfnParams> experts);
 

@@ -4,6 +4,10 @@
 
 #include <gtest/gtest.h>
 
+#include "actors/router_actor.hpp"
+#include "base/check_ok.hpp"
+#include "kernels/backend.hpp"
+
 #include <vector>
 
 namespace troupe::actors {
@@ -115,6 +119,85 @@ TEST(StepWork, OfSeveralSequencesReadsTheHeadForThoseWithLogits) {
   const StepWork two = work();
   EXPECT_EQ(two.weight_bytes - none.weight_bytes, kHead * 2 + 10 * 4);
   EXPECT_EQ(two.float_multiply_adds - none.float_multiply_adds, 2 * kHead);
+}
+
+model::ModelConfig v2_lite() {
+  model::ModelConfig config;
+  config.hidden_size = 2048;
+  config.num_layers = 27;
+  config.num_heads = 16;
+  config.kv_lora_rank = 512;
+  config.qk_nope_head_dim = config.v_head_dim = 128;
+  config.qk_rope_head_dim = 64;
+  config.intermediate_size = 10944;
+  config.moe_intermediate_size = 1408;
+  config.num_routed_experts = 64;
+  config.num_shared_experts = 2;
+  config.num_experts_per_tok = 6;
+  config.first_k_dense_replace = 1;
+  return config;
+}
+
+model::ModelConfig v3() {
+  model::ModelConfig config;
+  config.hidden_size = 7168;
+  config.num_layers = 61;
+  config.num_heads = 128;
+  config.q_lora_rank = 1536;
+  config.kv_lora_rank = 512;
+  config.qk_nope_head_dim = config.v_head_dim = 128;
+  config.qk_rope_head_dim = 64;
+  config.intermediate_size = 18432;
+  config.moe_intermediate_size = 2048;
+  config.num_routed_experts = 256;
+  config.num_shared_experts = 1;
+  config.num_experts_per_tok = 8;
+  config.first_k_dense_replace = 3;
+  return config;
+}
+
+TEST(AttentionSpan, OfPublishedShapes) {
+  // V2-Lite: 27 x 13,762,560 for attention, 67,239,936 for the dense layer, 26 x 69,337,088 for
+  // experts and gates; a position takes 27 x 16 x (512 + 64 + 512).
+  EXPECT_DOUBLE_EQ(attention_span(v2_lite(), AttentionForm::kAbsorbed), 2'241'593'344.0 / 470'016);
+  // V3: 61 x 187,105,280, 3 x 396,361,728, 58 x 398,196,736; 61 x 128 x (512 + 64 + 512).
+  EXPECT_DOUBLE_EQ(attention_span(v3(), AttentionForm::kAbsorbed), 35'697'917'952.0 / 8'495'104);
+}
+
+TEST(AttentionSpan, AgreesWithWhatAStepComesTo) {
+  const Tiny tiny;
+  model::ModelConfig config = tiny.config;
+  config.intermediate_size = 12;
+  const TokenId token = 1;
+  for (const AttentionForm form : {AttentionForm::kAbsorbed, AttentionForm::kExpanded}) {
+    const auto at = [&](uint32_t position) {
+      const StepSequence row{.tokens = {&token, 1}, .first_position = position};
+      const StepWork work =
+          work_outside_experts(config, tiny.weights, form, DType::kF32, {&row, 1});
+      return static_cast<double>(work.float_multiply_adds);
+    };
+    const double position = at(1) - at(0), row = at(0) - position;
+    EXPECT_DOUBLE_EQ(attention_span(config, form), row / position);
+  }
+}
+
+TEST(AttentionSpan, OfTheModelReachesTheBatcher) {
+  const std::string directory = std::string(TROUPE_SOURCE_DIR) + "/tests/golden/models/v3-groups";
+  const auto checkpoint = CHECK_OK(model::Checkpoint::open(directory));
+  const model::ModelConfig& config = checkpoint.config();
+  kernels::ThreadPool pool(1);
+  const auto ops = kernels::make_cpu_ops(&pool);
+  const RouterEngine engine(config, CHECK_OK(checkpoint.load_router()), *ops, pool,
+                            KvShape{.num_layers = config.num_layers,
+                                    .num_blocks = 1,
+                                    .block_tokens = 1,
+                                    .kv_dim = config.kv_dim()},
+                            AttentionForm::kAbsorbed);
+  const RouterOptions options = for_model({.batcher = {.max_step_tokens = 7}}, engine);
+  EXPECT_EQ(options.batcher.attention_span,
+            static_cast<uint32_t>(attention_span(config, AttentionForm::kAbsorbed)));
+  EXPECT_GT(options.batcher.attention_span, 1U);
+  EXPECT_EQ(options.batcher.max_step_tokens, 7U);
 }
 
 }  // namespace
