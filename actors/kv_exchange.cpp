@@ -16,12 +16,14 @@ constexpr std::chrono::milliseconds kPatiencePeriod{50};
 
 KvExchange::KvExchange(caf::event_based_actor* self, const WorkerServices* services,
                        std::shared_ptr<RouterEngine> engine, caf::actor kv_holder,
-                       kvcache::TransferOptions options, FetchHandler on_fetch_ended)
+                       kvcache::TransferOptions options, FetchHandler on_fetch_ended,
+                       std::function<bool()> step_is_out)
     : self_(self),
       services_(services),
       engine_(std::move(engine)),
       kv_holder_(std::move(kv_holder)),
       on_fetch_ended_(std::move(on_fetch_ended)),
+      step_is_out_(std::move(step_is_out)),
       core_(options) {}
 
 void KvExchange::join_epoch(Epoch epoch, const std::vector<Peer>& routers) {
@@ -93,11 +95,13 @@ void KvExchange::patience_tick() {
   handle(kvcache::PatienceTick{});
 }
 
+void KvExchange::read_turn() { handle(kvcache::ReadTurn{}); }
+
 void KvExchange::handle(const kvcache::TransferEvent& event) {
   for (const kvcache::TransferEffect& effect : core_.handle(event, now(self_))) {
     std::visit([this](const auto& e) { perform(e); }, effect);
   }
-  if (!core_.fetching() || ticking_) return;
+  if (!core_.waits() || ticking_) return;
   ticking_ = true;
   self_->delayed_send(self_, kPatiencePeriod, KvPatience{});
 }
@@ -125,23 +129,26 @@ void KvExchange::perform(const kvcache::FetchEnded& e) {
 
 void KvExchange::perform(const kvcache::ReadBlocks& e) {
   auto copies = std::make_shared<std::vector<std::shared_ptr<const transport::Buffer>>>();
-  services_->executor->submit(
-      [this, e, copies, engine = engine_, me = caf::actor_cast<caf::actor>(self_)] {
-        for (const BlockId block : e.blocks) {
-          auto copy = transport::Buffer::allocate(engine->block_bytes());
-          engine->read_block(block, copy->data());
-          copies->push_back(std::move(copy));
-        }
-        caf::anon_send(me, JobDone{[this, e, copies] {
-                         uint32_t index = e.first_block;
-                         for (auto& copy : *copies) {
-                           send(e.key.router, {.header = header(transport::FrameKind::kKvBlock,
-                                                                e.key, index++, e.num_available),
-                                               .payload = std::move(copy)});
-                         }
-                         handle(kvcache::ReadEnded{e.guest});
-                       }});
-      });
+  services_->executor->submit([this, e, copies, engine = engine_, clock = &self_->clock(),
+                               me = caf::actor_cast<caf::actor>(self_)] {
+    const Instant began = now(*clock);
+    for (const BlockId block : e.blocks) {
+      auto copy = transport::Buffer::allocate(engine->block_bytes());
+      engine->read_block(block, copy->data());
+      copies->push_back(std::move(copy));
+    }
+    const Duration took = now(*clock) - began;
+    caf::anon_send(me, JobDone{[this, e, copies, took] {
+                     uint32_t index = e.first_block;
+                     for (auto& copy : *copies) {
+                       send(e.key.router, {.header = header(transport::FrameKind::kKvBlock, e.key,
+                                                            index++, e.num_available),
+                                           .payload = std::move(copy)});
+                     }
+                     handle(kvcache::ReadEnded{e.guest, took});
+                     if (!step_is_out_()) read_turn();
+                   }});
+  });
 }
 
 void KvExchange::perform(const kvcache::SendNothing& e) {

@@ -20,10 +20,12 @@ namespace troupe::actors {
 class KvExchange {
  public:
   using FetchHandler = std::function<void(RequestId request, uint32_t attempt)>;
-  /// @param self the router's actor; the rest outlives it. @param on_fetch_ended runs in it
+  /// @param self the router's actor; the rest outlives it. Both handlers run in it.
+  /// @param step_is_out a step is computed or under way: reads wait for its end
   KvExchange(caf::event_based_actor* self, const WorkerServices* services,
              std::shared_ptr<RouterEngine> engine, caf::actor kv_holder,
-             kvcache::TransferOptions options, FetchHandler on_fetch_ended);
+             kvcache::TransferOptions options, FetchHandler on_fetch_ended,
+             std::function<bool()> step_is_out);
 
   /// An epoch was formed with these routers; frames of older ones are stale. Transfers keep its
   /// number when the experts' placement changes: they need no experts.
@@ -42,6 +44,8 @@ class KvExchange {
   void refused(RequestId guest);
   void link_down(NodeId router);
   void patience_tick();
+  /// A step has ended.
+  void read_turn();
 
   [[nodiscard]] uint64_t fetched_blocks() const { return core_.fetched_blocks(); }
   /// "" or what is wrong with its transfers.
@@ -66,6 +70,7 @@ class KvExchange {
   std::shared_ptr<RouterEngine> engine_;
   caf::actor kv_holder_;
   FetchHandler on_fetch_ended_;
+  std::function<bool()> step_is_out_;
   kvcache::Transfers core_;
   Epoch epoch_;
   std::map<NodeId, Peer> peers_;

@@ -53,8 +53,10 @@ class RouterShell {
         batcher_(options_.batcher),
         overlap_(options.micro_batches),
         costs_(options.block_tokens, engine_->attention_span()),
-        exchange_(self, services, engine_, kv_holder_, transfer_options(options),
-                  [this](RequestId request, uint32_t attempt) { fetch_ended(request, attempt); }),
+        exchange_(
+            self, services, engine_, kv_holder_, transfer_options(options),
+            [this](RequestId request, uint32_t attempt) { fetch_ended(request, attempt); },
+            [this] { return run_.out(); }),
         links_(self, services, options.links,
                [this](NodeId shard, Error reason) { peer_failed(shard, std::move(reason)); }),
         run_(
@@ -561,6 +563,7 @@ class RouterShell {
     for (const RequestId request : released_) tell_kv(0, kvcache::Release{request});
     released_.clear();
     ask_again();
+    exchange_.read_turn();
     if (forming_) join_epoch();
     if (switching_) {
       use(*std::exchange(switching_, std::nullopt));

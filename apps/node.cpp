@@ -183,6 +183,7 @@ caf::actor spawn_worker(caf::actor_system& system, Process& process, const caf::
                                         .step = {.target = config.step_target}},
                             .micro_batches = config.micro_batches,
                             .block_tokens = config.kv_block_tokens,
+                            .transfers = {.read_target = config.step_target},
                             .links = {.heartbeat_interval = config.heartbeat_interval,
                                       .heartbeat_timeout = config.heartbeat_timeout}});
 }

@@ -5,6 +5,11 @@
 #include "base/check.hpp"
 
 namespace troupe::kvcache {
+namespace {
+
+constexpr double kUnmeasuredBlocks = 2;
+
+}  // namespace
 
 Transfers::Transfers(TransferOptions options) : options_(options) {
   CHECK_GE(options.block_tokens, 1U);
@@ -63,7 +68,7 @@ void Transfers::on(const GuestGranted& event, Instant now, Effects& effects) {
     effects.emplace_back(TellHolder{Release{event.guest}});  // abandoned meanwhile
     return;
   }
-  const BlocksAsked& asked = read->second;
+  const BlocksAsked& asked = read->second.asked;
   const uint32_t available = event.cached_len / options_.block_tokens;
   if (asked.first_block >= available) {
     effects.emplace_back(SendNothing{asked.key, asked.first_block, available});
@@ -74,8 +79,30 @@ void Transfers::on(const GuestGranted& event, Instant now, Effects& effects) {
   const uint32_t count =
       std::min({asked.num_blocks, available - asked.first_block, options_.window_blocks});
   const auto first = event.table.begin() + asked.first_block;
-  effects.emplace_back(
-      ReadBlocks{event.guest, asked.key, asked.first_block, {first, first + count}, available});
+  read->second.blocks = {first, first + count};
+  read->second.num_available = available;
+  read_part(effects);
+}
+
+void Transfers::read_part(Effects& effects) {
+  if (reading_ || turn_taken_) return;
+  const auto next = std::ranges::find_if(
+      reads_, [](const auto& read) { return read.second.num_read < read.second.blocks.size(); });
+  if (next == reads_.end()) return;
+  auto& [guest, read] = *next;
+  const double most =
+      block_ns_ > 0 ? static_cast<double>(options_.read_target.ns) / block_ns_ : kUnmeasuredBlocks;
+  const auto left = static_cast<uint32_t>(read.blocks.size()) - read.num_read;
+  const auto count = static_cast<uint32_t>(std::clamp<double>(most, 1, left));
+  const auto first = read.blocks.begin() + read.num_read;
+  effects.emplace_back(ReadBlocks{guest,
+                                  read.asked.key,
+                                  read.asked.first_block + read.num_read,
+                                  {first, first + count},
+                                  read.num_available});
+  read.num_read += count;
+  last_part_ = count;
+  reading_ = turn_taken_ = true;
 }
 
 void Transfers::on(const GuestRefused& event, Instant, Effects& effects) {
@@ -86,7 +113,8 @@ void Transfers::on(const GuestRefused& event, Instant, Effects& effects) {
   effects.emplace_back(TellHolder{Release{event.guest}});  // it may wait for somebody
   const auto read = reads_.find(event.guest);
   if (read == reads_.end()) return;
-  effects.emplace_back(SendNothing{read->second.key, read->second.first_block, 0});
+  const BlocksAsked& asked = read->second.asked;
+  effects.emplace_back(SendNothing{asked.key, asked.first_block, 0});
   reads_.erase(read);
 }
 
@@ -117,6 +145,8 @@ void Transfers::on(const PatienceTick&, Instant now, Effects& effects) {
     const bool stuck = now - fetch->second.progress >= options_.patience;
     fetch = stuck ? end(fetch, effects) : std::next(fetch);
   }
+  turn_taken_ = false;
+  read_part(effects);
 }
 
 void Transfers::ask(const TransferKey& key, Fetch& fetch, Effects& effects) const {
@@ -158,14 +188,29 @@ void Transfers::on(const BlocksAsked& event, Instant, Effects& effects) {
     return;
   }
   const RequestId guest{++last_guest_};
-  reads_[guest] = event;
+  reads_[guest] = {.asked = event};
   effects.emplace_back(TellHolder{Reserve{guest, event.cache_namespace, event.tokens,
                                           static_cast<uint32_t>(event.tokens.size())}});
 }
 
 void Transfers::on(const ReadEnded& event, Instant, Effects& effects) {
-  if (reads_.erase(event.guest) == 0) return;
+  constexpr double kRate = 0.25;
+  const auto ended = reads_.find(event.guest);
+  if (!reading_ || ended == reads_.end()) return;
+  reading_ = false;
+  const Read& read = ended->second;
+  if (event.took.ns > 0) {
+    const double ns = static_cast<double>(event.took.ns) / last_part_;
+    block_ns_ += (block_ns_ > 0 ? kRate : 1) * (ns - block_ns_);
+  }
+  if (read.num_read < read.blocks.size()) return;
   effects.emplace_back(TellHolder{Release{event.guest}});
+  reads_.erase(ended);
+}
+
+void Transfers::on(const ReadTurn&, Instant, Effects& effects) {
+  turn_taken_ = false;
+  read_part(effects);
 }
 
 /// Reads for it end by themselves.
@@ -178,6 +223,12 @@ void Transfers::on(const RouterLost& event, Instant, Effects& effects) {
 std::string Transfers::check() const {
   if (fetches_.size() > options_.max_fetches) return "too many fetches";
   if (reads_.size() > options_.max_reads) return "too many reads";
+  for (const auto& [guest, read] : reads_) {
+    if (!is_guest(guest)) return "a read is no guest";
+    if (read.num_read > read.blocks.size()) return "more is read than there is";
+    const bool over = !read.blocks.empty() && read.num_read == read.blocks.size();
+    if (over && !reading_) return "a read that is over holds its blocks";
+  }
   for (const auto& [key, fetch] : fetches_) {
     if (!is_guest(fetch.guest)) return "a fetch is no guest";
     if (fetch.table.empty()) continue;

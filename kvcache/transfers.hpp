@@ -7,6 +7,11 @@
 //
 // At both ends a transfer is a guest of the holder: it reserves a table like a request, reads or
 // writes it, and releases it. A fetched prefix is found by its request like any cached one.
+//
+// Blocks are read for others where steps are computed, which wait for it. So they are read in
+// parts: one at a time, of as many blocks as take `read_target`, and the next one not before a
+// ReadTurn or a PatienceTick. Whoever asks, however often, a step is held up by one part, and a
+// long step by one more for each tick that it takes.
 
 #include <cstdint>
 #include <map>
@@ -26,6 +31,8 @@ struct TransferOptions {
   uint32_t window_blocks = 16;  ///< asked for at once; >= 1
   uint32_t max_fetches = 8;     ///< at a time; one more computes instead
   uint32_t max_reads = 16;      ///< for others at a time; one more is told that there is nothing
+  /// Of one part. Before it is known what a block takes, a part is two blocks; one at least.
+  Duration read_target = milliseconds(5);
   Duration patience = milliseconds(300);  ///< a fetch without progress for so long ends
 };
 
@@ -78,14 +85,18 @@ struct BlocksAsked {
 /// The blocks of ReadBlocks are copied out.
 struct ReadEnded {
   RequestId guest;
+  Duration took;
 };
+/// Another part may be read: a step has ended, or none is out.
+struct ReadTurn {};
 struct RouterLost {
   NodeId router;
 };
 struct PatienceTick {};
 
-using TransferEvent = std::variant<FetchWanted, FetchAbandoned, GuestGranted, GuestRefused,
-                                   BlockArrived, BlocksAsked, ReadEnded, RouterLost, PatienceTick>;
+using TransferEvent =
+    std::variant<FetchWanted, FetchAbandoned, GuestGranted, GuestRefused, BlockArrived, BlocksAsked,
+                 ReadEnded, ReadTurn, RouterLost, PatienceTick>;
 
 // --- effects ----------------------------------------------------------------------------------
 struct TellHolder {
@@ -126,8 +137,9 @@ class Transfers {
   explicit Transfers(TransferOptions options);
 
   [[nodiscard]] std::vector<TransferEffect> handle(const TransferEvent& event, Instant now);
-  /// A fetch is under way: PatienceTick is wanted from time to time.
   [[nodiscard]] bool fetching() const { return !fetches_.empty(); }
+  /// A fetch is under way, or somebody waits for blocks: PatienceTick is wanted from time to time.
+  [[nodiscard]] bool waits() const { return fetching() || !reads_.empty(); }
   [[nodiscard]] uint64_t fetched_blocks() const { return fetched_blocks_; }
   [[nodiscard]] std::string check() const;
 
@@ -145,6 +157,12 @@ class Transfers {
     uint32_t end = 0;  ///< whole blocks that are worth having
     Instant progress;
   };
+  struct Read {
+    BlocksAsked asked;
+    std::vector<BlockId> blocks = {};  ///< to be read, once the holder has answered
+    uint32_t num_read = 0;             ///< of these, with those that are just being read
+    uint32_t num_available = 0;
+  };
   using Fetches = std::map<TransferKey, Fetch>;
   using Effects = std::vector<TransferEffect>;
 
@@ -155,6 +173,7 @@ class Transfers {
   void on(const BlockArrived& event, Instant now, Effects& effects);
   void on(const BlocksAsked& event, Instant now, Effects& effects);
   void on(const ReadEnded& event, Instant now, Effects& effects);
+  void on(const ReadTurn& event, Instant now, Effects& effects);
   void on(const RouterLost& event, Instant now, Effects& effects);
   void on(const PatienceTick& event, Instant now, Effects& effects);
 
@@ -162,11 +181,17 @@ class Transfers {
   /// Publishes what came and lets the request begin.
   Fetches::iterator end(Fetches::iterator fetch, Effects& effects);
   Fetches::iterator find_fetch(RequestId guest);
+  /// The next part of the first that waits for one, if it is time for it.
+  void read_part(Effects& effects);
 
   TransferOptions options_;
   uint64_t last_guest_ = kFirstGuest.value;
   Fetches fetches_;
-  std::map<RequestId, BlocksAsked> reads_;  ///< by guest
+  std::map<RequestId, Read> reads_;  ///< by guest: in the order in which they asked
+  bool reading_ = false;             ///< a part is out
+  bool turn_taken_ = false;          ///< a part was read since the last turn
+  uint32_t last_part_ = 0;           ///< its blocks
+  double block_ns_ = 0;              ///< what reading a block took lately; 0: not known
   uint64_t fetched_blocks_ = 0;
 };
 
