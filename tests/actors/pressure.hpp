@@ -1,8 +1,9 @@
 #pragma once
 
 // Two hundred requests of mixed kind under every pressure that scheduling can put on them: too few
-// blocks, shared and repeated prompts, chunks, micro-batches, and at random times drains and
-// changes of placement. Each stream is what the request gives alone.
+// blocks, shared and repeated prompts, chunks, micro-batches, and at random times drains, changes
+// of placement, and further requests with the same prompts that are cancelled. Each stream is what
+// the request gives alone.
 
 #include <gtest/gtest.h>
 
@@ -53,8 +54,8 @@ inline void expect_no_token_changes_under_pressure(uint64_t seed, uint64_t& num_
   TestCluster cluster({.model = kDemoModel,
                        .num_routers = 2,
                        .num_shards = 3,
-                       .scheduler = {.max_queued = num_specs,
-                                     .max_queued_per_tenant = num_specs,
+                       .scheduler = {.max_queued = 2 * num_specs,
+                                     .max_queued_per_tenant = 2 * num_specs,
                                      .max_running = 12,
                                      .min_fetch_tokens = 32,
                                      .max_context = 384},
@@ -68,11 +69,22 @@ inline void expect_no_token_changes_under_pressure(uint64_t seed, uint64_t& num_
   uint64_t num_draws = 0;
   const auto one_in = [&](uint64_t n) { return random_bits(seed, num_draws++) % n == 0; };
   std::vector<std::shared_future<Stream>> streams;
+  std::vector<RequestId> neighbours;  // that will be cancelled
   std::string drained;
   uint64_t num_drains = 0;
   for (size_t i = 0; i < kSpecs.size(); ++i) {
     if (i >= kInFlight) (void)TestCluster::wait(streams[i - kInFlight]);
     streams.push_back(cluster.submit(kSpecs[i]));
+    if (one_in(3)) {
+      const size_t like = random_bits(seed, num_draws++) % kSpecs.size();
+      neighbours.push_back(
+          cluster.client().submit(kSpecs[like], [](const scheduler::ClientEvent&) {}));
+    }
+    std::erase_if(neighbours, [&](RequestId request) {
+      if (!one_in(8)) return false;
+      cluster.client().cancel(request);
+      return true;
+    });
     if (one_in(3)) cluster.change_placement(i);
     if (!one_in(8)) continue;
     if (drained.empty()) {
@@ -83,6 +95,7 @@ inline void expect_no_token_changes_under_pressure(uint64_t seed, uint64_t& num_
       cluster.client().drain(std::exchange(drained, ""), false);
     }
   }
+  for (const RequestId request : neighbours) cluster.client().cancel(request);
   for (size_t i = 0; i < kSpecs.size(); ++i) {
     expect_same(TestCluster::wait(streams[i]), kExpected[i], "request " + std::to_string(i));
   }
@@ -103,6 +116,7 @@ inline void expect_no_token_changes_under_pressure(uint64_t seed, uint64_t& num_
   EXPECT_GT(host_hits, 100U);
   EXPECT_GT(num_drains, 5U);
   EXPECT_GT(status.counts.resumed_total, 10U);
+  EXPECT_GT(status.counts.cancelled_total, 10U);
   EXPECT_GT(status.counts.yielded_total, 0U);
   EXPECT_GT(status.num_placement_changes, 5U);
 }
