@@ -9,7 +9,11 @@
 // Order is one number per request, smallest first. The cluster's scheduler makes it from the time
 // of submission and the priority class, so that nobody is passed for ever. What order promises:
 // - Whoever waits is asked blocks for before all that come after it, those aside that are pending,
-//   and only the last one that runs is preempted.
+//   and only the last one that runs is preempted. That holds for one whose blocks need many copies
+//   to or from the host first, a part in each step (kvcache/holder.hpp): until its answer comes
+//   nobody else is taken in, because it holds nothing yet, so whoever came in meanwhile would take
+//   the room that its copies make, again and again. Those who run go on, and KV that comes from
+//   another router keeps nobody: its request arrives here when that is over.
 // - The first prompt that has blocks, and lacks no mask, waits for at most kMaxRepaying steps in a
 //   row. In the next one it gets at least half of what prefill may cost, in whole rows and one at
 //   least, or all that it lacks.
