@@ -4,6 +4,7 @@
 #include <benchmark/benchmark.h>
 
 #include <cmath>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -12,6 +13,7 @@
 
 namespace {
 
+using troupe::TokenId;
 using troupe::model::SamplingParams;
 
 constexpr size_t kVocab = 102'400;
@@ -38,6 +40,26 @@ void sample(benchmark::State& state, SamplingParams params, bool peaked, bool wi
   }
 }
 
+/// Each as likely as any other: of 16,384 some 15,100 are distinct, more than of a text.
+std::vector<TokenId> tokens_of(uint64_t seed, size_t count) {
+  std::vector<TokenId> tokens(count);
+  for (size_t i = 0; i < count; ++i) {
+    tokens[i] = static_cast<TokenId>(troupe::random_bits(seed, i) % kVocab);
+  }
+  return tokens;
+}
+
+void sample_behind(benchmark::State& state, SamplingParams params, size_t num_prompt) {
+  const std::vector<float> logits = logits_of(/*peaked=*/true);
+  const std::vector<TokenId> prompt = tokens_of(2, num_prompt);
+  const std::vector<TokenId> emitted = tokens_of(3, 256);
+  uint64_t position = num_prompt + emitted.size();
+  for (auto _ : state) {
+    benchmark::DoNotOptimize(
+        troupe::model::sample(logits, params, position++, {.prompt = prompt, .emitted = emitted}));
+  }
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -47,8 +69,7 @@ int main(int argc, char** argv) {
       {"temperature 1", {}},
       {"temperature 0.7, top-p 0.95", {.temperature = 0.7F, .top_p = 0.95F}},
       {"temperature 0.7, top-k 50", {.temperature = 0.7F, .top_k = 50}},
-      {"temperature 0.7, min-p 0.05", {.temperature = 0.7F, .min_p = 0.05F}},
-      {"temperature 1, presence penalty", {.presence_penalty = 0.5F}}};
+      {"temperature 0.7, min-p 0.05", {.temperature = 0.7F, .min_p = 0.05F}}};
   for (const auto& [name, params] : cases) {
     for (const bool peaked : {true, false}) {
       benchmark::RegisterBenchmark((std::string(name) + (peaked ? ", peaked" : ", flat")).c_str(),
@@ -62,6 +83,16 @@ int main(int argc, char** argv) {
                                  SamplingParams{.temperature = temperature}, /*peaked=*/true,
                                  /*with_mask=*/true)
         ->Unit(benchmark::kMicrosecond);
+  }
+  const std::pair<const char*, SamplingParams> penalties[] = {
+      {"greedy, presence penalty", {.temperature = 0, .presence_penalty = 0.5F}},
+      {"greedy, repetition penalty", {.temperature = 0, .repetition_penalty = 1.1F}}};
+  for (const auto& [name, params] : penalties) {
+    for (const size_t num_prompt : {64, 16'384}) {
+      const std::string behind = ", prompt of " + std::to_string(num_prompt);
+      benchmark::RegisterBenchmark((name + behind).c_str(), sample_behind, params, num_prompt)
+          ->Unit(benchmark::kMicrosecond);
+    }
   }
   benchmark::Initialize(&argc, argv);
   benchmark::RunSpecifiedBenchmarks();
