@@ -192,6 +192,8 @@ Result<scheduler::FinishReason> LocalModel::generate(
   TRY(check_tokens(spec.prompt, spec.max_tokens));
   TRY(model::validate(spec.sampling));
   std::vector<TokenId> known = spec.prompt;
+  model::TokenHistory history(spec.sampling,
+                              {.prompt = spec.prompt, .stop_token_ids = spec.stop_token_ids});
   model::GuideState guide;
   uint32_t computed = 0;
   for (uint32_t emitted = 0; emitted < spec.max_tokens;) {
@@ -201,17 +203,15 @@ Result<scheduler::FinishReason> LocalModel::generate(
         step(std::span(known).subspan(computed, count), computed, count == left ? 1 : 0);
     computed += count;
     if (count < left) continue;
-    const auto emitted_tokens = std::span<const TokenId>(known).subspan(spec.prompt.size());
     std::span<const uint64_t> mask;
     if (spec.sampling.grammar) {
-      mask = TRY(guides_.mask(*spec.sampling.grammar, emitted_tokens, guide));
+      mask = TRY(guides_.mask(*spec.sampling.grammar, history.emitted(), guide));
     }
-    const model::SampledToken token = model::sample(
-        {rows.row(0), rows.cols}, spec.sampling, known.size(),
-        {.prompt = spec.prompt, .emitted = emitted_tokens, .stop_token_ids = spec.stop_token_ids},
-        mask);
+    const model::SampledToken token =
+        model::sample({rows.row(0), rows.cols}, spec.sampling, known.size(), history, mask);
     if (token.token < 0) return model::no_token_error(token.token);
     known.push_back(token.token);
+    history.append(token.token);
     ++emitted;
     const bool go_on = on_token(token);
     if (std::find(spec.stop_token_ids.begin(), spec.stop_token_ids.end(), token.token) !=

@@ -139,6 +139,10 @@ class RouterShell {
                      "token id " + std::to_string(token) + " is outside the vocabulary"});
       }
     }
+    request.history = std::make_shared<model::TokenHistory>(
+        request.sampling, model::TokenLog{.prompt = msg.spec.prompt,
+                                          .emitted = msg.emitted,
+                                          .stop_token_ids = request.stop_token_ids});
     request.order = msg.order;
     if (msg.emitted.empty() && msg.spec.sampling.num_prompt_logprobs) {
       request.scoring = PromptScoring(request.num_prompt);
@@ -227,8 +231,9 @@ class RouterShell {
     uint32_t max_tokens = 0;
     std::vector<TokenId> known;  ///< prompt and emitted
     model::SamplingParams sampling;
-    std::shared_ptr<model::GuideState> guide;  ///< with a grammar; used in the background only
-    std::shared_ptr<NextMask> mask;            ///< of the token behind `known`, once it was ordered
+    std::shared_ptr<model::TokenHistory> history;  ///< of `known`; the step that is out reads it
+    std::shared_ptr<model::GuideState> guide;      ///< with a grammar; used in the background only
+    std::shared_ptr<NextMask> mask;  ///< of the token behind `known`, once it was ordered
     std::vector<TokenId> stop_token_ids;
     std::string cache_namespace;
     std::vector<BlockId> block_table;
@@ -406,21 +411,14 @@ class RouterShell {
                        .block_table = request.block_table,
                        .wants_token = entry.wants_token,
                        .sampling = request.sampling,
-                       .mask = request.mask});
+                       .mask = request.mask,
+                       .history = request.history});
       const auto scored = request.scoring.next_of(entry.first_position, entry.count);
       step_->num_scored.push_back(scored.count);
       if (scored.count > 0) {
         const auto behind = request.known.begin() + scored.first + 1;
         parts.back().first_scored = scored.first - entry.first_position;
         parts.back().scored = {behind, behind + scored.count};
-      }
-      if (!entry.wants_token) continue;
-      const auto emitted = request.known.begin() + request.num_prompt;
-      if (model::reads_prompt(request.sampling))
-        parts.back().prompt = {request.known.begin(), emitted};
-      if (model::reads_emitted(request.sampling)) {
-        parts.back().emitted = {emitted, request.known.end()};
-        parts.back().stop_token_ids = request.stop_token_ids;
       }
     }
     rows_computed_ += step_->num_rows;
@@ -494,6 +492,7 @@ class RouterShell {
                         .num_cached = request.num_cached.value_or(0),
                         .prompt_logprobs = request.scoring.finish()};
       request.known.push_back(token->token);
+      request.history->append(token->token);
       request.mask.reset();
       const auto& stops = request.stop_token_ids;
       if (std::find(stops.begin(), stops.end(), token->token) != stops.end()) {

@@ -22,9 +22,7 @@ std::optional<Result<model::SampledToken>> next_token(const StepPart& part,
     mask = made->value();
   }
   const model::SampledToken token = model::sample(
-      logits, part.sampling, part.first_position + part.tokens.size(),
-      {.prompt = part.prompt, .emitted = part.emitted, .stop_token_ids = part.stop_token_ids},
-      mask);
+      logits, part.sampling, part.first_position + part.tokens.size(), *part.history, mask);
   if (token.token < 0) return model::no_token_error(token.token);
   return token;
 }

@@ -29,8 +29,8 @@ struct StepPart {
   bool wants_token = false;
   model::SamplingParams sampling;
   std::shared_ptr<const NextMask> mask;  ///< of a request with a grammar
-  // Of the token log what sampling reads, only with wants_token (model::reads_prompt, _emitted).
-  std::vector<TokenId> prompt, emitted, stop_token_ids;
+  /// Shared with the actor, which appends to it only after the step.
+  std::shared_ptr<const model::TokenHistory> history;
   /// Prompt tokens whose log-probabilities are wanted: those behind the rows first_scored, ...
   uint32_t first_scored = 0;
   std::vector<TokenId> scored;

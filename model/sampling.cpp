@@ -138,16 +138,9 @@ Result<void> validate(const SamplingParams& params) {
   return validate_token_lists(params);
 }
 
-bool reads_emitted(const SamplingParams& params) {
-  return reads_prompt(params) || params.presence_penalty != 0.0F ||
-         params.frequency_penalty != 0.0F || params.min_tokens > 0 || !params.bad_words.empty();
-}
-
-bool reads_prompt(const SamplingParams& params) { return params.repetition_penalty != 1.0F; }
-
 SampledToken sample(std::span<const float> logits, const SamplingParams& params, uint64_t position,
-                    const TokenLog& log, std::span<const uint64_t> mask) {
-  AdjustedLogits choices(logits, params, log, mask);
+                    const TokenHistory& history, std::span<const uint64_t> mask) {
+  AdjustedLogits choices(logits, params, history, mask);
   const bool unchanged = choices.unchanged();
   const LogitRanking ranking(choices.logits());
   const auto best = ranking.best();

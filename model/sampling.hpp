@@ -11,6 +11,7 @@
 
 #include "base/ids.hpp"
 #include "base/result.hpp"
+#include "model/token_history.hpp"
 
 namespace troupe::model {
 
@@ -58,19 +59,6 @@ struct SamplingParams {
   std::shared_ptr<const GrammarSpec> grammar = nullptr;
 };
 
-/// The token log of a request before the token to sample. What sampling does not read may be left
-/// out.
-struct TokenLog {
-  std::span<const TokenId> prompt = {};
-  std::span<const TokenId> emitted = {};
-  std::span<const TokenId> stop_token_ids = {};  ///< banned until min_tokens are emitted
-};
-
-/// Whether sampling looks at TokenLog::emitted and stop_token_ids.
-bool reads_emitted(const SamplingParams& params);
-/// Whether it looks at TokenLog::prompt.
-bool reads_prompt(const SamplingParams& params);
-
 /// @errors kInvalidArgument naming the field and its limits.
 Result<void> validate(const SamplingParams& params);
 
@@ -85,19 +73,18 @@ struct SampledToken {
 /// Chooses the token that follows `position` tokens of context.
 /// @param logits [vocab]; entries that are not finite are never chosen.
 /// @param position number of tokens before the sampled one (prompt + emitted): the draw's counter.
-/// @param log what penalties, min_tokens and bad_words look at; of it what reads_emitted(params)
-///        and reads_prompt(params) ask for
+/// @param history of the request's token log and `params`
 /// @param mask of the tokens that the grammar allows (grammar_mask.hpp), [(vocab + 63) / 64];
-/// empty:
-///        all. It is the caller's to make one of params.grammar and the log.
+///        empty: all. It is the caller's to make one of params.grammar and the log.
 /// @returns token kNoToken if no entry is finite, kNothingAllowed if only banned ones are
 /// Order: the mask, allowed tokens and bans, bias, repetition, frequency and presence penalty,
 /// temperature, top-k, top-p, min-p; the draw runs over what is left by rising id. Bit-exact on
-/// every IEEE 754 machine: only correctly rounded operations in a fixed order. Cost: O(vocab) plus
-/// a sort of what top-k or top-p keeps; for 102,400 entries greedy 0.03 ms, seeded 0.2 ms, with
-/// top-p 0.25 ms, but 9 ms if it keeps tens of thousands (bench/results/cpu.md).
+/// every IEEE 754 machine: only correctly rounded operations in a fixed order. Cost: O(vocab), plus
+/// a sort of what top-k keeps; for 102,400 entries greedy 0.03 ms, seeded 0.2 ms, with top-p 0.2
+/// ms, but 9 ms if it keeps tens of thousands; 1 ns for each token that a penalty counts
+/// (bench/results/cpu.md).
 SampledToken sample(std::span<const float> logits, const SamplingParams& params, uint64_t position,
-                    const TokenLog& log = {}, std::span<const uint64_t> mask = {});
+                    const TokenHistory& history = {}, std::span<const uint64_t> mask = {});
 
 /// The log-probability of a given token, as sample() has it of the one that it chooses; -infinity
 /// if its logit is not finite. Cost: O(vocab).

@@ -17,11 +17,10 @@ namespace troupe::model {
 /// copied.
 class AdjustedLogits {
  public:
-  /// Cost: O(changed tokens * log), O(log) to count tokens where a penalty asks for it, and a copy
-  /// of what is left if anything changes.
+  /// Cost: O(biased, counted and banned tokens), and a copy of what is left if anything changes.
   /// @param logits outlive it
-  AdjustedLogits(std::span<const float> logits, const SamplingParams& params, const TokenLog& log,
-                 std::span<const uint64_t> mask);
+  AdjustedLogits(std::span<const float> logits, const SamplingParams& params,
+                 const TokenHistory& history, std::span<const uint64_t> mask);
 
   /// Whether the logits are the model's own, each at its token's id.
   [[nodiscard]] bool unchanged() const { return own_.empty() && !is_subset_; }

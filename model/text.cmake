@@ -7,7 +7,7 @@ troupe_library(text
           grammar_text.cpp grammar_tools.cpp grammar_vocabulary.cpp guide.cpp logit_ranking.cpp pre_tokenizer.cpp
           pre_tokenizer_alphabet.cpp
           pre_tokenizer_pattern.cpp pre_tokenizer_regex.cpp sampling.cpp sampling_adjust.cpp
-          softmax.cpp text_stream.cpp tokenizer.cpp tokenizer_added.cpp tokenizer_bpe.cpp
+          softmax.cpp text_stream.cpp token_history.cpp tokenizer.cpp tokenizer_added.cpp tokenizer_bpe.cpp
           tokenizer_byte_characters.cpp tokenizer_json.cpp tokenizer_reader.cpp tokenizer_utf8.cpp
   LINKS troupe_base
   PRIVATE_LINKS troupe_model Boost::json PkgConfig::pcre2)

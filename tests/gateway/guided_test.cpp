@@ -82,10 +82,11 @@ class GuidedTest : public ::testing::Test {
           logits[params.grammar->begins_after] = 100;
         }
       }
-      const auto sampled = model::sample(
-          logits, params, spec.prompt.size() + out.tokens.size(),
-          {.prompt = spec.prompt, .emitted = out.tokens, .stop_token_ids = spec.stop_token_ids},
-          mask);
+      const model::TokenHistory history(
+          params,
+          {.prompt = spec.prompt, .emitted = out.tokens, .stop_token_ids = spec.stop_token_ids});
+      const auto sampled =
+          model::sample(logits, params, spec.prompt.size() + out.tokens.size(), history, mask);
       if (sampled.token < 0) {
         out.failure = model::no_token_error(sampled.token);
         return out;

@@ -584,11 +584,11 @@ TEST_F(ServerTest, SamplingParametersReachTheSampler) {
     logits[static_cast<size_t>(b)] = 9;
     FakeAnswer answer;
     for (uint32_t i = 0; i < spec.max_tokens; ++i) {
-      const auto token = model::sample(logits, spec.sampling, spec.prompt.size() + i,
-                                       {.prompt = spec.prompt,
-                                        .emitted = answer.tokens,
-                                        .stop_token_ids = spec.stop_token_ids})
-                             .token;
+      const model::TokenHistory history(
+          spec.sampling,
+          {.prompt = spec.prompt, .emitted = answer.tokens, .stop_token_ids = spec.stop_token_ids});
+      const auto token =
+          model::sample(logits, spec.sampling, spec.prompt.size() + i, history).token;
       if (token < 0) {
         answer.failure = model::no_token_error(token);
         break;

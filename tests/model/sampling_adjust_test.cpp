@@ -15,6 +15,7 @@
 namespace troupe::model {
 namespace {
 
+using ::testing::ElementsAreArray;
 using ::testing::HasSubstr;
 
 constexpr float kInf = std::numeric_limits<float>::infinity();
@@ -45,12 +46,17 @@ struct Case {
   std::vector<TokenId> prompt, emitted, stops;
   std::vector<uint64_t> mask = {};
 
-  [[nodiscard]] TokenLog log() const {
-    return {.prompt = prompt, .emitted = emitted, .stop_token_ids = stops};
+  /// Of a request that was resumed when it had emitted so many tokens.
+  [[nodiscard]] TokenHistory history(size_t num_resumed) const {
+    TokenHistory history(params, {.prompt = prompt,
+                                  .emitted = std::span(emitted).first(num_resumed),
+                                  .stop_token_ids = stops});
+    for (const TokenId token : std::span(emitted).subspan(num_resumed)) history.append(token);
+    return history;
   }
   [[nodiscard]] uint64_t position() const { return prompt.size() + emitted.size(); }
   [[nodiscard]] SampledToken sampled() const {
-    return sample(logits, params, position(), log(), mask);
+    return sample(logits, params, position(), history(params.seed % (emitted.size() + 1)), mask);
   }
 };
 
@@ -177,8 +183,6 @@ TEST(SamplingAdjust, ParametersThatAskForNothingLeaveEveryDrawAsItIs) {
     plain.seed = c.params.seed;
     plain.temperature = c.params.temperature;
     const TokenId expected = sample(c.logits, plain, c.position()).token;
-    EXPECT_FALSE(reads_emitted(plain));
-    EXPECT_FALSE(reads_prompt(plain));
     c.params = plain;
     c.mask.assign(2, ~uint64_t{0});
     EXPECT_EQ(c.sampled().token, expected);
@@ -187,19 +191,30 @@ TEST(SamplingAdjust, ParametersThatAskForNothingLeaveEveryDrawAsItIs) {
   }
 }
 
-TEST(SamplingAdjust, WhatItDoesNotReadOfTheLogMayBeLeftOut) {
-  size_t num_without_prompt = 0;
-  for (uint64_t seed = 0; seed < 200; ++seed) {
-    Case c = random_case(seed);
-    if (seed % 2 == 0) c.params.repetition_penalty = 1;
-    const SampledToken whole = c.sampled();
-    const uint64_t position = c.position();
-    TokenLog log = c.log();
-    if (!reads_prompt(c.params)) log.prompt = {}, ++num_without_prompt;
-    if (!reads_emitted(c.params)) log = {};
-    EXPECT_EQ(sample(c.logits, c.params, position, log, c.mask).token, whole.token) << seed;
+TEST(SamplingAdjust, CountsArePlainCountsWhereverARequestWasResumed) {
+  size_t num_counted = 0;
+  for (uint64_t seed = 0; seed < 500; ++seed) {
+    const Case c = random_case(seed);
+    std::map<TokenId, uint32_t> plain;
+    const bool repetition = c.params.repetition_penalty != 1;
+    if (repetition || c.params.presence_penalty != 0 || c.params.frequency_penalty != 0) {
+      for (const TokenId token : c.emitted) ++plain[token];
+    }
+    for (const TokenId token : c.prompt) {
+      if (repetition) plain.try_emplace(token, 0);
+    }
+    for (size_t num_resumed = 0; num_resumed <= c.emitted.size(); ++num_resumed) {
+      const TokenHistory history = c.history(num_resumed);
+      std::vector<std::pair<TokenId, uint32_t>> counts;
+      for (const TokenCount& count : history.counts()) {
+        counts.emplace_back(count.token, count.num_emitted);
+      }
+      ASSERT_THAT(counts, ElementsAreArray(plain.begin(), plain.end())) << "seed " << seed;
+      ASSERT_THAT(history.emitted(), ElementsAreArray(c.emitted));
+      num_counted += counts.size();
+    }
   }
-  EXPECT_GE(num_without_prompt, 100U) << "the repetition penalty alone reads the prompt";
+  EXPECT_GT(num_counted, 10'000U);
 }
 
 TEST(SamplingAdjust, IdsOutsideTheVocabularyChangeNothing) {
@@ -211,9 +226,10 @@ TEST(SamplingAdjust, IdsOutsideTheVocabularyChangeNothing) {
   params.bad_words = {{7}, {-1}};
   params.min_tokens = 9;
   const std::vector<TokenId> wild = {-1, 3, 1 << 30};
-  EXPECT_EQ(sample(logits, params, 6, {wild, wild, wild}).token, 1);
+  const TokenHistory history(params, {wild, wild, wild});
+  EXPECT_EQ(sample(logits, params, 6, history).token, 1);
   params.allowed_token_ids = {-3, 2, 99};
-  EXPECT_EQ(sample(logits, params, 6, {wild, wild, wild}).token, 2);
+  EXPECT_EQ(sample(logits, params, 6, history).token, 2);
 }
 
 TEST(SamplingAdjust, TellsBansFromABrokenModel) {
