@@ -9,43 +9,24 @@
 #include "model/logit_ranking.hpp"
 #include "model/sampling_adjust.hpp"
 #include "model/softmax.hpp"
+#include "model/top_p.hpp"
 
 namespace troupe::model {
 namespace {
-
-/// The fewest, most likely first, whose share of all weights reaches `top_p`; at least one.
-std::vector<uint32_t> most_likely_share(const Softmax& softmax, double top_p) {
-  const LogitRanking ranking(softmax.logits);
-  const double wanted = top_p * softmax.total();
-  for (size_t count = 64;; count *= 8) {  // of a vocabulary a few are enough as a rule
-    std::vector<uint32_t> kept = ranking.most_likely(count);
-    double sum = 0;
-    for (size_t i = 0; i < kept.size(); ++i) {
-      sum += softmax.weight(softmax.logits[kept[i]]);
-      if (sum < wanted) continue;
-      kept.resize(i + 1);
-      return kept;
-    }
-    if (kept.size() < count) return kept;
-  }
-}
-
-void keep_all(std::vector<uint32_t> indices, AdjustedLogits& choices) {
-  std::ranges::sort(indices);
-  choices.keep(indices);
-}
 
 /// Draws from what temperature, top-k, top-p and min-p leave. @param highest of the choices
 TokenId choose(AdjustedLogits choices, float highest, const SamplingParams& params,
                uint64_t position) {
   if (params.top_k > 0 && static_cast<size_t>(params.top_k) < choices.logits().size()) {
-    keep_all(LogitRanking(choices.logits()).most_likely(static_cast<size_t>(params.top_k)),
-             choices);
+    std::vector<uint32_t> kept =
+        LogitRanking(choices.logits()).most_likely(static_cast<size_t>(params.top_k));
+    std::ranges::sort(kept);
+    choices.keep(kept);
   }
   Softmax softmax{
       .logits = choices.logits(), .highest = highest, .temperature = params.temperature};
   if (params.top_p < 1.0F) {
-    keep_all(most_likely_share(softmax, params.top_p), choices);
+    choices.keep(most_likely_share(softmax, params.top_p));
     softmax.logits = choices.logits();
   }
   softmax.least = params.min_p;

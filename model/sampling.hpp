@@ -81,7 +81,7 @@ struct SampledToken {
 /// temperature, top-k, top-p, min-p; the draw runs over what is left by rising id. Bit-exact on
 /// every IEEE 754 machine: only correctly rounded operations in a fixed order. Cost: O(vocab), plus
 /// a sort of what top-k keeps; for 102,400 entries greedy 0.03 ms, seeded 0.2 ms, with top-p 0.2
-/// ms, but 9 ms if it keeps tens of thousands; 1 ns for each token that a penalty counts
+/// ms, 0.9 ms if it keeps tens of thousands (top_p.hpp); 1 ns for each token that a penalty counts
 /// (bench/results/cpu.md).
 SampledToken sample(std::span<const float> logits, const SamplingParams& params, uint64_t position,
                     const TokenHistory& history = {}, std::span<const uint64_t> mask = {});

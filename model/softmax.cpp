@@ -43,6 +43,15 @@ std::vector<double> sums_of(const Softmax& softmax) {
   return sums;
 }
 
+TROUPE_AS_WIDE_AS_THE_CPU
+void weigh(const Softmax& softmax, std::span<double> out) {
+  for (size_t first = 0; first < out.size(); first += kBlock) {
+    const auto weights = weights_of(softmax, first / kBlock);
+    const size_t count = std::min(kBlock, out.size() - first);
+    std::copy_n(weights.begin(), count, out.begin() + static_cast<ptrdiff_t>(first));
+  }
+}
+
 }  // namespace
 
 double log_of(double x) {
@@ -54,6 +63,12 @@ double log_of(double x) {
     y += 2.0 * (ratio - 1.0) / (ratio + 1.0);
   }
   return y;
+}
+
+std::vector<double> Softmax::weights() const {
+  std::vector<double> out(logits.size());
+  weigh(*this, out);
+  return out;
 }
 
 double Softmax::total() const { return sums_of(*this).back(); }

@@ -10,6 +10,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <vector>
 
 namespace troupe::model {
 
@@ -55,6 +56,8 @@ struct Softmax {
     const double finite = logit <= highest ? exponential : 0.0;
     return finite < least ? 0.0 : finite;
   }
+  /// Of each logit.
+  [[nodiscard]] std::vector<double> weights() const;
   /// The sum of all weights by rising index.
   [[nodiscard]] double total() const;
   /// The index at which the running sum of weights passes `uniform`, in [0, 1), of the total.

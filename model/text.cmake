@@ -8,7 +8,7 @@ troupe_library(text
           pre_tokenizer_alphabet.cpp
           pre_tokenizer_pattern.cpp pre_tokenizer_regex.cpp sampling.cpp sampling_adjust.cpp
           softmax.cpp text_stream.cpp token_history.cpp tokenizer.cpp tokenizer_added.cpp tokenizer_bpe.cpp
-          tokenizer_byte_characters.cpp tokenizer_json.cpp tokenizer_reader.cpp tokenizer_utf8.cpp
+          tokenizer_byte_characters.cpp tokenizer_json.cpp tokenizer_reader.cpp tokenizer_utf8.cpp top_p.cpp
   LINKS troupe_base
   PRIVATE_LINKS troupe_model Boost::json PkgConfig::pcre2)
 # Nobody looks at the flags of floating-point exceptions. To keep them right, g++ would branch around

@@ -11,6 +11,7 @@
 #include "model/logit_ranking.hpp"
 #include "model/sampling.hpp"
 #include "model/softmax.hpp"
+#include "model/top_p.hpp"
 
 namespace troupe::model {
 namespace {
@@ -138,6 +139,57 @@ TEST(SamplingTwin, SumsHaveTheBitsOfOneAdditionAfterTheOther) {
     if (all.empty()) continue;
     const Softmax softmax{.logits = logits, .highest = all[0].logit, .temperature = 0.7};
     ASSERT_EQ(softmax.total(), total_of(all)) << "seed " << seed;
+  }
+}
+
+TEST(SamplingTwin, TopPKeepsThoseWithWhichOneAdditionAfterTheOtherReachesTheShare) {
+  size_t num_found = 0, num_left_to_rounding = 0;
+  for (uint64_t seed = 0; seed < 400; ++seed) {
+    uint64_t at = 2000;
+    const auto below = [&](uint64_t limit) { return random_bits(seed, at++) % limit; };
+    const size_t size = std::array<size_t, 5>{1, 70, 1000, 6000, 30'000}[below(5)];
+    const std::vector<float> logits = random_logits(seed, size);
+    const std::vector<Candidate> all = sorted(logits, 0.7);
+    if (all.empty()) continue;
+    const Softmax softmax{.logits = logits, .highest = all[0].logit, .temperature = 0.7};
+    std::vector<double> sums;
+    for (const Candidate& c : all) sums.push_back((sums.empty() ? 0 : sums.back()) + c.weight);
+    for (int i = 0; i < 8; ++i) {
+      // Every other one is at a sum or next to it, where a bit decides.
+      double wanted = random_uniform(seed, at++) * softmax.total();
+      if (i % 2 == 0) wanted = sums[below(sums.size())];
+      const double top_p = wanted / softmax.total();
+      if (!(top_p > 0 && top_p < 1)) continue;
+      wanted = top_p * softmax.total();
+      const auto reaching = std::ranges::lower_bound(sums, wanted) - sums.begin();
+      const size_t count = std::min(all.size(), static_cast<size_t>(reaching) + 1);
+      std::vector<uint32_t> expected;
+      for (size_t k = 0; k < count; ++k) expected.push_back(static_cast<uint32_t>(all[k].token));
+      std::ranges::sort(expected);
+      ASSERT_EQ(most_likely_share(softmax, top_p), expected) << "seed " << seed;
+      if (const auto end = top_p_end(softmax, wanted)) {
+        ASSERT_EQ(end->num_kept, count) << "seed " << seed;
+        ASSERT_EQ(end->logit, all[count - 1].logit) << "seed " << seed;
+        ++num_found;
+      } else {
+        ++num_left_to_rounding;
+      }
+    }
+  }
+  EXPECT_GT(num_found, 800U);
+  EXPECT_GT(num_left_to_rounding, 400U);
+}
+
+TEST(SamplingTwin, TopPOfFlatLogitsNeedsNoSort) {
+  for (uint64_t seed = 0; seed < 50; ++seed) {
+    std::vector<float> logits(20'000);
+    for (size_t i = 0; i < logits.size(); ++i) {
+      logits[i] = static_cast<float>(random_uniform(seed, i)) * 8 - 4;
+    }
+    const Softmax softmax{.logits = logits, .highest = *std::ranges::max_element(logits)};
+    for (const double top_p : {0.1, 0.5, 0.9, 0.95, 0.99}) {
+      EXPECT_TRUE(top_p_end(softmax, top_p * softmax.total())) << seed << " " << top_p;
+    }
   }
 }
 
