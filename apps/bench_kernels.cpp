@@ -85,12 +85,13 @@ loadgen::ResultTable::Row row_of(const KernelCase& c, const loadgen::Distributio
 }
 
 loadgen::ResultTable measure(const std::string& shape, const std::vector<KernelCase>& cases,
-                             uint32_t num_threads, double limit_s) {
+                             const kernels::KernelSet& kernels, uint32_t num_threads,
+                             double limit_s) {
   kernels::ThreadPool pool(num_threads);
-  const auto ops = kernels::make_cpu_ops(&pool);
+  const auto ops = kernels::make_cpu_ops(&pool, kernels);
   MeasuringLine line;
   line.show("measuring the machine");
-  const MachineRates before = measure_machine(pool, *ops);
+  const MachineRates before = measure_machine(pool, kernels);
   const std::string date = utc_now();
   ColdMemory memory;
   std::vector<loadgen::Distribution> times;
@@ -99,7 +100,7 @@ loadgen::ResultTable measure(const std::string& shape, const std::vector<KernelC
     times.push_back(times_of(c.prepare(*ops, memory), limit_s));
   }
   line.show("measuring the machine again");
-  const MachineRates rates = best_of(before, measure_machine(pool, *ops));
+  const MachineRates rates = best_of(before, measure_machine(pool, kernels));
   loadgen::ResultTable table;
   table.titles = {"operation", "case", "weights", "rows",      "context", "us",
                   "p10-p90",   "GB/s", "GMAC/s",  "bandwidth", "peak",    "products"};
@@ -115,6 +116,25 @@ loadgen::ResultTable measure(const std::string& shape, const std::vector<KernelC
   return table;
 }
 
+/// "avx3-vnni, avx2, scalar"
+std::string kernel_names() {
+  std::string names;
+  for (const kernels::KernelSet* set : kernels::cpu_kernels()) {
+    names += (names.empty() ? "" : ", ") + std::string(set->target);
+  }
+  return names;
+}
+
+Result<const kernels::KernelSet*> read_kernels(const Values& values) {
+  if (values.count("target") == 0) return kernels::cpu_kernels().front();
+  const std::string target = values["target"].as<std::string>();
+  for (const kernels::KernelSet* set : kernels::cpu_kernels()) {
+    if (set->target == target) return set;
+  }
+  return Error{Code::kInvalidArgument,
+               "--target: no \"" + target + "\" on this CPU, which runs " + kernel_names()};
+}
+
 Result<int> bench_kernels(const Values& values) {
   const std::string shape = values["shape"].as<std::string>();
   const model::ModelConfig config =
@@ -126,6 +146,7 @@ Result<int> bench_kernels(const Values& values) {
   if (!(limit_s >= 0 && limit_s <= 3600)) {
     return Error{Code::kInvalidArgument, "--time must be between 0 and 3600"};
   }
+  const kernels::KernelSet* kernels = TRY(read_kernels(values));
   const ResultTarget target = TRY(read_result_target(values));
   std::vector<KernelCase> cases = kernel_cases(config, rows, context);
   const std::string example = cases.front().name();
@@ -136,7 +157,7 @@ Result<int> bench_kernels(const Values& values) {
     return Error{Code::kInvalidArgument,
                  "no case has \"" + filter + "\" in its name, such as \"" + example + "\""};
   }
-  TRY(write_results(target, measure(shape, cases, num_threads, limit_s)));
+  TRY(write_results(target, measure(shape, cases, *kernels, num_threads, limit_s)));
   return kSuccess;
 }
 
@@ -169,6 +190,8 @@ int run_bench_kernels(const Arguments& arguments) {
       "positions that attention sees, at least as many as rows")(
       "filter", po::value<std::string>()->default_value(""),
       "only cases with this text in their name: operation, case, weights, rows")(
+      "target", po::value<std::string>(),
+      ("version of the kernels, by default the first: " + kernel_names()).c_str())(
       "time", po::value<double>()->default_value(0.3),
       "seconds for each case; three calls at least");
   add_result_options(line.options);

@@ -396,7 +396,7 @@ Result<loadgen::ResultTable> measure(const std::string& directory, BenchOptions 
   line.show("reading the weights");
   local->read_weights();
   line.show("measuring the machine");
-  const MachineRates before = measure_machine(local->pool(), local->ops());
+  const MachineRates before = measure_machine(local->pool());
   std::vector<Measured> all;
   for (const Test& test : options.tests) {
     line.show(test.name() + ": preparing");
@@ -412,7 +412,7 @@ Result<loadgen::ResultTable> measure(const std::string& directory, BenchOptions 
     all.push_back(std::move(measured));
   }
   line.show("measuring the machine again");
-  const MachineRates rates = best_of(before, measure_machine(local->pool(), local->ops()));
+  const MachineRates rates = best_of(before, measure_machine(local->pool()));
   table.notes.push_back(machine_note(rates, num_threads, local->target()));
   table.notes.push_back(pinned);
   for (const Measured& measured : all) {

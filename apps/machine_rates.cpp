@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "apps/bench_results.hpp"
-#include "kernels/kernel_set.hpp"
+#include "kernels/backend.hpp"
 
 namespace troupe::apps {
 namespace {
@@ -106,14 +106,14 @@ MachineRates best_of(const MachineRates& a, const MachineRates& b) {
           .products = higher(a.products, b.products)};
 }
 
-MachineRates measure_machine(kernels::ThreadPool& pool, kernels::Ops& ops) {
-  const kernels::KernelSet& kernels = kernels::simd_kernels();
+MachineRates measure_machine(kernels::ThreadPool& pool, const kernels::KernelSet& kernels) {
+  const auto ops = kernels::make_cpu_ops(&pool, kernels);
   return {
       .read_bytes_per_s = read_rate(pool),
       .peak = {.floats = peak_rate(pool, kernels.float_peak),
                .integers = peak_rate(pool, kernels.integer_peak)},
-      .products = {.floats = product_rate(ops, pool.num_threads(), {DType::kF32, DType::kBF16}),
-                   .integers = product_rate(ops, pool.num_threads(), {DType::kI8, DType::kI4})}};
+      .products = {.floats = product_rate(*ops, pool.num_threads(), {DType::kF32, DType::kBF16}),
+                   .integers = product_rate(*ops, pool.num_threads(), {DType::kI8, DType::kI4})}};
 }
 
 void describe_machine(const MachineRates& rates, size_t num_threads, const char* target,

@@ -7,7 +7,7 @@
 #include <cstddef>
 #include <string>
 
-#include "kernels/ops.hpp"
+#include "kernels/kernel_set.hpp"
 #include "kernels/thread_pool.hpp"
 
 namespace troupe::apps {
@@ -40,8 +40,9 @@ struct MachineRates {
 /// The higher of each rate: what disturbs a machine makes it slower, never faster.
 MachineRates best_of(const MachineRates& a, const MachineRates& b);
 
-/// Takes about a second.
-MachineRates measure_machine(kernels::ThreadPool& pool, kernels::Ops& ops);
+/// With one version of the kernels. Takes about a second.
+MachineRates measure_machine(kernels::ThreadPool& pool,
+                             const kernels::KernelSet& kernels = *kernels::cpu_kernels().front());
 
 /// So much memory does not stay in the caches: four times the last-level cache, 256 MiB at least.
 size_t bytes_beyond_caches();

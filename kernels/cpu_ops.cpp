@@ -318,7 +318,11 @@ std::unique_ptr<Ops> make_scalar_ops() {
 }
 
 std::unique_ptr<Ops> make_cpu_ops(ThreadPool* pool) {
-  return std::make_unique<CpuOps>(simd_kernels(), pool);
+  return make_cpu_ops(pool, *cpu_kernels().front());
+}
+
+std::unique_ptr<Ops> make_cpu_ops(ThreadPool* pool, const KernelSet& kernels) {
+  return std::make_unique<CpuOps>(kernels, pool);
 }
 
 }  // namespace troupe::kernels

@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 
 #include "base/panels.hpp"
 #include "kernels/ops.hpp"
@@ -81,8 +82,9 @@ struct KernelSet {
 /// The specification, kernels/cpu/.
 const KernelSet& scalar_kernels();
 
-/// The best version in kernels/simd/ that this CPU runs; the specification where the CPU has no
-/// fused multiply-add, since an emulated one is slower than a plain loop over std::fma.
-const KernelSet& simd_kernels();
+/// All versions that this CPU runs, the best one first and the specification last; nothing else
+/// where the CPU has no fused multiply-add, since an emulated one is slower than a plain loop over
+/// std::fma.
+std::span<const KernelSet* const> cpu_kernels();
 
 }  // namespace troupe::kernels

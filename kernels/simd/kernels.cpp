@@ -1,8 +1,16 @@
-// The SIMD versions, compiled once for each Highway target; the best one for this CPU is chosen at
-// run time. Only targets with a fused multiply-add have them: elsewhere Highway's MulAdd rounds
-// twice, which would break the arithmetic contract, so those targets stand for the specification.
+// The SIMD versions, compiled once for each Highway target. Only targets with a fused multiply-add
+// have them: elsewhere Highway's MulAdd rounds twice, which would break the arithmetic contract.
 
+#include <array>
+#include <span>
+#include <vector>
+
+#include "kernels/cpu/scalar.hpp"
 #include "kernels/kernel_set.hpp"
+
+namespace troupe::kernels {
+bool has_avx_vnni();  // of this CPU, whatever a target assumes
+}  // namespace troupe::kernels
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/simd/kernels.cpp"
@@ -12,7 +20,6 @@
 #if HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX3_DL || \
     HWY_TARGET == HWY_NEON
 
-#include "kernels/cpu/scalar.hpp"
 #include "kernels/simd/attention-inl.hpp"
 #include "kernels/simd/gemm-inl.hpp"
 #include "kernels/simd/peak-inl.hpp"
@@ -22,8 +29,9 @@
 HWY_BEFORE_NAMESPACE();
 namespace troupe::kernels::HWY_NAMESPACE {
 
-const KernelSet& target_kernels() {
-  static constexpr KernelSet kSet = {
+/// With VNNI, if this CPU has it, and without.
+std::span<const KernelSet> target_kernels() {
+  static constexpr KernelSet kPlain = {
 #if HWY_TARGET == HWY_AVX2
     .target = "avx2",
 #elif HWY_TARGET == HWY_NEON
@@ -48,29 +56,20 @@ const KernelSet& target_kernels() {
     .integer_peak = integer_peak,
   };
 #if TROUPE_VNNI
-  if (__builtin_cpu_supports("avx512vnni") != 0) {
-    static const KernelSet kWithVnni = [] {
-      KernelSet set = kSet;
-      set.target = "avx3-vnni";
-      set.quantised_gemm = tiled_gemm;
-      set.integer_peak = tiled_integer_peak;
-      return set;
+  constexpr bool kIsAvx2 = HWY_TARGET == HWY_AVX2;
+  if (kIsAvx2 ? has_avx_vnni() : __builtin_cpu_supports("avx512vnni") != 0) {
+    static const std::array<KernelSet, 2> kBoth = [] {
+      KernelSet vnni = kPlain;
+      vnni.target = kIsAvx2 ? "avx2-vnni" : "avx3-vnni";
+      vnni.quantised_gemm = tiled_gemm<VnniSums>;
+      vnni.integer_peak = tiled_integer_peak<VnniSums>;
+      return std::array{vnni, kPlain};
     }();
-    return kWithVnni;
+    return kBoth;
   }
 #endif
-  return kSet;
+  return {&kPlain, 1};
 }
-
-}  // namespace troupe::kernels::HWY_NAMESPACE
-HWY_AFTER_NAMESPACE();
-
-#else
-
-HWY_BEFORE_NAMESPACE();
-namespace troupe::kernels::HWY_NAMESPACE {
-
-const KernelSet& target_kernels() { return scalar_kernels(); }
 
 }  // namespace troupe::kernels::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
@@ -78,11 +77,46 @@ HWY_AFTER_NAMESPACE();
 #endif
 
 #if HWY_ONCE
+
+#if HWY_ARCH_X86
+#include <cpuid.h>
+#endif
+
 namespace troupe::kernels {
 
-HWY_EXPORT(target_kernels);
+#if HWY_ARCH_X86
+/// VNNI on 256 bits, by a question that all compilers know. It needs no more of the system than
+/// AVX2 does.
+bool has_avx_vnni() {
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  return __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) != 0 && (eax >> 4U & 1U) != 0;
+}
+#endif
 
-const KernelSet& simd_kernels() { return HWY_DYNAMIC_DISPATCH(target_kernels)(); }
+std::span<const KernelSet* const> cpu_kernels() {
+  static const std::vector<const KernelSet*> kAll = [] {
+    std::vector<const KernelSet*> all;
+    [[maybe_unused]] const auto add = [&](int64_t target, std::span<const KernelSet> (*sets)()) {
+      if ((hwy::SupportedTargets() & target) == 0) return;
+      for (const KernelSet& set : sets()) all.push_back(&set);
+    };
+#if HWY_TARGETS & HWY_AVX3_DL
+    add(HWY_AVX3_DL, N_AVX3_DL::target_kernels);
+#endif
+#if HWY_TARGETS & HWY_AVX3
+    add(HWY_AVX3, N_AVX3::target_kernels);
+#endif
+#if HWY_TARGETS & HWY_AVX2
+    add(HWY_AVX2, N_AVX2::target_kernels);
+#endif
+#if HWY_TARGETS & HWY_NEON
+    add(HWY_NEON, N_NEON::target_kernels);
+#endif
+    all.push_back(&scalar_kernels());
+    return all;
+  }();
+  return kAll;
+}
 
 }  // namespace troupe::kernels
 #endif

@@ -17,7 +17,7 @@ uint64_t integer_peak(size_t rounds);
 }  // namespace troupe::kernels::N_AVX2
 #endif
 
-#if TROUPE_VNNI
+#if TROUPE_AVX512_VNNI
 HWY_PUSH_ATTRIBUTES(HWY_TARGET_STR ",avx512vnni")
 #else
 HWY_BEFORE_NAMESPACE();
@@ -62,19 +62,20 @@ uint64_t float_peak(size_t rounds) {
 
 #if TROUPE_TILES
 
+template <class Sums>
 uint64_t tiled_integer_peak(size_t rounds) {
   uint64_t total = 0;
   for (size_t round = 0; round < rounds; ++round) {
     B w = hn::Set(kBytes, 1), x = hn::Set(kBytes, 1);
-    I4Sum sums[kPeakSums];
-    _Pragma("GCC unroll 16") for (I4Sum& sum : sums) sum.begin(hn::Zero(kInts));
+    typename Sums::I4 sums[kPeakSums];
+    _Pragma("GCC unroll 16") for (auto& sum : sums) sum.begin(hn::Zero(kInts));
     for (size_t i = 0; i < kPeakAdditions; ++i) {
-      _Pragma("GCC unroll 16") for (I4Sum& sum : sums) {
+      _Pragma("GCC unroll 16") for (auto& sum : sums) {
         hide(w.raw);
         sum.add(w, x);
       }
     }
-    for (const I4Sum& sum : sums) {
+    for (const auto& sum : sums) {
       int32_t lanes[kLanes];
       hn::StoreU(sum.sum(), kInts, lanes);
       for (const int32_t lane : lanes) total += static_cast<uint64_t>(lane);
@@ -83,10 +84,10 @@ uint64_t tiled_integer_peak(size_t rounds) {
   return total;
 }
 
-#if TROUPE_VNNI
+#if TROUPE_AVX512_VNNI
 using N_AVX2::integer_peak;  // without VNNI
 #else
-uint64_t integer_peak(size_t rounds) { return tiled_integer_peak(rounds); }
+uint64_t integer_peak(size_t rounds) { return tiled_integer_peak<PlainSums>(rounds); }
 #endif
 
 #else
@@ -96,7 +97,7 @@ uint64_t integer_peak(size_t rounds) { return scalar::integer_peak(rounds); }
 #endif
 
 }  // namespace troupe::kernels::HWY_NAMESPACE
-#if TROUPE_VNNI
+#if TROUPE_AVX512_VNNI
 HWY_POP_ATTRIBUTES
 #else
 HWY_AFTER_NAMESPACE();

@@ -1,7 +1,7 @@
 // Products of 8-bit activations with integer weights in panels (rule 5 of kernels/ops.hpp). Sums of
 // integers are exact in any order, so each CPU adds as suits it; lanes are outputs, so that nothing
-// is added across lanes and the panels of the weights are read front to back. A CPU version says
-// how products are added (I4Sum, I8Sum); all else is written once.
+// is added across lanes and the panels of the weights are read front to back. A version says how
+// products are added (`Sums`); all else is written once.
 
 #if defined(TROUPE_KERNELS_SIMD_QUANTISED_INL) == defined(HWY_TARGET_TOGGLE)
 #ifdef TROUPE_KERNELS_SIMD_QUANTISED_INL
@@ -12,7 +12,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <type_traits>
 
 #include "kernels/cpu/quantised.hpp"
 #include "kernels/cpu/scalar.hpp"
@@ -28,19 +27,22 @@ void quantised_gemm(const QuantisedGemmParams& p, Range outputs);
 }  // namespace troupe::kernels::N_AVX2
 #endif
 
-// Whether this target multiplies in tiles, and whether by VNNI. Not if AVX-512 is what the compiler
-// assumes: then there is no AVX2 for CPUs without VNNI.
+// Whether this target multiplies in tiles, and whether it has a version by VNNI. Not if AVX-512 is
+// what the compiler assumes: then there is no AVX2 for CPUs without VNNI.
 #undef TROUPE_TILES
 #undef TROUPE_VNNI
+#undef TROUPE_AVX512_VNNI
 #if HWY_ARCH_X86 && (HWY_TARGETS & HWY_AVX2)
 #define TROUPE_TILES 1
-#define TROUPE_VNNI (HWY_TARGET != HWY_AVX2)
+#define TROUPE_VNNI 1
+#define TROUPE_AVX512_VNNI (HWY_TARGET != HWY_AVX2)
 #else
 #define TROUPE_TILES (HWY_TARGET == HWY_NEON)
 #define TROUPE_VNNI 0
+#define TROUPE_AVX512_VNNI 0
 #endif
 
-#if TROUPE_VNNI
+#if TROUPE_AVX512_VNNI
 HWY_PUSH_ATTRIBUTES(HWY_TARGET_STR ",avx512vnni")
 #else
 HWY_BEFORE_NAMESPACE();
@@ -90,8 +92,9 @@ constexpr size_t at_vec(size_t v, size_t per_panel, size_t per_vec) {
   return v / kVecs * per_panel + v % kVecs * per_vec;
 }
 
-// Each version has I4Sum and I8Sum: begin() takes what the sum starts from, add() what a vector's
-// outputs take from a quad. A weight is kAdded larger, as add() sees it, than what it stands for.
+// Each version has a tile of rows and panels, and of I4 and I8 how a tile's products are summed:
+// begin() takes what the sum starts from, add() what a vector's outputs take from a quad. A weight
+// is kAdded larger, as add() sees it, than what it stands for.
 
 #if HWY_TARGET == HWY_AVX2
 
@@ -142,9 +145,6 @@ void quantise(const QuantiseParams& p, Range rows) {
   }
 }
 
-constexpr size_t kQuantisedTileRows = 4;
-constexpr size_t kQuantisedTilePanels = 1;
-
 /// Adds where it stands: GCC would put off the sums of a tile, and its products wait in memory.
 HWY_INLINE void add_16(__m256i& sum, __m256i products) {
   sum = _mm256_add_epi16(sum, products);
@@ -155,110 +155,139 @@ HWY_INLINE void add_32(__m256i& sum, __m256i products) {
   asm("" : "+x"(sum));
 }
 
-/// A weight is at most 15 and an activation 127: eight pairs of their products fit into 16 bits.
-struct I4Sum {
-  static constexpr int32_t kAdded = kMiddleOfI4;
-  I start;
-  __m256i pairs;
-  HWY_INLINE void begin(I value) {
-    start = value;
-    pairs = _mm256_setzero_si256();
-  }
-  HWY_INLINE void add(B w, B x) { add_16(pairs, _mm256_maddubs_epi16(w.raw, x.raw)); }
-  HWY_INLINE I sum() const {
-    return hn::Add(start, I{_mm256_madd_epi16(pairs, _mm256_set1_epi16(1))});
-  }
-};
+/// By `vpmaddubsw`, which adds pairs of products of unsigned and signed bytes in 16 bits.
+struct PairSums {
+  static constexpr size_t kTileRows = 4;
+  static constexpr size_t kTilePanels = 1;
 
-/// Bytes multiply as unsigned and signed ones: the sign of the weight moves to the activation.
-/// 128 * 127 and its neighbour fit into 16 bits, two such pairs do not.
-struct I8Sum {
-  static constexpr int32_t kAdded = 0;
-  I total;
-  HWY_INLINE void begin(I value) { total = value; }
-  HWY_INLINE void add(B w, B x) {
-    const __m256i pairs =
-        _mm256_maddubs_epi16(_mm256_abs_epi8(w.raw), _mm256_sign_epi8(x.raw, w.raw));
-    add_32(total.raw, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
-  }
-  HWY_INLINE I sum() const { return total; }
+  /// A weight is at most 15 and an activation 127: eight pairs of their products fit into 16 bits.
+  struct I4 {
+    static constexpr int32_t kAdded = kMiddleOfI4;
+    I start;
+    __m256i pairs;
+    HWY_INLINE void begin(I value) {
+      start = value;
+      pairs = _mm256_setzero_si256();
+    }
+    HWY_INLINE void add(B w, B x) { add_16(pairs, _mm256_maddubs_epi16(w.raw, x.raw)); }
+    HWY_INLINE I sum() const {
+      return hn::Add(start, I{_mm256_madd_epi16(pairs, _mm256_set1_epi16(1))});
+    }
+  };
+
+  /// The sign of the weight moves to the activation. 128 * 127 and its neighbour fit into 16 bits,
+  /// two such pairs do not.
+  struct I8 {
+    static constexpr int32_t kAdded = 0;
+    I total;
+    HWY_INLINE void begin(I value) { total = value; }
+    HWY_INLINE void add(B w, B x) {
+      const __m256i pairs =
+          _mm256_maddubs_epi16(_mm256_abs_epi8(w.raw), _mm256_sign_epi8(x.raw, w.raw));
+      add_32(total.raw, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+    }
+    HWY_INLINE I sum() const { return total; }
+  };
 };
+using PlainSums = PairSums;
+
+/// AVX-VNNI, in assembly: the intrinsic would have to be in functions of its own instruction set,
+/// and so all that is inlined into them.
+HWY_INLINE void add_quads(I& sum, B w, B x) {
+  asm("%{vex%} vpdpbusd %2, %1, %0" : "+x"(sum.raw) : "x"(w.raw), "x"(x.raw));
+}
 
 #elif HWY_TARGET == HWY_NEON
 
 void quantise(const QuantiseParams& p, Range rows) { scalar::quantise(p, rows); }
 
-constexpr size_t kQuantisedTileRows = 2;
-constexpr size_t kQuantisedTilePanels = 1;
+struct NeonSums {
+  static constexpr size_t kTileRows = 2;
+  static constexpr size_t kTilePanels = 1;
 
-// Raw vectors are kept: an implicit constructor, which has no target, may not call Highway's.
+  // Raw vectors are kept: an implicit constructor, which has no target, may not call Highway's.
 
-/// A weight is at most 15 and an activation 127: eight of their products fit into 16 bits.
-struct I4Sum {
-  static constexpr int32_t kAdded = kMiddleOfI4;
-  int32x4_t start;
-  int16x8_t first, second;  // of two outputs each
-  HWY_INLINE void begin(I value) {
-    start = value.raw;
-    first = second = vdupq_n_s16(0);
-  }
-  HWY_INLINE void add(B w, B x) {
-    const int8x16_t w8 = vreinterpretq_s8_u8(w.raw), x8 = vreinterpretq_s8_u8(x.raw);
-    first = vmlal_s8(first, vget_low_s8(w8), vget_low_s8(x8));
-    second = vmlal_high_s8(second, w8, x8);
-  }
-  HWY_INLINE I sum() const {
-    return I(vaddq_s32(start, vpaddq_s32(vpaddlq_s16(first), vpaddlq_s16(second))));
-  }
+  /// A weight is at most 15 and an activation 127: eight of their products fit into 16 bits.
+  struct I4 {
+    static constexpr int32_t kAdded = kMiddleOfI4;
+    int32x4_t start;
+    int16x8_t first, second;  // of two outputs each
+    HWY_INLINE void begin(I value) {
+      start = value.raw;
+      first = second = vdupq_n_s16(0);
+    }
+    HWY_INLINE void add(B w, B x) {
+      const int8x16_t w8 = vreinterpretq_s8_u8(w.raw), x8 = vreinterpretq_s8_u8(x.raw);
+      first = vmlal_s8(first, vget_low_s8(w8), vget_low_s8(x8));
+      second = vmlal_high_s8(second, w8, x8);
+    }
+    HWY_INLINE I sum() const {
+      return I(vaddq_s32(start, vpaddq_s32(vpaddlq_s16(first), vpaddlq_s16(second))));
+    }
+  };
+
+  struct I8 {
+    static constexpr int32_t kAdded = 0;
+    int32x4_t start;
+    int32x4_t first, second;  // of two outputs each
+    HWY_INLINE void begin(I value) {
+      start = value.raw;
+      first = second = vdupq_n_s32(0);
+    }
+    HWY_INLINE void add(B w, B x) {
+      const int8x16_t w8 = vreinterpretq_s8_u8(w.raw), x8 = vreinterpretq_s8_u8(x.raw);
+      first = vpadalq_s16(first, vmull_s8(vget_low_s8(w8), vget_low_s8(x8)));
+      second = vpadalq_s16(second, vmull_high_s8(w8, x8));
+    }
+    HWY_INLINE I sum() const { return I(vaddq_s32(start, vpaddq_s32(first, second))); }
+  };
 };
+using PlainSums = NeonSums;
 
-struct I8Sum {
-  static constexpr int32_t kAdded = 0;
-  int32x4_t start;
-  int32x4_t first, second;  // of two outputs each
-  HWY_INLINE void begin(I value) {
-    start = value.raw;
-    first = second = vdupq_n_s32(0);
-  }
-  HWY_INLINE void add(B w, B x) {
-    const int8x16_t w8 = vreinterpretq_s8_u8(w.raw), x8 = vreinterpretq_s8_u8(x.raw);
-    first = vpadalq_s16(first, vmull_s8(vget_low_s8(w8), vget_low_s8(x8)));
-    second = vpadalq_s16(second, vmull_high_s8(w8, x8));
-  }
-  HWY_INLINE I sum() const { return I(vaddq_s32(start, vpaddq_s32(first, second))); }
-};
-
-#else  // AVX-512 with VNNI: sums of four products of unsigned and signed bytes
+#else
 
 using N_AVX2::quantise;
 
-constexpr size_t kQuantisedTileRows = 6;
-constexpr size_t kQuantisedTilePanels = 2;  // activations are fetched once for both
+HWY_INLINE void add_quads(I& sum, B w, B x) {
+  sum.raw = _mm512_dpbusd_epi32(sum.raw, w.raw, x.raw);
+}
 
-struct I4Sum {
-  static constexpr int32_t kAdded = kMiddleOfI4;
-  I total;
-  HWY_INLINE void begin(I value) { total = value; }
-  HWY_INLINE void add(B w, B x) { total.raw = _mm512_dpbusd_epi32(total.raw, w.raw, x.raw); }
-  HWY_INLINE I sum() const { return total; }
-};
+#endif
 
-struct I8Sum {
-  static constexpr int32_t kAdded = 128;  // makes a signed byte an unsigned one
-  I total;
-  HWY_INLINE void begin(I value) { total = value; }
-  HWY_INLINE void add(B w, B x) {
-    const __m512i biased = _mm512_xor_si512(w.raw, _mm512_set1_epi8(-128));
-    total.raw = _mm512_dpbusd_epi32(total.raw, biased, x.raw);
-  }
-  HWY_INLINE I sum() const { return total; }
+#if TROUPE_VNNI
+
+/// By VNNI's `vpdpbusd`, which adds four products of unsigned and signed bytes (add_quads).
+struct VnniSums {
+  // AVX-512: activations are fetched once for both panels. AVX2 has half as many registers.
+  static constexpr size_t kTileRows = TROUPE_AVX512_VNNI ? 6 : 4;
+  static constexpr size_t kTilePanels = TROUPE_AVX512_VNNI ? 2 : 1;
+
+  struct I4 {
+    static constexpr int32_t kAdded = kMiddleOfI4;
+    I total;
+    HWY_INLINE void begin(I value) { total = value; }
+    HWY_INLINE void add(B w, B x) { add_quads(total, w, x); }
+    HWY_INLINE I sum() const { return total; }
+  };
+
+  struct I8 {
+    static constexpr int32_t kAdded = 128;  // makes a signed byte an unsigned one
+    I total;
+    HWY_INLINE void begin(I value) { total = value; }
+    HWY_INLINE void add(B w, B x) { add_quads(total, hn::Xor(w, hn::Set(kBytes, 128)), x); }
+    HWY_INLINE I sum() const { return total; }
+  };
 };
 
 #endif
 
 /// A block of weights: its bytes in a panel, and how its products are added.
+template <class S, bool kGroupsOf32 = false>
 struct I4Weights {
-  using Sum = I4Sum;
+  using Sums = S;
+  using Sum = typename Sums::I4;
+  /// Groups of one block: known at compile time, their sums need not wait in memory.
+  static constexpr bool kIn32 = kGroupsOf32;
   static constexpr size_t kBytesPerBlock = kPanelBlock / 2 * kPanelRows;
 
   template <size_t kRows, size_t kTileVecs>
@@ -286,8 +315,11 @@ struct I4Weights {
   }
 };
 
+template <class S>
 struct I8Weights {
-  using Sum = I8Sum;
+  using Sums = S;
+  using Sum = typename Sums::I8;
+  static constexpr bool kIn32 = false;
   static constexpr size_t kBytesPerBlock = kPanelBlock * kPanelRows;
 
   template <size_t kRows, size_t kTileVecs>
@@ -307,9 +339,6 @@ struct I8Weights {
     }
   }
 };
-
-/// Groups of one block: known at compile time, their sums need not wait in memory.
-struct I4WeightsIn32 : I4Weights {};
 
 /// Scales of the outputs of one vector from scale `at` on.
 template <DType kScale>
@@ -344,11 +373,9 @@ HWY_INLINE void tile_products(const uint8_t* panels, const WeightView& w, size_t
   }
   const size_t panel_bytes = w.in / kPanelBlock * Weights::kBytesPerBlock;
   const size_t panel_scales = w.num_groups() * kPanelRows;
-  const size_t group =
-      std::is_same_v<Weights, I4WeightsIn32> ? kPanelBlock : std::min(w.group_scales.group, w.in);
+  const size_t group = Weights::kIn32 ? kPanelBlock : std::min(w.group_scales.group, w.in);
   for (size_t first = 0; first < w.in; first += group, scale_at += kPanelRows) {
-    const size_t last =
-        std::is_same_v<Weights, I4WeightsIn32> ? first + group : std::min(first + group, w.in);
+    const size_t last = Weights::kIn32 ? first + group : std::min(first + group, w.in);
     [[maybe_unused]] I zeros[kTileVecs];
     if constexpr (kZeros) {
       const hn::Rebind<uint8_t, Floats> bytes;
@@ -423,6 +450,19 @@ HWY_NOINLINE void tile(const QuantisedGemmParams& p, size_t first_row, size_t ou
   }
 }
 
+/// A tile of num_rows, 1 to kMostRows.
+template <class Weights, DType kScale, bool kZeros, size_t kMostRows, size_t kPanels>
+void tile_of(const QuantisedGemmParams& p, size_t first_row, size_t num_rows, size_t output,
+             const Ahead& ahead) {
+  if constexpr (kMostRows > 1) {
+    if (num_rows < kMostRows) {
+      return tile_of<Weights, kScale, kZeros, kMostRows - 1, kPanels>(p, first_row, num_rows,
+                                                                      output, ahead);
+    }
+  }
+  tile<Weights, kScale, kZeros, kMostRows, kPanels>(p, first_row, output, ahead);
+}
+
 /// How far ahead one tile of rows has weights fetched. One row of 4 bits on one core of Zen 5: 34
 /// to 38 GB/s instead of the 17 that the CPU makes of it by itself.
 constexpr size_t kBytesAhead = size_t{12} << 10U;
@@ -438,7 +478,8 @@ void panels_over_rows(const QuantisedGemmParams& p, Range rows, size_t output) {
   };
   const uint8_t* next = panel_at(output) + kPanels * panel_bytes;
   const uint8_t* end = panel_at(p.w.out);
-  size_t tiles = (rows.size() + kQuantisedTileRows - 1) / kQuantisedTileRows;
+  constexpr size_t kTileRows = Weights::Sums::kTileRows;
+  size_t tiles = (rows.size() + kTileRows - 1) / kTileRows;
   const size_t share = (kPanels * Weights::kBytesPerBlock + tiles - 1) / tiles;
   Ahead ahead{.data = tiles == 1 ? panel_at(output) + kBytesAhead : next,
               .end = tiles == 1 ? end : std::min(end, next + kPanels * panel_bytes),
@@ -446,19 +487,7 @@ void panels_over_rows(const QuantisedGemmParams& p, Range rows, size_t output) {
   // As many tiles as it takes, of sizes as equal as can be.
   for (size_t r = rows.first; r < rows.last; --tiles) {
     const size_t num_rows = (rows.last - r + tiles - 1) / tiles;
-    switch (num_rows) {
-      case 1: tile<Weights, kScale, kZeros, 1, kPanels>(p, r, output, ahead); break;
-      case 2: tile<Weights, kScale, kZeros, 2, kPanels>(p, r, output, ahead); break;
-#if HWY_ARCH_X86
-      case 3: tile<Weights, kScale, kZeros, 3, kPanels>(p, r, output, ahead); break;
-      case 4: tile<Weights, kScale, kZeros, 4, kPanels>(p, r, output, ahead); break;
-#endif
-#if TROUPE_VNNI
-      case 5: tile<Weights, kScale, kZeros, 5, kPanels>(p, r, output, ahead); break;
-      case 6: tile<Weights, kScale, kZeros, 6, kPanels>(p, r, output, ahead); break;
-#endif
-      default: HWY_ASSERT(false);
-    }
+    tile_of<Weights, kScale, kZeros, kTileRows, kPanels>(p, r, num_rows, output, ahead);
     r += num_rows;
     ahead.data += num_blocks * ahead.bytes_per_block;
   }
@@ -469,43 +498,49 @@ constexpr size_t kActivationBytes = size_t{1} << 18U;
 
 template <class Weights, DType kScale, bool kZeros>
 void quantised_rows(const QuantisedGemmParams& p, Range outputs) {
-  const size_t together =
-      std::max<size_t>(1, kActivationBytes / p.w.in / kQuantisedTileRows) * kQuantisedTileRows;
+  constexpr size_t kTileRows = Weights::Sums::kTileRows;
+  constexpr size_t kTilePanels = Weights::Sums::kTilePanels;
+  const size_t together = std::max<size_t>(1, kActivationBytes / p.w.in / kTileRows) * kTileRows;
   for (size_t r = 0; r < p.x.rows; r += together) {
     const Range rows{r, std::min(r + together, p.x.rows)};
-    const bool one_tile = rows.size() <= kQuantisedTileRows;
+    const bool one_tile = rows.size() <= kTileRows;
     size_t o = outputs.first;
-    for (; !one_tile && o + kQuantisedTilePanels * kPanelRows <= outputs.last;
-         o += kQuantisedTilePanels * kPanelRows) {
-      panels_over_rows<Weights, kScale, kZeros, kQuantisedTilePanels>(p, rows, o);
+    for (; !one_tile && o + kTilePanels * kPanelRows <= outputs.last;
+         o += kTilePanels * kPanelRows) {
+      panels_over_rows<Weights, kScale, kZeros, kTilePanels>(p, rows, o);
     }
     for (; o < outputs.last; o += kPanelRows)
       panels_over_rows<Weights, kScale, kZeros, 1>(p, rows, o);
   }
 }
 
-template <DType kScale>
-void quantised_gemm_with(const QuantisedGemmParams& p, Range outputs) {
-  if (p.w.dtype == DType::kI8) return quantised_rows<I8Weights, kScale, false>(p, outputs);
-  if (p.w.group_scales.zeros != nullptr) return quantised_rows<I4Weights, kScale, true>(p, outputs);
-  if (p.w.group_scales.group == kPanelBlock) {
-    return quantised_rows<I4WeightsIn32, kScale, false>(p, outputs);
+template <class Sums, DType kScale>
+void gemm_with_scales(const QuantisedGemmParams& p, Range outputs) {
+  if (p.w.dtype == DType::kI8) return quantised_rows<I8Weights<Sums>, kScale, false>(p, outputs);
+  if (p.w.group_scales.zeros != nullptr) {
+    return quantised_rows<I4Weights<Sums>, kScale, true>(p, outputs);
   }
-  quantised_rows<I4Weights, kScale, false>(p, outputs);
+  if (p.w.group_scales.group == kPanelBlock) {
+    return quantised_rows<I4Weights<Sums, true>, kScale, false>(p, outputs);
+  }
+  quantised_rows<I4Weights<Sums>, kScale, false>(p, outputs);
 }
 
+template <class Sums>
 void tiled_gemm(const QuantisedGemmParams& p, Range outputs) {
   if (p.w.group_scales.dtype == DType::kBF16) {
-    quantised_gemm_with<DType::kBF16>(p, outputs);
+    gemm_with_scales<Sums, DType::kBF16>(p, outputs);
   } else {
-    quantised_gemm_with<DType::kF32>(p, outputs);
+    gemm_with_scales<Sums, DType::kF32>(p, outputs);
   }
 }
 
-#if TROUPE_VNNI
+#if TROUPE_AVX512_VNNI
 using N_AVX2::quantised_gemm;  // without VNNI
 #else
-void quantised_gemm(const QuantisedGemmParams& p, Range outputs) { tiled_gemm(p, outputs); }
+void quantised_gemm(const QuantisedGemmParams& p, Range outputs) {
+  tiled_gemm<PlainSums>(p, outputs);
+}
 #endif
 
 #else
@@ -518,7 +553,7 @@ void quantised_gemm(const QuantisedGemmParams& p, Range outputs) {
 #endif
 
 }  // namespace troupe::kernels::HWY_NAMESPACE
-#if TROUPE_VNNI
+#if TROUPE_AVX512_VNNI
 HWY_POP_ATTRIBUTES
 #else
 HWY_AFTER_NAMESPACE();

@@ -212,6 +212,13 @@ TEST(BenchKernels, RunsEveryOperation) {
                                         "silu_mul", "combine", "add"}));
 }
 
+TEST(BenchKernels, RunsAnyVersionThatTheCpuHas) {
+  const json::array rows = results_of({"kernels", "--shape", "tiny", "--rows", "1", "--filter",
+                                       "rms_norm", "--time", "0", "--target", "scalar"});
+  ASSERT_FALSE(rows.empty());
+  EXPECT_EQ(rows[0].at("target"), "scalar");
+}
+
 TEST(BenchKernels, KnowsTheShapesOfV3) {
   const json::array rows = results_of(
       {"kernels", "--shape", "v3", "--rows", "1", "--filter", "topk_gate", "--time", "0"});
@@ -277,6 +284,7 @@ TEST(BenchCommands, RefuseWhatTheyDoNotKnow) {
       {{"kernels", "--threads", "0"}, "--threads must be between 1 and 1024"},
       {{"kernels", "--time", "-1"}, "--time must be between 0 and"},
       {{"kernels", "--filter", "nothing like it"}, "no case has \"nothing like it\""},
+      {{"kernels", "--target", "mmx"}, "no \"mmx\" on this CPU, which runs "},
       {{"kernels", "extra"}, "too many positional options"},
   };
   for (auto [arguments, message] : wrong) {

@@ -1,28 +1,14 @@
 // The loops of nothing but multiply-adds: what they count was computed, in every version.
 
 #include <gtest/gtest.h>
-#include <hwy/targets.h>
-
-#include <string>
-#include <vector>
 
 #include "kernels/kernel_set.hpp"
 
 namespace troupe::kernels {
 namespace {
 
-std::vector<const KernelSet*> all_kernels() {
-  std::vector<const KernelSet*> sets = {&scalar_kernels()};
-  for (const int64_t target : hwy::SupportedAndGeneratedTargets()) {
-    hwy::SetSupportedTargetsForTest(target);
-    sets.push_back(&simd_kernels());
-  }
-  hwy::SetSupportedTargetsForTest(0);
-  return sets;
-}
-
 TEST(Peak, AddsOneForEachMultiplyAddInEveryVersion) {
-  for (const KernelSet* set : all_kernels()) {
+  for (const KernelSet* set : cpu_kernels()) {
     for (const auto loop : {set->float_peak, set->integer_peak}) {
       const uint64_t in_a_round = loop(1);
       EXPECT_GE(in_a_round, 1000U) << set->target;

@@ -4,7 +4,6 @@
 // comparison of bits that says where two results differ.
 
 #include <gtest/gtest.h>
-#include <hwy/targets.h>
 
 #include <algorithm>
 #include <bit>
@@ -19,6 +18,7 @@
 #include "base/bfloat16.hpp"
 #include "base/random.hpp"
 #include "kernels/backend.hpp"
+#include "kernels/kernel_set.hpp"
 
 namespace troupe::kernels {
 
@@ -189,8 +189,8 @@ inline std::string bit_difference(const std::vector<float>& want, const std::vec
   return "";
 }
 
-/// Every way to compute that this machine has: each Highway target, without a pool and with pools
-/// of 1, 2, 3 and 5 threads.
+/// Every way to compute that this machine has: each version of the kernels, without a pool and with
+/// 3 threads; the best one with 1, 2 and 5, too, since all are cut into parts alike.
 class Versions {
  public:
   struct Version {
@@ -200,23 +200,18 @@ class Versions {
   };
 
   Versions() {
-    bool has_specification = false;
-    for (const int64_t target : hwy::SupportedAndGeneratedTargets()) {
-      hwy::SetSupportedTargetsForTest(target);
-      const bool is_specification = make_cpu_ops(nullptr)->target() == std::string("scalar");
-      if (is_specification && has_specification) continue;
-      has_specification = has_specification || is_specification;
+    for (const KernelSet* kernels : cpu_kernels()) {
       for (const size_t num_threads : {0, 1, 2, 3, 5}) {
-        if (is_specification && num_threads != 3) continue;
+        const bool is_best = kernels == cpu_kernels().front();
+        if (!is_best && num_threads != 0 && num_threads != 3) continue;
+        if (kernels == &scalar_kernels() && num_threads != 3) continue;
         Version v;
         if (num_threads > 0) v.pool = std::make_unique<ThreadPool>(num_threads);
-        v.ops = make_cpu_ops(v.pool.get());
-        v.name = std::string(hwy::TargetName(target)) + "/" + v.ops->target() + ", " +
-                 std::to_string(num_threads) + " threads";
+        v.ops = make_cpu_ops(v.pool.get(), *kernels);
+        v.name = kernels->target + (", " + std::to_string(num_threads)) + " threads";
         versions_.push_back(std::move(v));
       }
     }
-    hwy::SetSupportedTargetsForTest(0);
   }
 
   [[nodiscard]] const std::vector<Version>& all() const { return versions_; }
