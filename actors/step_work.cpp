@@ -84,6 +84,7 @@ uint64_t held_bytes(const WeightView& w) {
   if (is_integer(w.dtype)) {
     const bool has_zeros = w.group_scales.zeros != nullptr;
     bytes += w.out * w.num_groups() * (size_of(w.group_scales.dtype) + (has_zeros ? 1 : 0));
+    if (w.columns != nullptr) bytes += w.in * sizeof(*w.columns);
   }
   return bytes;
 }

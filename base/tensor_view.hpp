@@ -94,7 +94,8 @@ struct GroupScales {
 /// accordingly.
 ///
 /// Integers: panels of 16 rows (base/panels.hpp); out is a multiple of 16, in of 32. Element (o, i)
-/// stands for (stored - zero) * scale.
+/// stands for (stored - zero) * scale. It multiplies input columns[i] if there is an order of
+/// columns, else input i.
 struct WeightView {
   const void* data = nullptr;
   DType dtype = DType::kF32;
@@ -102,6 +103,8 @@ struct WeightView {
   size_t in = 0;
   const float* scales = nullptr;  ///< kF8E4M3: [ceil(out/128), ceil(in/128)] or nullptr
   GroupScales group_scales = {};  ///< kI8, kI4
+  /// kI8, kI4: [in], each below `in` and all different; or nullptr.
+  const uint32_t* columns = nullptr;
 
   static constexpr size_t kScaleBlock = 128;
   [[nodiscard]] bool empty() const { return data == nullptr; }

@@ -76,7 +76,8 @@ class CpuOps final : public Ops {
   void gemm_many(std::span<const GemmParams> products) override {
     for (const GemmParams& p : products) check_shapes(p);
     QuantisedBuffers buffers;
-    const std::vector<QuantisedRows> quantised = quantise_inputs(products, buffers);
+    std::vector<QuantisedRows> quantised(products.size());
+    quantise_inputs(products, buffers, quantised);
     run_products(products, quantised);
   }
 
@@ -148,7 +149,7 @@ class CpuOps final : public Ops {
 
     std::vector<GemmParams> gate_up;  // two of each expert
     std::vector<GemmParams> down;
-    std::vector<QuantisedRows> inner;  // of the experts whose `down` are integers
+    std::vector<QuantisedRows> inner;  // of the experts whose `down` are integers in order
     std::vector<Part> parts;
     size_t num_weights = 0;
     for (const FfnParams& p : experts) num_weights += 2 * p.gate.out * p.gate.in;
@@ -166,10 +167,11 @@ class CpuOps final : public Ops {
       gate_up.push_back({.x = p.x, .w = p.gate, .y = gate_out});
       gate_up.push_back({.x = p.x, .w = p.up, .y = up_out});
       down.push_back({.x = gate_out, .w = p.down, .y = p.y});
-      inner.push_back(is_integer(p.down.dtype) ? buffers.add(p.x.rows, p.gate.out)
-                                               : QuantisedRows());
+      const bool in_parts = is_integer(p.down.dtype) && p.down.columns == nullptr;
+      inner.push_back(in_parts ? buffers.add(p.x.rows, p.gate.out) : QuantisedRows());
     }
-    const std::vector<QuantisedRows> quantised = quantise_inputs(gate_up, buffers);
+    std::vector<QuantisedRows> quantised(gate_up.size());
+    quantise_inputs(gate_up, buffers, quantised);
     run(parts.size(), [&](size_t i) {
       const size_t item = parts[i].item;
       const Range outputs = parts[i].outputs;
@@ -185,6 +187,7 @@ class CpuOps final : public Ops {
         kernels_.quantise({.x = g_part, .out = inner[item], .first_col = outputs.first}, rows);
       }
     });
+    quantise_inputs(down, buffers, inner);
     run_products(down, inner);
   }
 
@@ -241,22 +244,40 @@ class CpuOps final : public Ops {
     return is_integer(p.down.dtype) ? std::lcm(granule, kIntegerGranule) : granule;
   }
 
-  /// What products with integer weights read, in 8 bits; neighbours that read the same share it.
-  std::vector<QuantisedRows> quantise_inputs(std::span<const GemmParams> products,
-                                             QuantisedBuffers& buffers) {
-    std::vector<QuantisedRows> quantised(products.size());
+  /// What products with integer weights read, in 8 bits, but for those that have it already;
+  /// neighbours that read the same share it.
+  void quantise_inputs(std::span<const GemmParams> products, QuantisedBuffers& buffers,
+                       std::vector<QuantisedRows>& quantised) {
     for (size_t i = 0; i < products.size(); ++i) {
       const ConstRows& x = products[i].x;
-      if (!is_integer(products[i].w.dtype) || x.rows == 0) continue;
-      if (i > 0 && quantised[i - 1].values != nullptr && x == products[i - 1].x) {
+      const WeightView& w = products[i].w;
+      if (!is_integer(w.dtype) || x.rows == 0 || quantised[i].values != nullptr) continue;
+      if (i > 0 && quantised[i - 1].values != nullptr && x == products[i - 1].x &&
+          w.columns == products[i - 1].w.columns) {
         quantised[i] = quantised[i - 1];
         continue;
       }
       quantised[i] = buffers.add(x.rows, x.cols);
-      over_rows(x.rows, x.cols,
-                [&](Range rows) { kernels_.quantise({.x = x, .out = quantised[i]}, rows); });
+      over_rows(x.rows, x.cols, [&](Range rows) {
+        if (w.columns == nullptr) {
+          kernels_.quantise({.x = x, .out = quantised[i]}, rows);
+        } else {
+          quantise_in_order(x, w.columns, quantised[i], rows);
+        }
+      });
     }
-    return quantised;
+  }
+
+  /// Each row in an order of columns.
+  void quantise_in_order(const ConstRows& x, const uint32_t* columns, const QuantisedRows& out,
+                         Range rows) {
+    const auto ordered = std::make_unique_for_overwrite<float[]>(x.cols);
+    const ConstRows every_row(ordered.get(), x.rows, x.cols, /*stride_in=*/0);
+    for (size_t r = rows.first; r < rows.last; ++r) {
+      const float* row = x.row(r);
+      for (size_t i = 0; i < x.cols; ++i) ordered[i] = row[columns[i]];
+      kernels_.quantise({.x = every_row, .out = out}, {r, r + 1});
+    }
   }
 
   void product(const GemmParams& p, const QuantisedRows& quantised, Range outputs) {

@@ -20,7 +20,8 @@
 //    are 0; not finite: q = 0 and scale = NaN. Sums of products q * (w - zero) over 32 elements are
 //    exact integers s. Of each group of weights t = fma(float(s), scale, t), 32 after 32 elements
 //    in ascending order from t = 0; the result is fma(t, scale of the group, y), group after group
-//    from y = 0. Source: dynamic block-wise quantisation as in Dettmers et al. 2022.
+//    from y = 0. Weights with an order of columns have their activations in it from the start.
+//    Source: dynamic block-wise quantisation as in Dettmers et al. 2022.
 // 6. KV that is kept in BF16 is rounded once, when it is stored (base/bfloat16.hpp). Attention
 //    reads it as float32, exactly, and goes on by the rules above.
 //

@@ -23,6 +23,12 @@ Result<WeightView> PlacedWeights::place(const WeightView& weights) {
     placed.scales = TRY(copy(weights.scales, weights.num_block_scales() * sizeof(float)));
   }
   if (!weights.empty() && is_integer(weights.dtype)) {
+    if (weights.columns != nullptr && !memory_.is_host()) {
+      return Error{Code::kUnsupported,
+                   "an integer matrix [" + std::to_string(weights.out) + ", " +
+                       std::to_string(weights.in) +
+                       "] has an order of columns (desc_act), which only CPUs compute with"};
+    }
     const GroupScales& groups = weights.group_scales;
     const size_t num_scales = weights.out * weights.num_groups();
     placed.group_scales.data = TRY(copy(groups.data, num_scales * size_of(groups.dtype)));

@@ -24,8 +24,8 @@ class PlacedWeights {
       : memory_(memory), source_(memory.is_host() ? std::move(source) : nullptr) {}
 
   /// The same matrix with data, scales and zeros here, copies aligned to 256 bytes; an empty one
-  /// stays empty. @errors kResourceExhausted; kUnsupported for zeros above kMaxZeroOfI4 that would
-  /// have to leave the host
+  /// stays empty. @errors kResourceExhausted; kUnsupported for zeros above kMaxZeroOfI4 and for an
+  /// order of columns that would have to leave the host
   Result<WeightView> place(const WeightView& weights);
   /// @returns nullptr if there are none @errors kResourceExhausted
   Result<const float*> place(std::span<const float> values);

@@ -20,6 +20,7 @@ void check_weight(const WeightView& w, size_t out, size_t in) {
   CHECK_EQ(w.in, in);
   CHECK(w.data != nullptr || out * in == 0);
   CHECK(w.scales == nullptr || w.dtype == DType::kF8E4M3);
+  CHECK(w.columns == nullptr || is_integer(w.dtype));
   if (is_integer(w.dtype)) {
     CHECK(fits_panels(out, in));
     CHECK(w.group_scales.data != nullptr);

@@ -186,7 +186,8 @@ std::optional<TensorSource::Integers> CheckpointSource::integers(const std::stri
   return Integers{.scheme = {.dtype = m.dtype,
                              .group = m.group,
                              .zeros = m.dtype == DType::kI4 && !m.zeros.empty()},
-                  .scale_dtype = m.scale_dtype == DType::kBF16 ? DType::kBF16 : DType::kF32};
+                  .scale_dtype = m.scale_dtype == DType::kBF16 ? DType::kBF16 : DType::kF32,
+                  .columns = m.columns};
 }
 
 Result<void> CheckpointSource::read_panel(const std::string& name, uint64_t panel,

@@ -12,9 +12,9 @@
 
 namespace troupe::model {
 
-/// Maps the whole checkpoint; of its numbers it holds only FP8's scales. Experts that are stored
-/// fused are read one by one. Integers as others publish them can be kept, and nothing else be made
-/// of them.
+/// Maps the whole checkpoint; of its numbers it holds only FP8's scales and orders of columns.
+/// Experts that are stored fused are read one by one. Integers as others publish them can be kept,
+/// and nothing else be made of them.
 class CheckpointSource final : public TensorSource {
  public:
   /// @param keep for SavePlan::keep

@@ -214,6 +214,11 @@ Result<std::vector<Piece>> keep(const TensorSource& source, const Chunk& chunk) 
   std::vector<uint8_t> no_zeros(scales_of_panel);  // all in the middle
   uint8_t* zeros = matrix.scheme.zeros ? piece(matrix.zeros) : nullptr;
   const uint64_t panel_bytes = kPanelRows * matrix.in * bits_of(matrix.scheme.dtype) / 8;
+  if (matrix.columns.bytes > 0 && chunk.first == 0) {
+    const auto columns = std::as_bytes(source.integers(chunk.unit->source)->columns);
+    const auto* bytes = reinterpret_cast<const uint8_t*>(columns.data());
+    pieces.push_back({matrix.columns.begin, {bytes, bytes + columns.size()}});
+  }
   const bool as_bf16 = matrix.scales.dtype == to_string(DType::kBF16);
   for (uint64_t panel = 0; panel < chunk.count / kPanelRows; ++panel) {
     TRY(source.read_panel(

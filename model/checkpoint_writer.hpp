@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <functional>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -43,6 +44,7 @@ class TensorSource {
   struct Integers {
     Scheme scheme;
     DType scale_dtype = DType::kF32;
+    std::span<const uint32_t> columns = {};  ///< WeightView::columns; or empty
   };
   [[nodiscard]] virtual std::optional<Integers> integers(const std::string&) const { return {}; }
 

@@ -65,6 +65,7 @@ struct PublishedIntegers {
   DType dtype = DType::kI8;  ///< or kI4
   uint32_t group = 0;        ///< elements of a row that share a scale; 0: the whole row
   bool zeros = false;        ///< stored beside the scales
+  bool reordered = false;    ///< columns of a group are no neighbours: a g_idx tells their groups
 };
 
 struct ModelConfig {

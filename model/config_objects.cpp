@@ -139,7 +139,7 @@ Result<void> read_packed(KeyReader& keys, PublishedFormat format, ModelConfig& c
     TRY(keys.only_flag("zero_point", true));
     TRY(keys.only_text("version", "gemm"));
   } else {
-    TRY(keys.only_flag("desc_act", false));
+    published.reordered = TRY(keys.flag_or("desc_act", false));
     TRY(keys.only_flag("is_marlin_format", false));
     const auto form = TRY(keys.optional_text("checkpoint_format"));
     if (form && *form == "gptq_v2") {
@@ -186,15 +186,14 @@ Result<void> read_compressed_tensors(KeyReader& keys, ModelConfig& config) {
     return weight_keys.error(Code::kUnsupported, "symmetric",
                              "is false; Troupe reads integers of 8 bits without zero points");
   }
-  // Another order of calibration; columns are stored in their own unless each has its group by
-  // name.
+  // Of calibration; only with "group" do neighbours have other groups.
   const json::value* order = weight_keys.find("actorder");
-  if (order != nullptr && *order != "weight" && *order != "static" && *order != false) {
+  published.reordered = order != nullptr && *order == "group";
+  if (order != nullptr && !published.reordered && *order != "weight" && *order != "static" &&
+      *order != false) {
     return weight_keys.error(
         Code::kUnsupported, "actorder",
-        "is " + describe(*order) +
-            ", so columns of a group are no neighbours; Troupe reads \"weight\" "
-            "and \"static\"");
+        "is " + describe(*order) + "; Troupe reads \"group\", \"weight\" and \"static\"");
   }
   const auto strategy = TRY(weight_keys.optional_text("strategy"));
   if (strategy && *strategy != (published.group == 0 ? "channel" : "group")) {

@@ -22,7 +22,7 @@ constexpr uint64_t kAlignment = 64;
 constexpr std::string_view kHeadName = "lm_head.weight";
 
 uint64_t bytes_of(std::string_view dtype, const std::vector<uint64_t>& shape) {
-  uint64_t bytes = dtype == "F32" ? 4 : dtype == "BF16" ? 2 : 1;
+  uint64_t bytes = dtype == "F32" || dtype == "I32" ? 4 : dtype == "BF16" ? 2 : 1;
   for (const uint64_t dim : shape) bytes *= dim;
   return bytes;
 }
@@ -126,11 +126,9 @@ class PlanningVisitor final : public TensorVisitor {
     const auto integers = source_.integers(name);
     if (!integers) return add_float(name, {out, in}, source_.kept_type(name));
     ++totals_.quantised;
-    add({.source = name,
-         .out = out,
-         .in = in,
-         .matrices = {in_panels(name, out, in, integers->scheme, integers->scale_dtype)},
-         .kept = true});
+    OutputMatrix matrix = in_panels(name, out, in, integers->scheme, integers->scale_dtype);
+    if (!integers->columns.empty()) matrix.columns = tensor(name + "_columns", "I32", {in});
+    add({.source = name, .out = out, .in = in, .matrices = {std::move(matrix)}, .kept = true});
   }
 
   void add_float(const std::string& name, const std::vector<uint64_t>& shape, DType dtype) {
@@ -157,7 +155,7 @@ template <class Visit>
 void for_each_tensor(std::vector<OutputUnit>& units, const Visit& visit) {
   for (OutputUnit& unit : units) {
     for (OutputMatrix& matrix : unit.matrices) {
-      for (OutputTensor* part : {&matrix.data, &matrix.scales, &matrix.zeros}) {
+      for (OutputTensor* part : {&matrix.data, &matrix.scales, &matrix.zeros, &matrix.columns}) {
         if (part->bytes > 0) visit(*part);
       }
     }
@@ -167,7 +165,7 @@ void for_each_tensor(std::vector<OutputUnit>& units, const Visit& visit) {
 uint64_t bytes_of(const OutputUnit& unit) {
   uint64_t bytes = 0;
   for (const OutputMatrix& m : unit.matrices) {
-    bytes += m.data.bytes + m.scales.bytes + m.zeros.bytes;
+    bytes += m.data.bytes + m.scales.bytes + m.zeros.bytes + m.columns.bytes;
   }
   return bytes;
 }

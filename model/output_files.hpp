@@ -30,8 +30,9 @@ struct OutputMatrix {
   uint64_t in = 0;
   Scheme scheme;  ///< dtype may be kF32, too
   OutputTensor data;
-  OutputTensor scales;  ///< of integers and FP8
-  OutputTensor zeros;   ///< scheme.zeros only
+  OutputTensor scales;   ///< of integers and FP8
+  OutputTensor zeros;    ///< scheme.zeros only
+  OutputTensor columns;  ///< of integers whose columns are in another order
 };
 
 /// What one tensor of the source becomes.

@@ -88,6 +88,21 @@ PanelWords panel_words(const PublishedMatrix& m, size_t panel, size_t index) {
   return words;
 }
 
+/// The same of the columns in their order.
+PanelWords ordered_words(const PublishedMatrix& m, size_t panel, size_t index) {
+  if (m.columns.empty()) return panel_words(m, panel, index);
+  const size_t n = per_word(m);
+  PanelWords words = {};
+  for (size_t k = 0; k < n; ++k) {
+    const size_t column = m.columns[index * n + k];
+    const PanelWords from = panel_words(m, panel, column / n);
+    for (size_t r = 0; r < kPanelRows; ++r) {
+      words[r] |= integer(m, from[r], column % n) << (bits_of(m.dtype) * k);
+    }
+  }
+  return words;
+}
+
 unsigned zero(const PublishedMatrix& m, size_t o, size_t g) {
   if (m.zeros.empty()) return middle(m.dtype);
   const size_t n = per_word(m);
@@ -119,7 +134,7 @@ uint32_t spread(uint32_t halves) {
 
 void pack_bytes(const PublishedMatrix& m, size_t panel, std::byte* to) {
   for (size_t index = 0; index < m.in / kPanelQuad; ++index) {
-    PanelWords words = panel_words(m, panel, index);
+    PanelWords words = ordered_words(m, panel, index);
     for (uint32_t& w : words) w ^= kFlipSigns;
     std::memcpy(to + index * sizeof words, words.data(), sizeof words);
   }
@@ -129,7 +144,7 @@ void pack_halves(const PublishedMatrix& m, size_t panel, std::byte* to) {
   for (size_t block = 0; block < m.in / kPanelBlock; ++block) {
     // Elements 0-7, 8-15 go to the lower halves, 16-23, 24-31 to the higher ones.
     std::array<PanelWords, 4> words;
-    for (size_t i = 0; i < words.size(); ++i) words[i] = panel_words(m, panel, block * 4 + i);
+    for (size_t i = 0; i < words.size(); ++i) words[i] = ordered_words(m, panel, block * 4 + i);
     for (size_t i = 0; i < 2; ++i) {
       for (const unsigned shift : {0U, 16U}) {
         PanelWords quads;
@@ -146,12 +161,39 @@ void pack_halves(const PublishedMatrix& m, size_t panel, std::byte* to) {
 
 }  // namespace
 
+Result<std::vector<uint32_t>> columns_by_group(Bytes groups, size_t in, size_t group) {
+  const size_t num_groups = (in + group - 1) / group;
+  std::vector<uint32_t> columns(in);
+  std::vector<size_t> next(num_groups);  // place of the next column of each group
+  for (size_t g = 0; g < num_groups; ++g) next[g] = g * group;
+  bool in_order = true;
+  for (size_t i = 0; i < in; ++i) {
+    int32_t g;
+    std::memcpy(&g, groups.data() + i * sizeof g, sizeof g);
+    if (g < 0 || static_cast<size_t>(g) >= num_groups) {
+      return Error{Code::kCorrupt, "puts column " + std::to_string(i) + " into group " +
+                                       std::to_string(g) + " of " + std::to_string(num_groups)};
+    }
+    const auto at = static_cast<size_t>(g);
+    const size_t end = std::min(in, (at + 1) * group);
+    if (next[at] == end) {  // so another has too few
+      return Error{Code::kCorrupt, "puts more than " + std::to_string(end - at * group) +
+                                       " columns into group " + std::to_string(g)};
+    }
+    in_order = in_order && next[at] == i;
+    columns[next[at]++] = static_cast<uint32_t>(i);
+  }
+  if (in_order) columns.clear();
+  return columns;
+}
+
 WeightView PanelMatrix::view(const PublishedMatrix& from) const {
   WeightView view{.data = data.data(), .dtype = from.dtype, .out = from.out, .in = from.in};
   view.group_scales = {.data = scales.data(),
                        .dtype = DType::kF32,
                        .group = from.group,
                        .zeros = zeros.empty() ? nullptr : zeros.data()};
+  if (!from.columns.empty()) view.columns = from.columns.data();
   return view;
 }
 
@@ -204,15 +246,17 @@ std::vector<float> to_floats(const PublishedMatrix& from, size_t first, size_t c
   const size_t n = per_word(from);
   for (size_t panel = 0; panel < count; ++panel) {
     for (size_t index = 0; index < from.in / n; ++index) {
-      const PanelWords words = panel_words(from, first + panel, index);
+      const PanelWords words = ordered_words(from, first + panel, index);
       const size_t g = index * n / from.group;
       for (size_t r = 0; r < kPanelRows; ++r) {
         const size_t o = (first + panel) * kPanelRows + r;
         const auto z = static_cast<int>(zero(from, o, g));
         const float factor = scale(from, o, g);
-        float* to = values.data() + (panel * kPanelRows + r) * from.in + index * n;
+        float* row = values.data() + (panel * kPanelRows + r) * from.in;
         for (size_t k = 0; k < n; ++k) {
-          to[k] = static_cast<float>(static_cast<int>(integer(from, words[r], k)) - z) * factor;
+          const size_t i = index * n + k;
+          row[from.columns.empty() ? i : from.columns[i]] =
+              static_cast<float>(static_cast<int>(integer(from, words[r], k)) - z) * factor;
         }
       }
     }

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "base/bytes.hpp"
@@ -25,6 +26,10 @@ namespace troupe::model {
 ///   kAwq               4 bits: weight words [in, out / n], zeros words [groups, out / n], scales
 ///                      [groups, out]; the eight of a word in the order 0, 2, 4, 6, 1, 3, 5, 7
 ///
+/// Columns of a group need not be neighbours where a `g_idx` gives each its group (GPTQ's
+/// act-order). Panels have them sorted by group then, and products gather their inputs
+/// (WeightView::columns).
+///
 /// Sources: compressed-tensors' pack_quantized and naive_quantized compressors; AutoGPTQ's
 /// qlinear_cuda_old; AutoAWQ's packing of WQLinear_GEMM.
 struct PublishedMatrix {
@@ -37,7 +42,16 @@ struct PublishedMatrix {
   size_t out = 0;    ///< a multiple of 16
   size_t in = 0;     ///< a multiple of 32
   size_t group = 0;  ///< elements that share a scale, a multiple of 32
+  /// columns_by_group(), which outlive this; empty: in their own order
+  std::span<const uint32_t> columns;
 };
+
+/// The columns of a matrix sorted by their groups, those of a group as they come.
+/// @param groups I32 [in], in any order of bytes' alignment
+/// @returns [in], or nothing if that is their own order
+/// @errors kCorrupt if there is no such group, or a group has not as many columns as all have (the
+///         last perhaps fewer)
+Result<std::vector<uint32_t>> columns_by_group(Bytes groups, size_t in, size_t group);
 
 /// Where the 16 rows of one panel go.
 struct PanelPart {
@@ -55,15 +69,16 @@ struct PanelMatrix {
   std::vector<float> scales;   ///< exact
   std::vector<uint8_t> zeros;  ///< empty if all are 8, or there are none
 
-  /// Refers to the vectors.
+  /// Refers to the vectors, and to from.columns.
   [[nodiscard]] WeightView view(const PublishedMatrix& from) const;
 };
 
 /// @errors as to_panel()
-/// Cost: a fraction of a ns per element, that of AWQ one, shared by the threads.
+/// Cost: a fraction of a ns per element, that of AWQ one, shared by the threads; columns in another
+/// order double it.
 Result<PanelMatrix> to_panels(const PublishedMatrix& from, size_t num_threads = 1);
 
-/// Row-major float32 of the elements of panels [first, first + count).
+/// Row-major float32 of the elements of panels [first, first + count), in their own order.
 std::vector<float> to_floats(const PublishedMatrix& from, size_t first, size_t count);
 
 }  // namespace troupe::model

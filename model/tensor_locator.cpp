@@ -1,6 +1,5 @@
 #include "model/tensor_locator.hpp"
 
-#include <cstring>
 #include <span>
 #include <utility>
 
@@ -157,6 +156,12 @@ Result<std::optional<LocatedMatrix>> TensorLocator::published(const std::string&
     }
     return {};
   };
+  const std::string group_index = compressed ? name + "_g_idx" : stem + "g_idx";
+  if (config_.published->reordered && groups > 1) {
+    located.columns = TRY(part(group_index, "I32", {in}));
+  } else {
+    TRY(optional_part(group_index, "I32", {in}));
+  }
   if (int8) {
     located.tensor = TRY(part(weight, "I8", {out, in}));
   } else if (compressed) {
@@ -165,13 +170,11 @@ Result<std::optional<LocatedMatrix>> TensorLocator::published(const std::string&
       located.zeros = TRY(part(name + "_zero_point", "I32", {out / per_word, groups}));
     }
     TRY(optional_part(name + "_shape", "I64", {2}));
-    TRY(optional_part(name + "_g_idx", "I32", {in}));
   } else {
     const bool awq = format == PublishedFormat::kAwq;
     located.tensor =
         TRY(part(weight, "I32", awq ? Shape{in, out / per_word} : Shape{in / per_word, out}));
     located.zeros = TRY(part(stem + "qzeros", "I32", {groups, out / per_word}));
-    if (!awq) TRY(optional_part(stem + "g_idx", "I32", {in}));
   }
   located.scales = compressed ? TRY(part(name + "_scale", "", {out, groups}))
                               : TRY(part(stem + "scales", "", {groups, out}));
@@ -237,6 +240,13 @@ Result<LocatedMatrix> TensorLocator::integers(const std::string& name, const Sto
                                shape_text(zeros->header.shape) + "; it must be U8 and, as " +
                                quoted(scales->header.name) + ", " + shape_text(scale_shape));
   }
+  const StoredTensor* columns = store_.find(name + "_columns");
+  if (columns != nullptr && (columns->header.shape != std::vector<uint64_t>{in} ||
+                             columns->header.stored_dtype != "I32")) {
+    return corrupt(*columns, "is " + std::string(columns->header.stored_dtype) + " " +
+                                 shape_text(columns->header.shape) + "; it must be I32 " +
+                                 shape_text({in}));
+  }
   return LocatedMatrix{.tensor = &tensor,
                        .bytes = tensor.whole(),
                        .dtype = dtype,
@@ -245,7 +255,8 @@ Result<LocatedMatrix> TensorLocator::integers(const std::string& name, const Sto
                        .scales = scales,
                        .scale_bytes = scales->whole(),
                        .group = *group,
-                       .zeros = zeros};
+                       .zeros = zeros,
+                       .columns = columns};
 }
 
 Result<LocatedKeyValue> TensorLocator::key_value(const std::string& name,
@@ -311,31 +322,39 @@ bool is_stored_group(uint64_t in, uint64_t group) {
 
 namespace {
 
-/// Refuses columns that are not stored in their own order.
-Result<void> check_column_order(const TensorStore& store, const LocatedMatrix& located) {
-  for (const StoredTensor* other : located.others) {
-    if (!other->header.name.ends_with("g_idx")) continue;
-    const std::vector<std::byte> bytes = TRY(store.read(other->whole()));
-    for (uint64_t i = 0; i < located.in; ++i) {
-      int32_t group;
-      std::memcpy(&group, bytes.data() + i * sizeof group, sizeof group);
-      if (group != static_cast<int32_t>(i / located.group)) {
-        return Error{Code::kUnsupported, store.name_of(*other) +
-                                             " puts its columns in another order (desc_act), "
-                                             "which Troupe does not read"};
-      }
-    }
-  }
-  return {};
+/// Their order, or nothing if it is their own.
+Result<std::vector<uint32_t>> order_of_columns(const TensorStore& store,
+                                               const LocatedMatrix& located,
+                                               const StoredTensor& groups) {
+  auto columns = columns_by_group(TRY(store.read(groups.whole())), located.in, located.group);
+  if (!columns.ok()) return std::move(columns).error().with_context(store.name_of(groups));
+  return columns;
 }
 
 }  // namespace
 
 Result<MappedPublished> map_published(const TensorStore& store, const LocatedMatrix& located) {
-  TRY(check_column_order(store, located));
+  for (const StoredTensor* other : located.others) {
+    if (!other->header.name.ends_with("g_idx")) continue;
+    if (!TRY(order_of_columns(store, located, *other)).empty()) {
+      return Error{Code::kUnsupported,
+                   store.name_of(*other) +
+                       " puts its columns in another order, but config.json has neither "
+                       "desc_act nor actorder \"group\""};
+    }
+  }
+  struct Storage {
+    std::vector<uint32_t> columns;
+    std::shared_ptr<const void> mappings;
+  };
+  const auto storage = std::make_shared<Storage>();
+  if (located.columns != nullptr) {
+    storage->columns = TRY(order_of_columns(store, located, *located.columns));
+  }
   std::vector<FileRange> ranges = {located.bytes, located.scale_bytes};
   if (located.zeros != nullptr) ranges.push_back(located.zeros->whole());
   MappedRanges mapped = TRY(store.map(ranges));
+  storage->mappings = std::move(mapped.storage);
   const auto bytes = [&](size_t i) {
     return Bytes(mapped.addresses[i], ranges[i].end - ranges[i].begin);
   };
@@ -347,8 +366,9 @@ Result<MappedPublished> map_published(const TensorStore& store, const LocatedMat
                                     .zeros = located.zeros == nullptr ? Bytes() : bytes(2),
                                     .out = located.out,
                                     .in = located.in,
-                                    .group = located.group},
-                         .storage = std::move(mapped.storage)};
+                                    .group = located.group,
+                                    .columns = storage->columns},
+                         .storage = storage};
 }
 
 }  // namespace troupe::model

@@ -27,6 +27,9 @@ struct LocatedMatrix {
   const StoredTensor* zeros = nullptr;  ///< kI4 only, or nullptr
   /// Integers as others publish them: to be brought into panels.
   std::optional<PublishedFormat> published;
+  /// Of integers whose columns are in another order: which group each column has, as others publish
+  /// it, or which column is where (WeightView::columns).
+  const StoredTensor* columns = nullptr;
   std::vector<const StoredTensor*> others;  ///< that belong to it and are only checked
 };
 
@@ -78,8 +81,9 @@ struct MappedPublished {
   PublishedMatrix matrix;
   std::shared_ptr<const void> storage;
 };
-/// REQUIRES: located.published. @errors kUnsupported naming the tensor by which its columns are in
-/// another order; those of mapping
+/// REQUIRES: located.published. @errors kCorrupt naming the tensor that gives columns impossible
+/// groups; kUnsupported naming that by which they are in another order although config.json knows
+/// nothing of it; those of mapping
 Result<MappedPublished> map_published(const TensorStore& store, const LocatedMatrix& located);
 
 /// Whether Troupe's own files can tell that a row of `in` has groups of so many.

@@ -25,6 +25,7 @@ void CheckingVisitor::note(const LocatedMatrix& located, uint64_t parameters) {
   note(*located.tensor, {located.dtype, parameters});
   if (located.scales != nullptr) note(*located.scales, {*located.scales->header.dtype, 0});
   if (located.zeros != nullptr) note(*located.zeros, {DType::kI4, 0});
+  if (located.columns != nullptr) note(*located.columns, {DType::kI4, 0});
   for (const StoredTensor* other : located.others) note(*other, {DType::kI4, 0});
 }
 
@@ -75,12 +76,13 @@ namespace {
 
 /// Of a matrix that is loaded as a view.
 uint64_t own_bytes(const LocatedMatrix& m) {
+  const uint64_t columns = m.columns == nullptr ? 0 : m.in * sizeof(uint32_t);
   if (m.published) {
     const uint64_t num_scales = m.out * ((m.in + m.group - 1) / m.group);
     const bool int4 = m.dtype == DType::kI4;
-    return m.out * m.in / (int4 ? 2 : 1) + num_scales * (sizeof(float) + (int4 ? 1 : 0));
+    return m.out * m.in / (int4 ? 2 : 1) + num_scales * (sizeof(float) + (int4 ? 1 : 0)) + columns;
   }
-  if (is_integer(m.dtype) || m.scales == nullptr) return 0;
+  if (is_integer(m.dtype) || m.scales == nullptr) return columns;
   return (m.scale_bytes.end - m.scale_bytes.begin) / size_of(*m.scales->header.dtype) *
          sizeof(float);
 }
@@ -163,6 +165,30 @@ Result<std::vector<float>> LoadingVisitor::read_matrix(const LocatedMatrix& loca
   return values;
 }
 
+Result<const uint32_t*> LoadingVisitor::read_columns(const StoredTensor& tensor) {
+  const std::vector<std::byte> bytes = TRY(store_.read(tensor.whole()));
+  std::vector<uint32_t> columns(bytes.size() / sizeof(uint32_t));
+  std::memcpy(columns.data(), bytes.data(), bytes.size());
+  std::vector<bool> seen(columns.size());
+  for (const uint32_t column : columns) {
+    if (column >= seen.size() || seen[column]) {
+      return Error{Code::kCorrupt, store_.name_of(tensor) + " is no order of " +
+                                       std::to_string(seen.size()) + " columns: it has " +
+                                       std::to_string(column) +
+                                       (column < seen.size() ? " twice" : "")};
+    }
+    seen[column] = true;
+  }
+  return keep_columns(std::move(columns));
+}
+
+const uint32_t* LoadingVisitor::keep_columns(std::vector<uint32_t> columns) {
+  if (columns.empty()) return nullptr;
+  std::deque<std::vector<uint32_t>>& kept = storage_->columns;
+  if (kept.empty() || kept.back() != columns) kept.push_back(std::move(columns));
+  return kept.back().data();
+}
+
 void LoadingVisitor::want(const FileRange& range, WeightView& view, Wanted::Part part) {
   wanted_.push_back({&view, part});
   ranges_.push_back(range);
@@ -177,6 +203,8 @@ Result<void> LoadingVisitor::add(const LocatedMatrix& located, WeightView& view)
     }
     storage_->panels.push_back(std::move(*panels));
     view = storage_->panels.back().view(published.matrix);
+    const std::span<const uint32_t> columns = published.matrix.columns;
+    view.columns = keep_columns({columns.begin(), columns.end()});
     return {};
   }
   view.dtype = located.dtype;
@@ -188,6 +216,7 @@ Result<void> LoadingVisitor::add(const LocatedMatrix& located, WeightView& view)
     view.group_scales.group = located.group;
     want(located.scale_bytes, view, Wanted::Part::kScales);
     if (located.zeros != nullptr) want(located.zeros->whole(), view, Wanted::Part::kZeros);
+    if (located.columns != nullptr) view.columns = TRY(read_columns(*located.columns));
   } else if (located.scales != nullptr) {
     storage_->scales.push_back(TRY(read_floats(*located.scales, located.scale_bytes)));
     view.scales = storage_->scales.back().data();

@@ -99,6 +99,7 @@ class LoadingVisitor final : public TensorVisitor {
     std::deque<std::vector<float>> scales;
     std::deque<std::vector<std::byte>> copies;
     std::deque<PanelMatrix> panels;
+    std::deque<std::vector<uint32_t>> columns;
   };
   /// Where the address of a mapped range goes.
   struct Wanted {
@@ -107,6 +108,10 @@ class LoadingVisitor final : public TensorVisitor {
   };
 
   Result<void> add(const LocatedMatrix& located, WeightView& view);
+  Result<const uint32_t*> read_columns(const StoredTensor& tensor);
+  /// Where they stay. Those of the matrix before if they are equal, as those of gate and up:
+  /// products know by it that they read the same.
+  const uint32_t* keep_columns(std::vector<uint32_t> columns);
   void want(const FileRange& range, WeightView& view, Wanted::Part part);
   Result<std::vector<float>> read_floats(const StoredTensor& tensor, const FileRange& bytes) const;
   Result<std::vector<float>> read_matrix(const LocatedMatrix& located) const;

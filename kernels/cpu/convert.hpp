@@ -69,7 +69,8 @@ inline int group_zero(const WeightView& w, size_t o, size_t g) {
   return zeros == nullptr ? kMiddleOfI4 : zeros[panel_scale(w.num_groups(), o, g)];
 }
 
-/// Element (o, i) of a weight matrix as float32.
+/// Element (o, i) of a weight matrix as float32; of integers the i-th in the order of their
+/// columns.
 inline float weight_at(const WeightView& w, size_t o, size_t i) {
   const size_t at = o * w.in + i;
   switch (w.dtype) {

@@ -92,6 +92,20 @@ TEST(PlacedWeights, LeaveTheHostOnlyWithZerosThatDevicesComputeWith) {
   }
 }
 
+TEST(PlacedWeights, LeaveTheHostOnlyWithoutAnOrderOfColumns) {
+  Draws draws(4);
+  IntegerWeight w(integer_forms()[0], 16, 64, draws);
+  const std::vector<uint32_t> columns(64);
+  w.view.columns = columns.data();
+  const auto host = make_host_memory();
+  EXPECT_EQ(PlacedWeights(*host).place(w.view)->columns, columns.data());
+  OtherMemory device;
+  const auto placed = PlacedWeights(device).place(w.view);
+  ASSERT_FALSE(placed.ok());
+  EXPECT_EQ(placed.error().code, Code::kUnsupported);
+  EXPECT_NE(placed.error().message.find("desc_act"), std::string::npos) << placed.error().message;
+}
+
 TEST(PlacedWeights, StayEmptyAndAreReleasedWithTheObject) {
   OtherMemory memory;
   {

@@ -2,6 +2,8 @@
 // bits in every version, and sums at the edge of what their integers hold.
 
 #include <limits>
+#include <numeric>
+#include <utility>
 
 #include "base/panels.hpp"
 #include "kernels/cpu/convert.hpp"
@@ -204,6 +206,92 @@ TEST_P(IntegerProduct, GivesTheSameBitsInGroupedFfns) {
     expect_same_bits("integers in " + std::to_string(integers), run);
     if (HasFatalFailure()) return;
   }
+}
+
+/// An order of `in` columns.
+std::vector<uint32_t> random_order(size_t in, Draws& draws) {
+  std::vector<uint32_t> order(in);
+  std::iota(order.begin(), order.end(), 0U);
+  for (size_t i = in; i-- > 1;) std::swap(order[i], order[draws.below(i + 1)]);
+  return order;
+}
+
+std::vector<float> in_order(const std::vector<float>& x, const std::vector<uint32_t>& order) {
+  std::vector<float> ordered(x.size());
+  for (size_t i = 0; i < x.size(); ++i) {
+    ordered[i] = x[i / order.size() * order.size() + order[i % order.size()]];
+  }
+  return ordered;
+}
+
+TEST_P(IntegerProduct, WithAnOrderOfColumnsIsThatOfActivationsInIt) {
+  Draws draws(11);
+  constexpr size_t kIn = 416;
+  const IntegerWeight a(GetParam(), 48, kIn, draws), b(GetParam(), 48, kIn, draws);
+  const std::vector<uint32_t> orders[] = {random_order(kIn, draws), random_order(kIn, draws)};
+  for (const size_t rows : {1, 5, 33}) {
+    const std::vector<float> x = draws.values(rows * kIn);
+    std::vector<float> expected;
+    for (const auto& [w, order] : {std::pair(&a, &orders[0]), std::pair(&b, &orders[1]),
+                                   std::pair(&a, static_cast<decltype(&orders[0])>(nullptr))}) {
+      const std::vector<float> y =
+          product(scalar(), w->view, order == nullptr ? x : in_order(x, *order), rows);
+      expected.insert(expected.end(), y.begin(), y.end());
+    }
+    const auto run = [&](Ops& ops) {  // all three read the same rows
+      std::vector<float> y(3 * rows * 50, 7.0F);
+      std::vector<GemmParams> products;
+      for (const IntegerWeight* w : {&a, &b, &a}) {
+        const size_t i = products.size();
+        products.push_back({.x = {x.data(), rows, kIn},
+                            .w = w->view,
+                            .y = {y.data() + i * rows * 50, rows, 48, 50}});
+        if (i < 2) products.back().w.columns = orders[i].data();
+      }
+      ops.gemm_many(products);
+      return y;
+    };
+    EXPECT_EQ(bit_difference(expected, run(scalar())), "");
+    expect_same_bits(std::to_string(rows) + " rows", run);
+  }
+}
+
+TEST_P(IntegerProduct, HasAnOrderOfColumnsOfItsOwnForEachMatrixOfAnFfn) {
+  Draws draws(12);
+  constexpr size_t kHidden = 96, kInner = 160, kRows = 5;
+  const IntegerWeight gate(GetParam(), kInner, kHidden, draws),
+      up(GetParam(), kInner, kHidden, draws), down(GetParam(), kHidden, kInner, draws);
+  const std::vector<uint32_t> of_gate = random_order(kHidden, draws),
+                              of_up = random_order(kHidden, draws),
+                              of_down = random_order(kInner, draws);
+  const std::vector<float> x = draws.values(kRows * kHidden);
+  // By single operations without an order.
+  const auto multiply = [](const WeightView& w, const std::vector<float>& rows) {
+    std::vector<float> y(kRows * w.out);
+    scalar().gemm({.x = {rows.data(), kRows, w.in}, .w = w, .y = {y.data(), kRows, w.out}});
+    return y;
+  };
+  std::vector<float> inner = multiply(gate.view, in_order(x, of_gate));
+  const std::vector<float> factors = multiply(up.view, in_order(x, of_up));
+  scalar().silu_mul({.gate = {inner.data(), kRows, kInner},
+                     .up = {factors.data(), kRows, kInner},
+                     .out = {inner.data(), kRows, kInner}});
+  const std::vector<float> expected = multiply(down.view, in_order(inner, of_down));
+  const auto run = [&](Ops& ops) {
+    std::vector<float> y(kRows * kHidden);
+    FfnParams ffn{.x = {x.data(), kRows, kHidden},
+                  .gate = gate.view,
+                  .up = up.view,
+                  .down = down.view,
+                  .y = {y.data(), kRows, kHidden}};
+    ffn.gate.columns = of_gate.data();
+    ffn.up.columns = of_up.data();
+    ffn.down.columns = of_down.data();
+    ops.grouped_ffn({&ffn, 1});
+    return y;
+  };
+  EXPECT_EQ(bit_difference(expected, run(scalar())), "");
+  expect_same_bits("an FFN", run);
 }
 
 INSTANTIATE_TEST_SUITE_P(Forms, IntegerProduct, testing::ValuesIn(integer_forms()),

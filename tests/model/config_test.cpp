@@ -377,9 +377,6 @@ INSTANTIATE_TEST_SUITE_P(
         refuse("GreedyInV3", "topk_method", R"("greedy")"),
         refuse("OtherQuantization", "quantization_config", R"({"quant_method":"bitsandbytes"})",
                kNo, "quant_method"),
-        refuse("GptqInAnotherOrder", "quantization_config",
-               R"({"quant_method":"gptq","bits":4,"group_size":128,"desc_act":true})", kNo,
-               "desc_act"),
         refuse("GptqOf3Bits", "quantization_config",
                R"({"quant_method":"gptq","bits":3,"group_size":128})", kNo, "bits"),
         refuse("AwqOfAnotherLayout", "quantization_config",
@@ -398,9 +395,9 @@ INSTANTIATE_TEST_SUITE_P(
                R"({"quant_method":"compressed-tensors","format":"int-quantized","config_groups":)"
                R"({"group_0":{"weights":{"num_bits":4,"type":"int"}}}})",
                kNo, "num_bits"),
-        refuse("CompressedInAnotherOrder", "quantization_config",
+        refuse("CompressedInAnUnknownOrder", "quantization_config",
                R"({"quant_method":"compressed-tensors","format":"pack-quantized","config_groups":)"
-               R"({"group_0":{"weights":{"num_bits":4,"group_size":128,"actorder":"group"}}}})",
+               R"({"group_0":{"weights":{"num_bits":4,"group_size":128,"actorder":"first"}}}})",
                kNo, "actorder"),
         refuse("CompressedGroupsWithoutSize", "quantization_config",
                R"({"quant_method":"compressed-tensors","format":"pack-quantized","config_groups":)"

@@ -6,14 +6,18 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <iterator>
+#include <numeric>
 #include <span>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
 
+#include "base/random.hpp"
+#include "kernels/backend.hpp"
 #include "kernels/cpu/convert.hpp"
 #include "model/checkpoint_source.hpp"
 #include "model/checkpoint_writer.hpp"
@@ -26,6 +30,13 @@ namespace troupe::model {
 namespace {
 
 using ::testing::HasSubstr;
+
+/// Element (o, i), whatever the order of columns.
+float number_at(const WeightView& w, size_t o, size_t i) {
+  if (w.columns == nullptr) return kernels::weight_at(w, o, i);
+  const auto place = std::find(w.columns, w.columns + w.in, i) - w.columns;
+  return kernels::weight_at(w, o, static_cast<size_t>(place));
+}
 
 /// The tiny model with dimensions that fit panels; one expert's up_proj and one kv_b_proj are
 /// integers.
@@ -84,6 +95,11 @@ class PublishedCheckpoint : public ::testing::TestWithParam<PublishedTestFormat>
     return Checkpoint::open(dir.path());
   }
 
+  /// Of `up`.
+  [[nodiscard]] static uint64_t bytes_of_columns() {
+    return GetParam().published.reordered ? 64 * sizeof(uint32_t) : 0;
+  }
+
   const std::string kUp = "model.layers.1.mlp.experts.2.up_proj.";
   const std::string kKeyValue = "model.layers.0.self_attn.kv_b_proj.";
   TempDir dir;
@@ -106,10 +122,32 @@ TEST_P(PublishedCheckpoint, LoadsItsIntegersExactly) {
   ASSERT_EQ(view.dtype, GetParam().published.dtype);
   for (size_t o = 0; o < 32; ++o) {
     for (size_t i = 0; i < 64; ++i) {
-      ASSERT_EQ(kernels::weight_at(view, o, i), up.number(o, i)) << o << ", " << i;
+      ASSERT_EQ(number_at(view, o, i), up.number(o, i)) << o << ", " << i;
     }
   }
+  EXPECT_EQ(view.columns != nullptr, GetParam().published.reordered);
   EXPECT_EQ(expert->ffn.gate.dtype, DType::kBF16) << "modules may stay unconverted";
+}
+
+TEST_P(PublishedCheckpoint, MultipliesWithTheNumbersThatItsIntegersStandFor) {
+  const auto checkpoint = open();
+  ASSERT_TRUE(checkpoint.ok()) << checkpoint.error().message;
+  const auto expert = checkpoint->load_expert(1, 2);
+  ASSERT_TRUE(expert.ok()) << expert.error().message;
+  std::vector<float> x(64), y(32);
+  for (size_t i = 0; i < 64; ++i) x[i] = static_cast<float>(random_bits(9, i) % 255) - 127.0F;
+  // Rounding to 8 bits changes nothing: integers, in every order 32 at a time up to 127.
+  for (size_t i = 0; i < 64; ++i) x[i] = i % 2 == 0 ? std::copysign(127.0F, x[i]) : x[i];
+  kernels::make_cpu_ops(nullptr)->gemm(
+      {.x = {x.data(), 1, 64}, .w = expert->ffn.up, .y = {y.data(), 1, 32}});
+  for (size_t o = 0; o < 32; ++o) {
+    double sum = 0, magnitude = 0;
+    for (size_t i = 0; i < 64; ++i) {
+      sum += double{x[i]} * up.number(o, i);
+      magnitude += std::abs(double{x[i]} * up.number(o, i));
+    }
+    EXPECT_NEAR(y[o], sum, 1e-6 * magnitude) << o;
+  }
 }
 
 TEST_P(PublishedCheckpoint, GivesTheHalvesOfKeysAndValuesAsFloats) {
@@ -151,7 +189,8 @@ TEST_P(PublishedCheckpoint, CountsAsItsOwnMemoryWhatItBringsIntoPanelsAndDecodes
   ASSERT_TRUE(expert.ok()) << expert.error().message;
   const bool int8 = expert->ffn.up.dtype == DType::kI8;
   EXPECT_EQ(*checkpoint->own_bytes_of_expert(1, 2),
-            expert->ffn.up.size_bytes() + 32 * up.num_groups() * (sizeof(float) + (int8 ? 0 : 1)));
+            expert->ffn.up.size_bytes() + 32 * up.num_groups() * (sizeof(float) + (int8 ? 0 : 1)) +
+                bytes_of_columns());
   EXPECT_EQ(*checkpoint->own_bytes_of_expert(1, 1), 0U) << "mapped";
   EXPECT_FALSE(checkpoint->own_bytes_of_expert(0, 1).ok());
   const uint64_t floats = 64 + 2 * (64 + 64 + 5 + 32) + 4 * 64 + 4;
@@ -163,7 +202,7 @@ TEST_P(PublishedCheckpoint, CountsAsItsOwnMemoryWhatItBringsIntoPanelsAndDecodes
 
 TEST_P(PublishedCheckpoint, NamesWhatIsMissingOrOfAnotherShape) {
   for (const auto& [end, tensor] : published_tensors(GetParam().published, up)) {
-    if (end == "weight_shape" || end == "g_idx") continue;
+    if (end == "weight_shape" || (end == "g_idx" && !GetParam().published.reordered)) continue;
     TestTensor& stored = tensors[kUp + end];
     stored.shape.push_back(1);
     auto checkpoint = open();
@@ -199,7 +238,7 @@ TEST_P(PublishedCheckpoint, IsKeptAsItIsInTroupesOwnFormat) {
   EXPECT_EQ(kept->summary().total_parameters, published->summary().total_parameters);
   const auto expert = kept->load_expert(1, 2);
   ASSERT_TRUE(expert.ok()) << expert.error().message;
-  EXPECT_EQ(*kept->own_bytes_of_expert(1, 2), 0U) << "mapped";
+  EXPECT_EQ(*kept->own_bytes_of_expert(1, 2), bytes_of_columns()) << "all else is mapped";
   const WeightView& view = expert->ffn.up;
   ASSERT_EQ(view.dtype, GetParam().published.dtype);
   EXPECT_EQ(view.group_scales.dtype, DType::kBF16);
@@ -208,7 +247,7 @@ TEST_P(PublishedCheckpoint, IsKeptAsItIsInTroupesOwnFormat) {
   EXPECT_EQ(std::memcmp(view.data, loaded->ffn.up.data, view.size_bytes()), 0);
   for (size_t o = 0; o < 32; ++o) {
     for (size_t i = 0; i < 64; ++i) {
-      ASSERT_EQ(kernels::weight_at(view, o, i), up.number(o, i)) << o << ", " << i;
+      ASSERT_EQ(number_at(view, o, i), up.number(o, i)) << o << ", " << i;
     }
   }
   const auto a = kept->load_router(), b = published->load_router();
@@ -246,16 +285,94 @@ class GptqCheckpoint : public PublishedCheckpoint {};
 INSTANTIATE_TEST_SUITE_P(Formats, GptqCheckpoint, testing::ValuesIn(formats_of("Gptq")),
                          [](const auto& info) { return info.param.name; });
 
-TEST_P(GptqCheckpoint, RefusesColumnsInAnotherOrder) {
-  const auto order = tensors.find(kUp + "g_idx");
-  ASSERT_NE(order, tensors.end());
-  order->second.bytes[0] = 1;  // the first column in the second group
+TEST_P(GptqCheckpoint, RefusesColumnsInGroupsThatCannotBe) {
+  std::string& order = tensors.at(kUp + "g_idx").bytes;
+  const std::string right = order;
+  for (const int32_t wrong : {1 - int32_t{right[0]}, 2, -1}) {  // uneven groups, or there is none
+    order = right;
+    std::memcpy(order.data(), &wrong, sizeof wrong);
+    const auto checkpoint = open();
+    ASSERT_TRUE(checkpoint.ok()) << checkpoint.error().message;
+    const auto expert = checkpoint->load_expert(1, 2);
+    ASSERT_FALSE(expert.ok()) << wrong;
+    EXPECT_EQ(expert.error().code, Code::kCorrupt);
+    EXPECT_THAT(expert.error().message, HasSubstr(kUp + "g_idx"));
+    EXPECT_THAT(expert.error().message, HasSubstr("group"));
+  }
+}
+
+TEST_P(GptqCheckpoint, HasColumnsInAnotherOrderOnlyIfTheConfigSaysSo) {
+  up.groups = random_groups(64, up.group, 5);
+  replace(kUp, up);
+  const auto expert = open()->load_expert(1, 2);
+  EXPECT_EQ(expert.ok(), GetParam().published.reordered || up.num_groups() == 1);
+  if (!expert.ok()) {
+    EXPECT_THAT(expert.error().message, HasSubstr("desc_act"));
+  }
+  up.groups.clear();
+  replace(kUp, up);
+  const auto in_order = open()->load_expert(1, 2);
+  ASSERT_TRUE(in_order.ok()) << in_order.error().message;
+  EXPECT_EQ(in_order->ffn.up.columns, nullptr) << "nothing to gather";
+}
+
+TEST(ColumnsByGroup, AreSortedAndStayAsTheyComeWithinAGroup) {
+  constexpr size_t kIn = 160, kGroup = 64;  // the last group has 32
+  const std::vector<uint32_t> groups = random_groups(kIn, kGroup, 3);
+  const auto columns = columns_by_group(std::as_bytes(std::span(groups)), kIn, kGroup);
+  ASSERT_TRUE(columns.ok()) << columns.error().message;
+  std::vector<uint32_t> expected(kIn);
+  std::iota(expected.begin(), expected.end(), 0U);
+  std::ranges::stable_sort(expected, {}, [&](uint32_t i) { return groups[i]; });
+  EXPECT_EQ(*columns, expected);
+}
+
+class ActOrderCheckpoint : public PublishedCheckpoint {};
+
+INSTANTIATE_TEST_SUITE_P(Formats, ActOrderCheckpoint, testing::ValuesIn(formats_of("GptqActOrder")),
+                         [](const auto& info) { return info.param.name; });
+
+TEST_P(ActOrderCheckpoint, HasItsOrderChecked) {
+  const auto published = open();
+  ASSERT_TRUE(published.ok()) << published.error().message;
+  const auto source = CheckpointSource::open(*published, /*keep=*/true);
+  ASSERT_TRUE(source.ok()) << source.error().message;
+  config.set("quantization_config",
+             R"({"quant_method":"troupe","version":1,"experts":"keep","rest":"keep"})");
+  const std::string kept = dir / "kept";
+  ASSERT_TRUE(save_checkpoint(published->config(), **source,
+                              {.directory = kept, .config_json = config.json(), .keep = true})
+                  .ok());
+  tensors = tensors_of(read_file(kept + "/model.safetensors"));
+  TestTensor& columns = tensors.at(kUp + "weight_columns");
+  const std::string right = columns.bytes;
+  for (const size_t other : {size_t{1}, size_t{64}}) {  // a column twice, and one that is not there
+    uint32_t column = 64;
+    if (other < 64) std::memcpy(&column, &right[other * 4], sizeof column);
+    std::memcpy(columns.bytes.data(), &column, sizeof column);
+    const auto expert = open()->load_expert(1, 2);
+    ASSERT_FALSE(expert.ok()) << column;
+    EXPECT_EQ(expert.error().code, Code::kCorrupt);
+    EXPECT_THAT(expert.error().message, HasSubstr(kUp + "weight_columns"));
+  }
+  columns.bytes = right.substr(0, 63 * 4);
+  columns.shape = {63};
   const auto checkpoint = open();
-  ASSERT_TRUE(checkpoint.ok()) << checkpoint.error().message;
-  const auto expert = checkpoint->load_expert(1, 2);
-  ASSERT_FALSE(expert.ok());
-  EXPECT_EQ(expert.error().code, Code::kUnsupported);
-  EXPECT_THAT(expert.error().message, HasSubstr("g_idx"));
+  ASSERT_FALSE(checkpoint.ok());
+  EXPECT_THAT(checkpoint.error().message, HasSubstr(kUp + "weight_columns"));
+}
+
+TEST_P(ActOrderCheckpoint, HasOneOrderForMatricesThatShareIt) {
+  const std::string gate = "model.layers.1.mlp.experts.2.gate_proj.";
+  replace(gate, up);
+  auto expert = open()->load_expert(1, 2);
+  ASSERT_TRUE(expert.ok()) << expert.error().message;
+  EXPECT_EQ(expert->ffn.gate.columns, expert->ffn.up.columns) << "products read the same rows";
+  up.groups = random_groups(64, up.group, 6);
+  replace(gate, up);
+  expert = open()->load_expert(1, 2);
+  ASSERT_TRUE(expert.ok()) << expert.error().message;
+  EXPECT_NE(expert->ffn.gate.columns, expert->ffn.up.columns);
 }
 
 class Gptq8Checkpoint : public PublishedCheckpoint {};
@@ -314,6 +431,11 @@ TEST(PublishedPanels, AreTheSameForAnyNumberOfThreads) {
       }
       return Bytes();
     };
+    std::vector<uint32_t> columns;
+    if (const Bytes groups = bytes_of({"g_idx", "weight_g_idx"}); !groups.empty()) {
+      columns = *columns_by_group(groups, matrix.in, matrix.group);
+    }
+    EXPECT_EQ(columns.empty(), !format.published.reordered);
     const PublishedMatrix from{.format = format.published.format,
                                .dtype = format.published.dtype,
                                .weight = bytes_of({"weight", "weight_packed", "qweight"}),
@@ -322,7 +444,8 @@ TEST(PublishedPanels, AreTheSameForAnyNumberOfThreads) {
                                .zeros = bytes_of({"weight_zero_point", "qzeros"}),
                                .out = matrix.out,
                                .in = matrix.in,
-                               .group = matrix.group};
+                               .group = matrix.group,
+                               .columns = columns};
     const auto one = to_panels(from), many = to_panels(from, 3);
     ASSERT_TRUE(one.ok() && many.ok()) << format.name;
     EXPECT_EQ(one->data, many->data) << format.name;
@@ -332,7 +455,7 @@ TEST(PublishedPanels, AreTheSameForAnyNumberOfThreads) {
     const std::vector<float> floats = to_floats(from, 0, matrix.out / 16);
     for (size_t o = 0; o < matrix.out; ++o) {
       for (size_t i = 0; i < matrix.in; ++i) {
-        ASSERT_EQ(kernels::weight_at(view, o, i), matrix.number(o, i)) << format.name;
+        ASSERT_EQ(number_at(view, o, i), matrix.number(o, i)) << format.name;
         ASSERT_EQ(floats[o * matrix.in + i], matrix.number(o, i)) << format.name;
       }
     }

@@ -3,6 +3,7 @@
 #include <array>
 #include <functional>
 #include <ostream>
+#include <utility>
 
 #include "base/random.hpp"
 
@@ -94,6 +95,9 @@ const std::vector<PublishedTestFormat>& published_formats() {
                  R"("num_bits":8,"symmetric":true,"strategy":"channel")"),
       compressed("CompressedPackedInt8Groups", {F::kCompressedPacked, kI8, 32, false},
                  R"("num_bits":8,"symmetric":true,"strategy":"group","group_size":32)"),
+      compressed("CompressedActOrder", {F::kCompressedPacked, kI4, 32, true, true},
+                 R"("num_bits":4,"symmetric":false,"strategy":"group","group_size":32,)"
+                 R"("actorder":"group")"),
       {"Gptq",
        {F::kGptq, kI4, 32, true},
        R"({"quant_method":"gptq","bits":4,"group_size":32,"desc_act":false,"sym":false})"},
@@ -103,6 +107,12 @@ const std::vector<PublishedTestFormat>& published_formats() {
       {"GptqInt8",
        {F::kGptq, kI8, 32, true},
        R"({"quant_method":"gptq","bits":8,"group_size":32,"sym":true})"},
+      {"GptqActOrder",
+       {F::kGptq, kI4, 32, true, true},
+       R"({"quant_method":"gptq","bits":4,"group_size":32,"desc_act":true,"sym":false})"},
+      {"GptqActOrderInt8",
+       {F::kGptq, kI8, 32, true, true},
+       R"({"quant_method":"gptq","bits":8,"group_size":32,"desc_act":true,"sym":true})"},
       {"GptqV2Int8",
        {F::kGptqV2, kI8, 0, true},
        R"({"quant_method":"gptq","bits":8,"group_size":-1,"checkpoint_format":"gptq_v2"})"},
@@ -111,6 +121,13 @@ const std::vector<PublishedTestFormat>& published_formats() {
        R"({"quant_method":"awq","bits":4,"group_size":32,"zero_point":true,"version":"gemm"})"},
   };
   return all;
+}
+
+std::vector<uint32_t> random_groups(size_t in, size_t group, uint64_t seed) {
+  std::vector<uint32_t> groups(in);
+  for (size_t i = 0; i < in; ++i) groups[i] = static_cast<uint32_t>(i / group);
+  for (size_t i = in; i-- > 1;) std::swap(groups[i], groups[random_bits(seed, i, 3) % (i + 1)]);
+  return groups;
 }
 
 IntegerMatrix random_integers(const PublishedIntegers& format, size_t out, size_t in,
@@ -127,6 +144,7 @@ IntegerMatrix random_integers(const PublishedIntegers& format, size_t out, size_
     m.zeros.push_back(int8 ? 128 : format.zeros ? bits + least : 8);
     m.scales.push_back(static_cast<float>(1 + (random_bits(seed, i, 2) & 63)) * 0x1p-10F);
   }
+  if (format.reordered) m.groups = random_groups(in, m.group, seed);
   return m;
 }
 
@@ -136,6 +154,11 @@ TestTensors published_tensors(const PublishedIntegers& format, const IntegerMatr
   const At integer = [&](size_t o, size_t i) { return m.integers[o * m.in + i]; };
   const At zero = [&](size_t o, size_t g) { return m.zeros[o * groups + g]; };
   const auto scale = [&](size_t o, size_t g) { return m.scales[o * groups + g]; };
+  const auto group_index = [&] {
+    TestTensor tensor{"I32", {m.in}, {}};
+    for (size_t i = 0; i < m.in; ++i) put(tensor.bytes, static_cast<uint32_t>(m.group_of(i)));
+    return tensor;
+  };
   TestTensors tensors;
   switch (format.format) {
     case PublishedFormat::kCompressedInt8: {
@@ -148,6 +171,7 @@ TestTensors published_tensors(const PublishedIntegers& format, const IntegerMatr
       tensors["weight_packed"] = packed_along(m.out, m.in, bits, integer);
       tensors["weight_scale"] = bf16(m.out, groups, scale);
       if (format.zeros) tensors["weight_zero_point"] = packed_down(m.out, groups, bits, zero);
+      if (format.reordered) tensors["weight_g_idx"] = group_index();
       tensors["weight_shape"] = {"I64", {2}, std::string(16, '\0')};
       break;
     case PublishedFormat::kGptq:
@@ -158,8 +182,7 @@ TestTensors published_tensors(const PublishedIntegers& format, const IntegerMatr
       tensors["qzeros"] =
           packed_along(groups, m.out, bits, [&](size_t g, size_t o) { return zero(o, g) - less; });
       tensors["scales"] = bf16(groups, m.out, [&](size_t g, size_t o) { return scale(o, g); });
-      TestTensor& order = tensors["g_idx"] = {"I32", {m.in}, {}};
-      for (size_t i = 0; i < m.in; ++i) put(order.bytes, static_cast<uint32_t>(i / m.group));
+      tensors["g_idx"] = group_index();
       break;
     }
     case PublishedFormat::kAwq: {

@@ -30,14 +30,19 @@ struct IntegerMatrix {
   std::vector<unsigned> integers;  ///< [out, in], of 4 or 8 bits
   std::vector<unsigned> zeros;     ///< [out, groups]
   std::vector<float> scales;       ///< [out, groups], each a BF16
+  std::vector<uint32_t> groups;    ///< [in], of each column; empty: as they come
 
   [[nodiscard]] size_t num_groups() const { return (in + group - 1) / group; }
+  [[nodiscard]] size_t group_of(size_t i) const { return groups.empty() ? i / group : groups[i]; }
   [[nodiscard]] float number(size_t o, size_t i) const {
-    const size_t g = o * num_groups() + i / group;
+    const size_t g = o * num_groups() + group_of(i);
     return static_cast<float>(static_cast<int>(integers[o * in + i]) - static_cast<int>(zeros[g])) *
            scales[g];
   }
 };
+
+/// Any groups for `in` columns, each of as many.
+std::vector<uint32_t> random_groups(size_t in, size_t group, uint64_t seed);
 
 /// A matrix with any integers that the format can store.
 IntegerMatrix random_integers(const PublishedIntegers& format, size_t out, size_t in,
