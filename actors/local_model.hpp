@@ -77,6 +77,7 @@ class LocalModel {
   /// What it computes with, between two steps.
   [[nodiscard]] kernels::ThreadPool& pool() { return pool_; }
   [[nodiscard]] kernels::Ops& ops() { return *backend_.ops; }
+  [[nodiscard]] kernels::Backend& backend() { return backend_; }
 
  private:
   [[nodiscard]] Result<void> check_memory() const;

@@ -61,4 +61,7 @@ class MeasuringLine {
 /// As std::snprintf, for a few numbers.
 [[gnu::format(printf, 1, 2)]] std::string formatted(const char* format, ...);
 
+/// 0.45 as "45 %"
+inline std::string percent(double fraction) { return formatted("%.0f %%", 100 * fraction); }
+
 }  // namespace troupe::apps

@@ -8,6 +8,7 @@
 #include <sstream>
 
 #include "apps/command.hpp"
+#include "apps/device_option.hpp"
 #include "apps/local_options.hpp"
 #include "model/chat_format.hpp"
 #include "model/generation_config.hpp"

@@ -6,7 +6,6 @@
 
 #include "actors/forward.hpp"
 #include "actors/step_work.hpp"
-#include "apps/machine_rates.hpp"
 #include "base/random.hpp"
 
 namespace troupe::apps {
@@ -36,12 +35,6 @@ constexpr auto kForms = std::to_array<WeightForm>({{"bf16", DType::kBF16},
                                                    {"i4-g128-asym", DType::kI4, 128, true}});
 constexpr WeightForm kKvForms[] = {kFloat, kForms[0]};
 
-std::vector<float> values(size_t n) {
-  std::vector<float> out(n);
-  for (size_t i = 0; i < n; ++i) out[i] = static_cast<float>(random_uniform(1, i % 4096)) - 0.5F;
-  return out;
-}
-
 /// A matrix without memory: its shape, and which parts it has.
 WeightView matrix(const WeightForm& form, size_t out, size_t in) {
   static constexpr float kScale = 0;
@@ -57,16 +50,16 @@ WeightView matrix(const WeightForm& form, size_t out, size_t in) {
 }
 
 /// The same with elements, scales and zeros from memory.
-WeightView place(WeightView w, ColdMemory& memory) {
-  w.data = memory.next(w.size_bytes());
+WeightView place(WeightView w, Operands& operands) {
+  w.data = operands.cold(w.size_bytes());
   if (w.scales != nullptr) {
-    w.scales = reinterpret_cast<const float*>(memory.next(w.num_block_scales() * sizeof(float)));
+    w.scales = reinterpret_cast<const float*>(operands.cold(w.num_block_scales() * sizeof(float)));
   }
   if (is_integer(w.dtype)) {
     const size_t num_scales = w.out * w.num_groups();
-    w.group_scales.data = memory.next(num_scales * size_of(w.group_scales.dtype));
+    w.group_scales.data = operands.cold(num_scales * size_of(w.group_scales.dtype));
     if (w.group_scales.zeros != nullptr) {
-      w.group_scales.zeros = reinterpret_cast<const uint8_t*>(memory.next(num_scales));
+      w.group_scales.zeros = reinterpret_cast<const uint8_t*>(operands.cold(num_scales));
     }
   }
   return w;
@@ -106,6 +99,7 @@ class Cases {
     }
     add_gemm("kv_a", s_.kv_lora_rank + s_.qk_rope_head_dim, s_.hidden_size, kForms);
     add_rope();
+    for (const WeightForm& kv : kKvForms) add_store_kv(kv);
     add_per_head("q_latent", s_.kv_lora_rank, s_.qk_nope_head_dim);
     for (const WeightForm& kv : kKvForms) add_absorbed(kv);
     add_per_head("o_latent", s_.v_head_dim, s_.kv_lora_rank);
@@ -127,15 +121,26 @@ class Cases {
  private:
   using Prepare = decltype(KernelCase::prepare);
 
-  void add(const char* op, std::string what, const char* dtype, KernelWork work, Prepare prepare,
-           size_t context = 0) {
+  void add(const char* op, std::string what, const char* dtype, KernelWork work, size_t cold_bytes,
+           Prepare prepare, size_t context = 0) {
     out_.push_back({.op = op,
                     .what = std::move(what),
                     .dtype = dtype,
                     .rows = rows_,
                     .context = context,
                     .work = work,
+                    .cold_bytes = cold_bytes,
                     .prepare = std::move(prepare)});
+  }
+  /// An operation on rows alone.
+  void add_rows_op(const char* op, std::string what, const char* dtype, KernelWork work,
+                   Prepare prepare) {
+    add(op, std::move(what), dtype, work, 0, std::move(prepare));
+  }
+  /// One whose bytes are those of weights or KV.
+  void add_cold(const char* op, std::string what, const char* dtype, KernelWork work,
+                Prepare prepare, size_t context = 0) {
+    add(op, std::move(what), dtype, work, work.bytes, std::move(prepare), context);
   }
 
   /// Work of an operation on rows: floats read and written, and multiply-adds if it has any.
@@ -146,15 +151,14 @@ class Cases {
   void add_gemm(const char* what, size_t out, size_t in, std::span<const WeightForm> forms) {
     for (const WeightForm& form : forms) {
       const WeightView w = matrix(form, out, in);
-      add("gemm", what + sizes(out, in), form.name, work_of({&w, 1}, rows_),
-          [w, rows = rows_](Ops& ops, ColdMemory& memory) {
-            return [&ops, &memory, w, rows, x = values(rows * w.in),
-                    y = std::vector<float>(rows * w.out)]() mutable {
-              ops.gemm({.x = {x.data(), rows, w.in},
-                        .w = place(w, memory),
-                        .y = {y.data(), rows, w.out}});
-            };
-          });
+      add_cold("gemm", what + sizes(out, in), form.name, work_of({&w, 1}, rows_),
+               [w, rows = rows_](Operands& operands) {
+                 return [&operands, w, rows, x = operands.values(rows * w.in),
+                         y = operands.room<float>(rows * w.out)]() mutable {
+                   operands.ops().gemm(
+                       {.x = {x, rows, w.in}, .w = place(w, operands), .y = {y, rows, w.out}});
+                 };
+               });
     }
   }
 
@@ -162,20 +166,20 @@ class Cases {
   void add_per_head(const char* what, size_t out, size_t in) {
     for (const WeightForm& form : kForms) {
       const std::vector<WeightView> all(s_.num_heads, matrix(form, out, in));
-      add("gemm_many", what + (" " + std::to_string(all.size()) + "x" + sizes(out, in).substr(1)),
-          form.name, work_of(all, rows_), [all, rows = rows_](Ops& ops, ColdMemory& memory) {
+      add_cold(
+          "gemm_many", what + (" " + std::to_string(all.size()) + "x" + sizes(out, in).substr(1)),
+          form.name, work_of(all, rows_), [all, rows = rows_](Operands& operands) {
             const size_t heads = all.size(), in_cols = all[0].in, out_cols = all[0].out;
-            return [&ops, &memory, all, rows, heads, in_cols, out_cols,
-                    x = values(rows * heads * in_cols),
-                    y = std::vector<float>(rows * heads * out_cols)]() mutable {
+            return [&operands, all, rows, heads, in_cols, out_cols,
+                    x = operands.values(rows * heads * in_cols),
+                    y = operands.room<float>(rows * heads * out_cols)]() mutable {
               std::vector<kernels::GemmParams> products;
               for (size_t h = 0; h < heads; ++h) {
-                products.push_back(
-                    {.x = {x.data() + h * in_cols, rows, in_cols, heads * in_cols},
-                     .w = place(all[h], memory),
-                     .y = {y.data() + h * out_cols, rows, out_cols, heads * out_cols}});
+                products.push_back({.x = {x + h * in_cols, rows, in_cols, heads * in_cols},
+                                    .w = place(all[h], operands),
+                                    .y = {y + h * out_cols, rows, out_cols, heads * out_cols}});
               }
-              ops.gemm_many(products);
+              operands.ops().gemm_many(products);
             };
           });
     }
@@ -187,24 +191,24 @@ class Cases {
       const WeightView up = matrix(form, inner, hidden), down = matrix(form, hidden, inner);
       std::vector<WeightView> all;
       for (size_t e = 0; e < num_experts; ++e) all.insert(all.end(), {up, up, down});
-      add("grouped_ffn",
-          what + std::string(" ") + std::to_string(num_experts) + "x" +
-              sizes(inner, hidden).substr(1),
-          form.name, work_of(all, rows_),
-          [up, down, num_experts, rows = rows_](Ops& ops, ColdMemory& memory) {
-            return [&ops, &memory, up, down, rows, x = values(rows * up.in),
-                    y = std::vector<float>(num_experts * rows * up.in),
-                    experts = std::vector<kernels::FfnParams>(num_experts)]() mutable {
-              for (size_t e = 0; e < experts.size(); ++e) {
-                experts[e] = {.x = {x.data(), rows, up.in},
-                              .gate = place(up, memory),
-                              .up = place(up, memory),
-                              .down = place(down, memory),
-                              .y = {y.data() + e * rows * up.in, rows, up.in}};
-              }
-              ops.grouped_ffn(experts);
-            };
-          });
+      add_cold("grouped_ffn",
+               what + std::string(" ") + std::to_string(num_experts) + "x" +
+                   sizes(inner, hidden).substr(1),
+               form.name, work_of(all, rows_),
+               [up, down, num_experts, rows = rows_](Operands& operands) {
+                 return [&operands, up, down, rows, x = operands.values(rows * up.in),
+                         y = operands.room<float>(num_experts * rows * up.in),
+                         experts = std::vector<kernels::FfnParams>(num_experts)]() mutable {
+                   for (size_t e = 0; e < experts.size(); ++e) {
+                     experts[e] = {.x = {x, rows, up.in},
+                                   .gate = place(up, operands),
+                                   .up = place(up, operands),
+                                   .down = place(down, operands),
+                                   .y = {y + e * rows * up.in, rows, up.in}};
+                   }
+                   operands.ops().grouped_ffn(experts);
+                 };
+               });
     }
   }
 
@@ -216,12 +220,12 @@ class Cases {
     /// Rows of sequences of their own, or the last rows of one.
     /// @param kv_bytes of a position
     void place(bool decoding, size_t num_rows, size_t context, size_t kv_bytes,
-               ColdMemory& memory) {
+               Operands& operands) {
       const size_t num_blocks = (context + kBlockTokens - 1) / kBlockTokens;
       blocks.resize(decoding ? num_rows : 1);
       for (auto& table : blocks) {
         table.resize(num_blocks);
-        for (const void*& block : table) block = memory.next(kBlockTokens * kv_bytes);
+        for (const void*& block : table) block = operands.cold(kBlockTokens * kv_bytes);
       }
       rows.clear();
       for (size_t r = 0; r < num_rows; ++r) {
@@ -247,26 +251,25 @@ class Cases {
       const KernelWork work{
           .bytes = (decoding ? rows_ : 1) * context_ * kv_bytes(kv),
           .float_multiply_adds = heads * (2 * rank + rope) * row_positions(decoding)};
-      add(
+      add_cold(
           "mla_absorbed", decoding ? "decode" : "chunk", kv.name, work,
-          [=, rows = rows_, context = context_, kv_bytes = kv_bytes(kv)](Ops& ops,
-                                                                         ColdMemory& memory) {
-            return
-                [&ops, &memory, heads, rank, rope, rows, context, decoding, kv, kv_bytes,
-                 q = values(rows * heads * (rank + rope)),
-                 out = std::vector<float>(rows * heads * rank), contexts = Contexts()]() mutable {
-                  contexts.place(decoding, rows, context, kv_bytes, memory);
-                  ops.mla_absorbed({.q_latent = {q.data(), rows, heads * rank},
-                                    .q_rope = {q.data() + rows * heads * rank, rows, heads * rope},
-                                    .rows = contexts.rows,
-                                    .kv_dtype = kv.dtype,
-                                    .block_tokens = kBlockTokens,
-                                    .num_heads = heads,
-                                    .kv_rank = rank,
-                                    .rope_dim = rope,
-                                    .scale = 0.1F,
-                                    .out = {out.data(), rows, heads * rank}});
-                };
+          [=, rows = rows_, context = context_, kv_bytes = kv_bytes(kv)](Operands& operands) {
+            return [&operands, heads, rank, rope, rows, context, decoding, kv, kv_bytes,
+                    q = operands.values(rows * heads * (rank + rope)),
+                    out = operands.room<float>(rows * heads * rank),
+                    contexts = Contexts()]() mutable {
+              contexts.place(decoding, rows, context, kv_bytes, operands);
+              operands.ops().mla_absorbed({.q_latent = {q, rows, heads * rank},
+                                           .q_rope = {q + rows * heads * rank, rows, heads * rope},
+                                           .rows = contexts.rows,
+                                           .kv_dtype = kv.dtype,
+                                           .block_tokens = kBlockTokens,
+                                           .num_heads = heads,
+                                           .kv_rank = rank,
+                                           .rope_dim = rope,
+                                           .scale = 0.1F,
+                                           .out = {out, rows, heads * rank}});
+            };
           },
           context_);
     }
@@ -279,27 +282,26 @@ class Cases {
         .bytes = context_ * kv_bytes(kv) + heads * (nope + v) * rank * sizeof(float),
         .float_multiply_adds =
             heads * ((nope + rope + v) * row_positions(false) + (nope + v) * rank * context_)};
-    add(
+    add_cold(
         "mla_expanded", "chunk", kv.name, work,
-        [=, rows = rows_, context = context_, kv_bytes = kv_bytes(kv)](Ops& ops,
-                                                                       ColdMemory& memory) {
-          return [&ops, &memory, heads, rank, rope, nope, v, rows, context, kv, kv_bytes,
-                  q = values(rows * heads * (nope + rope)),
-                  out = std::vector<float>(rows * heads * v), contexts = Contexts()]() mutable {
-            contexts.place(false, rows, context, kv_bytes, memory);
-            const WeightView kv_b = place(matrix(kFloat, heads * (nope + v), rank), memory);
-            ops.mla_expanded({.q = {q.data(), rows, heads * (nope + rope)},
-                              .kv_b = static_cast<const float*>(kv_b.data),
-                              .rows = contexts.rows,
-                              .kv_dtype = kv.dtype,
-                              .block_tokens = kBlockTokens,
-                              .num_heads = heads,
-                              .kv_rank = rank,
-                              .nope_dim = nope,
-                              .rope_dim = rope,
-                              .v_dim = v,
-                              .scale = 0.1F,
-                              .out = {out.data(), rows, heads * v}});
+        [=, rows = rows_, context = context_, kv_bytes = kv_bytes(kv)](Operands& operands) {
+          return [&operands, heads, rank, rope, nope, v, rows, context, kv, kv_bytes,
+                  q = operands.values(rows * heads * (nope + rope)),
+                  out = operands.room<float>(rows * heads * v), contexts = Contexts()]() mutable {
+            contexts.place(false, rows, context, kv_bytes, operands);
+            const WeightView kv_b = place(matrix(kFloat, heads * (nope + v), rank), operands);
+            operands.ops().mla_expanded({.q = {q, rows, heads * (nope + rope)},
+                                         .kv_b = static_cast<const float*>(kv_b.data),
+                                         .rows = contexts.rows,
+                                         .kv_dtype = kv.dtype,
+                                         .block_tokens = kBlockTokens,
+                                         .num_heads = heads,
+                                         .kv_rank = rank,
+                                         .nope_dim = nope,
+                                         .rope_dim = rope,
+                                         .v_dim = v,
+                                         .scale = 0.1F,
+                                         .out = {out, rows, heads * v}});
           };
         },
         context_);
@@ -310,120 +312,142 @@ class Cases {
     KernelWork work = row_work(rows_ * s_.hidden_size);
     work.bytes += rows_ * s_.hidden_size * size_of(table.dtype);
     add("embed", "hidden " + std::to_string(s_.hidden_size), kForms[0].name, work,
-        [table, rows = rows_](Ops& ops, ColdMemory& memory) {
+        table.size_bytes(), [table, rows = rows_](Operands& operands) {
           std::vector<TokenId> tokens;
           for (size_t r = 0; r < rows; ++r) {
             tokens.push_back(static_cast<TokenId>(random_bits(2, r) % table.out));
           }
-          return [&ops, placed = place(table, memory), rows, tokens,
-                  out = std::vector<float>(rows * table.in)]() mutable {
+          return [&operands, placed = place(table, operands), rows, tokens,
+                  out = operands.room<float>(rows * table.in)]() mutable {
             for (TokenId& t : tokens) {  // other rows of the table each time
               t = static_cast<TokenId>((static_cast<size_t>(t) + 4099) % placed.out);
             }
-            ops.embed({.table = placed, .tokens = tokens, .out = {out.data(), rows, placed.in}});
+            operands.ops().embed(
+                {.table = placed, .tokens = tokens, .out = {out, rows, placed.in}});
           };
         });
   }
 
   void add_rms_norm() {
     const size_t n = s_.hidden_size;
-    add("rms_norm", "hidden " + std::to_string(n), "", row_work(2 * rows_ * n, rows_ * n),
-        [n, rows = rows_](Ops& ops, ColdMemory&) {
-          return [&ops, n, rows, x = values(rows * n), weight = values(n),
-                  out = std::vector<float>(rows * n)]() mutable {
-            ops.rms_norm({.x = {x.data(), rows, n},
-                          .weight = weight.data(),
-                          .eps = 1e-6F,
-                          .out = {out.data(), rows, n}});
-          };
-        });
+    add_rows_op("rms_norm", "hidden " + std::to_string(n), "", row_work(2 * rows_ * n, rows_ * n),
+                [n, rows = rows_](Operands& operands) {
+                  return [&operands, n, rows, x = operands.values(rows * n),
+                          weight = operands.values(n),
+                          out = operands.room<float>(rows * n)]() mutable {
+                    operands.ops().rms_norm(
+                        {.x = {x, rows, n}, .weight = weight, .eps = 1e-6F, .out = {out, rows, n}});
+                  };
+                });
   }
 
   void add_rope() {
     const size_t heads = s_.num_heads, dim = s_.qk_rope_head_dim,
                  head_dim = s_.qk_nope_head_dim + s_.qk_rope_head_dim;
-    add("rope", "q " + std::to_string(heads) + " heads of " + std::to_string(dim), "",
-        row_work(2 * rows_ * heads * dim), [=, rows = rows_](Ops& ops, ColdMemory&) {
-          std::vector<uint32_t> positions(rows);
-          std::iota(positions.begin(), positions.end(), 1000U);
-          return [&ops, heads, dim, head_dim, rows, positions, inv_freq = values(dim / 2),
-                  x = values(rows * heads * head_dim)]() mutable {
-            ops.rope({.x = {x.data(), rows, heads * head_dim},
-                      .num_heads = heads,
-                      .head_dim = head_dim,
-                      .dim = dim,
-                      .positions = positions,
-                      .inv_freq = inv_freq});
+    add_rows_op("rope", "q " + std::to_string(heads) + " heads of " + std::to_string(dim), "",
+                row_work(2 * rows_ * heads * dim), [=, rows = rows_](Operands& operands) {
+                  std::vector<uint32_t> positions(rows);
+                  std::iota(positions.begin(), positions.end(), 1000U);
+                  return
+                      [&operands, heads, dim, head_dim, rows, positions,
+                       inv_freq = std::vector<float>(dim / 2, 0.01F),  // the host's, as positions
+                       x = operands.values(rows * heads * head_dim)]() mutable {
+                        operands.ops().rope({.x = {x, rows, heads * head_dim},
+                                             .num_heads = heads,
+                                             .head_dim = head_dim,
+                                             .dim = dim,
+                                             .positions = positions,
+                                             .inv_freq = inv_freq});
+                      };
+                });
+  }
+
+  void add_store_kv(const WeightForm& kv) {
+    const size_t cols = s_.kv_dim();
+    KernelWork work = row_work(rows_ * cols);
+    work.bytes += rows_ * kv_bytes(kv);
+    add_rows_op(
+        "store_kv", "kv " + std::to_string(cols), kv.name, work,
+        [cols, kv, rows = rows_, kv_bytes = kv_bytes(kv)](Operands& operands) {
+          auto* blocks = operands.room<std::byte>(rows * kv_bytes);
+          std::vector<void*> out;
+          for (size_t r = 0; r < rows; ++r) out.push_back(blocks + r * kv_bytes);
+          return [&operands, cols, kv, rows, out, x = operands.values(rows * cols)] {
+            operands.ops().store_kv({.x = {x, rows, cols}, .kv_dtype = kv.dtype, .out = out});
           };
         });
   }
 
   void add_topk_gate() {
     const model::ModelConfig s = s_;
-    add("topk_gate",
+    add_rows_op(
+        "topk_gate",
         std::to_string(s.num_experts_per_tok) + " of " + std::to_string(s.num_routed_experts), "",
         row_work(rows_ * (s.num_routed_experts + 2 * s.num_experts_per_tok)),
-        [s, rows = rows_](Ops& ops, ColdMemory&) {
-          return [&ops, s, rows, logits = values(rows * s.num_routed_experts),
-                  bias = values(s.num_routed_experts),
-                  idx = std::vector<ExpertIdx>(rows * s.num_experts_per_tok),
-                  weight = std::vector<float>(rows * s.num_experts_per_tok)]() mutable {
+        [s, rows = rows_](Operands& operands) {
+          return [&operands, s, rows, logits = operands.values(rows * s.num_routed_experts),
+                  bias = operands.values(s.num_routed_experts),
+                  idx = operands.room<ExpertIdx>(rows * s.num_experts_per_tok),
+                  weight = operands.room<float>(rows * s.num_experts_per_tok)]() mutable {
             const auto method = actors::gate_method(s.topk_method);
             const bool has_bias = method == kernels::GateMethod::kNoauxTc;
-            ops.topk_gate({.logits = {logits.data(), rows, s.num_routed_experts},
-                           .bias = has_bias ? bias.data() : nullptr,
-                           .method = method,
-                           .num_groups = s.num_groups,
-                           .topk_groups = s.topk_groups,
-                           .topk = s.num_experts_per_tok,
-                           .normalize = s.norm_topk_prob,
-                           .topk_idx = idx.data(),
-                           .topk_weight = weight.data()});
+            operands.ops().topk_gate({.logits = {logits, rows, s.num_routed_experts},
+                                      .bias = has_bias ? bias : nullptr,
+                                      .method = method,
+                                      .num_groups = s.num_groups,
+                                      .topk_groups = s.topk_groups,
+                                      .topk = s.num_experts_per_tok,
+                                      .normalize = s.norm_topk_prob,
+                                      .topk_idx = idx,
+                                      .topk_weight = weight});
           };
         });
   }
 
   void add_silu_mul() {
     const size_t n = s_.moe_intermediate_size;
-    add("silu_mul", "inner " + std::to_string(n), "", row_work(3 * rows_ * n),
-        [n, rows = rows_](Ops& ops, ColdMemory&) {
-          return [&ops, n, rows, gate = values(rows * n), up = values(rows * n),
-                  out = std::vector<float>(rows * n)]() mutable {
-            ops.silu_mul({.gate = {gate.data(), rows, n},
-                          .up = {up.data(), rows, n},
-                          .out = {out.data(), rows, n}});
-          };
-        });
+    add_rows_op("silu_mul", "inner " + std::to_string(n), "", row_work(3 * rows_ * n),
+                [n, rows = rows_](Operands& operands) {
+                  return [&operands, n, rows, gate = operands.values(rows * n),
+                          up = operands.values(rows * n),
+                          out = operands.room<float>(rows * n)]() mutable {
+                    operands.ops().silu_mul(
+                        {.gate = {gate, rows, n}, .up = {up, rows, n}, .out = {out, rows, n}});
+                  };
+                });
   }
 
   void add_combine() {
     const size_t hidden = s_.hidden_size, topk = s_.num_experts_per_tok;
-    add("combine", std::to_string(topk) + " of " + std::to_string(hidden), "",
-        row_work(rows_ * hidden * (topk + 3), rows_ * hidden * topk),
-        [=, rows = rows_](Ops& ops, ColdMemory&) {
-          std::vector<uint32_t> slots(rows * topk);
-          std::iota(slots.begin(), slots.end(), 0U);
-          return [&ops, hidden, topk, rows, slots, weight = values(rows * topk),
-                  expert_rows = values(rows * topk * hidden), shared = values(rows * hidden),
-                  residual = std::vector<float>(rows * hidden)]() mutable {
-            ops.combine({.expert_rows = {expert_rows.data(), rows * topk, hidden},
-                         .slot_row = slots.data(),
-                         .topk_weight = weight.data(),
-                         .topk = topk,
-                         .shared = {shared.data(), rows, hidden},
-                         .residual = {residual.data(), rows, hidden}});
-          };
-        });
+    add_rows_op("combine", std::to_string(topk) + " of " + std::to_string(hidden), "",
+                row_work(rows_ * hidden * (topk + 3), rows_ * hidden * topk),
+                [=, rows = rows_](Operands& operands) {
+                  std::vector<uint32_t> slots(rows * topk);
+                  std::iota(slots.begin(), slots.end(), 0U);
+                  return
+                      [&operands, hidden, topk, rows, slots, weight = operands.values(rows * topk),
+                       expert_rows = operands.values(rows * topk * hidden),
+                       shared = operands.values(rows * hidden),
+                       residual = operands.values(rows * hidden)]() mutable {
+                        operands.ops().combine({.expert_rows = {expert_rows, rows * topk, hidden},
+                                                .slot_row = slots.data(),
+                                                .topk_weight = weight,
+                                                .topk = topk,
+                                                .shared = {shared, rows, hidden},
+                                                .residual = {residual, rows, hidden}});
+                      };
+                });
   }
 
   void add_add() {
     const size_t n = s_.hidden_size;
-    add("add", "hidden " + std::to_string(n), "", row_work(3 * rows_ * n),
-        [n, rows = rows_](Ops& ops, ColdMemory&) {
-          return [&ops, n, rows, x = std::vector<float>(rows * n), y = values(rows * n)]() mutable {
-            ops.add({.x = {x.data(), rows, n}, .y = {y.data(), rows, n}});
-          };
-        });
+    add_rows_op("add", "hidden " + std::to_string(n), "", row_work(3 * rows_ * n),
+                [n, rows = rows_](Operands& operands) {
+                  return [&operands, n, rows, x = operands.values(rows * n),
+                          y = operands.values(rows * n)]() mutable {
+                    operands.ops().add({.x = {x, rows, n}, .y = {y, rows, n}});
+                  };
+                });
   }
 
   const model::ModelConfig& s_;
@@ -433,19 +457,6 @@ class Cases {
 };
 
 }  // namespace
-
-const std::byte* ColdMemory::next(size_t bytes) {
-  constexpr size_t kAlignment = 64;
-  const size_t piece = (bytes + kAlignment - 1) / kAlignment * kAlignment;
-  if (bytes_.size() < piece + kAlignment) {
-    bytes_.assign(std::max(bytes_beyond_caches(), piece) + kAlignment, std::byte{0x31});
-    at_ = 0;
-  }
-  if (at_ + piece + kAlignment > bytes_.size()) at_ = 0;
-  const std::byte* aligned =
-      bytes_.data() + (kAlignment - reinterpret_cast<uintptr_t>(bytes_.data()) % kAlignment);
-  return aligned + std::exchange(at_, at_ + piece);
-}
 
 std::string KernelCase::name() const {
   return op + " " + what + (dtype.empty() ? "" : " " + dtype) + " " + std::to_string(rows);

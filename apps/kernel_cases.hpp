@@ -5,13 +5,11 @@
 
 #include <cstdint>
 #include <functional>
-#include <memory>
 #include <span>
 #include <string>
-#include <string_view>
 #include <vector>
 
-#include "kernels/ops.hpp"
+#include "apps/operands.hpp"
 #include "model/config.hpp"
 
 namespace troupe::apps {
@@ -23,18 +21,6 @@ struct KernelWork {
   uint64_t integer_multiply_adds = 0;
 };
 
-/// Memory beyond the caches, of which each call takes the next piece as its weights or KV. Every
-/// byte is 0x31: a small number in every type.
-class ColdMemory {
- public:
-  /// Another piece of that size, 64 bytes aligned, as long unread as possible.
-  const std::byte* next(size_t bytes);
-
- private:
-  std::vector<std::byte> bytes_;
-  size_t at_ = 0;
-};
-
 struct KernelCase {
   std::string op;      ///< as in kernels/ops.hpp: "gemm"
   std::string what;    ///< of the model: "q_a 1536x7168"
@@ -42,8 +28,9 @@ struct KernelCase {
   size_t rows = 0;     ///< rows of activations; of each expert for the routed ones
   size_t context = 0;  ///< positions that attention sees; else 0
   KernelWork work;
-  /// Makes inputs and outputs; what it returns is one call. `ops` and `memory` outlive that.
-  std::function<std::function<void()>(kernels::Ops& ops, ColdMemory& memory)> prepare;
+  size_t cold_bytes = 0;  ///< of Operands::cold() that it needs at least
+  /// Makes inputs and outputs; what it returns is one call. Valid while the operands are.
+  std::function<std::function<void()>(Operands& operands)> prepare;
 
   [[nodiscard]] std::string name() const;  ///< "gemm q_a 1536x7168 bf16 16"
 };

@@ -3,41 +3,12 @@
 #include <algorithm>
 #include <boost/json.hpp>
 #include <charconv>
-#include <string_view>
 
+#include "apps/device_option.hpp"
 #include "apps/threads_option.hpp"
-#include "kernels/backend.hpp"
-#ifdef TROUPE_CUDA
-#include "kernels/cuda/cuda_ops.hpp"
-#endif
 
 namespace troupe::apps {
 namespace po = boost::program_options;
-namespace {
-
-/// @returns none for this machine's CPUs
-Result<kernels::Backend> open_backend(const std::string& name) {
-  if (name == "cpu") return kernels::Backend();
-  constexpr std::string_view kPrefix = "cuda:";
-  int device = -1;
-  const char* end = name.data() + name.size();
-  const char* number = name.data() + std::min(name.size(), kPrefix.size());
-  const auto [rest, error] = std::from_chars(number, end, device);
-  if (!name.starts_with(kPrefix) || error != std::errc() || rest != end || device < 0) {
-    return Error{Code::kInvalidArgument,
-                 "--device must be cpu or cuda: and a number, as cuda:0, not '" + name + "'"};
-  }
-#ifdef TROUPE_CUDA
-  return kernels::make_cuda_backend({.device = device});
-#else
-  return Error{Code::kUnsupported, "--device " + name +
-                                       ": this troupe has no CUDA backend; build one with "
-                                       "./run build cuda, or use --device cpu"};
-#endif
-}
-
-}  // namespace
-
 void add_local_options(Options& options) {
   options.add_options()("model,m", po::value<std::string>()->required(),
                         "checkpoint directory (Hugging Face layout)");
@@ -46,11 +17,6 @@ void add_local_options(Options& options) {
                         "form of MLA: absorbed or expanded; they round differently")(
       "kv-dtype", po::value<std::string>()->default_value("f32"),
       "type of the KV cache: f32, or bf16, half as large, which rounds");
-}
-
-void add_device_option(Options& options) {
-  options.add_options()("device", po::value<std::string>()->default_value("cpu"),
-                        "what computes: cpu, or cuda:0 and so on; they round differently");
 }
 
 Result<actors::LocalModelOptions> read_local_options(const Values& values) {
@@ -75,8 +41,7 @@ Result<actors::LocalModelOptions> read_local_options(const Values& values) {
 Result<std::unique_ptr<actors::LocalModel>> load_local_model(const Values& values, bool guided,
                                                              size_t num_tokens) {
   actors::LocalModelOptions options = TRY(read_local_options(values));
-  kernels::Backend backend;
-  if (values.count("device") != 0) backend = TRY(open_backend(values["device"].as<std::string>()));
+  kernels::Backend backend = TRY(open_device(values));
   const auto checkpoint = TRY(model::Checkpoint::open(values["model"].as<std::string>()));
   const size_t most = checkpoint.config().max_position_embeddings;
   options.max_context = static_cast<uint32_t>(std::min(most, num_tokens));

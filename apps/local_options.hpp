@@ -15,13 +15,11 @@ namespace troupe::apps {
 /// Adds --model, --threads, --attention, --kv-dtype.
 void add_local_options(Options& options);
 
-/// Adds --device, which load_local_model() then obeys.
-void add_device_option(Options& options);
-
 /// What those options say of how the model runs. @errors kInvalidArgument naming the option
 Result<actors::LocalModelOptions> read_local_options(const Values& values);
 
-/// Opens and loads what those options name. @errors also kUnsupported and kNotFound for a device
+/// Opens and loads what those options name, on the device of --device. @errors also kUnsupported
+/// and kNotFound for a device
 /// @param guided requests will have a grammar, for which the tokenizer is needed
 /// @param num_tokens of a sequence at most, for which room is made; 0: the model's maximum
 Result<std::unique_ptr<actors::LocalModel>> load_local_model(const Values& values,

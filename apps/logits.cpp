@@ -3,6 +3,7 @@
 #include <cstdio>
 
 #include "apps/command.hpp"
+#include "apps/device_option.hpp"
 #include "apps/local_options.hpp"
 
 namespace troupe::apps {

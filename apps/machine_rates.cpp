@@ -1,7 +1,5 @@
 #include "apps/machine_rates.hpp"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <chrono>
 #include <functional>
@@ -9,7 +7,8 @@
 #include <vector>
 
 #include "apps/bench_results.hpp"
-#include "kernels/backend.hpp"
+#include "apps/operands.hpp"
+#include "kernels/array.hpp"
 
 namespace troupe::apps {
 namespace {
@@ -89,53 +88,129 @@ double product_rate(kernels::Ops& ops, size_t num_threads, std::initializer_list
   return best;
 }
 
-}  // namespace
+class CpuMachine final : public Machine {
+ public:
+  CpuMachine(kernels::ThreadPool& pool, kernels::Ops& ops, const kernels::KernelSet& kernels)
+      : pool_(pool), ops_(ops), kernels_(kernels) {}
 
-size_t bytes_beyond_caches() {
-  const auto last_level = static_cast<size_t>(std::max(0L, sysconf(_SC_LEVEL3_CACHE_SIZE)));
-  return std::max(size_t{256} << 20U, 4 * last_level);
+  Result<MachineRates> measure() override {
+    const size_t threads = pool_.num_threads();
+    return MachineRates{.bytes_per_s = read_rate(pool_),
+                        .peak = {.floats = peak_rate(pool_, kernels_.float_peak),
+                                 .integers = peak_rate(pool_, kernels_.integer_peak)},
+                        .products = MultiplyAddRates{
+                            .floats = product_rate(ops_, threads, {DType::kF32, DType::kBF16}),
+                            .integers = product_rate(ops_, threads, {DType::kI8, DType::kI4})}};
+  }
+
+  void describe(const MachineRates& rates, boost::json::object& values) const override {
+    values["cpu_info"] = cpu_name();
+    values["n_threads"] = pool_.num_threads();
+    values["target"] = ops_.target();
+    values["machine_read_bytes_per_s"] = rates.bytes_per_s;
+    values["machine_peak_float_multiply_adds_per_s"] = rates.peak.floats;
+    values["machine_peak_integer_multiply_adds_per_s"] = rates.peak.integers;
+    values["machine_product_float_multiply_adds_per_s"] = rates.products->floats;
+    values["machine_product_integer_multiply_adds_per_s"] = rates.products->integers;
+  }
+
+  std::string note(const MachineRates& rates) const override {
+    return formatted(
+        "Machine: %s, %zu threads, %s; reads %.1f GB/s. Multiply-adds: at most %.1f G/s in float32 "
+        "and %.1f G/s of integers, Troupe's own products in the caches %.1f and %.1f G/s.",
+        cpu_name().c_str(), pool_.num_threads(), ops_.target(), rates.bytes_per_s * 1e-9,
+        rates.peak.floats * 1e-9, rates.peak.integers * 1e-9, rates.products->floats * 1e-9,
+        rates.products->integers * 1e-9);
+  }
+
+ private:
+  kernels::ThreadPool& pool_;
+  kernels::Ops& ops_;
+  const kernels::KernelSet& kernels_;
+};
+
+/// Of copies within the device's memory, 256 MiB each.
+Result<double> copy_rate(kernels::Memory& memory) {
+  constexpr size_t kBytes = size_t{256} << 20U;
+  constexpr int kCopies = 4;  // many times what waiting for the device takes
+  const kernels::OwnedMemory from = TRY(kernels::allocate(memory, kBytes));
+  const kernels::OwnedMemory to = TRY(kernels::allocate(memory, kBytes));
+  const double time = best_time(0.2, [&] {
+    for (int i = 0; i < kCopies; ++i) memory.copy(to.get(), from.get(), kBytes);
+    static_cast<void>(memory.finish());  // an error stays for the next one
+  });
+  TRY(memory.finish());
+  return 2.0 * kCopies * static_cast<double>(kBytes) / time;
 }
+
+/// Of the device's products of matrices on registers.
+Result<double> matrix_rate(const kernels::MatrixPeakRun& run) {
+  constexpr unsigned kFirst = 4, kMost = 1U << 19U;
+  constexpr double kTime = 20e-3;  // of a run, many times what starting it and its result take
+  unsigned rounds = kFirst;
+  double best = 0;
+  TRY(run(rounds));  // the first one is slower
+  const auto start = Clock::now();
+  for (int i = 0; i < 5 || seconds_since(start) < 0.2; ++i) {
+    const auto before = Clock::now();
+    const auto count = static_cast<double>(TRY(run(rounds)));
+    const double time = seconds_since(before);
+    best = std::max(best, count / time);
+    if (time < kTime / 2) rounds = std::min(2 * rounds, kMost);
+  }
+  return best;
+}
+
+class DeviceMachine final : public Machine {
+ public:
+  explicit DeviceMachine(kernels::Backend& backend) : backend_(backend) {}
+
+  Result<MachineRates> measure() override {
+    const double bytes_per_s = TRY(copy_rate(*backend_.memory));
+    const double peak = TRY(matrix_rate(backend_.matrix_peak));
+    return MachineRates{.bytes_per_s = bytes_per_s, .peak = {.floats = peak, .integers = peak}};
+  }
+
+  void describe(const MachineRates& rates, boost::json::object& values) const override {
+    values["cpu_info"] = cpu_name();
+    values["gpu_info"] = backend_.device;
+    values["target"] = backend_.ops->target();
+    values["machine_copy_bytes_per_s"] = rates.bytes_per_s;
+    values["machine_peak_bf16_multiply_adds_per_s"] = rates.peak.floats;
+  }
+
+  std::string note(const MachineRates& rates) const override {
+    return formatted(
+        "Device: %s, %s; copies within its memory read and write %.1f GB/s together, products of "
+        "BF16 matrices on registers (mma) make %.1f TFLOP/s.",
+        backend_.device.c_str(), backend_.ops->target(), rates.bytes_per_s * 1e-9,
+        2 * rates.peak.floats * 1e-12);
+  }
+
+ private:
+  kernels::Backend& backend_;
+};
+
+}  // namespace
 
 MachineRates best_of(const MachineRates& a, const MachineRates& b) {
   const auto higher = [](const MultiplyAddRates& x, const MultiplyAddRates& y) {
     return MultiplyAddRates{.floats = std::max(x.floats, y.floats),
                             .integers = std::max(x.integers, y.integers)};
   };
-  return {.read_bytes_per_s = std::max(a.read_bytes_per_s, b.read_bytes_per_s),
-          .peak = higher(a.peak, b.peak),
-          .products = higher(a.products, b.products)};
+  MachineRates best{.bytes_per_s = std::max(a.bytes_per_s, b.bytes_per_s),
+                    .peak = higher(a.peak, b.peak)};
+  if (a.products && b.products) best.products = higher(*a.products, *b.products);
+  return best;
 }
 
-MachineRates measure_machine(kernels::ThreadPool& pool, const kernels::KernelSet& kernels) {
-  const auto ops = kernels::make_cpu_ops(&pool, kernels);
-  return {
-      .read_bytes_per_s = read_rate(pool),
-      .peak = {.floats = peak_rate(pool, kernels.float_peak),
-               .integers = peak_rate(pool, kernels.integer_peak)},
-      .products = {.floats = product_rate(*ops, pool.num_threads(), {DType::kF32, DType::kBF16}),
-                   .integers = product_rate(*ops, pool.num_threads(), {DType::kI8, DType::kI4})}};
+std::unique_ptr<Machine> make_cpu_machine(kernels::ThreadPool& pool, kernels::Ops& ops,
+                                          const kernels::KernelSet& kernels) {
+  return std::make_unique<CpuMachine>(pool, ops, kernels);
 }
 
-void describe_machine(const MachineRates& rates, size_t num_threads, const char* target,
-                      boost::json::object& values) {
-  values["cpu_info"] = cpu_name();
-  values["n_threads"] = num_threads;
-  values["target"] = target;
-  values["machine_read_bytes_per_s"] = rates.read_bytes_per_s;
-  values["machine_peak_float_multiply_adds_per_s"] = rates.peak.floats;
-  values["machine_peak_integer_multiply_adds_per_s"] = rates.peak.integers;
-  values["machine_product_float_multiply_adds_per_s"] = rates.products.floats;
-  values["machine_product_integer_multiply_adds_per_s"] = rates.products.integers;
-}
-
-std::string machine_note(const MachineRates& rates, size_t num_threads, const char* target) {
-  return formatted(
-      "Machine: %s, %zu threads, %s; reads %.1f GB/s. Multiply-adds: at most %.1f G/s in float32 "
-      "and "
-      "%.1f G/s of integers, Troupe's own products in the caches %.1f and %.1f G/s.",
-      cpu_name().c_str(), num_threads, target, rates.read_bytes_per_s * 1e-9,
-      rates.peak.floats * 1e-9, rates.peak.integers * 1e-9, rates.products.floats * 1e-9,
-      rates.products.integers * 1e-9);
+std::unique_ptr<Machine> make_device_machine(kernels::Backend& backend) {
+  return std::make_unique<DeviceMachine>(backend);
 }
 
 }  // namespace troupe::apps

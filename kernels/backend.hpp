@@ -2,7 +2,10 @@
 
 // Choice of a backend at run time.
 
+#include <cstdint>
+#include <functional>
 #include <memory>
+#include <string>
 
 #include "kernels/memory.hpp"
 #include "kernels/ops.hpp"
@@ -10,10 +13,19 @@
 
 namespace troupe::kernels {
 
-/// Operations, and the memory that their operands lie in; `ops` ends before `memory`.
+/// For benchmarks: runs nothing but products of BF16 matrices on the registers of the whole device,
+/// longer with more rounds, and waits. @returns how many multiply-adds, as their sums say
+/// @errors those of Memory::finish()
+using MatrixPeakRun = std::function<Result<uint64_t>(unsigned rounds)>;
+
+/// Operations, and the memory that their operands lie in, which ends last; assigned to only when
+/// empty.
 struct Backend {
   std::unique_ptr<Memory> memory;
   std::unique_ptr<Ops> ops;
+  // Of devices only.
+  std::string device;         ///< "NVIDIA A100-SXM4-80GB"
+  MatrixPeakRun matrix_peak;  ///< at most 2^19 rounds
 };
 
 struct KernelSet;

@@ -221,7 +221,11 @@ Result<Backend> make_cuda_backend(const CudaOptions& options) {
   auto runtime = std::make_unique<CudaRuntime>(device);
   TRY(runtime->open(options));
   std::unique_ptr<Ops> ops = TRY(cuda::make_cuda_ops(*runtime, options));
-  return Backend{.memory = std::move(runtime), .ops = std::move(ops)};
+  MatrixPeakRun peak = TRY(cuda::make_matrix_peak(*runtime));
+  return Backend{.memory = std::move(runtime),
+                 .ops = std::move(ops),
+                 .device = device.name,
+                 .matrix_peak = std::move(peak)};
 }
 
 }  // namespace troupe::kernels

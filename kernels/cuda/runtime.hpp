@@ -5,6 +5,7 @@
 
 #include <span>
 
+#include "kernels/backend.hpp"
 #include "kernels/cuda/simt.cuh"
 #include "kernels/memory.hpp"
 
@@ -73,5 +74,9 @@ class Runtime : public Memory {
 /// Memory::move_rows() as a kernel; as BF16 it is Ops::store_kv().
 void launch_move_rows(Runtime& runtime, std::span<const float* const> from,
                       std::span<void* const> to, size_t cols, DType as);
+
+/// Backend::matrix_peak. @param runtime outlives the result
+/// @errors kResourceExhausted
+Result<MatrixPeakRun> make_matrix_peak(Runtime& runtime);
 
 }  // namespace troupe::kernels::cuda

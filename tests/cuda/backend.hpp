@@ -5,6 +5,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
+#include <string>
 #include <utility>
 
 #include "kernels/cuda/cuda_ops.hpp"
@@ -24,6 +26,14 @@ inline void start_test_backend(const CudaOptions& options, Backend& backend) {
   }
   ASSERT_TRUE(made.ok()) << made.error().message;
   backend = std::move(*made);
+}
+
+/// A checkpoint of tests/golden/models; of those in $TROUPE_TEST_MODELS where that is set, for
+/// tests that were built elsewhere.
+inline std::string test_model(const std::string& name) {
+  const char* folder = std::getenv("TROUPE_TEST_MODELS");
+  return (folder != nullptr ? folder : std::string(TROUPE_SOURCE_DIR) + "/tests/golden/models") +
+         "/" + name;
 }
 
 /// Finite ones: memory that nobody wrote is NaN in the emulator, and bit_difference() takes any two
@@ -50,6 +60,7 @@ class Cuda : public testing::Test {
 
   Ops& ops() { return *backend_.ops; }
   Memory& memory() { return *backend_.memory; }
+  Backend& backend() { return backend_; }
 
   /// A copy on the device, released with the backend.
   template <class T>
@@ -90,6 +101,7 @@ class Cuda : public testing::Test {
     for (void* memory : arrays_) backend_.memory->release(memory);
     arrays_.clear();
     weights_.clear();
+    backend_.matrix_peak = nullptr;
     backend_.ops.reset();
   }
 

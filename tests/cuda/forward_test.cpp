@@ -43,8 +43,7 @@ class CudaForward : public testing::TestWithParam<Case> {
   }
 
   static std::unique_ptr<LocalModel> load(kernels::Backend backend) {
-    const auto checkpoint = model::Checkpoint::open(std::string(TROUPE_SOURCE_DIR) +
-                                                    "/tests/golden/models/" + GetParam().model);
+    const auto checkpoint = model::Checkpoint::open(kernels::test_model(GetParam().model));
     CHECK(checkpoint.ok());
     auto local = LocalModel::load(*checkpoint,
                                   {.form = GetParam().form,

@@ -208,8 +208,8 @@ TEST(BenchKernels, RunsEveryOperation) {
     EXPECT_GE(number(row, "samples"), 3);
   }
   EXPECT_EQ(ops, (std::set<std::string>{"embed", "rms_norm", "gemm", "gemm_many", "rope",
-                                        "mla_absorbed", "mla_expanded", "topk_gate", "grouped_ffn",
-                                        "silu_mul", "combine", "add"}));
+                                        "store_kv", "mla_absorbed", "mla_expanded", "topk_gate",
+                                        "grouped_ffn", "silu_mul", "combine", "add"}));
 }
 
 TEST(BenchKernels, RunsAnyVersionThatTheCpuHas) {
@@ -284,6 +284,8 @@ TEST(BenchCommands, RefuseWhatTheyDoNotKnow) {
       {{"kernels", "--threads", "0"}, "--threads must be between 1 and 1024"},
       {{"kernels", "--time", "-1"}, "--time must be between 0 and"},
       {{"kernels", "--filter", "nothing like it"}, "no case has \"nothing like it\""},
+      {{"kernels", "--device", "gpu"}, "--device must be cpu or cuda: and a number, as cuda:0"},
+      {{"local", "-m", kDemo, "--device", "cuda:x"}, "--device must be cpu or cuda: and a number"},
       {{"kernels", "--target", "mmx"}, "no \"mmx\" on this CPU, which runs "},
       {{"kernels", "extra"}, "too many positional options"},
   };
@@ -294,6 +296,18 @@ TEST(BenchCommands, RefuseWhatTheyDoNotKnow) {
     const Finished bench = troupe(arguments);
     EXPECT_EQ(bench.code, 2) << line;
     EXPECT_NE(bench.output.find(message), std::string::npos) << line << ": " << bench.output;
+  }
+}
+
+TEST(BenchCommands, SayWhyADeviceCannotBeUsed) {
+  for (std::vector<std::string> arguments :
+       {std::vector<std::string>{"bench", "kernels"}, {"bench", "local", "-m", kDemo}}) {
+    arguments.insert(arguments.end(), {"--device", "cuda:1048576"});
+    const Finished bench = troupe(arguments);
+    EXPECT_NE(bench.code, 0);
+    const bool is_built_without = bench.output.find("has no CUDA backend") != std::string::npos;
+    const bool is_not_there = bench.output.find("GPU 1048576") != std::string::npos;
+    EXPECT_TRUE(is_built_without || is_not_there) << bench.output;
   }
 }
 

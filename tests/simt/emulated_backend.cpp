@@ -121,7 +121,11 @@ Result<Backend> make_test_backend(const CudaOptions& options) {
   auto runtime = std::make_unique<EmulatedRuntime>(options.staging_bytes);
   std::unique_ptr<Ops> ops = TRY(cuda::make_cuda_ops(*runtime, options));
   auto checked = std::make_unique<OnDevice>(std::move(ops), runtime->device());
-  return Backend{.memory = std::move(runtime), .ops = std::move(checked)};
+  MatrixPeakRun peak = TRY(cuda::make_matrix_peak(*runtime));
+  return Backend{.memory = std::move(runtime),
+                 .ops = std::move(checked),
+                 .device = "an emulated device",
+                 .matrix_peak = std::move(peak)};
 }
 
 }  // namespace troupe::kernels

@@ -1,0 +1,18 @@
+#pragma once
+
+// The option --device of the commands that compute in this process.
+
+#include "apps/command.hpp"
+#include "kernels/backend.hpp"
+
+namespace troupe::apps {
+
+/// Adds --device.
+void add_device_option(Options& options);
+
+/// The backend that --device names. @returns none, without operations, for this machine's CPUs, and
+/// where there is no such option @errors kInvalidArgument; kUnsupported without a CUDA backend in
+/// this build; those of kernels::make_cuda_backend()
+Result<kernels::Backend> open_device(const Values& values);
+
+}  // namespace troupe::apps
