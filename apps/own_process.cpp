@@ -3,6 +3,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include <cstdlib>
 #include <ctime>
 #include <sstream>
 
@@ -10,6 +11,11 @@
 #include "base/kernel_file.hpp"
 
 namespace troupe::apps {
+
+const char* own_executable() {
+  const char* named = std::getenv("TROUPE_EXECUTABLE");
+  return named != nullptr ? named : "/proc/self/exe";
+}
 
 double process_age_s() {
   const std::string stat = CHECK_OK(first_line("/proc/self/stat"));

@@ -7,6 +7,10 @@
 
 namespace troupe::apps {
 
+/// What to execute to run this program again: what $TROUPE_EXECUTABLE names, as where a program is
+/// started through a loader that came with it (tools/pack); else this process's own file.
+const char* own_executable();
+
 /// Seconds since the kernel started it, to 10 ms.
 double process_age_s();
 

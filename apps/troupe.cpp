@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "apps/command.hpp"
+#include "apps/own_process.hpp"
 #include "apps/version.hpp"
 #include "transport/ports.hpp"
 #ifdef TROUPE_CUDA
@@ -74,7 +75,7 @@ int main(int argc, char** argv) {
   // UCX reads part of its environment when its library loads, which was before main: set what is
   // missing and begin again, once.
   if (troupe::transport::prepare_ucx_environment()) {
-    execv("/proc/self/exe", argv);
+    execv(troupe::apps::own_executable(), argv);
     std::perror("troupe: cannot execute itself again to set UCX's environment");
     return troupe::apps::kFailure;
   }

@@ -16,6 +16,7 @@
 
 #include "apps/ask.hpp"
 #include "apps/command.hpp"
+#include "apps/own_process.hpp"
 #include "apps/signals.hpp"
 #include "base/log.hpp"
 #include "cluster/config.hpp"
@@ -121,7 +122,7 @@ class Children {
       setpgid(0, 0);  // Ctrl-C in the terminal reaches the parent alone, which ends us in order
       dup2(log, STDOUT_FILENO);
       dup2(log, STDERR_FILENO);
-      execv("/proc/self/exe", argv.data());
+      execv(own_executable(), argv.data());
       _exit(kFailure);
     }
     close(log);
