@@ -186,14 +186,17 @@ Result<void> read_compressed_tensors(KeyReader& keys, ModelConfig& config) {
     return weight_keys.error(Code::kUnsupported, "symmetric",
                              "is false; Troupe reads integers of 8 bits without zero points");
   }
-  // Of calibration; only with "group" do neighbours have other groups.
+  // Of calibration; only with "group", of which "dynamic" and true are other names, do neighbours
+  // have other groups.
   const json::value* order = weight_keys.find("actorder");
-  published.reordered = order != nullptr && *order == "group";
+  published.reordered =
+      order != nullptr && (*order == "group" || *order == "dynamic" || *order == true);
   if (order != nullptr && !published.reordered && *order != "weight" && *order != "static" &&
       *order != false) {
     return weight_keys.error(
         Code::kUnsupported, "actorder",
-        "is " + describe(*order) + "; Troupe reads \"group\", \"weight\" and \"static\"");
+        "is " + describe(*order) +
+            "; Troupe reads \"group\", \"dynamic\", \"weight\" and \"static\"");
   }
   const auto strategy = TRY(weight_keys.optional_text("strategy"));
   if (strategy && *strategy != (published.group == 0 ? "channel" : "group")) {

@@ -248,6 +248,21 @@ TEST(ParseConfig, TellsAMissingQueryRankFromANullOne) {
   EXPECT_EQ(parsed(v3().erase("q_lora_rank")).q_lora_rank, 1536U);
 }
 
+TEST(ParseConfig, KnowsTheNamesOfAnOrderOfColumns) {
+  const auto reorders = [](const std::string& order) {
+    const ModelConfig config = parsed(v3().set(
+        "quantization_config",
+        R"({"quant_method":"compressed-tensors","format":"pack-quantized","config_groups":)"
+        R"({"group_0":{"weights":{"num_bits":4,"group_size":128,"actorder":)" +
+            order + "}}}}"));
+    return config.published && config.published->reordered;
+  };
+  for (const char* name : {R"("group")", R"("dynamic")", "true"}) EXPECT_TRUE(reorders(name));
+  for (const char* name : {R"("weight")", R"("static")", "false", "null"}) {
+    EXPECT_FALSE(reorders(name)) << name;
+  }
+}
+
 TEST(ParseConfig, TakesTheArchitectureFromItsClassNameAlone) {
   EXPECT_EQ(parsed(v3().erase("model_type")).architecture, Architecture::kDeepseekV3);
 }
