@@ -8,11 +8,10 @@
 #include <utility>
 #include <vector>
 
-#include "actors/expert_compute.hpp"
 #include "actors/messages.hpp"
+#include "actors/shard_engine.hpp"
 #include "base/check.hpp"
 #include "base/log.hpp"
-#include "base/memory_room.hpp"
 
 namespace troupe::actors {
 namespace {
@@ -26,69 +25,12 @@ struct PendingDispatch {
   Result<void> answered;                            ///< once it is computed
 };
 
-/// What jobs share; one job at a time.
-struct ShardEngine {
-  ExpertTable table;
-  std::unique_ptr<kernels::Memory> memory = kernels::make_host_memory();
-  ExpertScratch scratch{*memory};
-  std::vector<ExpertTask> tasks;
-};
-
 /// What is in `wanted` and not in `held`, both ascending.
 std::vector<experts::ExpertKey> missing_in(const std::vector<experts::ExpertKey>& held,
                                            const std::vector<experts::ExpertKey>& wanted) {
   std::vector<experts::ExpertKey> missing;
   std::ranges::set_difference(wanted, held, std::back_inserter(missing));
   return missing;
-}
-
-/// Refuses experts that take more memory of their own than there is, before any is loaded.
-Result<void> check_room(const WorkerServices& services,
-                        const std::vector<experts::ExpertKey>& keys) {
-  uint64_t needed = 0;
-  for (const experts::ExpertKey& key : keys) {
-    needed += TRY(services.checkpoint->own_bytes_of_expert(key.layer, key.expert));
-  }
-  if (needed == 0) return {};  // mapped
-  return check_memory_room(
-      "copies of " + std::to_string(keys.size()) + " experts need", needed,
-      services.available_memory ? Result<uint64_t>(*services.available_memory) : available_memory(),
-      "more expert shards need less each, and experts that `troupe quantize` wrote need no copies");
-}
-
-/// Maps experts and reads a byte of each of their pages, so that nobody who computes waits for a
-/// disk.
-Result<ExpertTable> load_ahead(const WorkerServices& services,
-                               const std::vector<experts::ExpertKey>& keys) {
-  TRY(check_room(services, keys));
-  ExpertTable table;
-  for (const experts::ExpertKey& key : keys) {
-    model::ExpertWeights expert = TRY(services.checkpoint->load_expert(key.layer, key.expert));
-    for (const WeightView* weights : {&expert.ffn.gate, &expert.ffn.up, &expert.ffn.down}) {
-      model::read_ahead(*weights);
-    }
-    table[key] = std::move(expert);
-  }
-  return table;
-}
-
-/// Maps what is newly held and lets go of the rest.
-Result<void> load_experts(ShardEngine& engine, const WorkerServices& services,
-                          const std::vector<experts::ExpertKey>& held) {
-  std::vector<experts::ExpertKey> missing;
-  std::ranges::copy_if(held, std::back_inserter(missing),
-                       [&](const auto& key) { return !engine.table.contains(key); });
-  TRY(check_room(services, missing));
-  ExpertTable table;
-  for (const experts::ExpertKey& key : held) {
-    const auto have = engine.table.find(key);
-    table[key] =
-        have != engine.table.end()
-            ? have->second
-            : TRY(services.checkpoint->load_expert(key.layer, key.expert, services.num_threads));
-  }
-  engine.table = std::move(table);
-  return {};
 }
 
 /// An answer, labelled with the dispatch's own epoch, so that a late one never passes for a newer
@@ -108,21 +50,12 @@ transport::Frame answer_to(const experts::DispatchKey& key, transport::FrameKind
 }
 
 /// Computes the batch and answers from here: the routers wait, and the actor has nothing to decide.
-void compute_and_answer(ShardEngine& engine, kernels::Ops& ops, LayerIdx layer, size_t hidden,
+void compute_and_answer(ShardEngine& engine, LayerIdx layer, size_t hidden,
                         const std::vector<experts::DispatchKey>& keys,
                         std::vector<PendingDispatch>& batch) {
-  engine.tasks.clear();
-  std::vector<std::shared_ptr<transport::Buffer>> results;  // [assignments, hidden] each
-  for (const PendingDispatch& dispatch : batch) {
-    const auto& assignments = dispatch.frame.header.assignments;
-    results.push_back(transport::Buffer::allocate(assignments.size() * hidden * sizeof(float)));
-    for (size_t i = 0; i < assignments.size(); ++i) {
-      engine.tasks.push_back({.in = dispatch.frame.payload->floats() + assignments[i].row * hidden,
-                              .out = results.back()->floats() + i * hidden,
-                              .expert = assignments[i].expert});
-    }
-  }
-  compute_experts(ops, engine.table, layer, engine.tasks, hidden, engine.scratch);
+  std::vector<const transport::Frame*> dispatches;
+  for (const PendingDispatch& dispatch : batch) dispatches.push_back(&dispatch.frame);
+  auto results = engine.compute(layer, dispatches);
   for (size_t i = 0; i < batch.size(); ++i) {
     batch[i].answered = batch[i].link->send(
         answer_to(keys[i], transport::FrameKind::kCombine, std::move(results[i]), hidden));
@@ -154,7 +87,8 @@ class ExpertShardShell {
         services_(services),
         scheduler_(std::move(scheduler)),
         core_(options),
-        engine_(std::make_shared<ShardEngine>()),
+        engine_(std::make_shared<ShardEngine>(*services->checkpoint, *services->backend,
+                                              services->num_threads)),
         load_(services->checkpoint->config().num_layers,
               services->checkpoint->config().num_routed_experts) {}
 
@@ -174,8 +108,8 @@ class ExpertShardShell {
     }
     auto loaded = std::make_shared<Result<void>>();
     services_->executor->submit([this, loaded, engine = engine_, held = held_, epoch = epoch_,
-                                 services = services_, me = caf::actor_cast<caf::actor>(self_)] {
-      *loaded = load_experts(*engine, *services, held);
+                                 me = caf::actor_cast<caf::actor>(self_)] {
+      *loaded = engine->load(held);
       caf::anon_send(me, JobDone{[this, loaded, epoch] { experts_loaded(epoch, *loaded); }});
     });
   }
@@ -195,11 +129,14 @@ class ExpertShardShell {
     const Epoch epoch = msg.placement.epoch;
     if (epoch <= epoch_ || links_.empty()) return;  // an epoch formed meanwhile comes first
     next_ = NextEpoch{epoch, msg.placement.held_by(services_->self)};
-    auto loaded = std::make_shared<Result<ExpertTable>>(ExpertTable{});
-    services_->background->submit([this, loaded, epoch, missing = missing_in(held_, next_->held),
-                                   services = services_, me = caf::actor_cast<caf::actor>(self_)] {
-      *loaded = load_ahead(*services, missing);
-      caf::anon_send(me, JobDone{[this, loaded, epoch] { loaded_ahead(epoch, loaded); }});
+    auto room = std::make_shared<Result<void>>();
+    services_->executor->submit([this, room, epoch, held = held_, engine = engine_,
+                                 missing = missing_in(held_, next_->held),
+                                 me = caf::actor_cast<caf::actor>(self_)] {
+      engine->keep(held);  // a change that was abandoned may have left some
+      *room = engine->check_room(missing);
+      caf::anon_send(me,
+                     JobDone{[this, room, epoch, missing] { load_ahead(epoch, *room, missing); }});
     });
   }
 
@@ -213,11 +150,7 @@ class ExpertShardShell {
     }
     next_.reset();
     act(experts::EpochKept{epoch_});
-    services_->executor->submit([engine = engine_, held = held_] {
-      std::erase_if(engine->table, [&](const auto& expert) {
-        return !std::ranges::binary_search(held, expert.first);
-      });
-    });
+    services_->executor->submit([engine = engine_, held = held_] { engine->keep(held); });
     log::info("experts_kept", {{"epoch", epoch_}, {"experts", describe(held_)}});
   }
 
@@ -278,18 +211,34 @@ class ExpertShardShell {
     std::vector<experts::ExpertKey> held;
   };
 
-  void loaded_ahead(Epoch epoch, const std::shared_ptr<Result<ExpertTable>>& loaded) {
+  void load_ahead(Epoch epoch, const Result<void>& room,
+                  const std::vector<experts::ExpertKey>& missing) {
     if (!next_ || next_->epoch != epoch) return;  // abandoned meanwhile
-    if (!loaded->ok()) {
-      return report_failure(services_->self, epoch,
-                            Error{loaded->error()}.with_context("loading experts"));
-    }
-    // On the executor, so between two batches: they read the table.
+    if (!room.ok()) return load_failed(epoch, room.error());
+    auto loaded = std::make_shared<Result<ExpertTable>>(ExpertTable{});
+    services_->background->submit(
+        [this, loaded, epoch, missing, engine = engine_, me = caf::actor_cast<caf::actor>(self_)] {
+          *loaded = engine->load_ahead(missing);
+          caf::anon_send(me, JobDone{[this, loaded, epoch] { take_loaded(epoch, loaded); }});
+        });
+  }
+
+  /// On the executor, so between two batches: they read what is held.
+  void take_loaded(Epoch epoch, const std::shared_ptr<Result<ExpertTable>>& loaded) {
+    if (!next_ || next_->epoch != epoch) return;
+    if (!loaded->ok()) return load_failed(epoch, loaded->error());
     services_->executor->submit(
         [this, loaded, epoch, engine = engine_, me = caf::actor_cast<caf::actor>(self_)] {
-          engine->table.merge(**loaded);
-          caf::anon_send(me, JobDone{[this, epoch] { experts_prepared(epoch); }});
+          if (const auto taken = engine->take_some(**loaded); !taken.ok()) *loaded = taken.error();
+          const bool all = loaded->ok() && (*loaded)->empty();
+          caf::anon_send(me, JobDone{[this, loaded, epoch, all] {
+                           all ? experts_prepared(epoch) : take_loaded(epoch, loaded);
+                         }});
         });
+  }
+
+  void load_failed(Epoch epoch, Error error) {
+    report_failure(services_->self, epoch, std::move(error).with_context("loading experts"));
   }
 
   void experts_prepared(Epoch epoch) {
@@ -301,9 +250,7 @@ class ExpertShardShell {
 
   void experts_loaded(Epoch epoch, const Result<void>& loaded) {
     if (epoch != epoch_) return;  // a newer epoch loads already
-    if (!loaded.ok()) {
-      return report_failure(services_->self, Error{loaded.error()}.with_context("loading experts"));
-    }
+    if (!loaded.ok()) return load_failed(epoch, loaded.error());
     log::info("experts_loaded", {{"epoch", epoch}, {"experts", describe(held_)}});
     act(experts::ExpertsLoaded{.epoch = epoch, .held = held_});
     self_->send(scheduler_, NodeReadyReport{services_->self, epoch});
@@ -340,10 +287,10 @@ class ExpertShardShell {
       batch->push_back(std::move(node.mapped()));
     }
     services_->executor->submit([this, batch, keys = std::move(keys), layer = e.layer,
-                                 engine = engine_, ops = services_->ops,
+                                 engine = engine_,
                                  hidden = services_->checkpoint->config().hidden_size,
                                  me = caf::actor_cast<caf::actor>(self_)] {
-      compute_and_answer(*engine, *ops, layer, hidden, keys, *batch);
+      compute_and_answer(*engine, layer, hidden, keys, *batch);
       caf::anon_send(me, JobDone{[this, batch, keys] { batch_done(keys, *batch); }});
     });
   }

@@ -4,7 +4,6 @@
 #include <numeric>
 
 #include "base/check.hpp"
-#include "base/check_ok.hpp"
 
 namespace troupe::actors {
 namespace {
@@ -33,13 +32,14 @@ kernels::GateMethod gate_method(model::TopkMethod method) {
 }
 
 Forward::Forward(const model::ModelConfig& config, const PlacedRouter& weights, kernels::Ops& ops,
-                 KvStore& kv, AttentionForm form)
+                 KvStore& kv, AttentionForm form, ExchangeRows exchange_rows)
     : config_(config),
       weights_(weights),
       ops_(ops),
       kv_(kv),
       memory_(kv.memory()),
       form_(form),
+      copies_rows_(exchange_rows == ExchangeRows::kOnHost && !memory_.is_host()),
       inv_freq_(config.inv_freq()),
       rope_magnitude_(config.rope_magnitude()),
       softmax_scale_(config.softmax_scale()) {
@@ -51,7 +51,7 @@ Rows Forward::rows(kernels::Array& buffer, size_t cols) {
   return Rows(buffer.room<float>(memory_, size_t{num_rows_} * cols), num_rows_, cols);
 }
 
-void Forward::finish() { CHECK_OK(memory_.finish()); }
+void Forward::finish() { finish_or_end(memory_); }
 
 void Forward::begin(std::span<const StepSequence> sequences) {
   tokens_.clear();
@@ -265,16 +265,27 @@ void Forward::gate(const LayerWeights& weights) {
                   .scale = config_.routed_scaling_factor,
                   .topk_idx = topk_idx,
                   .topk_weight = rows(topk_weight_, topk).data});
-  chosen_.resize(num_rows_ * topk);
-  memory_.copy_out(chosen_.data(), topk_idx, chosen_.size() * sizeof(ExpertIdx));
+  const std::span<ExpertIdx> chosen = this->chosen();
+  memory_.copy_out(chosen.data(), topk_idx, chosen.size_bytes());
+  if (!copies_rows_) return;
+  const Rows normed = rows(normed_, config_.hidden_size);
+  auto* copy = normed_on_host_.room_on_host<float>(memory_, normed.rows * normed.cols);
+  memory_.copy_out(copy, normed.data, normed.rows * normed.cols * sizeof(float));
+}
+
+std::span<ExpertIdx> Forward::chosen() {
+  const size_t count = size_t{num_rows_} * config_.num_experts_per_tok;
+  return {chosen_.room_on_host<ExpertIdx>(memory_, count), count};
 }
 
 Exchange Forward::exchange() {
   CHECK(awaiting_);
-  return {.layer = layer_,
-          .rows = rows(normed_, config_.hidden_size),
-          .topk_idx = chosen_,
-          .topk = config_.num_experts_per_tok};
+  ConstRows normed = rows(normed_, config_.hidden_size);
+  if (copies_rows_) {
+    normed.data = normed_on_host_.room_on_host<float>(memory_, normed.rows * normed.cols);
+  }
+  return {
+      .layer = layer_, .rows = normed, .topk_idx = chosen(), .topk = config_.num_experts_per_tok};
 }
 
 void Forward::compute_shared() {
@@ -293,7 +304,7 @@ void Forward::compute_shared() {
 
 void Forward::provide(ConstRows expert_rows, std::span<const uint32_t> slot_row) {
   CHECK(awaiting_);
-  CHECK_EQ(slot_row.size(), chosen_.size());
+  CHECK_EQ(slot_row.size(), chosen().size());
   expert_rows_ = expert_rows;
   slot_row_ = slot_row;
 }
@@ -327,9 +338,9 @@ ConstRows Forward::head(std::span<const uint32_t> of, Logits& logits) {
   const Rows out(logits.computed.room<float>(memory_, of.size() * vocab), of.size(), vocab);
   ops_.gemm({.x = in, .w = weights_.head, .y = out});
   if (memory_.is_host()) return out;
-  logits.on_host.resize(of.size() * vocab);
-  memory_.copy_out(logits.on_host.data(), out.data, logits.on_host.size() * sizeof(float));
-  return ConstRows(logits.on_host.data(), of.size(), vocab);
+  auto* on_host = logits.on_host.room_on_host<float>(memory_, of.size() * vocab);
+  memory_.copy_out(on_host, out.data, of.size() * vocab * sizeof(float));
+  return ConstRows(on_host, of.size(), vocab);
 }
 
 ConstRows Forward::logits_of(uint32_t first_row, uint32_t count) {

@@ -8,8 +8,8 @@
 // actor runs the pieces on its executor, `troupe generate` in one loop; both give the same bits.
 //
 // Everything is computed in the memory of the KV store, the host's or a device's. The host is given
-// the chosen experts and the logits; it waits for the backend once in each advance(). A device that
-// fails ends the process with its message.
+// the chosen experts, the logits and, if they are to be sent, the rows of an exchange; it waits for
+// the backend once in each advance(). A device that fails ends the process (finish_or_end()).
 
 #include <cstdint>
 #include <memory>
@@ -31,6 +31,9 @@ namespace troupe::actors {
 /// within a cluster.
 enum class AttentionForm : uint8_t { kAbsorbed, kExpanded };
 
+/// Where the rows of an exchange are wanted: where they were computed, or on the host, to be sent.
+enum class ExchangeRows : uint8_t { kInPlace, kOnHost };
+
 /// What the kernels call it.
 kernels::GateMethod gate_method(model::TopkMethod method);
 
@@ -46,7 +49,7 @@ struct StepSequence {
 /// What the experts must compute for one MoE layer.
 struct Exchange {
   LayerIdx layer = 0;
-  /// [num_rows, hidden], after the second norm, in the backend's memory
+  /// [num_rows, hidden], after the second norm, where ExchangeRows says, until the next advance()
   ConstRows rows;
   std::span<const ExpertIdx> topk_idx;  ///< [num_rows, topk], on the host
   uint32_t topk = 0;
@@ -59,7 +62,7 @@ class Forward {
   /// All arguments outlive the object. @param weights lie in the memory of `kv`, which is that of
   /// `ops`
   Forward(const model::ModelConfig& config, const PlacedRouter& weights, kernels::Ops& ops,
-          KvStore& kv, AttentionForm form);
+          KvStore& kv, AttentionForm form, ExchangeRows exchange_rows);
 
   /// Starts a step over these sequences' tokens. Token ids are below vocab_size.
   void begin(std::span<const StepSequence> sequences);
@@ -97,8 +100,7 @@ class Forward {
 
   /// Logits where they are computed, and on the host if that is elsewhere.
   struct Logits {
-    kernels::Array computed;
-    std::vector<float> on_host;
+    kernels::Array computed, on_host;
   };
 
   Rows rows(kernels::Array& buffer, size_t cols);
@@ -107,6 +109,7 @@ class Forward {
   void attend_expanded(const AttentionWeights& weights);
   void write_kv(const Rows& kv);
   void gate(const LayerWeights& weights);
+  std::span<ExpertIdx> chosen();  ///< [num_rows * topk], on the host
   void combine();
   /// @returns logits on the host, there when the backend has finished
   ConstRows head(std::span<const uint32_t> rows, Logits& logits);
@@ -118,6 +121,7 @@ class Forward {
   KvStore& kv_;
   kernels::Memory& memory_;
   AttentionForm form_;
+  bool copies_rows_;  ///< those of exchanges, to the host
   std::vector<float> inv_freq_;
   float rope_magnitude_;
   float softmax_scale_;
@@ -133,7 +137,7 @@ class Forward {
   std::vector<uint32_t> logit_rows_;
   kernels::Array hidden_, normed_, q_a_, q_, kv_rows_, q_latent_, q_rope_, o_latent_, heads_,
       update_, gate_logits_, topk_idx_, topk_weight_, shared_, head_in_;
-  std::vector<ExpertIdx> chosen_;  ///< topk_idx_ on the host
+  kernels::Array chosen_, normed_on_host_;  ///< copies on the host of topk_idx_ and normed_
   Logits logits_of_sequences_, logits_of_others_;
   ConstRows logits_;
   std::vector<kernels::AttentionRow> attention_rows_;

@@ -2,7 +2,6 @@
 
 #include <sys/mman.h>
 
-#include "base/check_ok.hpp"
 #include "base/huge_pages.hpp"
 
 namespace troupe::actors {
@@ -33,12 +32,12 @@ KvStore::~KvStore() {
 }
 
 size_t KvStore::mapped_bytes() const {
-  return memory_.is_host() ? size_bytes() : shape_.num_host_slots * block_bytes();
+  return memory_.is_host() ? size_bytes() : shape_.host_slots_bytes();
 }
 
 void KvStore::read_block(BlockId id, std::byte* to) const {
   memory_.copy_out(to, whole(id), block_bytes());
-  CHECK_OK(memory_.finish());
+  finish_or_end(memory_);
 }
 
 void KvStore::write_block(BlockId id, const std::byte* from) const {
@@ -49,7 +48,7 @@ void KvStore::copy(const std::vector<kvcache::Copy>& copies) const {
   for (const kvcache::Copy& copy : copies) {
     std::visit([this](const auto& c) { copy_one(c); }, copy);
   }
-  CHECK_OK(memory_.finish());  // the host's slots are written
+  finish_or_end(memory_);  // the host's slots are written
 }
 
 void KvStore::copy_one(const kvcache::CopyToHost& copy) const {

@@ -29,8 +29,9 @@ struct KvShape {
   [[nodiscard]] size_t row_bytes() const { return kv_dim * size_of(dtype); }
   [[nodiscard]] size_t block_bytes() const { return num_layers * block_tokens * row_bytes(); }
   [[nodiscard]] size_t blocks_bytes() const { return num_blocks * block_bytes(); }
+  [[nodiscard]] size_t host_slots_bytes() const { return num_host_slots * block_bytes(); }
   /// Of blocks and host slots.
-  [[nodiscard]] size_t size_bytes() const { return (num_blocks + num_host_slots) * block_bytes(); }
+  [[nodiscard]] size_t size_bytes() const { return blocks_bytes() + host_slots_bytes(); }
 };
 
 /// What a node announces, "cpu-f32" or "cpu-f32+kv-bf16": KV in BF16 makes other tokens, and its

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <string>
 
 #include "base/memory_room.hpp"
 #include "base/rounded_size.hpp"
@@ -11,10 +12,6 @@ namespace {
 
 constexpr size_t kBlockTokens = 16;
 
-kernels::Backend backend_of_cpus(kernels::ThreadPool& pool) {
-  return {.memory = kernels::make_host_memory(), .ops = kernels::make_cpu_ops(&pool)};
-}
-
 }  // namespace
 
 LocalModel::LocalModel(model::Checkpoint checkpoint, const LocalModelOptions& options,
@@ -22,7 +19,7 @@ LocalModel::LocalModel(model::Checkpoint checkpoint, const LocalModelOptions& op
     : checkpoint_(std::move(checkpoint)),
       options_(options),
       pool_(options.num_threads, options.cpus),
-      backend_(backend.ops != nullptr ? std::move(backend) : backend_of_cpus(pool_)),
+      backend_(backend.ops != nullptr ? std::move(backend) : kernels::make_cpu_backend(&pool_)),
       scratch_{*backend_.memory},
       guides_(options.vocabulary) {}
 
@@ -36,22 +33,32 @@ KvShape LocalModel::kv_shape() const {
 
 Result<void> LocalModel::check_memory() const {
   const model::ModelConfig& model = config();
-  uint64_t weights =
-      TRY(checkpoint_.own_bytes_of_router(options_.form == AttentionForm::kExpanded));
+  kernels::Memory& memory = *backend_.memory;
+  uint64_t weights = 0;
+  const auto add = [&](const model::Checkpoint::Bytes& bytes) {
+    weights += memory.is_host() ? bytes.own : bytes.all;
+  };
+  add(TRY(checkpoint_.bytes_of_router(options_.form == AttentionForm::kExpanded)));
   for (LayerIdx layer = 0; layer < model.num_layers; ++layer) {
     if (!model.is_moe_layer(layer)) continue;
     for (ExpertIdx expert = 0; expert < model.num_routed_experts; ++expert) {
-      weights += TRY(checkpoint_.own_bytes_of_expert(layer, expert));
+      add(TRY(checkpoint_.bytes_of_expert(layer, expert)));
     }
   }
   // Up to the model's maximum, pages are touched as far as they are used, and nobody knows how far.
-  const bool kv_is_here = backend_.memory->is_host() && options_.max_context > 0;
-  const uint64_t kv = kv_is_here ? kv_shape().blocks_bytes() : 0;
+  const bool kv_of_unknown_use = memory.is_host() && options_.max_context == 0;
+  const uint64_t kv = kv_of_unknown_use ? 0 : kv_shape().blocks_bytes();
+  const std::string sizes =
+      " (" + rounded_size(weights) + ") and KV (" + rounded_size(kv) + ") need";
+  if (!memory.is_host()) {
+    return check_memory_room(checkpoint_.directory() + ": on the device, weights" + sizes,
+                             weights + kv, memory.bytes_left(),
+                             "fewer tokens and a model in fewer bits need less");
+  }
   return check_memory_room(
-      checkpoint_.directory() + ": copies of weights (" + rounded_size(weights) + ") and KV (" +
-          rounded_size(kv) + ") need",
-      weights + kv,
-      options_.available_memory ? Result<uint64_t>(*options_.available_memory) : available_memory(),
+      checkpoint_.directory() + ": copies of weights" + sizes, weights + kv,
+      options_.available_memory ? Result<uint64_t>(*options_.available_memory)
+                                : memory.bytes_left(),
       "shorter or fewer sequences and KV in BF16 need less, and weights that `troupe quantize` "
       "wrote need no copies");
 }
@@ -80,8 +87,8 @@ Result<std::unique_ptr<LocalModel>> LocalModel::load(const model::Checkpoint& ch
   TRY(memory.finish());  // what could not be copied is an error of loading
   local->kv_ = std::make_unique<KvStore>(kv, memory, std::move(blocks));
   for (uint32_t b = 0; b < kv.num_blocks; ++b) local->block_ids_.push_back(BlockId{b});
-  local->forward_ =
-      std::make_unique<Forward>(config, *local->placed_, local->ops(), *local->kv_, options.form);
+  local->forward_ = std::make_unique<Forward>(config, *local->placed_, local->ops(), *local->kv_,
+                                              options.form, ExchangeRows::kInPlace);
   return local;
 }
 

@@ -101,7 +101,7 @@ namespace cluster {
 template <class Inspector>
 auto inspect(Inspector& f, NodeInfo& x) {
   return f(x.id, x.name, x.role, x.version, x.checkpoint_digest, x.arithmetic_class, x.link_address,
-           x.host, x.pid, x.cpus);
+           x.host, x.pid, x.device, x.cpus);
 }
 }  // namespace cluster
 

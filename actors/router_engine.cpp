@@ -5,7 +5,6 @@
 
 #include "actors/step_work.hpp"
 #include "base/check.hpp"
-#include "base/check_ok.hpp"
 
 namespace troupe::actors {
 namespace {
@@ -29,18 +28,33 @@ std::optional<Result<model::SampledToken>> next_token(const StepPart& part,
 
 }  // namespace
 
+Result<std::shared_ptr<RouterEngine>> RouterEngine::make(
+    const model::ModelConfig& config, const std::shared_ptr<const model::RouterWeights>& weights,
+    const kernels::Backend& backend, kernels::ThreadPool& pool, KvShape kv, AttentionForm form) {
+  kernels::Memory& memory = *backend.memory;
+  TRY(check_limits(config, *backend.ops));
+  auto placed = TRY(place(weights, memory));
+  kernels::OwnedMemory kv_blocks;
+  if (!memory.is_host()) kv_blocks = TRY(kernels::allocate(memory, kv.blocks_bytes()));
+  TRY(memory.finish());  // what could not be copied is an error of loading
+  return std::shared_ptr<RouterEngine>(
+      new RouterEngine(config, std::move(placed), backend, pool, kv, std::move(kv_blocks), form));
+}
+
 RouterEngine::RouterEngine(const model::ModelConfig& config,
-                           std::shared_ptr<const model::RouterWeights> weights, kernels::Ops& ops,
-                           kernels::ThreadPool& pool, KvShape kv, AttentionForm form)
+                           std::shared_ptr<const PlacedRouter> weights,
+                           const kernels::Backend& backend, kernels::ThreadPool& pool, KvShape kv,
+                           kernels::OwnedMemory kv_blocks, AttentionForm form)
     : config_(config),
-      memory_(kernels::make_host_memory()),
-      weights_(CHECK_OK(place(weights, *memory_))),
+      memory_(*backend.memory),
+      weights_(std::move(weights)),
       pool_(pool),
-      kv_(kv, *memory_),
+      kv_(kv, memory_, std::move(kv_blocks)),
       attention_span_(actors::attention_span(config, form)) {
   lanes_.reserve(kLanes);
   for (uint32_t i = 0; i < kLanes; ++i) {
-    lanes_.push_back({.forward = Forward(config, *weights_, ops, kv_, form)});
+    lanes_.push_back(
+        {.forward = Forward(config, *weights_, *backend.ops, kv_, form, ExchangeRows::kOnHost)});
   }
 }
 
@@ -74,13 +88,12 @@ Segment RouterEngine::resume(uint32_t lane_index, const experts::DispatchPlan& p
                              const std::vector<GatheredFrame>& answers) {
   Lane& lane = lanes_[lane_index];
   const size_t hidden = config_.hidden_size;
-  lane.expert_rows.resize(std::max(lane.expert_rows.size(), plan.num_results * hidden));
+  auto* expert_rows = lane.expert_rows.room<float>(memory_, plan.num_results * hidden);
   for (const GatheredFrame& answer : answers) {
-    std::memcpy(lane.expert_rows.data() + answer.first_result * hidden,
-                answer.frame.payload->floats(),
-                answer.frame.header.num_rows * hidden * sizeof(float));
+    memory_.copy_in(expert_rows + answer.first_result * hidden, answer.frame.payload->floats(),
+                    answer.frame.header.num_rows * hidden * sizeof(float));
   }
-  lane.forward.provide(ConstRows(lane.expert_rows.data(), plan.num_results, hidden), plan.slot_row);
+  lane.forward.provide(ConstRows(expert_rows, plan.num_results, hidden), plan.slot_row);
   return advance(lane);
 }
 

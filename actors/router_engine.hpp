@@ -1,7 +1,9 @@
 #pragma once
 
 // What a router computes on its executor: a step cut into segments at the exchanges with the expert
-// shards, in lanes that hold one micro-batch each. Used by one job at a time; knows no actors.
+// shards, in lanes that hold one micro-batch each. Weights, activations and KV lie in the backend's
+// memory; what goes to others and comes from them is on the host. Used by one job at a time; knows
+// no actors.
 
 #include <algorithm>
 #include <memory>
@@ -12,9 +14,12 @@
 
 #include "actors/forward.hpp"
 #include "actors/next_mask.hpp"
+#include "base/result.hpp"
 #include "base/time.hpp"
 #include "experts/dispatch_plan.hpp"
 #include "experts/placement.hpp"
+#include "kernels/array.hpp"
+#include "kernels/backend.hpp"
 #include "kernels/thread_pool.hpp"
 #include "model/sampling.hpp"
 #include "transport/frame.hpp"
@@ -62,9 +67,13 @@ struct GatheredFrame {
 
 class RouterEngine {
  public:
-  RouterEngine(const model::ModelConfig& config,
-               std::shared_ptr<const model::RouterWeights> weights, kernels::Ops& ops,
-               kernels::ThreadPool& pool, KvShape kv, AttentionForm form);
+  /// @param backend and the rest outlive the engine; it keeps the weights only if they stay on the
+  ///        host
+  /// @errors kUnsupported if the model is larger than the backend computes (check_limits());
+  ///         kResourceExhausted if a device has no room for the weights or the KV; its own
+  static Result<std::shared_ptr<RouterEngine>> make(
+      const model::ModelConfig& config, const std::shared_ptr<const model::RouterWeights>& weights,
+      const kernels::Backend& backend, kernels::ThreadPool& pool, KvShape kv, AttentionForm form);
 
   static constexpr uint32_t kLanes = 2;
 
@@ -100,13 +109,16 @@ class RouterEngine {
     Forward forward;
     StepId step;
     std::vector<StepPart> parts;
-    std::vector<float> expert_rows;
+    kernels::Array expert_rows;
   };
+  RouterEngine(const model::ModelConfig& config, std::shared_ptr<const PlacedRouter> weights,
+               const kernels::Backend& backend, kernels::ThreadPool& pool, KvShape kv,
+               kernels::OwnedMemory kv_blocks, AttentionForm form);
   Segment advance(Lane& lane);
   StepOutput sample(Lane& lane);
 
   const model::ModelConfig& config_;
-  std::unique_ptr<kernels::Memory> memory_;
+  kernels::Memory& memory_;
   std::shared_ptr<const PlacedRouter> weights_;
   kernels::ThreadPool& pool_;  ///< tokens of several rows are chosen at the same time
   KvStore kv_;

@@ -5,13 +5,12 @@
 #include <caf/all.hpp>
 #include <cstdint>
 #include <memory>
-#include <optional>
 #include <string>
 
 #include "actors/executor.hpp"
 #include "base/ids.hpp"
 #include "base/result.hpp"
-#include "kernels/ops.hpp"
+#include "kernels/backend.hpp"
 #include "model/grammar_vocabulary.hpp"
 #include "model/weights.hpp"
 #include "transport/link.hpp"
@@ -22,15 +21,13 @@ struct WorkerServices {
   NodeId self;
   uint64_t cluster = 0;  ///< hash of the cluster's name, for frames
   const model::Checkpoint* checkpoint = nullptr;
-  kernels::Ops* ops = nullptr;
+  kernels::Backend* backend = nullptr;  ///< used by jobs of `executor` only
   Executor* executor = nullptr;
   /// Beside it: loads experts while others are computed; makes the masks of grammars while steps
   /// run.
   Executor* background = nullptr;
   /// That load an epoch's experts, while nothing is computed.
   size_t num_threads = 1;
-  /// Bytes of memory for experts that cannot be mapped; none: what there is when they are loaded.
-  std::optional<uint64_t> available_memory = {};
   /// For grammars, or why there is none. Of routers.
   Result<std::shared_ptr<const model::Vocabulary>> vocabulary =
       Error{Code::kUnsupported, "not a router"};

@@ -1,12 +1,7 @@
 #include "apps/device_option.hpp"
 
-#include <algorithm>
-#include <charconv>
-#include <string_view>
-
-#ifdef TROUPE_CUDA
-#include "kernels/cuda/cuda_ops.hpp"
-#endif
+#include "apps/gpu_backend.hpp"
+#include "base/device.hpp"
 
 namespace troupe::apps {
 namespace po = boost::program_options;
@@ -18,23 +13,13 @@ void add_device_option(Options& options) {
 
 Result<kernels::Backend> open_device(const Values& values) {
   const auto name = values.count("device") != 0 ? values["device"].as<std::string>() : "cpu";
-  if (name == "cpu") return kernels::Backend();
-  constexpr std::string_view kPrefix = "cuda:";
-  int device = -1;
-  const char* end = name.data() + name.size();
-  const char* number = name.data() + std::min(name.size(), kPrefix.size());
-  const auto [rest, error] = std::from_chars(number, end, device);
-  if (!name.starts_with(kPrefix) || error != std::errc() || rest != end || device < 0) {
+  const auto device = parse_device(name);
+  if (!device) {
     return Error{Code::kInvalidArgument,
                  "--device must be cpu or cuda: and a number, as cuda:0, not '" + name + "'"};
   }
-#ifdef TROUPE_CUDA
-  return kernels::make_cuda_backend({.device = device});
-#else
-  return Error{Code::kUnsupported, "--device " + name +
-                                       ": this troupe has no CUDA backend; build one with "
-                                       "./run build cuda, or use --device cpu"};
-#endif
+  if (!device->gpu) return kernels::Backend();
+  return open_gpu(*device);
 }
 
 }  // namespace troupe::apps

@@ -11,8 +11,7 @@ namespace troupe::apps {
 void add_device_option(Options& options);
 
 /// The backend that --device names. @returns none, without operations, for this machine's CPUs, and
-/// where there is no such option @errors kInvalidArgument; kUnsupported without a CUDA backend in
-/// this build; those of kernels::make_cuda_backend()
+/// where there is no such option @errors kInvalidArgument; those of open_gpu()
 Result<kernels::Backend> open_device(const Values& values);
 
 }  // namespace troupe::apps

@@ -9,6 +9,7 @@
 
 namespace troupe::apps {
 namespace po = boost::program_options;
+
 void add_local_options(Options& options) {
   options.add_options()("model,m", po::value<std::string>()->required(),
                         "checkpoint directory (Hugging Face layout)");

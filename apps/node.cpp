@@ -19,6 +19,7 @@
 #include "actors/services.hpp"
 #include "actors/system.hpp"
 #include "apps/command.hpp"
+#include "apps/gpu_backend.hpp"
 #include "apps/signals.hpp"
 #include "apps/version.hpp"
 #include "base/log.hpp"
@@ -127,8 +128,8 @@ struct Process {
   std::unique_ptr<kernels::CpuClaims> cpus;  ///< nullptr: threads are not pinned
   model::Checkpoint checkpoint;
   kernels::ThreadPool pool;
-  std::unique_ptr<kernels::Ops> ops = kernels::make_cpu_ops(&pool);
-  std::shared_ptr<const model::RouterWeights> weights;  ///< router only
+  kernels::Backend backend;
+  std::shared_ptr<actors::RouterEngine> router;  ///< until its actor has it; of a router
   actors::WorkerServices services;
   EndReason end;
 };
@@ -142,16 +143,45 @@ actors::KvShape kv_shape(const cluster::ClusterConfig& config, const model::Mode
           .dtype = config.kv_dtype};
 }
 
+/// What computes: its GPU, or this machine's CPUs.
+Result<kernels::Backend> open_backend(const Device& device, kernels::ThreadPool& pool) {
+  return device.gpu ? open_gpu(device) : kernels::make_cpu_backend(&pool);
+}
+
 /// What a router takes of memory for itself; an expert shard checks when it knows its experts.
-Result<void> check_memory(const cluster::ClusterConfig& config,
-                          const model::Checkpoint& checkpoint) {
-  const uint64_t weights = TRY(checkpoint.own_bytes_of_router());
-  const uint64_t kv = kv_shape(config, checkpoint.config()).size_bytes();
-  return check_memory_room("copies of weights (" + rounded_size(weights) + ") and KV blocks (" +
-                               rounded_size(kv) + ") need",
-                           weights + kv, available_memory(),
-                           "lower limits.kv_blocks or limits.kv_host_blocks, or set "
-                           "limits.kv_dtype: bf16");
+Result<void> check_memory(const cluster::ClusterConfig& config, const model::Checkpoint& checkpoint,
+                          kernels::Memory& memory) {
+  const auto weights = TRY(checkpoint.bytes_of_router());
+  const actors::KvShape kv = kv_shape(config, checkpoint.config());
+  constexpr const char* kLess =
+      "lower limits.kv_blocks or limits.kv_host_blocks, or set limits.kv_dtype: bf16";
+  if (!memory.is_host()) {
+    TRY(check_memory_room("on the device, weights (" + rounded_size(weights.all) +
+                              ") and KV blocks (" + rounded_size(kv.blocks_bytes()) + ") need",
+                          weights.all + kv.blocks_bytes(), memory.bytes_left(),
+                          "lower limits.kv_blocks, or set limits.kv_dtype: bf16"));
+  }
+  const uint64_t kv_here = memory.is_host() ? kv.size_bytes() : kv.host_slots_bytes();
+  return check_memory_room("copies of weights (" + rounded_size(weights.own) + ") and KV blocks (" +
+                               rounded_size(kv_here) + ") need",
+                           weights.own + kv_here, available_memory(), kLess);
+}
+
+/// Maps the weights and has them where the backend computes.
+Result<std::shared_ptr<actors::RouterEngine>> load_router(Process& process) {
+  const cluster::ClusterConfig& config = process.config;
+  const model::ModelConfig& model = process.checkpoint.config();
+  TRY(check_memory(config, process.checkpoint, *process.backend.memory));
+  const auto weights =
+      TRY(process.checkpoint.load_router(/*with_kv_b=*/false, process.node.threads));
+  auto engine =
+      TRY(actors::RouterEngine::make(model, weights, process.backend, process.pool,
+                                     kv_shape(config, model), actors::AttentionForm::kAbsorbed));
+  log::info("weights_loaded", {{"model", config.model}});
+  log::info("kv_cache", {{"blocks", config.kv_blocks},
+                         {"dtype", to_string(config.kv_dtype)},
+                         {"bytes", engine->kv_bytes()}});
+  return engine;
 }
 
 caf::actor spawn_worker(caf::actor_system& system, Process& process, const caf::actor& head) {
@@ -163,21 +193,14 @@ caf::actor spawn_worker(caf::actor_system& system, Process& process, const caf::
     return system.spawn(actors::expert_shard_actor, &process.services, head,
                         experts::ShardOptions{.max_queued_rows = max_queued_rows});
   }
-  const model::ModelConfig& model = process.checkpoint.config();
   const auto holder = system.spawn(actors::kv_holder_actor,
                                    kvcache::HolderOptions{.num_blocks = config.kv_blocks,
                                                           .num_host_slots = config.kv_host_blocks,
                                                           .block_tokens = config.kv_block_tokens,
                                                           .copies_target = config.step_target},
                                    bool{TROUPE_CHECKED});
-  auto engine = std::make_shared<actors::RouterEngine>(model, process.weights, *process.ops,
-                                                       process.pool, kv_shape(config, model),
-                                                       actors::AttentionForm::kAbsorbed);
-  log::info("kv_cache", {{"blocks", config.kv_blocks},
-                         {"dtype", to_string(config.kv_dtype)},
-                         {"bytes", engine->kv_bytes()}});
   return system.spawn(
-      actors::router_actor, &process.services, std::move(engine), holder, head,
+      actors::router_actor, &process.services, std::move(process.router), holder, head,
       actors::RouterOptions{.batcher = {.max_step_tokens = config.max_step_tokens,
                                         .max_running = config.max_running,
                                         .step = {.target = config.step_target}},
@@ -199,11 +222,10 @@ Result<int> run(const std::string& config_path, const std::string& name) {
                   .cpus = std::move(claims),
                   .checkpoint = TRY(model::Checkpoint::open(config.model)),
                   .pool = kernels::ThreadPool(node.threads, cpus)};
+  process.backend = TRY(open_backend(node.device, process.pool));
   auto& vocabulary = process.services.vocabulary;
   if (node.role == cluster::Role::kRouter) {
-    TRY(check_memory(config, process.checkpoint));
-    process.weights = TRY(process.checkpoint.load_router(/*with_kv_b=*/false, node.threads));
-    log::info("weights_mapped", {{"model", config.model}});
+    process.router = TRY(load_router(process));
     // Without a tokenizer it serves on; requests with a grammar get this error.
     vocabulary = model::load_vocabulary(config.model, process.checkpoint.config());
     if (!vocabulary.ok()) {
@@ -225,7 +247,7 @@ Result<int> run(const std::string& config_path, const std::string& name) {
   process.services = {.self = self,
                       .cluster = actors::cluster_hash(config.name),
                       .checkpoint = &process.checkpoint,
-                      .ops = process.ops.get(),
+                      .backend = &process.backend,
                       .executor = executor.get(),
                       .background = background.get(),
                       .num_threads = node.threads,
@@ -247,21 +269,23 @@ Result<int> run(const std::string& config_path, const std::string& name) {
   process.services.port = port->get();
   const auto node_actor = system.spawn(
       actors::node_actor, head, worker,
-      actors::NodeActorOptions{
-          .info = {.id = self,
-                   .name = name,
-                   .role = node.role,
-                   .version = kVersion,
-                   .checkpoint_digest = process.checkpoint.digest(),
-                   .arithmetic_class = actors::arithmetic_class(*process.ops, config.kv_dtype),
-                   .link_address = (*port)->address(),
-                   .host = host_name(),
-                   .pid = static_cast<uint64_t>(getpid()),
-                   .cpus = kernels::cpu_list(cpus)},
-          .on_end = [&process](const Error& e) { process.end.set(e); },
-          .on_accepted = [] {}});
+      actors::NodeActorOptions{.info = {.id = self,
+                                        .name = name,
+                                        .role = node.role,
+                                        .version = kVersion,
+                                        .checkpoint_digest = process.checkpoint.digest(),
+                                        .arithmetic_class = actors::arithmetic_class(
+                                            *process.backend.ops, config.kv_dtype),
+                                        .link_address = (*port)->address(),
+                                        .host = host_name(),
+                                        .pid = static_cast<uint64_t>(getpid()),
+                                        .device = to_string(node.device),
+                                        .cpus = kernels::cpu_list(cpus)},
+                               .on_end = [&process](const Error& e) { process.end.set(e); },
+                               .on_accepted = [] {}});
   log::info("node_started", {{"role", node.role == cluster::Role::kRouter ? "router" : "experts"},
-                             {"kernels", process.ops->target()},
+                             {"device", to_string(node.device)},
+                             {"kernels", process.backend.ops->target()},
                              {"threads", node.threads},
                              {"cpus", cpus.empty() ? "any" : kernels::cpu_list(cpus)},
                              {"devices", devices}});

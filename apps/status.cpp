@@ -38,17 +38,18 @@ void print_table(const json::value& status) {
         text(*counts, "finished_total").c_str(), text(*counts, "failed_total").c_str(),
         text(*counts, "cancelled_total").c_str(), text(*counts, "refused_total").c_str());
   }
-  std::printf("\n%-16s %-8s %-8s %-8s %-8s %-14s %-10s %s\n", "NODE", "ROLE", "STATE", "PID",
-              "CPUS", "KV BLOCKS", "ROWS", "EXPERTS");
+  std::printf("\n%-16s %-8s %-8s %-8s %-8s %-8s %-14s %-10s %s\n", "NODE", "ROLE", "STATE", "PID",
+              "DEVICE", "CPUS", "KV BLOCKS", "ROWS", "EXPERTS");
   for (const json::value& node : list(status, "nodes")) {
     const std::string kv = text(node, "role") == "router"
                                ? text(node, "kv_blocks_used") + "/" + text(node, "kv_blocks_total")
                                : "-";
     const std::string cpus = text(node, "cpus");
-    std::printf("%-16s %-8s %-8s %-8s %-8s %-14s %-10s %s\n", text(node, "name").c_str(),
+    std::printf("%-16s %-8s %-8s %-8s %-8s %-8s %-14s %-10s %s\n", text(node, "name").c_str(),
                 text(node, "role").c_str(),
                 (text(node, "drained") == "true" ? "drained" : text(node, "state")).c_str(),
-                text(node, "pid").c_str(), cpus.empty() ? "any" : cpus.c_str(), kv.c_str(),
+                text(node, "pid").c_str(), text(node, "device").c_str(),
+                cpus.empty() ? "any" : cpus.c_str(), kv.c_str(),
                 text(node, "rows_computed").c_str(), text(node, "experts").c_str());
   }
   std::map<std::string, std::string> names;

@@ -139,7 +139,7 @@ class Reader {
   }
 
   Result<void> read_nodes(const YamlNode& list, ClusterConfig& config) const {
-    static constexpr std::string_view kKnown[] = {"name", "role", "threads"};
+    static constexpr std::string_view kKnown[] = {"name", "role", "threads", "device"};
     if (list.kind != YamlNode::Kind::kList || list.items.size() > kMaxNodes) {
       return at(list, "nodes must be a list of at most " + std::to_string(kMaxNodes) + " nodes");
     }
@@ -149,6 +149,7 @@ class Reader {
       const YamlNode* name = item.find("name");
       const YamlNode* role = item.find("role");
       const YamlNode* threads = item.find("threads");
+      const YamlNode* device = item.find("device");
       if (name == nullptr || role == nullptr) return at(item, "a node needs a name and a role");
       NodeConfig node;
       node.name = TRY(located(*name, read_word("name", *name)));
@@ -162,6 +163,21 @@ class Reader {
       if (threads != nullptr) {
         node.threads = static_cast<uint32_t>(
             TRY(located(*threads, read_number("threads", *threads, 1, kMaxThreads))));
+      }
+      if (device != nullptr) {
+        const auto named = parse_device(device->text);
+        if (!named) {
+          return at(*device,
+                    "device must be cpu or cuda: and a number, as cuda:0, not " + found(*device));
+        }
+        node.device = *named;
+      }
+      if (!config.nodes.empty() &&
+          node.device.gpu.has_value() != config.nodes[0].device.gpu.has_value()) {
+        return at(item, node.name + " computes on " + to_string(node.device) + " and " +
+                            config.nodes[0].name + " on " + to_string(config.nodes[0].device) +
+                            "; CPUs and GPUs round differently, so all nodes of a cluster need "
+                            "the same kind");
       }
       config.nodes.push_back(std::move(node));
     }
@@ -394,7 +410,8 @@ std::string describe(const ClusterConfig& config, std::string_view yaml,
     const NodeConfig& node = config.nodes[i];
     text += "  - {name: " + quoted_text(node.name) +
             ", role: " + std::string(to_string(node.role)) +
-            ", threads: " + std::to_string(node.threads) + "}" + comment(item("nodes", i));
+            ", threads: " + std::to_string(node.threads) + ", device: " + to_string(node.device) +
+            "}" + comment(item("nodes", i));
   }
   text += config.pins.empty() ? "placement: []  # default\n" : "placement:\n";
   for (size_t i = 0; i < config.pins.size(); ++i) {

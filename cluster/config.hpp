@@ -9,6 +9,7 @@
 #include <string_view>
 #include <vector>
 
+#include "base/device.hpp"
 #include "base/result.hpp"
 #include "base/tensor_view.hpp"
 #include "base/time.hpp"
@@ -33,6 +34,7 @@ struct NodeConfig {
   std::string name;
   Role role = Role::kExperts;
   uint32_t threads = 1;  ///< compute threads
+  Device device;         ///< computes; on a GPU the threads are left with choosing tokens
 };
 
 enum class Wires : uint8_t { kAuto, kShm, kNet };

@@ -51,6 +51,7 @@ struct NodeInfo {
   std::string link_address;        ///< of its transport port
   std::string host;                ///< for people
   uint64_t pid = 0;
+  std::string device;  ///< for people: what computes, cpu or cuda:0
   std::string cpus;  ///< for people, such as 0-3,8: its compute threads are pinned to; "": to none
 };
 

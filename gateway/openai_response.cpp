@@ -160,6 +160,7 @@ void write_node(JsonWriter& json, const actors::NodeStatus& node) {
   json.field("state", state_name(node.member.state))
       .field("host", info.host)
       .field("pid", info.pid)
+      .field("device", info.device)
       .field("cpus", info.cpus);
   json.field("version", info.version).field("arithmetic_class", info.arithmetic_class);
   json.field("num_experts_held", node.num_experts_held).field("experts", node.experts);

@@ -4,8 +4,8 @@
 
 #include <cstddef>
 #include <memory>
+#include <utility>
 
-#include "base/check_ok.hpp"
 #include "base/result.hpp"
 #include "kernels/memory.hpp"
 
@@ -13,13 +13,19 @@ namespace troupe::kernels {
 
 struct Release {
   Memory* memory = nullptr;
-  void operator()(void* allocated) const { memory->release(allocated); }
+  bool on_host = false;  ///< of Memory::allocate_on_host()
+  void operator()(void* allocated) const {
+    on_host ? memory->release_on_host(allocated) : memory->release(allocated);
+  }
 };
 using OwnedMemory = std::unique_ptr<void, Release>;
 
 /// @param bytes > 0 @errors kResourceExhausted
 inline Result<OwnedMemory> allocate(Memory& memory, size_t bytes) {
   return OwnedMemory(TRY(memory.allocate(bytes)), Release{&memory});
+}
+inline Result<OwnedMemory> allocate_on_host(Memory& memory, size_t bytes) {
+  return OwnedMemory(TRY(memory.allocate_on_host(bytes)), Release{&memory, /*on_host=*/true});
 }
 
 /// A buffer that is kept from step to step and grows to the largest one.
@@ -29,16 +35,26 @@ class Array {
   /// Without room the process ends: a step that has begun cannot be computed anywhere else.
   template <class T>
   T* room(Memory& memory, size_t count) {
-    const size_t bytes = count * sizeof(T);
-    if (bytes > bytes_) {
-      data_.reset();
-      data_ = CHECK_OK(allocate(memory, bytes));
-      bytes_ = bytes;
-    }
-    return static_cast<T*>(data_.get());
+    return static_cast<T*>(grow(memory, count * sizeof(T), &allocate));
+  }
+  /// The same on the host, for Memory::copy_out(). An array is always of one kind.
+  template <class T>
+  T* room_on_host(Memory& memory, size_t count) {
+    return static_cast<T*>(grow(memory, count * sizeof(T), &allocate_on_host));
   }
 
  private:
+  void* grow(Memory& memory, size_t bytes, Result<OwnedMemory> (*allocate)(Memory&, size_t)) {
+    if (bytes > bytes_) {
+      data_.reset();
+      Result<OwnedMemory> allocated = allocate(memory, bytes);
+      if (!allocated.ok()) end_process(allocated.error());
+      data_ = std::move(*allocated);
+      bytes_ = bytes;
+    }
+    return data_.get();
+  }
+
   OwnedMemory data_;
   size_t bytes_ = 0;
 };

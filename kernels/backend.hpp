@@ -39,4 +39,9 @@ std::unique_ptr<Ops> make_cpu_ops(ThreadPool* pool);
 /// One version of kernels/kernel_set.hpp.
 std::unique_ptr<Ops> make_cpu_ops(ThreadPool* pool, const KernelSet& kernels);
 
+/// The host's memory and make_cpu_ops().
+inline Backend make_cpu_backend(ThreadPool* pool) {
+  return {.memory = make_host_memory(), .ops = make_cpu_ops(pool)};
+}
+
 }  // namespace troupe::kernels

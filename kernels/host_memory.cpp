@@ -1,8 +1,12 @@
+#include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <new>
 
 #include "base/check.hpp"
 #include "base/huge_pages.hpp"
+#include "base/log.hpp"
+#include "base/memory_room.hpp"
 #include "kernels/memory.hpp"
 
 namespace troupe::kernels {
@@ -23,6 +27,9 @@ class HostMemory final : public Memory {
     return memory;
   }
   void release(void* memory) override { ::operator delete(memory, kAlignment); }
+  Result<uint64_t> bytes_left() override { return available_memory(); }
+  Result<void*> allocate_on_host(size_t bytes) override { return allocate(bytes); }
+  void release_on_host(void* memory) override { release(memory); }
 
   void copy_in(void* to, const void* from, size_t bytes) override { copy(to, from, bytes); }
   void copy_out(void* to, const void* from, size_t bytes) override { copy(to, from, bytes); }
@@ -49,6 +56,16 @@ class HostMemory final : public Memory {
 };
 
 }  // namespace
+
+void end_process(const Error& device_failed) {
+  log::error("device_failed", {{"reason", device_failed.message}});
+  std::fflush(nullptr);
+  std::_Exit(EXIT_FAILURE);  // nothing is torn down: a device that failed may never let go
+}
+
+void finish_or_end(Memory& memory) {
+  if (const Result<void> done = memory.finish(); !done.ok()) end_process(done.error());
+}
 
 std::unique_ptr<Memory> make_host_memory() { return std::make_unique<HostMemory>(); }
 

@@ -5,6 +5,7 @@
 // backend among them; errors are kept for finish(). For one thread at a time.
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <span>
 
@@ -25,8 +26,17 @@ class Memory {
   /// @errors kResourceExhausted
   virtual Result<void*> allocate(size_t bytes) = 0;
   virtual void release(void* memory) = 0;
+  /// How many bytes can still be allocated here, others that use the device left out of account.
+  /// @errors kUnavailable if nobody tells
+  [[nodiscard]] virtual Result<uint64_t> bytes_left() = 0;
 
-  /// Host to here. `from` may change when the call returns.
+  /// Memory of the host to which copy_out() is fastest: pinned for a GPU, where other memory makes
+  /// the call wait. `bytes` (> 0), aligned to 256; to be released before the Memory ends.
+  /// @errors kResourceExhausted
+  virtual Result<void*> allocate_on_host(size_t bytes) = 0;
+  virtual void release_on_host(void* memory) = 0;
+
+  /// Host to here, not from allocate_on_host(). `from` may change when the call returns.
   virtual void copy_in(void* to, const void* from, size_t bytes) = 0;
   /// Here to host; there after finish().
   virtual void copy_out(void* to, const void* from, size_t bytes) = 0;
@@ -43,6 +53,12 @@ class Memory {
   /// computed since may be wrong, and a device that failed must be given up with its process.
   virtual Result<void> finish() = 0;
 };
+
+/// Memory::finish(). Where the device failed, or memory lacks that a step needs, the process ends
+/// with exit code 1, and the log says why (`device_failed`): what it was to compute is computed by
+/// whoever remains.
+void finish_or_end(Memory& memory);
+[[noreturn]] void end_process(const Error& device_failed);
 
 /// The host's own memory, for the backends of kernels/backend.hpp.
 std::unique_ptr<Memory> make_host_memory();

@@ -183,18 +183,18 @@ Result<ExpertWeights> Checkpoint::load_expert(LayerIdx layer, ExpertIdx expert,
   return weights;
 }
 
-Result<uint64_t> Checkpoint::own_bytes_of_router(bool with_kv_b) const {
-  OwnBytesVisitor counter(state_->config, state_->store, with_kv_b);
+Result<Checkpoint::Bytes> Checkpoint::bytes_of_router(bool with_kv_b) const {
+  BytesVisitor counter(state_->config, state_->store, with_kv_b);
   RouterWeights unused;
   TRY(visit_router(state_->config, counter, unused));
-  return counter.bytes();
+  return Bytes{.own = counter.own_bytes(), .all = counter.all_bytes()};
 }
 
-Result<uint64_t> Checkpoint::own_bytes_of_expert(LayerIdx layer, ExpertIdx expert) const {
-  OwnBytesVisitor counter(state_->config, state_->store);
+Result<Checkpoint::Bytes> Checkpoint::bytes_of_expert(LayerIdx layer, ExpertIdx expert) const {
+  BytesVisitor counter(state_->config, state_->store);
   FfnWeights unused;
   TRY(visit(layer, expert, counter, unused));
-  return counter.bytes();
+  return Bytes{.own = counter.own_bytes(), .all = counter.all_bytes()};
 }
 
 }  // namespace troupe::model

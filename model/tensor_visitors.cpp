@@ -75,7 +75,7 @@ Result<void> CheckingVisitor::floats(const std::string& name, const std::vector<
 namespace {
 
 /// Of a matrix that is loaded as a view.
-uint64_t own_bytes(const LocatedMatrix& m) {
+uint64_t copied_bytes(const LocatedMatrix& m) {
   const uint64_t columns = m.columns == nullptr ? 0 : m.in * sizeof(uint32_t);
   if (m.published) {
     const uint64_t num_scales = m.out * ((m.in + m.group - 1) / m.group);
@@ -85,6 +85,15 @@ uint64_t own_bytes(const LocatedMatrix& m) {
   if (is_integer(m.dtype) || m.scales == nullptr) return columns;
   return (m.scale_bytes.end - m.scale_bytes.begin) / size_of(*m.scales->header.dtype) *
          sizeof(float);
+}
+
+/// The rest of it.
+uint64_t mapped_bytes(const LocatedMatrix& m) {
+  if (m.published) return 0;
+  uint64_t bytes = m.bytes.end - m.bytes.begin;
+  if (is_integer(m.dtype)) bytes += m.scale_bytes.end - m.scale_bytes.begin;
+  if (m.zeros != nullptr) bytes += m.zeros->header.end - m.zeros->header.begin;
+  return bytes;
 }
 
 bool in_16_bits(const LocatedMatrix& m) {
@@ -100,43 +109,47 @@ bool in_8_bits(const LocatedMatrix& kv_b, const TensorVisitor::KeyValueShape& sh
 
 }  // namespace
 
-Result<void> OwnBytesVisitor::matrix(const std::string& name, uint64_t out, uint64_t in,
-                                     WeightView&) {
-  bytes_ += own_bytes(TRY(locator_.matrix(name, out, in)));
+void BytesVisitor::add(const LocatedMatrix& located) {
+  own_ += copied_bytes(located);
+  mapped_ += mapped_bytes(located);
+}
+
+Result<void> BytesVisitor::matrix(const std::string& name, uint64_t out, uint64_t in, WeightView&) {
+  add(TRY(locator_.matrix(name, out, in)));
   return {};
 }
 
-Result<void> OwnBytesVisitor::table(const std::string& name, uint64_t out, uint64_t in,
-                                    WeightView&) {
-  bytes_ += own_bytes(TRY(locator_.float_matrix(name, out, in)));
+Result<void> BytesVisitor::table(const std::string& name, uint64_t out, uint64_t in, WeightView&) {
+  add(TRY(locator_.float_matrix(name, out, in)));
   return {};
 }
 
-Result<void> OwnBytesVisitor::key_value(const std::string& name, const KeyValueShape& shape,
-                                        AttentionWeights&) {
+Result<void> BytesVisitor::key_value(const std::string& name, const KeyValueShape& shape,
+                                     AttentionWeights&) {
   const LocatedKeyValue located = TRY(locator_.key_value(name, shape));
   if (!located.whole) {
-    bytes_ += own_bytes(located.key_t) + own_bytes(located.value);
+    add(located.key_t);
+    add(located.value);
     return {};
   }
   const uint64_t elements = located.whole->out * located.whole->in;
   const bool keeps_8_bits = in_8_bits(*located.whole, shape);
-  bytes_ += elements * (keeps_8_bits ? 1 : in_16_bits(*located.whole) ? 2 : sizeof(float));
-  if (with_kv_b_) bytes_ += elements * sizeof(float);
+  own_ += elements * (keeps_8_bits ? 1 : in_16_bits(*located.whole) ? 2 : sizeof(float));
+  if (with_kv_b_) own_ += elements * sizeof(float);
   return {};
 }
 
-Result<void> OwnBytesVisitor::stacked_matrix(const std::string& name, const Slice& slice,
-                                             WeightView&) {
-  bytes_ += own_bytes(TRY(locator_.stacked_matrix(name, slice)));
+Result<void> BytesVisitor::stacked_matrix(const std::string& name, const Slice& slice,
+                                          WeightView&) {
+  add(TRY(locator_.stacked_matrix(name, slice)));
   return {};
 }
 
-Result<void> OwnBytesVisitor::floats(const std::string&, const std::vector<uint64_t>& shape,
-                                     std::vector<float>&) {
+Result<void> BytesVisitor::floats(const std::string&, const std::vector<uint64_t>& shape,
+                                  std::vector<float>&) {
   uint64_t elements = 1;
   for (const uint64_t dim : shape) elements *= dim;
-  bytes_ += elements * sizeof(float);
+  own_ += elements * sizeof(float);
   return {};
 }
 

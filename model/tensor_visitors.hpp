@@ -47,10 +47,10 @@ class CheckingVisitor final : public TensorVisitor {
   std::vector<std::optional<TensorUse>> uses_;
 };
 
-/// Adds up the memory that LoadingVisitor takes for itself, beside what it maps.
-class OwnBytesVisitor final : public TensorVisitor {
+/// Adds up the memory that LoadingVisitor takes for itself, and what it maps.
+class BytesVisitor final : public TensorVisitor {
  public:
-  OwnBytesVisitor(const ModelConfig& config, const TensorStore& store, bool with_kv_b = false)
+  BytesVisitor(const ModelConfig& config, const TensorStore& store, bool with_kv_b = false)
       : locator_(config, store), with_kv_b_(with_kv_b) {}
 
   Result<void> matrix(const std::string& name, uint64_t out, uint64_t in, WeightView&) override;
@@ -61,12 +61,16 @@ class OwnBytesVisitor final : public TensorVisitor {
   Result<void> floats(const std::string& name, const std::vector<uint64_t>& shape,
                       std::vector<float>&) override;
 
-  [[nodiscard]] uint64_t bytes() const { return bytes_; }
+  [[nodiscard]] uint64_t own_bytes() const { return own_; }
+  [[nodiscard]] uint64_t all_bytes() const { return own_ + mapped_; }
 
  private:
+  void add(const LocatedMatrix& located);
+
   TensorLocator locator_;
   bool with_kv_b_;
-  uint64_t bytes_ = 0;
+  uint64_t own_ = 0;
+  uint64_t mapped_ = 0;
 };
 
 /// Copies what is wanted as float32 at once, and collects the matrices to map them together.

@@ -114,11 +114,16 @@ class Checkpoint {
   [[nodiscard]] Result<ExpertWeights> load_expert(LayerIdx layer, ExpertIdx expert,
                                                   size_t num_threads = 1) const;
 
-  /// Memory that load_router() and load_expert() take for themselves: what is copied, decoded or
-  /// brought into panels. Mapped pages do not count, the kernel can drop them and read them again.
+  /// Of weights as they are computed with.
+  struct Bytes {
+    /// That loading takes of memory: what is copied, decoded or brought into panels. Mapped pages
+    /// do not count, the kernel can drop them and read them again.
+    uint64_t own = 0;
+    uint64_t all = 0;  ///< that a device needs for them, where nothing is mapped
+  };
   /// @errors as load_router()
-  [[nodiscard]] Result<uint64_t> own_bytes_of_router(bool with_kv_b = false) const;
-  [[nodiscard]] Result<uint64_t> own_bytes_of_expert(LayerIdx layer, ExpertIdx expert) const;
+  [[nodiscard]] Result<Bytes> bytes_of_router(bool with_kv_b = false) const;
+  [[nodiscard]] Result<Bytes> bytes_of_expert(LayerIdx layer, ExpertIdx expert) const;
 
   /// A digest over config.json, tensor headers and samples of the data (16 of 4 KiB per file):
   /// nodes that disagree on it must not share work.

@@ -136,7 +136,35 @@ class CudaRuntime final : public cuda::Runtime {
     if (failed()) return Error{Code::kInternal, error_};
     return memory;
   }
-  void release(void* memory) override { keep(cudaFree(memory), "releasing memory"); }
+  void release(void* memory) override {
+    keep(cudaSetDevice(device_), "choosing the device");
+    keep(cudaFree(memory), "releasing memory");
+  }
+  Result<uint64_t> bytes_left() override {
+    size_t free = 0;
+    size_t total = 0;
+    cudaError_t error = cudaSetDevice(device_);
+    if (error == cudaSuccess) error = cudaMemGetInfo(&free, &total);
+    if (error != cudaSuccess) return Error{Code::kUnavailable, cudaGetErrorString(error)};
+    return uint64_t{free};
+  }
+  Result<void*> allocate_on_host(size_t bytes) override {
+    void* memory = nullptr;
+    cudaError_t error = cudaSetDevice(device_);
+    if (error == cudaSuccess) error = cudaMallocHost(&memory, bytes);
+    if (error == cudaErrorMemoryAllocation) {
+      cudaGetLastError();  // is not to be found by the next launch
+      return Error{Code::kResourceExhausted, "the host has no " + std::to_string(bytes) +
+                                                 " bytes that can be pinned for " + name_};
+    }
+    keep(error, "allocating pinned memory");
+    if (failed()) return Error{Code::kInternal, error_};
+    return memory;
+  }
+  void release_on_host(void* memory) override {
+    keep(cudaSetDevice(device_), "choosing the device");
+    keep(cudaFreeHost(memory), "releasing pinned memory");
+  }
 
   void copy_in(void* to, const void* from, size_t bytes) override {
     transfer(to, from, bytes, cudaMemcpyHostToDevice);

@@ -10,6 +10,7 @@
 
 #include "actors/messages.hpp"
 #include "kernels/backend.hpp"
+#include "tests/kernels/other_memory.hpp"
 #include "tests/support/requests.hpp"
 #include "tests/support/virtual_process.hpp"
 
@@ -64,6 +65,11 @@ struct ScriptedPort final : transport::Port {
   std::vector<std::shared_ptr<ScriptedLink>> links;
 };
 
+/// The host's, of which a test says how much is left.
+struct LittleMemory : kernels::OtherMemory {
+  bool is_host() const override { return true; }
+};
+
 class ExpertShardActor : public testing::Test {
  protected:
   explicit ExpertShardActor(const std::string& model_name = "v3-groups")
@@ -84,6 +90,8 @@ class ExpertShardActor : public testing::Test {
     }
     settle();
   }
+
+  Result<uint64_t>& memory_left() { return static_cast<LittleMemory&>(*backend_.memory).left; }
 
   void settle() { process_.coordinator().run(); }
   template <class Message>
@@ -140,12 +148,13 @@ class ExpertShardActor : public testing::Test {
 
   VirtualProcess process_{/*networked=*/false, Instant{seconds(1).ns}};
   model::Checkpoint checkpoint_;
-  std::unique_ptr<kernels::Ops> ops_ = kernels::make_cpu_ops(nullptr);
+  kernels::Backend backend_{.memory = std::make_unique<LittleMemory>(),
+                            .ops = kernels::make_cpu_ops(nullptr)};
   HeldJobs executor_;
   ScriptedPort port_;
   WorkerServices services_{.self = kSelf,
                            .checkpoint = &checkpoint_,
-                           .ops = ops_.get(),
+                           .backend = &backend_,
                            .executor = &executor_,
                            .background = &executor_,
                            .port = &port_};
@@ -161,7 +170,7 @@ struct Fp8ShardActor : ExpertShardActor {
 };
 
 TEST_F(Fp8ShardActor, RefusesExpertsForWhoseCopiesThereIsNoMemory) {
-  services_.available_memory = 0;
+  memory_left() = 0U;
   form(Epoch{2});
   EXPECT_THAT(failures_, SizeIs(0)) << "it holds them already";
   tell(FormEpochRequest{.placement = {.epoch = Epoch{3}}});
@@ -173,13 +182,13 @@ TEST_F(Fp8ShardActor, RefusesExpertsForWhoseCopiesThereIsNoMemory) {
   EXPECT_EQ(failures_[0].error.code, Code::kResourceExhausted);
   EXPECT_THAT(failures_[0].error.message, HasSubstr("experts need"));
   EXPECT_THAT(failures_[0].error.message, HasSubstr("more expert shards"));
-  services_.available_memory = 1 << 20;
+  memory_left() = 1U << 20U;
   form(Epoch{5});
   EXPECT_THAT(failures_, SizeIs(1));
 }
 
 TEST_F(ExpertShardActor, MapsExpertsWithoutAnyMemoryForCopies) {
-  services_.available_memory = 0;
+  memory_left() = 0U;
   tell(FormEpochRequest{.placement = {.epoch = Epoch{2}}});
   run_jobs();
   form(Epoch{3});

@@ -61,7 +61,7 @@ TEST(LocalMemory, IsCheckedForCopiesOfWeightsAndTheKvBeforeAnythingIsLoaded) {
   const auto checkpoint = model::Checkpoint::open(std::string(TROUPE_SOURCE_DIR) + "/models/demo");
   ASSERT_TRUE(checkpoint.ok()) << checkpoint.error().message;
   const model::ModelConfig& config = checkpoint->config();
-  const uint64_t weights = checkpoint->own_bytes_of_router().value();
+  const uint64_t weights = checkpoint->bytes_of_router()->own;
   const uint64_t kv = uint64_t{3} * kContext * config.num_layers * config.kv_dim() * sizeof(float);
   LocalModelOptions options{
       .max_context = kContext, .num_sequences = 3, .available_memory = weights + kv};

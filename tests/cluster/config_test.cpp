@@ -232,6 +232,13 @@ TEST(ClusterConfig, SaysWhatIsWrongAndWhere) {
       {"model: m\nnodes: [{name: r, role: router, threads: 0}]\n",
        "c.yaml:2: threads must be a whole number from 1 to 1024, not '0'"},
       {kSmall + "  - {name: s, role: router}\n", "c.yaml:5: two nodes are named s"},
+      {"model: m\nnodes:\n  - {name: r, role: router,\n     device: gpu0}\n",
+       "c.yaml:4: device must be cpu or cuda: and a number, as cuda:0, not 'gpu0'"},
+      {"model: m\nnodes: [{name: r, role: router, device: cuda:-1}]\n", "not 'cuda:-1'"},
+      {"model: m\nnodes: [{name: r, role: router, device: \"cuda:\"}]\n", "not the quoted 'cuda:'"},
+      {"model: m\nnodes: [{name: r, role: router, device: [cuda:0]}]\n", "not a list"},
+      {kSmall + "  - {name: t, role: experts, device: cuda:1}\n",
+       "c.yaml:5: t computes on cuda:1 and r on cpu; CPUs and GPUs round differently"},
       // pins
       {kSmall + "placement: [{node: t}]\n", "the pin names t, which is no node of role experts"},
       {kSmall + "placement: [{node: r}]\n", "the pin names r, which is no node of role experts"},
@@ -315,13 +322,31 @@ TEST(ClusterConfig, ShowsEveryValueWithItsOriginAndReadsItBack) {
   }
   const std::string yaml = kSmall + "limits:\n  max_body: 2048KiB\n";
   const std::string shown = describe(*parse_cluster_config(yaml, "c.yaml"), yaml, "c.yaml");
-  for (const char* line : {"model: \"m\"  # c.yaml:1\n", "served_name: \"m\"  # default\n",
-                           "control:\n  host: \"127.0.0.1\"  # default\n  port: 7600  # default\n",
-                           "  max_body: 2MiB  # c.yaml:6\n", "  timeout: 1500ms  # default\n",
-                           "  - {name: \"s\", role: experts, threads: 1}  # c.yaml:4\n",
-                           "placement: []  # default\n", "tenants: []  # default\n"}) {
+  for (const char* line :
+       {"model: \"m\"  # c.yaml:1\n", "served_name: \"m\"  # default\n",
+        "control:\n  host: \"127.0.0.1\"  # default\n  port: 7600  # default\n",
+        "  max_body: 2MiB  # c.yaml:6\n", "  timeout: 1500ms  # default\n",
+        "  - {name: \"s\", role: experts, threads: 1, device: cpu}  # c.yaml:4\n",
+        "placement: []  # default\n", "tenants: []  # default\n"}) {
     EXPECT_THAT(shown, HasSubstr(line));
   }
+}
+
+TEST(ClusterConfig, ReadsWhatANodeComputesOn) {
+  const std::string yaml = R"(model: m
+nodes:
+  - {name: r, role: router, device: cuda:0}
+  - {name: s, role: experts, device: cuda:12}
+  - {name: t, role: experts, device: cuda:0}
+)";
+  const auto config = parse_cluster_config(yaml, "c.yaml");
+  ASSERT_TRUE(config.ok()) << config.error().message;
+  EXPECT_EQ(config->nodes[0].device, Device{0U});
+  EXPECT_EQ(config->nodes[1].device, Device{12U});
+  const std::string shown = describe(*config, yaml, "c.yaml");
+  EXPECT_THAT(shown, HasSubstr("threads: 1, device: cuda:12}  # c.yaml:4\n"));
+  EXPECT_EQ(describe(*parse_cluster_config(shown, "shown.yaml"), yaml, "c.yaml"), shown);
+  EXPECT_EQ(parse_cluster_config(kSmall, "c.yaml")->nodes[0].device, Device{});
 }
 
 class ClusterConfigFile : public ::testing::Test {

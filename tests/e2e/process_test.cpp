@@ -608,6 +608,22 @@ TEST(CommandLine, MissingModelsAndWrongInputAreUsageErrors) {
   }
 }
 
+TEST(CommandLine, ANodeSaysWhyItCannotComputeOnItsGpu) {
+  const std::string path = ::testing::TempDir() + "gpus-" + std::to_string(getpid()) + ".yaml";
+  std::ofstream(path) << "model: " << kDemo << "\nnodes:\n"
+                      << "  - {name: r, role: router, device: cuda:99}\n"
+                      << "  - {name: s, role: experts, device: cuda:99}\n";
+  for (const char* node : {"r", "s"}) {
+    const Finished refused = troupe({"node", "--config", path, "--name", node});
+    EXPECT_NE(refused.code, 0);
+    const bool without_cuda =
+        refused.output.find("cuda:99: this troupe has no CUDA backend") != std::string::npos;
+    const bool without_gpu = refused.output.find("GPU 99") != std::string::npos;
+    EXPECT_TRUE(without_cuda || without_gpu) << refused.output;
+  }
+  std::filesystem::remove(path);
+}
+
 TEST(CommandLine, TokenizeAndDetokenizeAreInverse) {
   const std::string text = "What is 12 + 30? 三百";
   const Finished ids = troupe({"tokenize", "--model", kDemo, text});

@@ -8,19 +8,24 @@
 
 namespace troupe::kernels {
 
-/// Behaves like a device's, over the host's; counts what is allocated.
-class OtherMemory final : public Memory {
+/// Behaves like a device's, over the host's, so that the CPUs' operations can compute there; counts
+/// what is allocated.
+class OtherMemory : public Memory {
  public:
   bool is_host() const override { return false; }
   Result<void*> allocate(size_t bytes) override {
     if (fails) return Error{Code::kResourceExhausted, "full"};
     ++num_allocated;
+    num_bytes += bytes;
     return host_->allocate(bytes);
   }
   void release(void* memory) override {
     --num_allocated;
     host_->release(memory);
   }
+  Result<uint64_t> bytes_left() override { return left; }
+  Result<void*> allocate_on_host(size_t bytes) override { return host_->allocate_on_host(bytes); }
+  void release_on_host(void* memory) override { host_->release_on_host(memory); }
   void copy_in(void* to, const void* from, size_t bytes) override {
     host_->copy_in(to, from, bytes);
   }
@@ -38,11 +43,14 @@ class OtherMemory final : public Memory {
   Result<void> finish() override {
     for (const Arriving& a : arriving_) std::memcpy(a.to, a.bytes.data(), a.bytes.size());
     arriving_.clear();
-    return {};
+    return failure;
   }
 
   int num_allocated = 0;
+  size_t num_bytes = 0;  ///< of all that were ever allocated
   bool fails = false;
+  Result<void> failure = {};  ///< of the device
+  Result<uint64_t> left = Error{Code::kUnavailable, "nobody counted"};
 
  private:
   struct Arriving {

@@ -188,16 +188,16 @@ TEST_P(PublishedCheckpoint, CountsAsItsOwnMemoryWhatItBringsIntoPanelsAndDecodes
   const auto expert = checkpoint->load_expert(1, 2);
   ASSERT_TRUE(expert.ok()) << expert.error().message;
   const bool int8 = expert->ffn.up.dtype == DType::kI8;
-  EXPECT_EQ(*checkpoint->own_bytes_of_expert(1, 2),
+  EXPECT_EQ(checkpoint->bytes_of_expert(1, 2)->own,
             expert->ffn.up.size_bytes() + 32 * up.num_groups() * (sizeof(float) + (int8 ? 0 : 1)) +
                 bytes_of_columns());
-  EXPECT_EQ(*checkpoint->own_bytes_of_expert(1, 1), 0U) << "mapped";
-  EXPECT_FALSE(checkpoint->own_bytes_of_expert(0, 1).ok());
+  EXPECT_EQ(checkpoint->bytes_of_expert(1, 1)->own, 0U) << "mapped";
+  EXPECT_FALSE(checkpoint->bytes_of_expert(0, 1).ok());
   const uint64_t floats = 64 + 2 * (64 + 64 + 5 + 32) + 4 * 64 + 4;
   const uint64_t kv_b_elements = 96 * 32;  // decoded in one layer, BF16 in the other
   const uint64_t router = floats * 4 + kv_b_elements * (4 + 2);
-  EXPECT_EQ(*checkpoint->own_bytes_of_router(), router);
-  EXPECT_EQ(*checkpoint->own_bytes_of_router(true), router + 2 * kv_b_elements * 4);
+  EXPECT_EQ(checkpoint->bytes_of_router()->own, router);
+  EXPECT_EQ(checkpoint->bytes_of_router(true)->own, router + 2 * kv_b_elements * 4);
 }
 
 TEST_P(PublishedCheckpoint, NamesWhatIsMissingOrOfAnotherShape) {
@@ -238,7 +238,7 @@ TEST_P(PublishedCheckpoint, IsKeptAsItIsInTroupesOwnFormat) {
   EXPECT_EQ(kept->summary().total_parameters, published->summary().total_parameters);
   const auto expert = kept->load_expert(1, 2);
   ASSERT_TRUE(expert.ok()) << expert.error().message;
-  EXPECT_EQ(*kept->own_bytes_of_expert(1, 2), bytes_of_columns()) << "all else is mapped";
+  EXPECT_EQ(kept->bytes_of_expert(1, 2)->own, bytes_of_columns()) << "all else is mapped";
   const WeightView& view = expert->ffn.up;
   ASSERT_EQ(view.dtype, GetParam().published.dtype);
   EXPECT_EQ(view.group_scales.dtype, DType::kBF16);

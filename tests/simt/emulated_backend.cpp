@@ -46,6 +46,19 @@ class EmulatedRuntime final : public cuda::Runtime {
     device_.remove(memory);
     host_->release(memory);
   }
+  Result<uint64_t> bytes_left() override {
+    return Error{Code::kUnavailable, "the emulator has as much as the host"};
+  }
+  /// Not known to the device: an operation that gets such a pointer ends the test, too.
+  Result<void*> allocate_on_host(size_t bytes) override {
+    void* memory = TRY(host_->allocate_on_host(bytes));
+    std::memset(memory, kNothing, bytes);
+    return memory;
+  }
+  void release_on_host(void* memory) override {
+    run_until(stream_.position());
+    host_->release_on_host(memory);
+  }
   void copy_in(void* to, const void* from, size_t bytes) override {
     device_.check(to, bytes);
     const auto* first = static_cast<const std::byte*>(from);

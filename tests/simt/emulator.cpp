@@ -126,9 +126,10 @@ class Block {
   size_t main_stack_bytes_ = 0;
 };
 
-Block* the_block = nullptr;
-ThreadOrder the_order;
-std::string the_report;
+// Of each thread that runs kernels: a cluster of emulated devices has several.
+thread_local Block* the_block = nullptr;
+thread_local ThreadOrder the_order;
+thread_local std::string the_report;
 
 void fiber_entry() { the_block->begin_fiber(); }
 
@@ -419,7 +420,7 @@ namespace {
 /// @returns "" or a report
 std::string run_blocks(ThreadOrder order, Grid grid, unsigned threads, size_t shared_bytes,
                        const std::function<void()>& call) {
-  static std::vector<Stack> stacks;
+  thread_local std::vector<Stack> stacks;
   uint64_t draws = 0;
   for (unsigned y = 0; y < grid.y; ++y) {
     for (unsigned x = 0; x < grid.x; ++x) {

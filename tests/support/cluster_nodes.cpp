@@ -79,13 +79,14 @@ ClusterNodes::Node& ClusterNodes::add(const std::string& name) {
   node.name = name;
   node.process = host_.start_process(name, scheduler_);
   node.pool = std::make_unique<kernels::ThreadPool>(options_.num_threads);
-  node.ops = kernels::make_cpu_ops(node.pool.get());
+  node.backend =
+      options_.make_backend ? options_.make_backend() : kernels::make_cpu_backend(node.pool.get());
   node.executor = host_.make_executor();
   node.background = host_.make_executor();
   node.services = {.self = host_.fresh_id(),
                    .cluster = cluster_hash("test"),
                    .checkpoint = &checkpoint_,
-                   .ops = node.ops.get(),
+                   .backend = &node.backend,
                    .executor = node.executor.get(),
                    .background = node.background.get(),
                    .vocabulary = loaded_vocabulary(options_.model)};
@@ -108,15 +109,16 @@ caf::actor ClusterNodes::spawn_router(Node& node) {
                                                         .block_tokens = options_.kv_block_tokens,
                                                         .max_copies = options_.kv_max_copies},
                                  true);
-  auto engine = std::make_shared<RouterEngine>(config, *weights, *node.ops, *node.pool,
-                                               KvShape{.num_layers = config.num_layers,
-                                                       .num_blocks = options_.kv_blocks,
-                                                       .block_tokens = options_.kv_block_tokens,
-                                                       .kv_dim = config.kv_dim(),
-                                                       .num_host_slots = options_.kv_host_blocks,
-                                                       .dtype = options_.kv_dtype},
-                                               AttentionForm::kAbsorbed);
-  return node.process.system->spawn(router_actor, &node.services, engine, node.kv_holder,
+  auto engine = RouterEngine::make(config, *weights, node.backend, *node.pool,
+                                   KvShape{.num_layers = config.num_layers,
+                                           .num_blocks = options_.kv_blocks,
+                                           .block_tokens = options_.kv_block_tokens,
+                                           .kv_dim = config.kv_dim(),
+                                           .num_host_slots = options_.kv_host_blocks,
+                                           .dtype = options_.kv_dtype},
+                                   AttentionForm::kAbsorbed);
+  CHECK(engine.ok());
+  return node.process.system->spawn(router_actor, &node.services, *engine, node.kv_holder,
                                     node.process.scheduler,
                                     RouterOptions{.batcher = options_.batcher,
                                                   .micro_batches = options_.micro_batches,
@@ -134,7 +136,7 @@ void ClusterNodes::join(Node& node, cluster::Role role) {
                .role = role,
                .version = "test",
                .checkpoint_digest = checkpoint_.digest(),
-               .arithmetic_class = arithmetic_class(*node.ops, options_.kv_dtype),
+               .arithmetic_class = arithmetic_class(*node.backend.ops, options_.kv_dtype),
                .link_address = node.port->address()},
       .on_end = [&node](const Error& reason) { node.ended = reason; },
       .on_accepted = [] {}};

@@ -5,6 +5,7 @@
 // real time in TestCluster, one event at a time in VirtualCluster.
 
 #include <caf/all.hpp>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -62,6 +63,7 @@ struct ClusterOptions {
   uint32_t kv_block_tokens = 16;
   uint32_t kv_max_copies = kvcache::HolderOptions().max_copies;
   DType kv_dtype = DType::kF32;
+  std::function<kernels::Backend()> make_backend = {};  ///< of each node; none: CPUs
 };
 
 class ClusterNodes {
@@ -71,7 +73,7 @@ class ClusterNodes {
     ClusterHost::Process process;
     WorkerServices services;
     std::unique_ptr<kernels::ThreadPool> pool;
-    std::unique_ptr<kernels::Ops> ops;
+    kernels::Backend backend;
     std::unique_ptr<Executor> executor, background;
     std::unique_ptr<transport::Port> port;
     caf::actor worker, node, kv_holder;  ///< null when killed; only a router has a kv_holder

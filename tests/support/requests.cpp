@@ -49,13 +49,14 @@ std::vector<scheduler::RequestSpec> mixed_requests(uint32_t vocab_size, size_t c
 
 std::vector<Stream> generated_alone(const std::string& model,
                                     const std::vector<scheduler::RequestSpec>& specs,
-                                    DType kv_dtype) {
+                                    DType kv_dtype, kernels::Backend backend) {
   const auto checkpoint = model::Checkpoint::open(model);
   CHECK(checkpoint.ok());
-  auto local = LocalModel::load(
-      *checkpoint, {.kv_dtype = kv_dtype,
-                    .max_context = 512,
-                    .vocabulary = model::load_vocabulary(model, checkpoint->config())});
+  auto local = LocalModel::load(*checkpoint,
+                                {.kv_dtype = kv_dtype,
+                                 .max_context = 512,
+                                 .vocabulary = model::load_vocabulary(model, checkpoint->config())},
+                                std::move(backend));
   CHECK(local.ok());
   std::vector<Stream> streams;
   for (const scheduler::RequestSpec& spec : specs) {

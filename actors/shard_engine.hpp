@@ -1,0 +1,71 @@
+#pragma once
+
+// What an expert shard computes on its executor: it holds experts in the backend's memory, and
+// answers dispatches with one row for each assignment. What comes from routers and goes to them is
+// on the host. Used by one job at a time, but for load_ahead(); knows no actors.
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "actors/expert_compute.hpp"
+#include "base/result.hpp"
+#include "experts/placement.hpp"
+#include "kernels/array.hpp"
+#include "kernels/backend.hpp"
+#include "model/weights.hpp"
+#include "transport/frame.hpp"
+
+namespace troupe::actors {
+
+class ShardEngine {
+ public:
+  using Keys = std::vector<experts::ExpertKey>;  ///< ascending
+
+  /// @param checkpoint, backend outlive the engine @param num_threads that load()
+  ShardEngine(const model::Checkpoint& checkpoint, const kernels::Backend& backend,
+              size_t num_threads = 1)
+      : checkpoint_(checkpoint),
+        ops_(*backend.ops),
+        memory_(*backend.memory),
+        num_threads_(num_threads),
+        scratch_{memory_} {}
+
+  /// Lets go of all but these.
+  void keep(const Keys& held);
+  /// Whether there is memory for experts beside those held: on the host for those that cannot be
+  /// mapped, on a device for all.
+  /// @errors kResourceExhausted, naming sizes and what to do
+  [[nodiscard]] Result<void> check_room(const Keys& missing) const;
+  /// Holds these and no others. @errors those of check_room(), before any is loaded; those of the
+  /// checkpoint and of kernels::PlacedWeights
+  Result<void> load(const Keys& held);
+
+  /// Maps experts and reads a byte of each of their pages, so that nobody who computes waits for a
+  /// disk. May run while other jobs do. @errors those of the checkpoint
+  [[nodiscard]] Result<ExpertTable> load_ahead(const Keys& missing) const;
+  /// Takes experts out of `loaded` and holds them, too: all of them in the host's memory, one on a
+  /// device, since whoever waits to be computed waits for the copy.
+  /// @errors as load()
+  Result<void> take_some(ExpertTable& loaded);
+
+  /// Of some dispatches, [assignments, hidden] each, where those are. A device that fails ends the
+  /// process. REQUIRES: experts of this layer that are held; rows of the model's width
+  std::vector<std::shared_ptr<transport::Buffer>> compute(
+      LayerIdx layer, std::span<const transport::Frame* const> dispatches);
+
+ private:
+  Result<void> hold(const experts::ExpertKey& key, const model::ExpertWeights& loaded);
+
+  const model::Checkpoint& checkpoint_;
+  kernels::Ops& ops_;
+  kernels::Memory& memory_;
+  size_t num_threads_;
+  ExpertTable table_;  ///< in memory_
+  ExpertScratch scratch_;
+  std::vector<ExpertTask> tasks_;
+  kernels::Array rows_, results_;  ///< of dispatches, unless the memory is the host's
+};
+
+}  // namespace troupe::actors

@@ -1,0 +1,133 @@
+// What an expert shard computes, with its experts in the host's memory and in another one.
+
+#include "actors/shard_engine.hpp"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cstring>
+
+#include "actors/placed_weights.hpp"
+#include "tests/kernels/other_memory.hpp"
+
+namespace troupe::actors {
+namespace {
+
+using ::testing::HasSubstr;
+
+constexpr LayerIdx kLayer = 2;
+const ShardEngine::Keys kTwo{{kLayer, 0}, {kLayer, 3}};
+
+model::Checkpoint opened(const std::string& name) {
+  return model::Checkpoint::open(std::string(TROUPE_SOURCE_DIR) + "/tests/golden/models/" + name)
+      .value();
+}
+
+class ShardEngineOnADevice : public testing::Test {
+ protected:
+  kernels::OtherMemory& memory() { return static_cast<kernels::OtherMemory&>(*backend_.memory); }
+  transport::Frame dispatch(const std::vector<transport::Assignment>& work, uint32_t num_rows) {
+    const auto hidden = checkpoint_.config().hidden_size;
+    const auto rows = transport::Buffer::allocate(num_rows * hidden * sizeof(float));
+    for (size_t i = 0; i < num_rows * hidden; ++i) {
+      rows->floats()[i] = 0.01F * static_cast<float>((i * 37 + ++num_drawn_) % 101) - 0.5F;
+    }
+    return {.header = {.num_rows = num_rows, .hidden = hidden, .assignments = work},
+            .payload = num_rows == 0 ? nullptr : rows};
+  }
+
+  model::Checkpoint checkpoint_ = opened("v3-groups");
+  kernels::Backend backend_{.memory = std::make_unique<kernels::OtherMemory>(),
+                            .ops = kernels::make_cpu_ops(nullptr)};
+  ShardEngine engine_{checkpoint_, backend_};
+  size_t num_drawn_ = 0;
+};
+
+TEST_F(ShardEngineOnADevice, AnswersAsOneInTheHostsMemory) {
+  const kernels::Backend cpus = kernels::make_cpu_backend(nullptr);
+  ShardEngine host(checkpoint_, cpus);
+  ASSERT_TRUE(host.load(kTwo).ok());
+  ASSERT_TRUE(engine_.load(kTwo).ok());
+  const std::vector<transport::Frame> frames{dispatch({{1, 3}, {0, 0}, {1, 0}}, 2), dispatch({}, 0),
+                                             dispatch({{0, 3}}, 1)};
+  const std::vector<const transport::Frame*> pointers{&frames[0], &frames[1], &frames[2]};
+  const auto want = host.compute(kLayer, pointers);
+  const auto got = engine_.compute(kLayer, pointers);
+  ASSERT_EQ(got.size(), 3U);
+  for (size_t i = 0; i < 3; ++i) {
+    ASSERT_EQ(got[i]->size(), want[i]->size());
+    EXPECT_EQ(std::memcmp(got[i]->data(), want[i]->data(), want[i]->size()), 0) << i;
+  }
+  EXPECT_EQ(got[0]->size(), 3 * checkpoint_.config().hidden_size * sizeof(float));
+  EXPECT_EQ(got[1]->size(), 0U);
+}
+
+TEST_F(ShardEngineOnADevice, LetsGoOfWhatIsNoLongerHeld) {
+  ASSERT_TRUE(engine_.load(kTwo).ok());
+  const int of_two = memory().num_allocated;
+  EXPECT_EQ(of_two, 2 * 3) << "gate, up and down of each";
+  ASSERT_TRUE(engine_.load({kTwo[0], {kLayer, 5}}).ok());
+  EXPECT_EQ(memory().num_allocated, of_two);
+  engine_.keep({kTwo[0]});
+  EXPECT_EQ(memory().num_allocated, 3);
+  engine_.keep({});
+  EXPECT_EQ(memory().num_allocated, 0);
+}
+
+TEST_F(ShardEngineOnADevice, TakesOneExpertAtATime) {
+  auto loaded = engine_.load_ahead(kTwo);
+  ASSERT_TRUE(loaded.ok()) << loaded.error().message;
+  EXPECT_EQ(memory().num_allocated, 0) << "it may run beside other jobs";
+  ASSERT_TRUE(engine_.take_some(*loaded).ok());
+  EXPECT_EQ(loaded->size(), 1U);
+  ASSERT_TRUE(engine_.take_some(*loaded).ok());
+  EXPECT_TRUE(loaded->empty());
+  EXPECT_EQ(memory().num_allocated, 2 * 3);
+  const kernels::Backend cpus = kernels::make_cpu_backend(nullptr);
+  ShardEngine host(checkpoint_, cpus);
+  loaded = host.load_ahead(kTwo);
+  ASSERT_TRUE(host.take_some(*loaded).ok());
+  EXPECT_TRUE(loaded->empty()) << "there, nothing is copied";
+}
+
+TEST_F(ShardEngineOnADevice, RefusesExpertsForWhichThereIsNoRoomBeforeItLoadsAny) {
+  const uint64_t needed = 2 * checkpoint_.bytes_of_expert(kLayer, 0)->all;
+  memory().left = needed - 1;
+  const Result<void> refused = engine_.load(kTwo);
+  ASSERT_FALSE(refused.ok());
+  EXPECT_EQ(refused.error().code, Code::kResourceExhausted);
+  EXPECT_THAT(refused.error().message, HasSubstr("on the device, 2 experts need"));
+  EXPECT_EQ(memory().num_allocated, 0);
+  memory().left = needed;
+  EXPECT_TRUE(engine_.load(kTwo).ok());
+  memory().left = Error{Code::kUnavailable, "not told"};
+  EXPECT_TRUE(engine_.check_room(kTwo).ok()) << "then the allocation will tell";
+  memory().fails = true;
+  EXPECT_EQ(engine_.load({{kLayer, 7}}).error().code, Code::kResourceExhausted);
+}
+
+TEST_F(ShardEngineOnADevice, EndsTheProcessWithTheCauseWhenTheDeviceFails) {
+  ASSERT_TRUE(engine_.load(kTwo).ok());
+  const transport::Frame frame = dispatch({{0, 0}}, 1);
+  const transport::Frame* const pointer = &frame;
+  memory().failure = Error{Code::kInternal, "A100: computing: an illegal access"};
+  EXPECT_EXIT(engine_.compute(kLayer, {&pointer, 1}), testing::ExitedWithCode(EXIT_FAILURE),
+              "device_failed reason=\"A100: computing: an illegal access\"");
+}
+
+TEST(CheckpointBytes, AreThoseThatADeviceNeeds) {
+  for (const char* name : {"v3-groups", "v3-fp8", "v2-fused-experts", "v3-odd"}) {
+    const model::Checkpoint checkpoint = opened(name);
+    const model::ModelConfig& config = checkpoint.config();
+    kernels::OtherMemory memory;
+    const LayerIdx layer = config.num_layers - 1;
+    ASSERT_TRUE(place(*checkpoint.load_expert(layer, 1), memory).ok());
+    EXPECT_EQ(checkpoint.bytes_of_expert(layer, 1)->all, memory.num_bytes) << name;
+    memory.num_bytes = 0;
+    ASSERT_TRUE(place(*checkpoint.load_router(), memory).ok());
+    EXPECT_EQ(checkpoint.bytes_of_router()->all, memory.num_bytes) << name;
+  }
+}
+
+}  // namespace
+}  // namespace troupe::actors
