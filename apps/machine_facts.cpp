@@ -198,9 +198,10 @@ Result<cluster::ModelFacts> model_facts(const cluster::ClusterConfig& config) {
     facts.weight_bytes += bytes;
   }
   const model::ModelConfig& model = checkpoint.config();
-  facts.kv_bytes_per_router = (uint64_t{config.kv_blocks} + config.kv_host_blocks) *
-                              config.kv_block_tokens * model.num_layers * model.kv_dim() *
-                              size_of(config.kv_dtype);
+  const uint64_t block_bytes = uint64_t{config.kv_block_tokens} * model.num_layers *
+                               model.kv_dim() * size_of(config.kv_dtype);
+  facts.kv_host_bytes_per_router = config.kv_host_blocks * block_bytes;
+  facts.kv_bytes_per_router = config.kv_blocks * block_bytes + facts.kv_host_bytes_per_router;
   return facts;
 }
 

@@ -96,7 +96,7 @@ Finding threads(const MachineFacts& facts) {
   const ClusterFacts& cluster = *facts.cluster;
   if (cluster.nodes.empty()) {
     return note("threads", "not known which nodes run here",
-                "Name them with --node to have their threads and memory checked.");
+                "Name them with --node to have their threads, memory and GPUs checked.");
   }
   uint64_t threads = 0;
   for (const NodeConfig& node : cluster.nodes) threads += node.threads;
@@ -121,6 +121,32 @@ Finding memory(const MachineFacts& facts) {
   return ok("memory", found);
 }
 
+/// Bytes that nodes may take of the host's memory.
+uint64_t room_of_nodes(const MachineFacts& facts) {
+  // What a running cluster has taken is not available any more.
+  const uint64_t room =
+      is_serving(facts) ? facts.memory->total_bytes : facts.memory->available_bytes;
+  return facts.groups.ok() ? std::min(room, facts.groups->memory_bytes) : room;
+}
+
+/// Nodes of a cluster compute all on GPUs or all on CPUs.
+bool computes_on_gpus(const ClusterConfig& config) {
+  return !config.nodes.empty() && config.nodes[0].device.gpu.has_value();
+}
+
+/// Of nodes on GPUs only the host tier lies here, and what is mapped to be copied once.
+Finding memory_of_gpu_nodes(const MachineFacts& facts) {
+  const ClusterFacts& cluster = *facts.cluster;
+  const uint64_t kv = num_here(cluster, Role::kRouter) * cluster.model->kv_host_bytes_per_router;
+  const uint64_t room = room_of_nodes(facts);
+  const std::string found = size(kv) + " of the host tier, room for " + size(room) +
+                            "; weights and KV blocks lie on the GPUs";
+  if (kv <= room) return ok("memory of nodes", found);
+  return problem("memory of nodes", found,
+                 "The kernel ends a process when the host tier fills up: lower "
+                 "limits.kv_host_blocks, or set limits.kv_dtype: bf16.");
+}
+
 /// KV has to fit; weights are mapped files, which may be read again from the disk.
 Finding memory_of_nodes(const MachineFacts& facts) {
   const std::string check = "memory of nodes";
@@ -133,9 +159,7 @@ Finding memory_of_nodes(const MachineFacts& facts) {
   const auto weights = static_cast<uint64_t>(
       static_cast<double>(cluster.model->weight_bytes) * static_cast<double>(shards) /
       static_cast<double>(std::max<uint64_t>(all_shards, 1)));
-  // What a running cluster has taken is not available any more.
-  uint64_t room = is_serving(facts) ? facts.memory->total_bytes : facts.memory->available_bytes;
-  if (facts.groups.ok()) room = std::min(room, facts.groups->memory_bytes);
+  const uint64_t room = room_of_nodes(facts);
   const std::string found =
       size(kv) + " of KV and about " + size(weights) + " of weights, room for " + size(room);
   if (kv > room) {
@@ -254,8 +278,8 @@ Finding clock_synchronised(const ClockFacts& clock) {
 /// A cluster does without a GPU, so that there is none to use is never a problem.
 Finding no_gpu(std::string found, const std::string& advice) {
   return note("CUDA", std::move(found),
-              "Nodes compute on the CPUs; `troupe generate` and `troupe logits` can on a GPU "
-              "(--device cuda:N). " +
+              "Nodes compute on the CPUs, unless their `device` is cuda:N, and so do `troupe "
+              "generate` and `troupe logits` (--device cuda:N). " +
                   advice);
 }
 
@@ -311,6 +335,30 @@ void add_cuda(const GpuFacts& gpus, std::vector<Finding>& findings) {
           : note("peer access", "none from GPU " + joined(pairs),
                  "Copies between them go through the host's memory: see `nvidia-smi topo -m`; "
                  "an IOMMU or PCIe access control that is on often prevents it."));
+}
+
+/// Why a node cannot compute on this GPU; "" if it can.
+std::string why_not(const GpuFacts& gpus, uint32_t gpu) {
+  if (!gpus.cuda) return "this troupe was built without CUDA";
+  if (gpu >= gpus.cuda->devices.size()) {
+    return "CUDA counts " + std::to_string(gpus.cuda->devices.size()) + " GPUs, from 0";
+  }
+  return kernels::why_refused(gpus.cuda->devices[gpu]);
+}
+
+Finding gpus_of_nodes(const MachineFacts& facts) {
+  const ClusterFacts& cluster = *facts.cluster;
+  std::string found, refused;
+  for (const NodeConfig& node : cluster.nodes) {
+    const std::string on = node.name + " on " + to_string(node.device);
+    found += (found.empty() ? "" : ", ") + on;
+    const std::string why = why_not(facts.gpus, *node.device.gpu);
+    if (!why.empty()) refused += (refused.empty() ? "" : "; ") + on + ": " + why;
+  }
+  if (refused.empty()) return ok("GPUs of nodes", found);
+  return problem("GPUs of nodes", refused,
+                 "These nodes do not start: correct `device`, build with ./run build cuda, or let "
+                 "all nodes compute on the CPUs (cpu).");
 }
 
 void add_gpus(const GpuFacts& gpus, std::vector<Finding>& findings) {
@@ -450,7 +498,11 @@ void add_cluster(const MachineFacts& facts, std::vector<Finding>& findings) {
   findings.push_back(model(cluster));
   findings.push_back(threads(facts));
   if (!cluster.nodes.empty() && cluster.model.ok() && facts.memory.ok()) {
-    findings.push_back(memory_of_nodes(facts));
+    findings.push_back(computes_on_gpus(config) ? memory_of_gpu_nodes(facts)
+                                                : memory_of_nodes(facts));
+  }
+  if (!cluster.nodes.empty() && computes_on_gpus(config)) {
+    findings.push_back(gpus_of_nodes(facts));
   }
   findings.push_back(way_to_head(cluster));
   if (!is_head(facts)) {

@@ -72,7 +72,8 @@ enum class PortState : uint8_t { kFree, kTaken, kNotOurAddress };
 
 struct ModelFacts {
   uint64_t weight_bytes = 0;
-  uint64_t kv_bytes_per_router = 0;  ///< of KV blocks, those of the host tier included
+  uint64_t kv_bytes_per_router = 0;       ///< of KV blocks, those of the host tier included
+  uint64_t kv_host_bytes_per_router = 0;  ///< of the host tier
 };
 
 /// A configuration on this machine.

@@ -44,6 +44,14 @@ MachineFacts sound() {
           .model = ModelFacts{.weight_bytes = 20 * kGiB, .kv_bytes_per_router = 8 * kGiB}}};
 }
 
+/// Its nodes compute there, with a host tier of 2 GiB.
+void on_gpus(MachineFacts& facts) {
+  for (auto* nodes : {&facts.cluster->nodes, &facts.cluster->config.nodes}) {
+    for (uint32_t i = 0; i < nodes->size(); ++i) (*nodes)[i].device.gpu = i;
+  }
+  facts.cluster->model->kv_host_bytes_per_router = 2 * kGiB;
+}
+
 std::string told(const std::vector<Finding>& findings) {
   std::string text;
   for (const Finding& finding : findings) {
@@ -107,6 +115,18 @@ const Case kCases[] = {
     {"built without CUDA", [](auto& m) { m.gpus.cuda.reset(); }, "CUDA", Verdict::kNote, "580.1"},
     {"a GPU that no build of ours uses", [](auto& m) { m.gpus.cuda.reset(); }, "CUDA",
      Verdict::kNote, "--device cuda:N"},
+    {"a node on a GPU that is not there",
+     [](auto& m) {
+       on_gpus(m);
+       m.cluster->nodes[1].device.gpu = 2;
+     },
+     "GPUs of nodes", Verdict::kProblem, "s on cuda:2: CUDA counts 2 GPUs"},
+    {"a host tier larger than memory",
+     [](auto& m) {
+       on_gpus(m);
+       m.memory->available_bytes = kGiB;
+     },
+     "memory of nodes", Verdict::kProblem, "limits.kv_host_blocks"},
     {"no driver",
      [](auto& m) {
        m.gpus = {.cuda = kernels::CudaSystem{.runtime_version = 13000, .error = "insufficient"}};
@@ -253,6 +273,11 @@ TEST(MachineFindings, AreOkWithWhatIsNotNeeded) {
          m.memory->available_bytes = kGiB;
          m.shared_memory->free_bytes = 0;
        }},
+      {"nodes on GPUs need little memory of the host",
+       [](auto& m) {
+         on_gpus(m);
+         m.memory->available_bytes = 3 * kGiB;
+       }},
       {"an expert shard's machine needs no room for KV",
        [](auto& m) {
          m.cluster->nodes.erase(m.cluster->nodes.begin());
@@ -266,6 +291,19 @@ TEST(MachineFindings, AreOkWithWhatIsNotNeeded) {
     std::erase_if(findings, [](const Finding& f) { return f.verdict == Verdict::kOk; });
     EXPECT_TRUE(findings.empty()) << name << "\n" << told(findings);
   }
+}
+
+TEST(MachineFindings, CudaThatNodesNeedAndThatIsNotBuiltInIsAProblem) {
+  MachineFacts facts = sound();
+  on_gpus(facts);
+  facts.gpus.cuda.reset();
+  const auto findings = examine(facts);
+  const auto found = std::ranges::find(findings, "GPUs of nodes", &Finding::check);
+  ASSERT_NE(found, findings.end());
+  EXPECT_EQ(found->verdict, Verdict::kProblem);
+  EXPECT_EQ(found->found,
+            "r on cuda:0: this troupe was built without CUDA; "
+            "s on cuda:1: this troupe was built without CUDA");
 }
 
 TEST(MachineFindings, OfAnEmptyReadingDoNotCrash) {
