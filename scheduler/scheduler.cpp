@@ -449,7 +449,7 @@ std::optional<RequestId> Scheduler::who_yields_to(const std::string& tenant,
     if (entry.spec.tenant == tenant && entry.emitted.empty()) num_owed += entry.spec.prompt.size();
     if (routers_.is_drained(entry.share->router)) continue;
     if (entry.spec.tenant != most->first || entry.spec.priority < priority) continue;
-    if (!last || entry.order > requests_.at(*last).order) last = request;
+    if (!last || entry.place() > requests_.at(*last).place()) last = request;
   }
   // Else the first place that comes free would go back. What the tenant was charged for prompts
   // that are still to be computed is no service yet.
@@ -508,7 +508,7 @@ void Scheduler::relieve_overcommitted(Instant now, Effects& effects) {
     if (!routers_.any_place(router)) continue;
     const std::vector<RequestId> running = running_on(router);
     const RequestId last = *std::ranges::max_element(
-        running, {}, [&](RequestId request) { return requests_.at(request).order; });
+        running, {}, [&](RequestId request) { return requests_.at(request).place(); });
     const Entry& entry = requests_.at(last);
     const auto share = routers_.choose(entry.spec.cache_namespace, entry.known(), router);
     if (!share) continue;
@@ -521,8 +521,8 @@ void Scheduler::move_to_begin_sooner(Instant now, Effects& effects) {
   for (const NodeId router : routers_.ids()) {
     if (!routers_.any_sooner(router, {})) continue;
     std::vector<RequestId> running = running_on(router);
-    std::ranges::stable_sort(running, std::greater(),
-                             [this](RequestId request) { return requests_.at(request).order; });
+    std::ranges::sort(running, std::greater(),
+                      [this](RequestId request) { return requests_.at(request).place(); });
     Behind behind;
     uint32_t num_staying = 0;
     for (const RequestId request : running) {

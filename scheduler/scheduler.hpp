@@ -200,6 +200,8 @@ class Scheduler {
 
     [[nodiscard]] bool runs_on(NodeId router) const { return share && share->router == router; }
     [[nodiscard]] std::vector<TokenId> known() const;
+    /// Among those that run: the greatest is the last, of equal order the youngest.
+    [[nodiscard]] std::pair<int64_t, uint64_t> place() const { return {order, sequence}; }
   };
   using Entries = std::map<RequestId, Entry>;
   using Counts = std::map<std::string, uint64_t>;  ///< by tenant; 0 for those not in it

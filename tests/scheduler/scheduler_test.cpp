@@ -476,6 +476,16 @@ TEST_F(SchedulerTest, MovesTheLastRequestFromARouterWithoutBlocksToOneWithRoom) 
   EXPECT_EQ(scheduler.counts().moved_total, 1U);
 }
 
+TEST_F(SchedulerTest, MovesTheYoungestOfEqualOrderFromARouterWithoutBlocks) {
+  use({.max_running = 4, .kv_tokens = 20, .max_context = 100});
+  up();
+  for (uint64_t r = 1; r <= 2; ++r) submit(r, 3, 30);
+  cancel(1);
+  submit(3, 3, 30);  // as many are before it as were before 2
+  emit(2, 0, std::vector<TokenId>(15, 7));
+  EXPECT_THAT(up(kS), ElementsAre("cancel 3.1 on 10", "start 3.2 on 20"));
+}
+
 class MovesToBeginSooner : public SchedulerTest {
  protected:
   MovesToBeginSooner() { use(options); }
@@ -509,6 +519,19 @@ TEST_F(MovesToBeginSooner, WhenARouterComesUpUntilItWouldBeNoSooner) {
   EXPECT_THAT(emit(3, 0, {7}), IsEmpty()) << "the first attempt was too late";
   EXPECT_THAT(emit(3, 0, {7}, kS, 2), ElementsAre("tell 3: tokens 0 [7]"));
   EXPECT_THAT(finish(3, kS, 2), ElementsAre("tell 3: length"));
+}
+
+TEST_F(MovesToBeginSooner, OfEqualOrderTheYoungestFirst) {
+  for (const auto& [older, younger] : {std::pair{3U, 4U}, {4U, 3U}}) {
+    use(options);
+    up(kR);
+    submit_own(1);
+    submit_own(older);
+    cancel(1);
+    submit_own(younger);  // as many are before it, so it has the same order
+    EXPECT_THAT(up(kS), ElementsAre("cancel " + std::to_string(younger) + ".1 on 10",
+                                    "start " + std::to_string(younger) + ".2 on 20"));
+  }
 }
 
 TEST_F(MovesToBeginSooner, WhenARouterIsDrainedNoMore) {
@@ -654,6 +677,16 @@ TEST_F(SchedulerTest, ATenantWithMostPlacesGivesThemToOthersUntilTheyAreEven) {
   // They wait in their tenant's line, where they come before what came after them.
   EXPECT_THAT(cancel(11), ElementsAre("cancel 11.1 on 10", "start 2.2 on 10 after 3"));
   EXPECT_THAT(emit(2, 3, {9}, kR, 2), ElementsAre("tell 2: tokens 3 [9]"));
+}
+
+TEST_F(SchedulerTest, OfEqualOrderTheYoungestGivesItsPlaceUp) {
+  use({.max_running = 2, .max_context = 20});
+  up();
+  for (uint64_t r = 1; r <= 2; ++r) submit_for("heavy", r);
+  cancel(1);
+  submit_for("heavy", 3);  // as many are before it as were before 2
+  EXPECT_THAT(submit_for("light", 11),
+              ElementsAre("tell 11: admitted", "cancel 3.1 on 10", "start 11.1 on 10"));
 }
 
 TEST_F(SchedulerTest, ATenantKeepsAsManyPlacesAsItsWeightSays) {

@@ -102,6 +102,8 @@ class SlowScheduler {
       return tokens;
     }
     [[nodiscard]] uint64_t num_known() const { return spec.prompt.size() + emitted.size(); }
+    /// Among those that run: the greatest is the last, of equal order the youngest.
+    [[nodiscard]] auto place() const { return std::pair(order, sequence); }
     [[nodiscard]] uint64_t work() const { return prefills ? num_known() - shared : 0; }
     [[nodiscard]] uint64_t kv() const { return num_known() + 1 - shared; }
   };
@@ -591,7 +593,7 @@ class SlowScheduler {
     for (const Request& r : requests_) {
       if (r.waits() || r.spec.tenant != most || find(*r.router)->drained) continue;
       if (r.spec.priority < priority) continue;
-      if (last == nullptr || r.order > last->order) last = &r;
+      if (last == nullptr || r.place() > last->place()) last = &r;
     }
     return last;
   }
@@ -603,7 +605,7 @@ class SlowScheduler {
       for (const RequestId request : running) kv += find(request)->kv();
       if (kv <= options_.kv_tokens || running.size() < 2) continue;
       Request& last = *find(*std::ranges::max_element(
-          running, {}, [this](RequestId request) { return find(request)->order; }));
+          running, {}, [this](RequestId request) { return find(request)->place(); }));
       const auto choice = choose(last, router.id);
       if (!choice) continue;
       cancel_on_router(last);
@@ -616,9 +618,7 @@ class SlowScheduler {
   /// Those that have not begun on a router move, the last in order first, until four were found
   /// that stay. Before one are all that decode or come earlier, and all of the other router.
   void move_to_begin_sooner() {
-    const auto place = [this](RequestId id) {
-      return std::pair(find(id)->order, UINT64_MAX - id.value);
-    };
+    const auto place = [this](RequestId id) { return find(id)->place(); };
     for (const Router& router : routers_) {
       std::vector<RequestId> running = running_on(router.id);
       std::ranges::sort(running, std::greater(), place);
