@@ -475,12 +475,13 @@ void Scheduler::start_waiting(RequestId request, const RouterShare& share, Insta
   Entry& entry = requests_.at(request);
   queue_.erase(request);
   if (entry.attempt == 0) {
-    Instant& turn = last_turn_[entry.spec.tenant];
+    Turns& turns = turns_[entry.spec.tenant];
+    ++turns.num_started;
     const Duration behind = options_.order_per_running *
                             static_cast<int64_t>(places_of(entry.spec.tenant)) /
                             queue_.weight(entry.spec.tenant);
-    turn = std::max(turn, now + behind);
-    entry.order = (turn + options_.fairness.ageing * entry.spec.priority).ns;
+    turns.last = std::max(turns.last, now + behind);
+    entry.order = (turns.last + options_.fairness.ageing * entry.spec.priority).ns;
     // At once: else a tenant of long prompts counts as served little while they are computed.
     queue_.charge(entry.spec.tenant, entry.spec.prompt.size());
   }
@@ -570,9 +571,7 @@ void Scheduler::leave_router(RequestId request, Entry& entry) {
   running_.erase(request);
   settled_ = false;
   const auto of_tenant = running_of_.find(entry.spec.tenant);
-  if (--of_tenant->second > 0) return;
-  running_of_.erase(of_tenant);
-  last_turn_.erase(entry.spec.tenant);
+  if (--of_tenant->second == 0) running_of_.erase(of_tenant);
 }
 
 void Scheduler::end_what_is_late(Instant now, Effects& effects) {
@@ -617,6 +616,10 @@ void Scheduler::forget(Entries::iterator entry) {
     queue_.erase(request);
     settled_ = false;
   }
+  if (ended.attempt > 0) {
+    const auto turns = turns_.find(ended.spec.tenant);
+    if (--turns->second.num_started == 0) turns_.erase(turns);
+  }
   deadlines_.erase({ended.deadline, request});
   requests_.erase(entry);
 }
@@ -639,7 +642,7 @@ SchedulerCounts Scheduler::counts() const {
 std::string Scheduler::check() const {
   if (std::string problem = queue_.check(); !problem.empty()) return problem;
   std::vector<RouterShare> shares;
-  Counts running_of;
+  Counts running_of, started_of;
   size_t num_resuming = 0;
   for (const auto& [request, entry] : requests_) {
     const std::string who = "request " + std::to_string(request.value);
@@ -647,6 +650,7 @@ std::string Scheduler::check() const {
     if (!deadlines_.contains({entry.deadline, request})) return who + " has no deadline";
     if (entry.emitted.size() > entry.spec.max_tokens) return who + " has too many tokens";
     if (entry.num_losses > options_.max_losses) return who + " was lost too often";
+    if (entry.attempt > 0) ++started_of[entry.spec.tenant];
     if (!entry.share) {
       num_resuming += entry.attempt > 0 ? 1 : 0;
       continue;
@@ -657,8 +661,10 @@ std::string Scheduler::check() const {
   }
   if (running_.size() != shares.size()) return "a request that runs no more is among those that do";
   if (running_of != running_of_) return "a tenant's count of requests is wrong";
-  for (const auto& [tenant, turn] : last_turn_) {
-    if (!running_of_.contains(tenant)) return "the turn of a tenant without requests is kept";
+  if (!std::ranges::equal(turns_, started_of, [](const auto& turns, const auto& started) {
+        return turns.first == started.first && turns.second.num_started == started.second;
+      })) {
+    return "a tenant's count of requests that have started is wrong";
   }
   if (std::string problem = routers_.check(shares); !problem.empty()) return problem;
   if (deadlines_.size() != requests_.size()) return "a deadline outlived its request";

@@ -206,6 +206,12 @@ class Scheduler {
   using Entries = std::map<RequestId, Entry>;
   using Counts = std::map<std::string, uint64_t>;  ///< by tenant; 0 for those not in it
   using Effects = std::vector<SchedulerEffect>;
+  /// Of a tenant: none of its requests comes before one that started before it, however few run by
+  /// now, and though that is on its way to another router or waits for one.
+  struct Turns {
+    Instant last;
+    uint64_t num_started = 0;  ///< requests, of those that have not ended
+  };
 
   void on(const Submitted& event, Instant now, Effects& effects);
   void on(const Cancelled& event, Instant now, Effects& effects);
@@ -288,9 +294,7 @@ class Scheduler {
   ServiceEstimate estimate_;
   std::map<RequestId, const Entry*> running_;  ///< those that have a router, of requests_
   Counts running_of_;                          ///< running requests by tenant; no zeros
-  /// Of tenants with running requests: none of theirs comes before the one that started before it,
-  /// however few run by now.
-  std::map<std::string, Instant> last_turn_;
+  std::map<std::string, Turns> turns_;         ///< of tenants with requests that have started
   std::set<std::pair<Instant, RequestId>> deadlines_;  ///< of every entry
   std::optional<Instant> queue_deadline_;              ///< the end of the wait for a router
   Instant last_heard_;                                 ///< of the last router that went down

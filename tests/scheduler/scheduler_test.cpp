@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <functional>
+
 namespace troupe::scheduler {
 namespace {
 
@@ -643,6 +645,54 @@ TEST_F(SchedulerTest, RequestsOfATenantKeepTheirOrder) {
   EXPECT_EQ(order(7, "one", 1), seconds(111));
   for (uint64_t r = 4; r <= 6; ++r) finish(r);
   EXPECT_EQ(order(8, "many", 1), seconds(111)) << "nobody of its own is left to come after";
+}
+
+TEST_F(SchedulerTest, ATenantsLastTurnCountsThoughItsRequestLeavesItsRouter) {
+  const auto order_of = [&](uint64_t request) {
+    const RequestSpec spec{.prompt = {1, 2}, .max_tokens = 30, .timeout = seconds(60)};
+    for (const auto& effect : scheduler.handle(Submitted{RequestId{request}, spec}, now)) {
+      if (const auto* start = std::get_if<StartOnRouter>(&effect)) return start->order;
+    }
+    return int64_t{0};
+  };
+  const auto moves = ElementsAre("cancel 3.1 on 10", "start 3.2 on 20");
+  const auto moved_by = [&](const std::function<void()>& let_move,
+                            const SchedulerOptions& options) {
+    use(options);
+    up();
+    for (uint64_t r = 1; r <= 2; ++r) order_of(r);
+    const int64_t order = order_of(3);  // as behind two others
+    for (uint64_t r = 1; r <= 2; ++r) finish(r);
+    let_move();
+    EXPECT_EQ(order_of(4), order) << "not before 3, though behind one only";
+  };
+  const SchedulerOptions few_blocks{.max_running = 8, .kv_tokens = 20, .max_context = 100};
+  const SchedulerOptions options{.max_running = 8, .min_gain_tokens = 1, .max_context = 100};
+  moved_by(
+      [&] {  // to begin sooner
+        submit_of("other", 9, 50);
+        EXPECT_THAT(up(kS), moves);
+      },
+      options);
+  moved_by(
+      [&] {  // for KV blocks
+        submit_of("other", 9, 10);
+        emit(3, 0, std::vector<TokenId>(10, 7));
+        EXPECT_THAT(up(kS), ElementsAre("cancel 3.1 on 10", "start 3.2 on 20 after 10"));
+      },
+      few_blocks);
+  moved_by(
+      [&] {  // its router is drained
+        up(kS);
+        EXPECT_THAT(tell(Drained{NodeId{kR}}), moves);
+      },
+      options);
+  moved_by(
+      [&] {  // its router is lost
+        down();
+        EXPECT_THAT(up(kS), ElementsAre("start 3.2 on 20"));
+      },
+      options);
 }
 
 TEST_F(SchedulerTest, APromptThatIsStillToBeComputedIsNoServiceYet) {

@@ -735,7 +735,6 @@ class SlowScheduler {
     }
     if (r.begun) computes(*r.router, r);
     r.router.reset();
-    if (places_of(r.spec.tenant) == 0) last_turn_.erase(r.spec.tenant);
     settled_ = false;
   }
   void lose(RequestId request) {
@@ -778,6 +777,10 @@ class SlowScheduler {
     const bool waited = r.waits();
     if (!waited) leave(r);
     std::erase_if(requests_, [&](const Request& other) { return other.id == request; });
+    const bool has_started_others = std::ranges::any_of(requests_, [&](const Request& other) {
+      return other.spec.tenant == tenant && other.attempt > 0;
+    });
+    if (!has_started_others) last_turn_.erase(tenant);
     if (waited) no_longer_waits(tenant);
   }
   void no_longer_waits(const std::string& tenant) {
@@ -865,7 +868,7 @@ class SlowScheduler {
   std::vector<Router> routers_;    ///< those that are up, by id
   std::vector<Computed> computed_;
   std::map<std::string, uint64_t> served_;    ///< weighed tokens, of the tenants remembered
-  std::map<std::string, Instant> last_turn_;  ///< of tenants that have some running
+  std::map<std::string, Instant> last_turn_;  ///< of tenants with requests that have started
   std::string last_waited_;                   ///< the tenant whose request was the last to wait
   std::map<About, Lessons> lessons_;
   std::optional<Instant> end_of_wait_;  ///< for a router
