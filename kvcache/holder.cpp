@@ -35,11 +35,17 @@ std::vector<HolderEffect> Holder::handle(const HolderEvent& event) {
 
 void Holder::on(const Reserve& event, Effects& effects) {
   CHECK_GE(event.tokens.size(), size_t{1});
-  CHECK_LE(event.tokens.size(), event.num_tokens);
+  CHECK(event.cached_only || event.tokens.size() <= event.num_tokens);
   if (running_.contains(event.request)) return;
   stop_waiting(event.request);
-  const auto match = cache_.match(event.cache_namespace, cacheable(event.tokens));
-  if (const auto other = computing(event, match.num_tokens)) {
+  Tokens tokens = event.tokens;
+  uint32_t room = event.num_tokens;
+  auto match = cache_.match(event.cache_namespace, cacheable(tokens));
+  if (event.cached_only) {
+    room = match.num_tokens - match.num_tokens % cache_.block_tokens();
+    tokens = tokens.first(room);
+    match = cache_.match(event.cache_namespace, tokens);
+  } else if (const auto other = computing(event, match.num_tokens)) {
     Running& ahead = running_.at(*other);
     const auto differ = std::ranges::mismatch(ahead.tokens, event.tokens).in1;
     const auto shared = static_cast<uint32_t>(differ - ahead.tokens.begin());
@@ -49,7 +55,7 @@ void Holder::on(const Reserve& event, Effects& effects) {
     effects.emplace_back(Pending{event.request, *other});
     return;
   }
-  auto taken = cache_.take(match, cache_.blocks_for(event.num_tokens), max_copies_);
+  auto taken = cache_.take(match, cache_.blocks_for(room), max_copies_);
   if (!taken) {
     if (!is_guest(event.request)) ++totals_.refused_total;
     effects.emplace_back(Refused{event.request});
@@ -65,7 +71,7 @@ void Holder::on(const Reserve& event, Effects& effects) {
     totals_.hit_tokens_total += taken->cached_len;
   }
   running_.emplace(event.request, Running{.cache_namespace = event.cache_namespace,
-                                          .tokens = event.tokens,
+                                          .tokens = {tokens.begin(), tokens.end()},
                                           .num_computed = taken->cached_len,
                                           .table = taken->table,
                                           .entries = {taken->table.begin(),

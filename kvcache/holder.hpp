@@ -58,12 +58,15 @@ struct HolderOptions {
 /// A request wants to run, for the first time or after it was preempted: `tokens` are known, and it
 /// needs room for `num_tokens`. Answered with Granted, Refused, Pending or CopiesFirst; ignored if
 /// it runs.
-/// REQUIRES: 1 <= tokens.size() <= num_tokens
+/// REQUIRES: 1 <= tokens.size() <= num_tokens, or cached_only
 struct Reserve {
   RequestId request;
   std::string cache_namespace;  ///< made of tenant and cache_salt; namespaces share nothing
   std::vector<TokenId> tokens;
   uint32_t num_tokens = 0;
+  /// It only reads: the table has the whole blocks of `tokens` that are cached and no others, so
+  /// nobody waits for it, nor it for anybody. It is neither extended nor told as Computed.
+  bool cached_only = false;
 };
 /// A running request needs room for `num_tokens` in all. Answered with Extended or Refused. At most
 /// one copy for each further block.
@@ -96,7 +99,7 @@ using HolderEvent = std::variant<Reserve, Extend, Computed, Release, CostsMeasur
 /// done; less than its known tokens, because the last one must be computed to get logits.
 struct Granted {
   RequestId request;
-  std::vector<BlockId> table;  ///< ceil(num_tokens / block_tokens) blocks
+  std::vector<BlockId> table;  ///< ceil(num_tokens / block_tokens) blocks; of cached_only above
   uint32_t cached_len = 0;
   std::vector<Copy> copies;
 };

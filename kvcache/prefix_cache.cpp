@@ -34,7 +34,7 @@ std::optional<PrefixCache::Taken> PrefixCache::take(const Match& match, uint32_t
     num_on_device += tree_[node].num_device;
   }
   if (source != kNoNode) pin(source);
-  CHECK_GT(num_blocks, num_on_device);
+  CHECK_GE(num_blocks, num_on_device);
   if (!has_room(num_blocks - num_on_device) && source != kNoNode) {
     unpin(source);  // the last room may be the source itself
     source = kNoNode;

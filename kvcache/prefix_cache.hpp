@@ -112,7 +112,7 @@ class PrefixCache {
   /// as a use when it is complete. Nothing if there are not enough blocks, even by evicting: then
   /// nothing was evicted.
   /// @param max_copies >= 2; so many or one less are made if more are needed
-  /// REQUIRES: nothing has changed since match(); num_blocks blocks hold more tokens than matched.
+  /// REQUIRES: nothing has changed since match(); num_blocks blocks hold all tokens matched.
   std::optional<Taken> take(const Match& match, uint32_t num_blocks, uint32_t max_copies);
   /// More empty blocks, each referenced once, and the copies that make room for them.
   struct Allocated {

@@ -189,8 +189,10 @@ void Transfers::on(const BlocksAsked& event, Instant, Effects& effects) {
   }
   const RequestId guest{++last_guest_};
   reads_[guest] = {.asked = event};
-  effects.emplace_back(TellHolder{Reserve{guest, event.cache_namespace, event.tokens,
-                                          static_cast<uint32_t>(event.tokens.size())}});
+  effects.emplace_back(TellHolder{Reserve{.request = guest,
+                                          .cache_namespace = event.cache_namespace,
+                                          .tokens = event.tokens,
+                                          .cached_only = true}});
 }
 
 void Transfers::on(const ReadEnded& event, Instant, Effects& effects) {

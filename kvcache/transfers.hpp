@@ -5,8 +5,9 @@
 // by the side that wants them, out of the prefix cache of one side into that of the other; so
 // whatever is lost on the way only costs the time to compute it. Pure.
 //
-// At both ends a transfer is a guest of the holder: it reserves a table like a request, reads or
-// writes it, and releases it. A fetched prefix is found by its request like any cached one.
+// At both ends a transfer is a guest of the holder: it reserves a table, to write like a request or
+// to read what is cached, and releases it. A fetched prefix is found by its request like any cached
+// one.
 //
 // Blocks are read for others where steps are computed, which wait for it. So they are read in
 // parts: one at a time, of as many blocks as take `read_target`, and the next one not before a

@@ -86,6 +86,9 @@ class HolderTest : public ::testing::Test {
     room = std::max(room, static_cast<uint32_t>(tokens.size()));
     return tell(Reserve{RequestId{request}, cache_namespace, tokens, room});
   }
+  std::vector<std::string> read(uint64_t reader, const Tokens& tokens) {
+    return tell(Reserve{.request = RequestId{reader}, .tokens = tokens, .cached_only = true});
+  }
   std::vector<std::string> extend(uint64_t request, uint32_t room) {
     return tell(Extend{RequestId{request}, room});
   }
@@ -295,6 +298,30 @@ TEST_F(HolderTest, DoesNotWaitForTheLastTokenOfABlock) {
   reserve(1, count_from(1, 8));
   computed(1, 0, count_from(1, 7));
   EXPECT_THAT(reserve(2, count_from(1, 8)), ElementsAre("granted 2: 0 2, cached 7; 1>2"));
+}
+
+// --- reading what is cached ---------------------------------------------------------------------
+
+TEST_F(HolderTest, GivesReadersWholeCachedBlocksAndNoneToFill) {
+  run(1, count_from(1, 10));
+  EXPECT_THAT(read(2, count_from(1, 21)), ElementsAre("granted 2: 0 1, cached 8"));
+  EXPECT_EQ(holder.stats().cache.used_blocks, 2U);
+  EXPECT_THAT(read(3, count_from(51, 9)), ElementsAre("granted 3:, cached 0"));
+  EXPECT_THAT(read(4, {7}), ElementsAre("granted 4:, cached 0"));
+  EXPECT_THAT(reserve(5, count_from(91, 24)), ElementsAre(HasSubstr("granted 5: ")));
+  EXPECT_THAT(read(6, count_from(1, 21)), ElementsAre("granted 6: 0 1, cached 8"))
+      << "it needs no room";
+  for (const uint64_t reader : {2, 3, 4, 6}) EXPECT_THAT(release(reader), IsEmpty());
+  EXPECT_EQ(holder.stats().cache.used_blocks, 6U);
+}
+
+TEST_F(HolderTest, LetsNobodyWaitForAReaderNorReadersForAnybody) {
+  run(1, count_from(1, 8));
+  read(2, count_from(1, 21));
+  EXPECT_THAT(reserve(3, count_from(1, 20)), ElementsAre("granted 3: 0 1 2 3 4, cached 8"))
+      << "the reader computes nothing";
+  EXPECT_THAT(read(4, count_from(1, 21)), ElementsAre("granted 4: 0 1, cached 8"))
+      << "though 3 computes more";
 }
 
 // --- room -------------------------------------------------------------------------------------
@@ -535,6 +562,20 @@ TEST_F(HolderWithFewCopiesTest, BringsALongPrefixBackInSeveralTurns) {
   }
   EXPECT_EQ(holder.stats().hit_tokens_total, 32U);
   EXPECT_EQ(holder.stats().host_hit_tokens_total, 32U);
+}
+
+TEST_F(HolderWithFewCopiesTest, BringsAPrefixBackForAReaderInSeveralTurns) {
+  run(1, count_from(1, 32));
+  while (reserve(2, count_from(51, 40))[0].starts_with("2 comes again")) {
+  }
+  EXPECT_THAT(read(3, count_from(1, 40)), ElementsAre("refused 3")) << "2 has all blocks";
+  release(2);
+  for (int turn = 1; turn <= 4; ++turn) {
+    EXPECT_THAT(read(3, count_from(1, 40)),
+                ElementsAre(HasSubstr(turn < 4 ? "3 comes again; " : ", cached 32")));
+    EXPECT_EQ(holder.stats().cache.brought_back_total, 2U * turn);
+  }
+  EXPECT_EQ(holder.stats().cache.used_blocks, 8U);
 }
 
 TEST_F(HolderWithFewCopiesTest, OthersMayTakeWhatWasFreedMeanwhile) {

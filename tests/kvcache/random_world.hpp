@@ -1,9 +1,10 @@
 #pragma once
 
-// Random use of a holder by requests that come, wait, grow, are preempted, resume and leave, with
-// repeated and unknown events between. After every event the holder is compared with its twin, its
-// invariants are checked, and so is the content of the memory that a shell would keep: every cell
-// is a hash of all that its KV depends on, copies and steps are carried out in order.
+// Random use of a holder by requests that come, wait, grow, are preempted, resume and leave, by
+// readers of what is cached, with repeated and unknown events between. After every event the holder
+// is compared with its twin, its invariants are checked, and so is the content of the memory that a
+// shell would keep: every cell is a hash of all that its KV depends on, copies and steps are
+// carried out in order.
 
 #include <gtest/gtest.h>
 
@@ -26,7 +27,7 @@ class RandomWorld {
     switch (draw(16)) {
       case 0:
       case 1: return arrive();
-      case 2: return arrive();
+      case 2: return draw(4) == 0 ? read() : arrive();
       case 3: return draw(8) == 0 ? flood() : leave();
       case 4: return draw(3) == 0 ? repeat() : measures() && draw(8) == 0 ? measure() : strange();
       case 5: return extend();
@@ -53,6 +54,7 @@ class RandomWorld {
   [[nodiscard]] HolderStats stats() const { return holder_.stats(); }
   [[nodiscard]] uint64_t num_events() const { return num_events_; }
   [[nodiscard]] uint64_t num_parts() const { return num_parts_; }
+  [[nodiscard]] uint64_t num_read() const { return num_read_; }
   [[nodiscard]] uint64_t num_unpaid() const { return twin_.unpaid; }
   /// Costs are told: not where a low max_copies is to stay, nor where few slots are to hold much.
   [[nodiscard]] bool measures() const {
@@ -65,8 +67,9 @@ class RandomWorld {
   enum class State : uint8_t { kIdle, kRunning, kPending, kWoken };
   struct Request {
     std::string ns;
-    Tokens known;    ///< prompt and what was sampled
-    size_t end = 0;  ///< tokens after which it leaves
+    Tokens known;        ///< prompt and what was sampled
+    size_t end = 0;      ///< tokens after which it leaves
+    bool reads = false;  ///< cached blocks, and no more
     State state = State::kIdle;
     std::optional<Reserve> again;  ///< after CopiesFirst
     std::vector<uint32_t> table;
@@ -133,6 +136,7 @@ class RandomWorld {
         request.table.clear();
         for (const BlockId block : granted->table) request.table.push_back(block.value);
         ASSERT_LT(granted->cached_len, request.known.size());
+        if (request.reads) num_read_ += granted->table.size();
       } else if (const auto* first = std::get_if<CopiesFirst>(&effect)) {
         ASSERT_LE(first->copies.size(), twin_.max_copies());
         carry_out(first->copies);
@@ -231,6 +235,16 @@ class RandomWorld {
     request.end = request.known.size();
     reserve(id);
   }
+  /// What another router asks for, which may be more than is cached.
+  void read() {
+    if (seen_.empty() || requests_.size() >= 6) return leave();
+    Request& request = requests_[++last_];
+    request.ns = "a";
+    request.known = seen_[draw(seen_.size())];
+    request.known.push_back(static_cast<TokenId>(draw(3)));
+    request.reads = true;
+    reserve(last_);
+  }
   void remember(const Tokens& tokens) {
     seen_.push_back(tokens);
     if (seen_.size() > 12) seen_.erase(seen_.begin() + static_cast<ptrdiff_t>(draw(12)));
@@ -238,8 +252,9 @@ class RandomWorld {
   void reserve(uint64_t id) {
     Request& request = requests_.at(id);
     if (request.again) return tell(*std::exchange(request.again, std::nullopt));
-    tell(Reserve{RequestId{id}, request.ns, request.known,
-                 static_cast<uint32_t>(request.known.size() + draw(2 * size()))});
+    const size_t room = request.reads ? 0 : request.known.size() + draw(2 * size());
+    tell(Reserve{RequestId{id}, request.ns, request.known, static_cast<uint32_t>(room),
+                 request.reads});
   }
 
   template <class Wanted>
@@ -263,6 +278,7 @@ class RandomWorld {
     const auto id = pick([](const Request& r) { return r.state == State::kRunning; });
     if (!id) return ask_again();
     Request& request = requests_.at(*id);
+    if (request.reads) return release(*id, false);
     if (request.step > 0) return end_step(*id);
     const size_t room = request.table.size() * size();
     const size_t end = std::min(room, request.known.size());
@@ -304,7 +320,7 @@ class RandomWorld {
     tell(Extend{RequestId{id}, static_cast<uint32_t>(request.known.size() + draw(size() + 1))});
   }
   void extend() {
-    const auto id = pick([](const Request& r) { return r.state == State::kRunning; });
+    const auto id = pick([](const Request& r) { return r.state == State::kRunning && !r.reads; });
     if (!id) return;
     const size_t now = requests_.at(*id).table.size() * size();
     tell(Extend{RequestId{*id}, static_cast<uint32_t>(draw(now + 3 * size()))});
@@ -350,6 +366,7 @@ class RandomWorld {
 
   uint64_t seed_, draws_ = 0, last_ = 0, num_events_ = 0;
   uint64_t num_parts_ = 0;  ///< copies that were to be carried out before a request is granted
+  uint64_t num_read_ = 0;   ///< blocks that readers were granted
   HolderOptions options_;
   Holder holder_;
   Twin twin_;
@@ -381,6 +398,7 @@ inline void run_random_worlds(uint64_t seed, uint64_t num_events) {
     EXPECT_GT(stats.cache.evicted_total, share / 20);
     EXPECT_GT(stats.pending_total, share / 300);
     EXPECT_GT(stats.refused_total, share / 300);
+    EXPECT_GT(world.num_read(), share / 1000);
     if (shape.num_host_slots > 0) {
       EXPECT_GT(stats.host_hit_tokens_total, share / 50);
       EXPECT_GT(stats.cache.brought_back_total, share / 300);

@@ -26,7 +26,8 @@ std::string text(const TransferEffect& effect) {
   struct Text {
     std::string operator()(const TellHolder& e) const {
       if (const auto* reserve = std::get_if<Reserve>(&e.event)) {
-        return "reserve " + reserve->cache_namespace + num(reserve->tokens.size());
+        return (reserve->cached_only ? "reserve cached " : "reserve ") + reserve->cache_namespace +
+               num(reserve->tokens.size());
       }
       if (const auto* computed = std::get_if<Computed>(&e.event)) {
         return "computed " + num(computed->first_position) + "+" + num(computed->tokens.size());
@@ -177,7 +178,7 @@ TEST_F(TransfersTest, IgnoresRepeatsStrangersAndWhatIsOutOfOrder) {
 TEST_F(TransfersTest, BoundsFetchesAndReads) {
   want(17);
   EXPECT_EQ(tell(FetchWanted{{kHere, RequestId{8}, 1}, kThere, "", counting(17)}), "ended with 0");
-  EXPECT_EQ(tell(BlocksAsked{kKey, 0, 2, "s/", counting(9)}), "reserve s/9");
+  EXPECT_EQ(tell(BlocksAsked{kKey, 0, 2, "s/", counting(9)}), "reserve cached s/9");
   EXPECT_EQ(tell(BlocksAsked{kKey, 0, 2, "", counting(9)}), "nothing at 0 of 0");
 }
 
@@ -189,7 +190,7 @@ TEST_F(TransfersTest, AbandonsAFetch) {
 }
 
 TEST_F(TransfersTest, GivesWhatIsCachedAndNoMore) {
-  EXPECT_EQ(tell(BlocksAsked{kKey, 1, 9, "", counting(33)}), "reserve 33");
+  EXPECT_EQ(tell(BlocksAsked{kKey, 1, 9, "", counting(33)}), "reserve cached 33");
   EXPECT_EQ(grant(9, 30), "read 1+2 of 7") << "a window at most";
   EXPECT_EQ(tell(ReadEnded{guest}), "release");
   EXPECT_EQ(tell(ReadEnded{guest}), "");

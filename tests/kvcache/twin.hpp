@@ -242,7 +242,7 @@ class Twin {
     const size_t matched = match_len(e.cache_namespace, query);
     const size_t whole = matched / size();
     const size_t end = (whole + 1) * size();
-    if (e.tokens.size() >= end && matched < std::min(end, query.size())) {
+    if (!e.cached_only && e.tokens.size() >= end && matched < std::min(end, query.size())) {
       for (auto& [other, request] : running) {
         const size_t shared = common(request.tokens, e.tokens);
         if (request.ns != e.cache_namespace || shared < end || request.num_computed >= end)
@@ -258,14 +258,14 @@ class Twin {
     std::vector<Key> path;
     for (size_t i = 1; i <= whole; ++i)
       path.emplace_back(e.cache_namespace, first(query, i * size()));
-    auto source = source_of(e.cache_namespace, query, matched);
+    auto source = e.cached_only ? std::nullopt : source_of(e.cache_namespace, query, matched);
     size_t on_device = 0;
     for (const Key& key : path) {
       pinned_.insert(key);
       if (entries.at(key).on_device) ++on_device;
     }
     if (source) pinned_.insert(*source);
-    const size_t num_blocks = blocks_for(e.num_tokens);
+    const size_t num_blocks = e.cached_only ? whole : blocks_for(e.num_tokens);
     const auto has_room = [&] {
       return options_.num_blocks - used_blocks().size() >= num_blocks - on_device;
     };
@@ -332,7 +332,8 @@ class Twin {
     if (!complete) {
       const Reserve& again = copies_first->again;
       if (again.request != e.request || again.tokens != e.tokens ||
-          again.num_tokens != e.num_tokens || again.cache_namespace != e.cache_namespace) {
+          again.num_tokens != e.num_tokens || again.cache_namespace != e.cache_namespace ||
+          again.cached_only != e.cached_only) {
         fail("another request is to come again");
       }
       return;
@@ -351,7 +352,7 @@ class Twin {
     }
     Running& request = running[id];
     request = {.ns = e.cache_namespace,
-               .tokens = e.tokens,
+               .tokens = e.cached_only ? first(e.tokens, cached) : e.tokens,
                .num_computed = static_cast<uint32_t>(cached),
                .num_entries = static_cast<uint32_t>(whole),
                .table = {},
