@@ -86,8 +86,11 @@ void Transfers::on(const GuestGranted& event, Instant now, Effects& effects) {
 
 void Transfers::read_part(Effects& effects) {
   if (reading_ || turn_taken_) return;
-  const auto next = std::ranges::find_if(
-      reads_, [](const auto& read) { return read.second.num_read < read.second.blocks.size(); });
+  const auto waits = [](const auto& read) {
+    return read.second.num_read < read.second.blocks.size();
+  };
+  auto next = std::find_if(reads_.upper_bound(last_read_), reads_.end(), waits);
+  if (next == reads_.end()) next = std::ranges::find_if(reads_, waits);
   if (next == reads_.end()) return;
   auto& [guest, read] = *next;
   const double most =
@@ -101,6 +104,7 @@ void Transfers::read_part(Effects& effects) {
                                   {first, first + count},
                                   read.num_available});
   read.num_read += count;
+  last_read_ = guest;
   last_part_ = count;
   reading_ = turn_taken_ = true;
 }
@@ -197,15 +201,14 @@ void Transfers::on(const BlocksAsked& event, Instant, Effects& effects) {
 
 void Transfers::on(const ReadEnded& event, Instant, Effects& effects) {
   constexpr double kRate = 0.25;
-  const auto ended = reads_.find(event.guest);
-  if (!reading_ || ended == reads_.end()) return;
+  if (!reading_ || event.guest != last_read_) return;
   reading_ = false;
-  const Read& read = ended->second;
   if (event.took.ns > 0) {
     const double ns = static_cast<double>(event.took.ns) / last_part_;
     block_ns_ += (block_ns_ > 0 ? kRate : 1) * (ns - block_ns_);
   }
-  if (read.num_read < read.blocks.size()) return;
+  const auto ended = reads_.find(event.guest);
+  if (ended->second.num_read < ended->second.blocks.size()) return;
   effects.emplace_back(TellHolder{Release{event.guest}});
   reads_.erase(ended);
 }
@@ -215,16 +218,28 @@ void Transfers::on(const ReadTurn&, Instant, Effects& effects) {
   read_part(effects);
 }
 
-/// Reads for it end by themselves.
 void Transfers::on(const RouterLost& event, Instant, Effects& effects) {
   for (auto fetch = fetches_.begin(); fetch != fetches_.end();) {
     fetch = fetch->second.from == event.router ? end(fetch, effects) : std::next(fetch);
+  }
+  for (auto at = reads_.begin(); at != reads_.end();) {
+    auto& [guest, read] = *at;
+    if (read.asked.key.router != event.router) {
+      ++at;
+    } else if (reading_ && guest == last_read_) {
+      read.blocks.resize(read.num_read);  // it holds them until the part that is out has ended
+      ++at;
+    } else {
+      effects.emplace_back(TellHolder{Release{guest}});
+      at = reads_.erase(at);
+    }
   }
 }
 
 std::string Transfers::check() const {
   if (fetches_.size() > options_.max_fetches) return "too many fetches";
   if (reads_.size() > options_.max_reads) return "too many reads";
+  if (reading_ && !reads_.contains(last_read_)) return "a part is read for nobody";
   for (const auto& [guest, read] : reads_) {
     if (!is_guest(guest)) return "a read is no guest";
     if (read.num_read > read.blocks.size()) return "more is read than there is";

@@ -12,7 +12,7 @@
 // Blocks are read for others where steps are computed, which wait for it. So they are read in
 // parts: one at a time, of as many blocks as take `read_target`, and the next one not before a
 // ReadTurn or a PatienceTick. Whoever asks, however often, a step is held up by one part, and a
-// long step by one more for each tick that it takes.
+// long step by one more for each tick that it takes. Those who asked get parts by turns.
 
 #include <cstdint>
 #include <map>
@@ -90,6 +90,7 @@ struct ReadEnded {
 };
 /// Another part may be read: a step has ended, or none is out.
 struct ReadTurn {};
+/// Nothing comes from there, and nothing is read for it any longer.
 struct RouterLost {
   NodeId router;
 };
@@ -182,7 +183,7 @@ class Transfers {
   /// Publishes what came and lets the request begin.
   Fetches::iterator end(Fetches::iterator fetch, Effects& effects);
   Fetches::iterator find_fetch(RequestId guest);
-  /// The next part of the first that waits for one, if it is time for it.
+  /// A part of the next one that waits for one, if it is time for it.
   void read_part(Effects& effects);
 
   TransferOptions options_;
@@ -191,6 +192,7 @@ class Transfers {
   std::map<RequestId, Read> reads_;  ///< by guest: in the order in which they asked
   bool reading_ = false;             ///< a part is out
   bool turn_taken_ = false;          ///< a part was read since the last turn
+  RequestId last_read_;              ///< the guest of the last part
   uint32_t last_part_ = 0;           ///< its blocks
   double block_ns_ = 0;              ///< what reading a block took lately; 0: not known
   uint64_t fetched_blocks_ = 0;

@@ -60,6 +60,7 @@ class TransfersTest : public ::testing::Test {
       if (const auto* told = std::get_if<TellHolder>(&effect)) {
         if (const auto* reserve = std::get_if<Reserve>(&told->event)) guest = reserve->request;
       }
+      if (const auto* read = std::get_if<ReadBlocks>(&effect)) reading = read->guest;
       lines += (lines.empty() ? "" : ", ") + text(effect);
     }
     EXPECT_EQ(transfers.check(), "");
@@ -79,7 +80,8 @@ class TransfersTest : public ::testing::Test {
 
   static constexpr TransferKey kKey{kHere, RequestId{7}, 1};
   Instant now;
-  RequestId guest;
+  RequestId guest;    ///< that was reserved last
+  RequestId reading;  ///< that a part was read for last
   Transfers transfers{{.block_tokens = kBlockTokens,
                        .window_blocks = 2,
                        .max_fetches = 1,
@@ -206,33 +208,76 @@ TEST_F(TransfersTest, GivesWhatIsCachedAndNoMore) {
   EXPECT_EQ(tell(BlocksAsked{kKey, 0, 1, "", {}}), "nothing at 0 of 0");
 }
 
-TEST_F(TransfersTest, ReadsOnePartInATurnOfAsManyBlocksAsTakeTheTarget) {
-  transfers = Transfers({.block_tokens = kBlockTokens,
-                         .window_blocks = 16,
-                         .max_reads = 2,
-                         .read_target = milliseconds(5)});
-  const auto key = [](uint64_t request) { return TransferKey{kThere, RequestId{request}, 1}; };
-  tell(BlocksAsked{key(1), 0, 16, "", counting(65)});
-  const RequestId first = guest;
-  EXPECT_EQ(grant(17, 64), "read 0+2 of 16") << "what a block takes is not known";
-  tell(BlocksAsked{key(2), 0, 16, "", counting(65)});
-  EXPECT_EQ(grant(17, 64), "") << "one part at a time, whoever asks";
+class TransfersOfManyTest : public TransfersTest {
+ protected:
+  TransfersOfManyTest() {
+    transfers = Transfers({.block_tokens = kBlockTokens,
+                           .window_blocks = 16,
+                           .max_reads = 3,
+                           .read_target = milliseconds(5)});
+  }
+  /// Somebody asks for blocks from the first on. @returns the guest
+  RequestId ask(NodeId router, uint64_t request, uint32_t num_blocks) {
+    const size_t num_tokens = num_blocks * kBlockTokens + 1;
+    tell(BlocksAsked{{router, RequestId{request}, 1}, 0, num_blocks, "", counting(num_tokens)});
+    return guest;
+  }
+  std::string grant_all(RequestId asking, uint32_t num_blocks) {
+    guest = asking;
+    return grant(num_blocks, num_blocks * kBlockTokens);
+  }
+};
+
+TEST_F(TransfersOfManyTest, ReadsOnePartInATurnOfAsManyBlocksAsTakeTheTarget) {
+  const RequestId first = ask(kThere, 1, 16);
+  EXPECT_EQ(grant_all(first, 16), "read 0+2 of 16") << "what a block takes is not known";
+  const RequestId second = ask(kThere, 2, 16);
+  EXPECT_EQ(grant_all(second, 16), "") << "one part at a time, whoever asks";
   EXPECT_EQ(tell(ReadTurn{}), "");
+  EXPECT_EQ(tell(ReadEnded{second, milliseconds(2)}), "") << "it is not being read";
   EXPECT_EQ(tell(ReadEnded{first, milliseconds(2)}), "");
-  EXPECT_EQ(tell(ReadTurn{}), "read 2+5 of 16") << "1 ms for each";
-  EXPECT_EQ(tell(ReadEnded{first, milliseconds(25)}), "") << "2 ms, by a quarter of the lesson";
-  EXPECT_EQ(tell(PatienceTick{}), "read 7+2 of 16") << "a long step is out";
+  EXPECT_EQ(tell(ReadTurn{}), "read 0+5 of 16") << "1 ms for each";
+  EXPECT_EQ(tell(ReadEnded{second, milliseconds(25)}), "") << "2 ms, by a quarter of the lesson";
+  EXPECT_EQ(tell(PatienceTick{}), "read 2+2 of 16") << "a long step is out";
   EXPECT_EQ(tell(ReadEnded{first, seconds(1)}), "");
-  EXPECT_EQ(tell(ReadTurn{}), "read 9+1 of 16") << "one that takes longer is read all the same";
-  const auto go_on = [&](RequestId reading) {
-    for (int i = 0; i < 40; ++i) {
-      tell(ReadEnded{reading, Duration{1}});
-      tell(ReadTurn{});
-    }
+  EXPECT_EQ(tell(ReadTurn{}), "read 5+1 of 16") << "one that takes longer is read all the same";
+  EXPECT_TRUE(transfers.waits());
+  for (int i = 0; i < 40; ++i) {
+    tell(ReadEnded{reading, Duration{1}});
+    tell(ReadTurn{});
+  }
+  EXPECT_FALSE(transfers.waits());
+}
+
+TEST_F(TransfersOfManyTest, ReadsForThoseWhoAskedByTurns) {
+  const RequestId first = ask(kThere, 1, 4), second = ask(kThere, 2, 4);
+  grant_all(first, 4);
+  grant_all(second, 4);
+  std::vector<RequestId> turns{reading};
+  const auto turn = [&] {
+    tell(ReadEnded{reading});
+    tell(ReadTurn{});
+    turns.push_back(reading);
   };
-  go_on(first);
-  EXPECT_TRUE(transfers.waits()) << "the second one has its turn";
-  go_on(guest);
+  turn();
+  const RequestId third = ask(kThere, 3, 4);
+  grant_all(third, 4);
+  for (int i = 0; i < 4; ++i) turn();
+  EXPECT_EQ(turns, (std::vector{first, second, third, first, second, third}));
+}
+
+TEST_F(TransfersOfManyTest, ReadsNoMoreForARouterThatIsLost) {
+  const NodeId other{3};
+  const RequestId first = ask(kThere, 1, 4), second = ask(kThere, 2, 4), third = ask(other, 1, 4);
+  EXPECT_EQ(grant_all(first, 4), "read 0+2 of 4");
+  EXPECT_EQ(grant_all(third, 4), "");
+  EXPECT_EQ(tell(RouterLost{kThere}), "release") << "the part of the first one is out";
+  EXPECT_EQ(grant_all(second, 4), "release") << "the answer comes too late";
+  EXPECT_EQ(tell(ReadEnded{first}), "release");
+  EXPECT_EQ(tell(ReadTurn{}), "read 0+2 of 4") << "of the other router";
+  EXPECT_EQ(tell(ReadEnded{third}), "");
+  EXPECT_EQ(tell(RouterLost{other}), "release");
+  EXPECT_EQ(tell(ReadTurn{}), "");
   EXPECT_FALSE(transfers.waits());
 }
 
@@ -300,7 +345,7 @@ class Site {
     for (const auto& [request, tokens] : requests_) live.push_back(request);
     return live;
   }
-  [[nodiscard]] bool quiet() const { return !transfers_.fetching(); }
+  [[nodiscard]] bool quiet() const { return !transfers_.waits(); }
   [[nodiscard]] uint64_t fetched() const { return transfers_.fetched_blocks(); }
 
   Instant now;
@@ -427,7 +472,8 @@ TEST(Transfers, NeverPutWrongKvIntoACacheWhateverIsLost) {
       ASSERT_NO_FATAL_FAILURE(site.rest());
       site.now = site.now + seconds(1);
       ASSERT_NO_FATAL_FAILURE(site.act(PatienceTick{}));
-      EXPECT_TRUE(site.quiet()) << "a fetch hangs";
+      ASSERT_NO_FATAL_FAILURE(site.rest());
+      EXPECT_TRUE(site.quiet()) << "a fetch or a read hangs";
       fetched += site.fetched();
     }
   };
