@@ -5,8 +5,11 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <functional>
+#include <map>
 #include <set>
 
+#include "actors/kv_exchange.hpp"
 #include "base/random.hpp"
 #include "tests/support/requests.hpp"
 #include "tests/support/seeds.hpp"
@@ -130,6 +133,104 @@ TEST(VirtualStep, ThatEndsAfterACancellationLeavesNoBlockOfTheCancelledRequest) 
   if (!usual_seeds()) return;
   EXPECT_GT(num_cancelled, 40U);
   EXPECT_GT(num_blocks, 100U) << "they had blocks";
+}
+
+/// Two routers, one of which computes steps while the other asks it for blocks of one prefix.
+class Readers {
+ public:
+  static constexpr uint32_t kBlockTokens = 4, kNumBlocks = 16, kNumAsking = 3;
+
+  explicit Readers(uint64_t seed)
+      : cluster({.model = kModel,
+                 .num_routers = 2,
+                 .num_shards = 1,
+                 .micro_batches = 1,
+                 .kv_block_tokens = kBlockTokens},
+                world_of_even_frames(seed)) {
+    EXPECT_TRUE(cluster.run_until_serving());
+    cluster.nodes().client().drain("router-1", true);
+    cluster.run_for(seconds(1));
+    auto cached = greedy(1);
+    cached.prompt.assign(kNumBlocks * kBlockTokens + 1, 9);
+    EXPECT_TRUE(cluster.run_until_ended({cluster.submit(cached)}));
+    streams = cluster.submit_all({2, greedy(100)});
+    EXPECT_TRUE(run_until([&] { return streams[1]->tokens.size() >= 3; }));
+    ask(cached.prompt);
+  }
+
+  [[nodiscard]] bool run_until(const std::function<bool()>& done) {
+    return cluster.run_until([&] {
+      look();
+      return done();
+    });
+  }
+  [[nodiscard]] bool all_sent() const { return blocks_.size() == kNumAsking * kNumBlocks; }
+
+  VirtualCluster cluster;
+  VirtualCluster::Streams streams;  ///< that are decoded meanwhile
+  /// Of KV, between the first rows of a step and of the next; by number of the step.
+  std::map<size_t, size_t> parts;
+  Instant began, ended;  ///< the first part and the last
+
+ private:
+  void ask(const std::vector<TokenId>& tokens) {
+    const auto& from = cluster.nodes().at("router-0");
+    const auto& port = cluster.nodes().at("router-1").port;
+    const auto link = port->connect(from.services.self, from.port->address()).value();
+    for (uint64_t request = 1; request <= kNumAsking; ++request) {
+      const transport::FrameHeader header{.kind = transport::FrameKind::kKvWanted,
+                                          .epoch = epoch_,
+                                          .request = RequestId{1000 + request},
+                                          .num_rows = kNumBlocks};
+      EXPECT_TRUE(link->send({header, encode_prefix("", tokens)}).ok());
+    }
+  }
+  /// At what the first router has on its wires.
+  void look() {
+    size_t num_new = 0;
+    for (const VirtualNetwork::Wire& wire : cluster.world().network().wires()) {
+      if (wire.from != cluster.nodes().at("router-0").services.self) continue;
+      for (const auto& sent : wire.sent) {
+        const auto frame = transport::decode_frame(sent.frame.header, sent.frame.payload).value();
+        const transport::FrameHeader& header = frame.header;
+        if (header.kind == transport::FrameKind::kDispatch) {
+          if (header.step > last_step_) ++num_steps_;
+          last_step_ = std::max(last_step_, header.step);
+          epoch_ = header.epoch;
+        }
+        if (header.kind != transport::FrameKind::kKvBlock || !frame.payload) continue;
+        num_new += blocks_.insert({header.request, header.layer}).second ? 1 : 0;
+      }
+    }
+    if (num_new == 0) return;
+    ended = cluster.world().now();
+    if (parts.empty()) began = ended;
+    ++parts[num_steps_];
+  }
+
+  Epoch epoch_;
+  StepId last_step_;
+  size_t num_steps_ = 0;
+  std::set<std::pair<RequestId, uint32_t>> blocks_;
+};
+
+TEST(VirtualStep, WaitsForOnePartOfTheBlocksThatOthersAskFor) {
+  constexpr Duration kTick = milliseconds(50);
+  for_each_seed(10, [&](uint64_t seed) {
+    Readers readers(seed);
+    ASSERT_TRUE(readers.run_until([&] { return readers.all_sent(); }));
+    EXPECT_FALSE(readers.streams[0]->ended()) << "steps were computed all the time";
+    // Reading takes no time here, so a part stays two blocks.
+    size_t num_parts = 0, num_more = 0;
+    for (const auto& [step, parts] : readers.parts) {
+      num_parts += parts;
+      num_more += parts - 1;
+    }
+    EXPECT_EQ(num_parts, Readers::kNumAsking * Readers::kNumBlocks / 2);
+    EXPECT_LE(num_more, (readers.ended - readers.began).ns / kTick.ns + 1) << "one for each tick";
+    const size_t num_steps = readers.parts.rbegin()->first - readers.parts.begin()->first + 1;
+    EXPECT_EQ(readers.parts.size(), num_steps) << "one after each step";
+  });
 }
 
 }  // namespace
