@@ -21,7 +21,8 @@ class KvExchange {
  public:
   using FetchHandler = std::function<void(RequestId request, uint32_t attempt)>;
   /// @param self the router's actor; the rest outlives it. Both handlers run in it.
-  /// @param step_is_out a step is computed or under way: reads wait for its end
+  /// @param step_is_out a step is computed or under way: what is asked for may be read at once, but
+  ///        further parts wait for its end, or a tick
   KvExchange(caf::event_based_actor* self, const WorkerServices* services,
              std::shared_ptr<RouterEngine> engine, caf::actor kv_holder,
              kvcache::TransferOptions options, FetchHandler on_fetch_ended,
