@@ -186,14 +186,14 @@ TEST(AttentionSpan, OfTheModelReachesTheBatcher) {
   const auto checkpoint = CHECK_OK(model::Checkpoint::open(directory));
   const model::ModelConfig& config = checkpoint.config();
   kernels::ThreadPool pool(1);
-  const auto ops = kernels::make_cpu_ops(&pool);
-  const RouterEngine engine(config, CHECK_OK(checkpoint.load_router()), *ops, pool,
-                            KvShape{.num_layers = config.num_layers,
-                                    .num_blocks = 1,
-                                    .block_tokens = 1,
-                                    .kv_dim = config.kv_dim()},
-                            AttentionForm::kAbsorbed);
-  const RouterOptions options = for_model({.batcher = {.max_step_tokens = 7}}, engine);
+  const kernels::Backend backend = kernels::make_cpu_backend(&pool);
+  const KvShape kv{.num_layers = config.num_layers,
+                   .num_blocks = 1,
+                   .block_tokens = 1,
+                   .kv_dim = config.kv_dim()};
+  const auto engine = CHECK_OK(RouterEngine::make(config, CHECK_OK(checkpoint.load_router()),
+                                                  backend, pool, kv, AttentionForm::kAbsorbed));
+  const RouterOptions options = for_model({.batcher = {.max_step_tokens = 7}}, *engine);
   EXPECT_EQ(options.batcher.attention_span,
             static_cast<uint32_t>(attention_span(config, AttentionForm::kAbsorbed)));
   EXPECT_GT(options.batcher.attention_span, 1U);
