@@ -88,6 +88,15 @@ std::optional<RouterShare> RouterPool::choose(const std::string& cache_namespace
   return best;
 }
 
+uint32_t RouterPool::most_cached(const std::string& cache_namespace,
+                                 std::span<const TokenId> known) const {
+  uint32_t most = 0;
+  for (const PrefixIndex::Match& match : index_.match(cache_namespace, known)) {
+    most = std::max(most, match.num_tokens);
+  }
+  return std::min(most, static_cast<uint32_t>(known.size()) - 1);
+}
+
 bool RouterPool::is_sooner(uint64_t there, const Router& than, const Behind& behind) const {
   const uint64_t here =
       work(than.num_prefill - behind.num_prefill, than.num_running - behind.num_running - 1);

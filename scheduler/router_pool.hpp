@@ -75,6 +75,11 @@ class RouterPool {
                                                   std::optional<NodeId> except = {},
                                                   const RouterShare* leaving = nullptr) const;
 
+  /// Of tokens that a request knows so many are probably cached where most of them are, whoever has
+  /// a place. Not the last one, which is computed in any case. Cost: hashes of the tokens.
+  [[nodiscard]] uint32_t most_cached(const std::string& cache_namespace,
+                                     std::span<const TokenId> known) const;
+
   /// A request that waits on this router, with such others behind it, might begin clearly sooner
   /// where there is a place, were all of it cached there. Cost: O(routers), no hashing.
   [[nodiscard]] bool any_sooner(NodeId router, const Behind& behind) const;

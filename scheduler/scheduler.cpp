@@ -141,7 +141,11 @@ std::optional<Error> Scheduler::reason_to_refuse(const RequestSpec& spec, Instan
 
 bool Scheduler::is_never_in_time(const RequestSpec& spec, Instant now) const {
   const uint64_t busy = std::max<uint64_t>(load(), 1);
-  return std::min(service_of(spec, 0, 1, now), service_of(spec, 0, busy, now)) > spec.timeout;
+  const auto is_late = [&](uint32_t num_cached) {
+    return std::min(service_of(spec, 0, 1, now, num_cached),
+                    service_of(spec, 0, busy, now, num_cached)) > spec.timeout;
+  };
+  return is_late(0) && is_late(routers_.most_cached(spec.cache_namespace, spec.prompt));
 }
 
 std::optional<Error> Scheduler::reason_for_lateness(const RequestSpec& spec, Duration wait,
@@ -191,10 +195,12 @@ uint64_t Scheduler::load(uint64_t num_more) const {
 }
 
 Duration Scheduler::service_of(const RequestSpec& spec, size_t num_emitted, uint64_t load,
-                               Instant now) const {
+                               Instant now, uint32_t num_cached) const {
   const uint64_t num_more = num_expected(spec, now) - 1;
-  return estimate_.prefill(load, spec.prompt.size() + num_emitted, now) +
-         estimate_.decode(load, num_more - std::min(num_more, num_emitted), now);
+  const size_t num_known = spec.prompt.size() + num_emitted;
+  Duration prefill = estimate_.prefill(load, num_known, now);
+  prefill.ns -= prefill.ns / static_cast<int64_t>(num_known) * num_cached;
+  return prefill + estimate_.decode(load, num_more - std::min(num_more, num_emitted), now);
 }
 
 Duration Scheduler::time_left(const Entry& running, uint64_t load, Instant now) const {

@@ -227,8 +227,9 @@ class Scheduler {
   void on(const Stopping& event, Instant now, Effects& effects);
 
   [[nodiscard]] std::optional<Error> reason_to_refuse(const RequestSpec& spec, Instant now) const;
-  /// Whether a new request would not end in time even if it were alone. One that would as things
-  /// are now would too, whatever was learned of those that were alone.
+  /// Whether a new request would not end in time even if it were alone and all that may be cached
+  /// were. One that would as things are now would too, whatever was learned of those that were
+  /// alone. Cost: hashes of a prompt that would be too late if none of it were cached.
   [[nodiscard]] bool is_never_in_time(const RequestSpec& spec, Instant now) const;
   /// That its time would be over before its end. @param wait for a place
   [[nodiscard]] std::optional<Error> reason_for_lateness(const RequestSpec& spec, Duration wait,
@@ -242,8 +243,9 @@ class Scheduler {
   /// Requests on a router, on average and rounded up, with so many more.
   [[nodiscard]] uint64_t load(uint64_t num_more = 0) const;
   /// From a start with these tokens emitted to the end, as others took.
+  /// @param num_cached of the tokens that it begins with, which are taken to cost nothing
   [[nodiscard]] Duration service_of(const RequestSpec& spec, size_t num_emitted, uint64_t load,
-                                    Instant now) const;
+                                    Instant now, uint32_t num_cached = 0) const;
   [[nodiscard]] Duration time_left(const Entry& running, uint64_t load, Instant now) const;
   [[nodiscard]] uint64_t num_expected(const RequestSpec& spec, Instant now) const;
   [[nodiscard]] Instant end_of_wait(bool recovering, Instant now) const;

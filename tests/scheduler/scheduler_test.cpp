@@ -431,6 +431,34 @@ TEST_F(SchedulerTest, TellsWhatIsLateByItselfFromWhatIsLateBecauseOfOthers) {
       << "another cluster may be faster";
 }
 
+TEST_F(SchedulerTest, RefusesNothingForGoodThatMayBeCached) {
+  use({.max_running = 1, .max_context = 1'000});
+  up();
+  submit(1, 640, 2);
+  now = now + seconds(1);
+  emit(1, 0, {7});
+  finish(1);  // a second for 640 tokens
+  const auto submit_prompt = [&](uint64_t request, TokenId last, const std::string& cache) {
+    RequestSpec spec{.prompt = std::vector<TokenId>(640, 1),
+                     .max_tokens = 1,
+                     .cache_namespace = cache,
+                     .timeout = milliseconds(400)};
+    std::fill(spec.prompt.begin() + 320, spec.prompt.end(), last);
+    return tell(Submitted{RequestId{request}, spec});
+  };
+  const auto for_good = ElementsAre(HasSubstr("refused for good deadline_exceeded: deadline: "));
+  const auto for_now = ElementsAre(HasSubstr("refused for 1 s deadline_exceeded: deadline: "));
+  EXPECT_THAT(submit_prompt(2, 1, ""), for_now);
+  EXPECT_THAT(submit_prompt(3, 2, ""), for_good) << "half a second for what is not cached";
+  EXPECT_THAT(submit_prompt(4, 1, "salt"), for_good);
+  submit(5, 30, 2);
+  EXPECT_THAT(submit_prompt(6, 1, ""), for_now) << "it may be cached where all places are taken";
+  EXPECT_THAT(submit_prompt(7, 2, ""), for_good);
+  cancel(5);
+  tell(RouterGone{NodeId{kR}});
+  EXPECT_THAT(submit_prompt(8, 1, ""), for_good);
+}
+
 TEST_F(SchedulerTest, BelievesWhatItLearnedLessAndLess) {
   up();
   submit(1, 4, 11);

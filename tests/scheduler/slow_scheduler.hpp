@@ -258,10 +258,18 @@ class SlowScheduler {
     const bool starts_at_once = own == 0 && who_yields_to(spec.tenant, spec.priority) != nullptr;
     return late_after(starts_at_once ? Duration{} : wait_of(spec).value_or(Duration{}), load(0));
   }
-  /// Neither as things are nor alone.
+  /// Neither as things are nor alone, nor if all were cached there that is cached anywhere.
   [[nodiscard]] bool is_never_in_time(const RequestSpec& spec) const {
-    return service_of(spec, 0, 1) > spec.timeout &&
-           service_of(spec, 0, std::max<uint64_t>(load(0), 1)) > spec.timeout;
+    size_t most = 0;
+    for (const Computed& c : computed_) {
+      most = std::max(most, cached(c.router, spec.cache_namespace, spec.prompt));
+    }
+    for (const size_t num_cached : {size_t{0}, std::min(most, spec.prompt.size() - 1)}) {
+      for (const uint64_t load : {uint64_t{1}, std::max<uint64_t>(this->load(0), 1)}) {
+        if (service_of(spec, 0, load, num_cached) <= spec.timeout) return false;
+      }
+    }
+    return true;
   }
   /// The places of those that run go one after the other to those before it.
   [[nodiscard]] std::optional<Duration> wait_of(const RequestSpec& spec) const {
@@ -342,10 +350,13 @@ class SlowScheduler {
     const auto length = static_cast<size_t>(amount_of(known->second, spec.max_tokens) + 0.5);
     return std::clamp<size_t>(length, 1, spec.max_tokens);
   }
-  [[nodiscard]] Duration service_of(const RequestSpec& spec, size_t emitted, uint64_t load) const {
+  [[nodiscard]] Duration service_of(const RequestSpec& spec, size_t emitted, uint64_t load,
+                                    size_t num_cached = 0) const {
     const size_t known = spec.prompt.size() + emitted, more = num_expected(spec) - 1;
     const size_t left = more > emitted ? more - emitted : 0;
-    return time_of("prefill", load, known) + time_of("decode", load, left);
+    Duration prefill = time_of("prefill", load, known);
+    prefill.ns -= prefill.ns / static_cast<int64_t>(known) * static_cast<int64_t>(num_cached);
+    return prefill + time_of("decode", load, left);
   }
   [[nodiscard]] uint64_t load(size_t num_more) const {
     const size_t routers = std::max<size_t>(routers_.size(), 1);
