@@ -90,6 +90,9 @@ class RouterPool {
                                                          const std::string& cache_namespace,
                                                          std::span<const TokenId> known) const;
 
+  /// The router is taken to have these tokens from now on, also if the request leaves before it has
+  /// computed them: then a later one that begins with them may be sent there and computes them
+  /// anew.
   void start(const RouterShare& share, const std::string& cache_namespace,
              std::span<const TokenId> known);
   /// Tokens came; with the first ones here it is known how many were cached.
