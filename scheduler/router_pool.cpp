@@ -34,12 +34,6 @@ void RouterPool::heard(NodeId router, Instant now) {
   if (found != routers_.end()) found->second.last_heard = now;
 }
 
-std::vector<NodeId> RouterPool::ids() const {
-  std::vector<NodeId> ids;
-  for (const auto& [id, router] : routers_) ids.push_back(id);
-  return ids;
-}
-
 bool RouterPool::any_undrained() const {
   return std::ranges::any_of(routers_, [](const auto& r) { return !r.second.drained; });
 }

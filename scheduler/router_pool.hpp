@@ -60,7 +60,6 @@ class RouterPool {
 
   [[nodiscard]] bool empty() const { return routers_.empty(); }
   [[nodiscard]] size_t size() const { return routers_.size(); }
-  [[nodiscard]] std::vector<NodeId> ids() const;
   [[nodiscard]] bool is_up(NodeId router) const { return routers_.contains(router); }
   [[nodiscard]] Instant last_heard(NodeId router) const { return routers_.at(router).last_heard; }
   [[nodiscard]] bool any_undrained() const;

@@ -343,6 +343,7 @@ void Scheduler::on(const RouterEmitted& event, Instant now, Effects& effects) {
     return;
   }
   entry->begun = true;
+  may_move_.erase({event.router, event.request});
   entry->has_moved = false;
   if (end <= due) return;
   const auto first_new = event.tokens.begin() + static_cast<int64_t>(due - event.first);
@@ -501,6 +502,7 @@ void Scheduler::start(RequestId request, Entry& entry, const RouterShare& share,
   entry.share = share;
   running_.emplace(request, &entry);
   entry.begun = false;
+  if (entry.may_move()) may_move_.emplace(share.router, request);
   entry.heard = now;
   entry.first.reset();
   ++running_of_[entry.spec.tenant];
@@ -525,7 +527,13 @@ void Scheduler::relieve_overcommitted(Instant now, Effects& effects) {
 }
 
 void Scheduler::move_to_begin_sooner(Instant now, Effects& effects) {
-  for (const NodeId router : routers_.ids()) {
+  std::vector<NodeId> routers;  // each once, however many may move
+  constexpr RequestId kLast{std::numeric_limits<uint64_t>::max()};
+  for (auto at = may_move_.begin(); at != may_move_.end();) {
+    routers.push_back(at->first);
+    at = may_move_.upper_bound({at->first, kLast});
+  }
+  for (const NodeId router : routers) {
     if (!routers_.any_sooner(router, {})) continue;
     std::vector<RequestId> running = running_on(router);
     std::ranges::sort(running, std::greater(),
@@ -533,10 +541,11 @@ void Scheduler::move_to_begin_sooner(Instant now, Effects& effects) {
     Behind behind;
     uint32_t num_staying = 0;
     for (const RequestId request : running) {
-      if (num_staying == kMostStaying || !routers_.any_sooner(router, behind)) break;
+      if (num_staying == kMostStaying) break;
       Entry& entry = requests_.at(request);
       std::optional<RouterShare> share;
-      if (!entry.begun && !entry.has_moved) {
+      if (entry.may_move()) {
+        if (!routers_.any_sooner(router, behind)) break;
         share =
             routers_.choose_sooner(*entry.share, behind, entry.spec.cache_namespace, entry.known());
         if (!share) ++num_staying;
@@ -572,6 +581,7 @@ void Scheduler::leave_router(RequestId request, Entry& entry) {
   if (entry.begun) {
     routers_.computed(entry.share->router, entry.spec.cache_namespace, entry.known());
   }
+  may_move_.erase({entry.share->router, request});
   routers_.leave(*entry.share);
   entry.share.reset();
   running_.erase(request);
@@ -649,7 +659,7 @@ std::string Scheduler::check() const {
   if (std::string problem = queue_.check(); !problem.empty()) return problem;
   std::vector<RouterShare> shares;
   Counts running_of, started_of;
-  size_t num_resuming = 0;
+  size_t num_resuming = 0, num_may_move = 0;
   for (const auto& [request, entry] : requests_) {
     const std::string who = "request " + std::to_string(request.value);
     if (queue_.contains(request) == entry.share.has_value()) return who + " is queued wrongly";
@@ -662,10 +672,15 @@ std::string Scheduler::check() const {
       continue;
     }
     if (!running_.contains(request)) return who + " is missing among those that run";
+    num_may_move += entry.may_move() ? 1 : 0;
+    if (may_move_.contains({entry.share->router, request}) != entry.may_move()) {
+      return who + " is wrongly among those that may move";
+    }
     shares.push_back(*entry.share);
     ++running_of[entry.spec.tenant];
   }
   if (running_.size() != shares.size()) return "a request that runs no more is among those that do";
+  if (may_move_.size() != num_may_move) return "a request that left is among those that may move";
   if (running_of != running_of_) return "a tenant's count of requests is wrong";
   if (!std::ranges::equal(turns_, started_of, [](const auto& turns, const auto& started) {
         return turns.first == started.first && turns.second.num_started == started.second;

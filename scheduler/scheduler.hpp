@@ -198,6 +198,7 @@ class Scheduler {
     std::optional<Instant> first;  ///< when its first tokens came
     size_t num_at_first = 0;       ///< tokens emitted then
 
+    [[nodiscard]] bool may_move() const { return !begun && !has_moved; }
     [[nodiscard]] bool runs_on(NodeId router) const { return share && share->router == router; }
     [[nodiscard]] std::vector<TokenId> known() const;
     /// Among those that run: the greatest is the last, of equal order the youngest.
@@ -272,8 +273,9 @@ class Scheduler {
   /// A router with more requests than its KV blocks hold gives the last ones to one with room.
   void relieve_overcommitted(Instant now, Effects& effects);
   /// Those that wait on a router, the last in order first, move to where they begin clearly sooner.
-  /// Cost: O(routers) while none is far behind another, else hashes of a few prompts and of those
-  /// that move.
+  /// Cost: nothing while nobody may move, else O(routers) for each router where somebody may. As
+  /// long as another one would be sooner if all were cached there, each look also sorts those that
+  /// run here and hashes up to kMostStaying prompts that stay, and those that move.
   void move_to_begin_sooner(Instant now, Effects& effects);
   /// To another router, without waiting for it.
   void move(RequestId request, const RouterShare& share, Instant now, Effects& effects);
@@ -295,8 +297,10 @@ class Scheduler {
   RouterPool routers_;
   ServiceEstimate estimate_;
   std::map<RequestId, const Entry*> running_;  ///< those that have a router, of requests_
-  Counts running_of_;                          ///< running requests by tenant; no zeros
-  std::map<std::string, Turns> turns_;         ///< of tenants with requests that have started
+  /// Those that run and have neither begun nor moved, by router.
+  std::set<std::pair<NodeId, RequestId>> may_move_;
+  Counts running_of_;                   ///< running requests by tenant; no zeros
+  std::map<std::string, Turns> turns_;  ///< of tenants with requests that have started
   std::set<std::pair<Instant, RequestId>> deadlines_;  ///< of every entry
   std::optional<Instant> queue_deadline_;              ///< the end of the wait for a router
   Instant last_heard_;                                 ///< of the last router that went down
