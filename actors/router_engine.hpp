@@ -34,7 +34,7 @@ struct StepPart {
   bool wants_token = false;
   model::SamplingParams sampling;
   std::shared_ptr<const NextMask> mask;  ///< of a request with a grammar
-  /// Shared with the actor, which appends to it only after the step.
+  /// With wants_token. Shared with the actor, which appends to it only after the step.
   std::shared_ptr<const model::TokenHistory> history;
   /// Prompt tokens whose log-probabilities are wanted: those behind the rows first_scored, ...
   uint32_t first_scored = 0;

@@ -149,7 +149,8 @@ class CpuOps final : public Ops {
 
     std::vector<GemmParams> gate_up;  // two of each expert
     std::vector<GemmParams> down;
-    std::vector<QuantisedRows> inner;  // in 8 bits, for `down`; in parts where its columns are in order
+    std::vector<QuantisedRows>
+        inner;  // in 8 bits, for `down`; in parts where its columns are in order
     std::vector<Part> parts;
     size_t num_weights = 0;
     for (const FfnParams& p : experts) num_weights += 2 * p.gate.out * p.gate.in;

@@ -42,8 +42,10 @@ class RouterEngines : public testing::Test {
 };
 
 TEST_F(RouterEngines, SendTheSameRowsFromADevice) {
-  const std::vector<StepPart> parts{
-      {.tokens = {3, 1, 4, 1, 5}, .block_table = {BlockId{1}, BlockId{0}}, .wants_token = true}};
+  const std::vector<StepPart> parts{{.tokens = {3, 1, 4, 1, 5},
+                                     .block_table = {BlockId{1}, BlockId{0}},
+                                     .wants_token = true,
+                                     .history = std::make_shared<model::TokenHistory>()}};
   std::vector<Segment> segments;
   std::vector<std::shared_ptr<RouterEngine>> engines;
   for (const kernels::Backend* backend : {&cpus_, &device_}) {

