@@ -342,10 +342,14 @@ void Batcher::run_step(Effects& effects) {
 uint32_t Batcher::rows_alone(const std::vector<RunningAt>& prefilling) const {
   uint32_t deepest = 0;
   for (const RunningAt at : prefilling) deepest = std::max(deepest, at->second.num_computed);
-  const uint64_t rows =
-      cost_.rows_alone(options_.max_step_time, deepest).value_or(options_.max_step_tokens);
-  return static_cast<uint32_t>(std::min<uint64_t>(
-      std::max<uint64_t>(rows, options_.min_prefill_tokens), options_.max_step_tokens));
+  uint64_t most = options_.max_step_tokens;
+  if (options_.attention_span > 0) {  // so many such rows cost as much as a full step at the start
+    most = most * options_.attention_span / (options_.attention_span + uint64_t{deepest});
+  }
+  const uint64_t in_time = cost_.rows_alone(options_.max_step_time, deepest).value_or(most);
+  return static_cast<uint32_t>(std::clamp<uint64_t>(
+      std::min(most, in_time), std::min(options_.min_prefill_tokens, options_.max_step_tokens),
+      options_.max_step_tokens));
 }
 
 uint32_t Batcher::rows_beside(uint32_t num_decoding, double crowd) const {

@@ -37,7 +37,8 @@ namespace troupe::scheduler {
 
 struct BatcherOptions {
   /// Rows of one step. A scored row (Arrived::num_scored) counts for as many as were measured to
-  /// take its time; before that was measured, min_prefill_tokens of them fill a step.
+  /// take its time; before that was measured, min_prefill_tokens of them fill a step. Where nobody
+  /// decodes, of rows deep in a prompt only as many as cost what a full step at its start does.
   uint32_t max_step_tokens = 512;
   uint32_t max_running = 16;  ///< requests with KV blocks; <= max_step_tokens
   /// What prefill may make of the steps of those who decode: their tokens come on average at most

@@ -530,6 +530,21 @@ TEST_F(BatcherTest, BoundsTheTimeOfAStepThoughNobodyDecodes) {
   EXPECT_THAT(done(3, seconds(10)), ElementsAre("step 4: 1@87+4")) << "at any cost";
 }
 
+TEST_F(BatcherTest, TakesFewerDeepRowsThoughNobodyDecodes) {
+  restart({.max_step_tokens = 64, .max_running = 3, .min_prefill_tokens = 4, .attention_span = 64});
+  arrive(1, 2000, 3000);
+  EXPECT_THAT(reserved(1, 3000), ElementsAre("step 1: 1@0+64"));
+  EXPECT_THAT(done(1, milliseconds(1)), ElementsAre("step 2: 1@64+32"))
+      << "they cost twice as much";
+  EXPECT_THAT(done(2, milliseconds(1)), ElementsAre("step 3: 1@96+25")) << "64 / 2.5";
+  uint64_t step = 3;
+  std::vector<std::string> next;
+  do {
+    next = done(step++, milliseconds(1));
+  } while (next.size() == 1 && next[0].find("+4") == std::string::npos && step < 200);
+  EXPECT_THAT(next, ElementsAre("step 87: 1@759+4")) << "the fewest of a step";
+}
+
 TEST_F(BatcherTest, CountsADeepRowForTheRowsThatItCostsBesideThoseWhoDecode) {
   restart({.max_step_tokens = 64,
            .max_running = 3,
