@@ -51,7 +51,7 @@ class RouterShell {
         options_(for_model(options, *engine_)),
         guides_(std::make_shared<model::Guides>(services->vocabulary)),
         batcher_(options_.batcher),
-        overlap_(options.micro_batches),
+        overlap_(options.micro_batches, options_.batcher.attention_span),
         costs_(options.block_tokens, engine_->attention_span()),
         exchange_(
             self, services, engine_, kv_holder_, transfer_options(options),
@@ -128,7 +128,6 @@ class RouterShell {
                     .max_tokens = msg.spec.max_tokens,
                     .known = msg.spec.prompt,
                     .sampling = msg.spec.sampling,
-                    .stop_token_ids = msg.spec.stop_token_ids,
                     .cache_namespace = msg.spec.cache_namespace};
     if (request.sampling.grammar) request.guide = std::make_shared<model::GuideState>();
     request.known.insert(request.known.end(), msg.emitted.begin(), msg.emitted.end());
@@ -142,7 +141,7 @@ class RouterShell {
     request.history = std::make_shared<model::TokenHistory>(
         request.sampling, model::TokenLog{.prompt = msg.spec.prompt,
                                           .emitted = msg.emitted,
-                                          .stop_token_ids = request.stop_token_ids});
+                                          .stop_token_ids = msg.spec.stop_token_ids});
     request.order = msg.order;
     if (msg.emitted.empty() && msg.spec.sampling.num_prompt_logprobs) {
       request.scoring = PromptScoring(request.num_prompt);
@@ -234,7 +233,6 @@ class RouterShell {
     std::shared_ptr<model::TokenHistory> history;  ///< of `known`; the step that is out reads it
     std::shared_ptr<model::GuideState> guide;      ///< with a grammar; used in the background only
     std::shared_ptr<NextMask> mask;  ///< of the token behind `known`, once it was ordered
-    std::vector<TokenId> stop_token_ids;
     std::string cache_namespace;
     std::vector<BlockId> block_table;
     uint32_t num_computed = 0;  ///< positions whose KV is in the blocks
@@ -254,7 +252,7 @@ class RouterShell {
     std::vector<uint32_t> num_scored;  ///< prompt tokens, by entry
     Instant began;
     uint32_t num_rows = 0;
-    double work = 0;  ///< its rows, each counted by what it attends to as well
+    uint64_t depth = 0;  ///< positions before each of its rows, summed
     bool prefills = false;
     uint32_t num_batches = 0;
   };
@@ -389,12 +387,6 @@ class RouterShell {
     }
   }
 
-  [[nodiscard]] double work_of(const scheduler::StepEntry& entry) const {
-    const double count = entry.count;
-    const double mean_depth = entry.first_position + (count - 1) / 2;
-    return count * (1 + mean_depth / options_.batcher.attention_span);
-  }
-
   void perform(scheduler::RunStep& e) {
     step_ = OutStep{.step = e.step, .entries = std::move(e.entries), .began = now(self_)};
     tell_begun();
@@ -404,7 +396,7 @@ class RouterShell {
       if (request.guide && !request.mask) make_mask(entry.request, request);
       const auto first = request.known.begin() + entry.first_position;
       step_->num_rows += entry.count;
-      step_->work += work_of(entry);
+      step_->depth += entry.depth();
       step_->prefills = step_->prefills || entry.count > 1;
       parts.push_back({.tokens = {first, first + entry.count},
                        .first_position = entry.first_position,
@@ -494,7 +486,7 @@ class RouterShell {
       request.known.push_back(token->token);
       request.history->append(token->token);
       request.mask.reset();
-      const auto& stops = request.stop_token_ids;
+      const auto stops = request.history->stop_token_ids();
       if (std::find(stops.begin(), stops.end(), token->token) != stops.end()) {
         emission.finished = true;
       } else if (request.known.size() - request.num_prompt >= request.max_tokens) {
@@ -507,7 +499,7 @@ class RouterShell {
     const OutStep ended_step = *std::exchange(step_, std::nullopt);
     const Duration took = now(self_) - ended_step.began;
     overlap_.learn(ended_step.num_rows, ended_step.prefills, ended_step.num_batches,
-                   ended_step.work, took);
+                   ended_step.depth, took);
     if (!message.emissions.empty()) self_->send(scheduler_, std::move(message));
     for (const RequestId request : ended) leave(request);
     idle();

@@ -219,7 +219,7 @@ std::string Metrics::render(const actors::ClusterStatus& status) {
   f.balancedness.Set(status.expert_balancedness);
   f.placement_changes.set(status.num_placement_changes);
   f.moved.set(status.counts.moved_total);
-  f.sooner.set(status.counts.sooner_total);
+  f.sooner.set(status.counts.moved_to_begin_total);
   f.yielded.set(status.counts.yielded_total);
   uint64_t used = 0;
   uint64_t total = 0;

@@ -322,7 +322,8 @@ std::string status_json(const actors::ClusterStatus& status) {
   json.field("finished_total", counts.finished_total).field("failed_total", counts.failed_total);
   json.field("cancelled_total", counts.cancelled_total);
   json.field("resumed_total", counts.resumed_total).field("moved_total", counts.moved_total);
-  json.field("sooner_total", counts.sooner_total).field("yielded_total", counts.yielded_total);
+  json.field("moved_to_begin_total", counts.moved_to_begin_total)
+      .field("yielded_total", counts.yielded_total);
   json.field("prompt_tokens_total", counts.prompt_tokens_total);
   json.field("generated_tokens_total", counts.generated_tokens_total).end_object();
   json.key("nodes").begin_array();

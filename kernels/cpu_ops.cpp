@@ -149,8 +149,8 @@ class CpuOps final : public Ops {
 
     std::vector<GemmParams> gate_up;  // two of each expert
     std::vector<GemmParams> down;
-    std::vector<QuantisedRows>
-        inner;  // in 8 bits, for `down`; in parts where its columns are in order
+    // What `down` reads, in 8 bits: made in parts where its columns are in order, else at once.
+    std::vector<QuantisedRows> inner;
     std::vector<Part> parts;
     size_t num_weights = 0;
     for (const FfnParams& p : experts) num_weights += 2 * p.gate.out * p.gate.in;

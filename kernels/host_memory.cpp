@@ -1,11 +1,8 @@
-#include <cstdio>
-#include <cstdlib>
 #include <cstring>
 #include <new>
 
 #include "base/check.hpp"
 #include "base/huge_pages.hpp"
-#include "base/log.hpp"
 #include "base/memory_room.hpp"
 #include "kernels/memory.hpp"
 
@@ -56,16 +53,6 @@ class HostMemory final : public Memory {
 };
 
 }  // namespace
-
-void end_process(const Error& device_failed) {
-  log::error("device_failed", {{"reason", device_failed.message}});
-  std::fflush(nullptr);
-  std::_Exit(EXIT_FAILURE);  // nothing is torn down: a device that failed may never let go
-}
-
-void finish_or_end(Memory& memory) {
-  if (const Result<void> done = memory.finish(); !done.ok()) end_process(done.error());
-}
 
 std::unique_ptr<Memory> make_host_memory() { return std::make_unique<HostMemory>(); }
 

@@ -139,9 +139,8 @@ class Transfers {
   explicit Transfers(TransferOptions options);
 
   [[nodiscard]] std::vector<TransferEffect> handle(const TransferEvent& event, Instant now);
-  [[nodiscard]] bool fetching() const { return !fetches_.empty(); }
   /// A fetch is under way, or somebody waits for blocks: PatienceTick is wanted from time to time.
-  [[nodiscard]] bool waits() const { return fetching() || !reads_.empty(); }
+  [[nodiscard]] bool waits() const { return !fetches_.empty() || !reads_.empty(); }
   [[nodiscard]] uint64_t fetched_blocks() const { return fetched_blocks_; }
   [[nodiscard]] std::string check() const;
 

@@ -270,7 +270,7 @@ void Batcher::run_step(Effects& effects) {
       const uint32_t end = std::min(request.num_computed + count, request.scored_end);
       next.shape.num_scored += end - std::min(first, end);
       next.shape.prefill_tokens += count;
-      next.shape.prefill_depth += uint64_t{count} * request.num_computed + count * (count - 1) / 2;
+      next.shape.prefill_depth += next.entries.back().depth();
     }
   };
   std::vector<RunningAt> decoding, prefilling;
@@ -340,16 +340,17 @@ void Batcher::run_step(Effects& effects) {
 }
 
 uint32_t Batcher::rows_alone(const std::vector<RunningAt>& prefilling) const {
-  uint32_t deepest = 0;
-  for (const RunningAt at : prefilling) deepest = std::max(deepest, at->second.num_computed);
-  uint64_t most = options_.max_step_tokens;
-  if (options_.attention_span > 0) {  // so many such rows cost as much as a full step at the start
-    most = most * options_.attention_span / (options_.attention_span + uint64_t{deepest});
+  const uint64_t most = options_.max_step_tokens;
+  uint64_t rows = std::min(most, cost_.rows_alone(options_.max_step_time).value_or(most));
+  if (const uint64_t span = options_.attention_span; span > 0) {
+    uint64_t deepest = 0;
+    for (const RunningAt at : prefilling) {
+      deepest = std::max<uint64_t>(deepest, at->second.num_computed);
+    }
+    rows = rows * span / (span + deepest);  // as many as cost what those would at the start
   }
-  const uint64_t in_time = cost_.rows_alone(options_.max_step_time, deepest).value_or(most);
-  return static_cast<uint32_t>(std::clamp<uint64_t>(
-      std::min(most, in_time), std::min(options_.min_prefill_tokens, options_.max_step_tokens),
-      options_.max_step_tokens));
+  rows = std::max<uint64_t>(rows, options_.min_prefill_tokens);
+  return static_cast<uint32_t>(std::min(rows, most));
 }
 
 uint32_t Batcher::rows_beside(uint32_t num_decoding, double crowd) const {

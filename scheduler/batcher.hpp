@@ -141,6 +141,10 @@ struct StepEntry {
   uint32_t count = 0;
   bool wants_token = false;  ///< the last of its rows is the last known token: sample after it
   friend bool operator==(const StepEntry&, const StepEntry&) = default;
+  /// Positions before each of its rows, summed.
+  [[nodiscard]] uint64_t depth() const {
+    return uint64_t{count} * first_position + uint64_t{count} * (count - 1) / 2;
+  }
 };
 struct RunStep {
   StepId step;

@@ -48,11 +48,13 @@ uint32_t Overlap::choose(uint32_t num_rows, bool prefills) {
   return 3 - at.better();
 }
 
-void Overlap::learn(uint32_t num_rows, bool prefills, uint32_t micro_batches, double work,
+void Overlap::learn(uint32_t num_rows, bool prefills, uint32_t micro_batches, uint64_t depth,
                     Duration took) {
-  if (took.ns <= 0 || work <= 0 || num_rows < 2) return;
+  if (took.ns <= 0 || num_rows < 2) return;
   Bucket& at = bucket(num_rows, prefills);
-  const double sample = static_cast<double>(took.ns) / work;
+  double rows = num_rows;
+  if (attention_span_ > 0) rows += static_cast<double>(depth) / attention_span_;
+  const double sample = static_cast<double>(took.ns) / rows;
   const bool was_known = at.known();
   const uint32_t was_better = was_known ? at.better() : 0;
   at.recent[micro_batches - 1].add(sample);

@@ -18,16 +18,19 @@ namespace troupe::scheduler {
 class Overlap {
  public:
   /// @param fixed 1 or 2 micro-batches, always; 0: as learned
-  explicit Overlap(uint32_t fixed) : fixed_(fixed) {}
+  /// @param attention_span BatcherOptions::attention_span
+  explicit Overlap(uint32_t fixed, uint32_t attention_span = 0)
+      : fixed_(fixed), attention_span_(attention_span) {}
 
   /// Micro-batches for such a step: 1 or 2, and 1 for a single row.
   [[nodiscard]] uint32_t choose(uint32_t num_rows, bool prefills);
   /// Such a step, cut as choose() said, took so long.
-  /// @param work its rows, each counted by what it costs: deep in its context a row costs more
-  void learn(uint32_t num_rows, bool prefills, uint32_t micro_batches, double work, Duration took);
+  /// @param depth positions before each of its rows, summed: what is deep in its context costs more
+  void learn(uint32_t num_rows, bool prefills, uint32_t micro_batches, uint64_t depth,
+             Duration took);
 
  private:
-  /// What a unit of work took in the last steps of one kind.
+  /// What a row at the start of a context took in the last steps of one kind.
   class Recent {
    public:
     static constexpr uint32_t kKept = 3;
@@ -53,6 +56,7 @@ class Overlap {
   Bucket& bucket(uint32_t num_rows, bool prefills);
 
   uint32_t fixed_;
+  uint32_t attention_span_;
   std::array<std::array<Bucket, 32>, 2> buckets_;
 };
 

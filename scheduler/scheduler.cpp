@@ -73,8 +73,10 @@ void Scheduler::on(const Submitted& event, Instant now, Effects& effects) {
   if (requests_.contains(event.request)) return;
   if (auto reason = reason_to_refuse(event.spec, now)) {
     ++counts_.refused_total;
-    const auto after = retry_after(*reason, event.spec, now);
-    effects.emplace_back(Tell{event.request, Refused{event.request, *std::move(reason), after}});
+    std::optional<Duration> after;
+    if (!reason->for_good) after = retry_after(event.spec, now);
+    effects.emplace_back(
+        Tell{event.request, Refused{event.request, std::move(reason->error), after}});
     return;
   }
   const Instant deadline = later(now, event.spec.timeout);
@@ -93,45 +95,52 @@ void Scheduler::on(const Submitted& event, Instant now, Effects& effects) {
   effects.emplace_back(Tell{event.request, Admitted{event.request}});
 }
 
-std::optional<Error> Scheduler::reason_to_refuse(const RequestSpec& spec, Instant now) const {
+std::optional<Scheduler::Refusal> Scheduler::reason_to_refuse(const RequestSpec& spec,
+                                                              Instant now) const {
+  constexpr bool kForGood = true;
   if (spec.prompt.empty() || spec.max_tokens == 0 || spec.timeout <= Duration{}) {
-    return Error{Code::kInvalidArgument,
-                 "a request needs a prompt of at least one token, max_tokens of at least 1 and a "
-                 "timeout above zero"};
+    return Refusal{{Code::kInvalidArgument,
+                    "a request needs a prompt of at least one token, max_tokens of at least 1 and "
+                    "a timeout above zero"},
+                   kForGood};
   }
   const uint64_t wanted = uint64_t{spec.prompt.size()} + spec.max_tokens;
   if (wanted > options_.max_context) {
-    return Error{Code::kInvalidArgument,
-                 "This model's maximum context length is " + std::to_string(options_.max_context) +
-                     " tokens. However, you requested " + std::to_string(wanted) + " tokens (" +
-                     std::to_string(spec.prompt.size()) + " in the messages, " +
-                     std::to_string(spec.max_tokens) + " in the completion)."};
+    return Refusal{
+        {Code::kInvalidArgument,
+         "This model's maximum context length is " + std::to_string(options_.max_context) +
+             " tokens. However, you requested " + std::to_string(wanted) + " tokens (" +
+             std::to_string(spec.prompt.size()) + " in the messages, " +
+             std::to_string(spec.max_tokens) + " in the completion)."},
+        kForGood};
   }
-  if (stopping_) return Error{Code::kUnavailable, "draining: the server is stopping"};
+  if (stopping_) return Refusal{{Code::kUnavailable, "draining: the server is stopping"}};
   if (routers_.empty() && !queue_deadline_) {  // nor is one about to come back
-    return Error{
-        Code::kUnavailable,
-        "no_capacity: no router is ready to compute; `troupe status` shows what is missing"};
+    return Refusal{
+        {Code::kUnavailable,
+         "no_capacity: no router is ready to compute; `troupe status` shows what is missing"}};
   }
-  if (is_never_in_time(spec, now)) {
-    return Error{Code::kDeadlineExceeded,
-                 "deadline: the request has " + in_ms(spec.timeout) + ", but its " +
-                     std::to_string(num_expected(spec, now)) + " tokens would take about " +
-                     in_ms(service_of(spec, 0, 1, now)) +
-                     " even if it were alone, as others took; give it more time, a shorter prompt "
-                     "or a smaller max_tokens"};
+  if (const auto time = too_long_at_best(spec, now)) {
+    return Refusal{
+        {Code::kDeadlineExceeded,
+         "deadline: the request has " + in_ms(spec.timeout) + ", but its " +
+             std::to_string(num_expected(spec, now)) + " tokens would take about " + in_ms(*time) +
+             " even if it were alone, as others took; give it more time, a shorter prompt or a "
+             "smaller max_tokens"},
+        kForGood};
   }
   if (queue_.empty() && routers_.any_place()) return reason_for_lateness(spec, {}, load(1), now);
   // Who fills the queue leaves room in it for others.
   const uint32_t reserved = queue_.waiting(spec.tenant) == 0 ? 0 : options_.max_queued / 8;
   if (queue_.size() + reserved >= options_.max_queued) {
-    return Error{Code::kResourceExhausted, "queue_full: " + std::to_string(queue_.size()) +
-                                               " requests are waiting already; try again later"};
+    return Refusal{
+        {Code::kResourceExhausted, "queue_full: " + std::to_string(queue_.size()) +
+                                       " requests are waiting already; try again later"}};
   }
   if (queue_.waiting(spec.tenant) >= options_.max_queued_per_tenant) {
-    return Error{Code::kResourceExhausted,
-                 "queue_full: " + std::to_string(queue_.waiting(spec.tenant)) +
-                     " requests of this tenant are waiting already; try again later"};
+    return Refusal{{Code::kResourceExhausted,
+                    "queue_full: " + std::to_string(queue_.waiting(spec.tenant)) +
+                        " requests of this tenant are waiting already; try again later"}};
   }
   const bool starts_at_once =
       queue_.waiting(spec.tenant) == 0 && who_yields_to(spec.tenant, spec.priority);
@@ -139,23 +148,26 @@ std::optional<Error> Scheduler::reason_to_refuse(const RequestSpec& spec, Instan
   return reason_for_lateness(spec, wait.value_or(Duration{}), load(), now);
 }
 
-bool Scheduler::is_never_in_time(const RequestSpec& spec, Instant now) const {
+std::optional<Duration> Scheduler::too_long_at_best(const RequestSpec& spec, Instant now) const {
   const uint64_t busy = std::max<uint64_t>(load(), 1);
-  const auto is_late = [&](uint32_t num_cached) {
+  const auto least = [&](uint32_t num_cached) {
     return std::min(service_of(spec, 0, 1, now, num_cached),
-                    service_of(spec, 0, busy, now, num_cached)) > spec.timeout;
+                    service_of(spec, 0, busy, now, num_cached));
   };
-  return is_late(0) && is_late(routers_.most_cached(spec.cache_namespace, spec.prompt));
+  if (least(0) <= spec.timeout) return std::nullopt;
+  const Duration at_best = least(routers_.most_cached(spec.cache_namespace, spec.prompt));
+  return at_best > spec.timeout ? std::optional(at_best) : std::nullopt;
 }
 
-std::optional<Error> Scheduler::reason_for_lateness(const RequestSpec& spec, Duration wait,
-                                                    uint64_t load, Instant now) const {
+std::optional<Scheduler::Refusal> Scheduler::reason_for_lateness(const RequestSpec& spec,
+                                                                 Duration wait, uint64_t load,
+                                                                 Instant now) const {
   const Duration service = service_of(spec, 0, load, now);
   if (wait + service <= spec.timeout) return std::nullopt;
-  return Error{Code::kDeadlineExceeded, "deadline: the wait for a place is about " + in_ms(wait) +
-                                            " and its " + std::to_string(num_expected(spec, now)) +
-                                            " tokens take about " + in_ms(service) +
-                                            ", but the request has " + in_ms(spec.timeout)};
+  return Refusal{{Code::kDeadlineExceeded,
+                  "deadline: the wait for a place is about " + in_ms(wait) + " and its " +
+                      std::to_string(num_expected(spec, now)) + " tokens take about " +
+                      in_ms(service) + ", but the request has " + in_ms(spec.timeout)}};
 }
 
 /// Those that run give up their places one after the other to those before it. If there are places
@@ -179,10 +191,7 @@ std::optional<Duration> Scheduler::wait_of(const RequestSpec& spec, Instant now)
 
 /// When a place has probably come free; as long as that is not known, one `min_retry_after` per
 /// turn of all places that the queue needs to empty.
-std::optional<Duration> Scheduler::retry_after(const Error& reason, const RequestSpec& spec,
-                                               Instant now) const {
-  if (reason.code == Code::kInvalidArgument) return std::nullopt;
-  if (reason.code == Code::kDeadlineExceeded && is_never_in_time(spec, now)) return std::nullopt;
+Duration Scheduler::retry_after(const RequestSpec& spec, Instant now) const {
   const uint64_t places = std::max<uint64_t>(routers_.size(), 1) * options_.max_running;
   const auto turns = static_cast<int64_t>(std::min<uint64_t>(1 + queue_.size() / places, 60));
   const Duration guess = wait_of(spec, now).value_or(options_.min_retry_after * turns);
@@ -552,7 +561,7 @@ void Scheduler::move_to_begin_sooner(Instant now, Effects& effects) {
       }
       if (share) {
         entry.has_moved = true;
-        ++counts_.sooner_total;
+        ++counts_.moved_to_begin_total;
         move(request, *share, now, effects);
       } else if (entry.share->num_prefill > 0) {
         ++behind.num_running;

@@ -160,7 +160,8 @@ struct SchedulerCounts {
   uint64_t cancelled_total = 0;
   uint64_t resumed_total = 0;  ///< starts after the first, of any request
   uint64_t moved_total = 0;    ///< of these, away from a router without enough KV blocks
-  uint64_t sooner_total = 0;   ///< of these, before they had begun, to where they begin sooner
+  uint64_t moved_to_begin_total =
+      0;                       ///< of these, before they had begun, to where they begin sooner
   uint64_t yielded_total = 0;  ///< running requests that gave their place to another tenant's
   uint64_t prompt_tokens_total = 0;
   uint64_t generated_tokens_total = 0;
@@ -227,20 +228,24 @@ class Scheduler {
   void on(const Tick& event, Instant now, Effects& effects);
   void on(const Stopping& event, Instant now, Effects& effects);
 
-  [[nodiscard]] std::optional<Error> reason_to_refuse(const RequestSpec& spec, Instant now) const;
-  /// Whether a new request would not end in time even if it were alone and all that may be cached
-  /// were. One that would as things are now would too, whatever was learned of those that were
-  /// alone. Cost: hashes of a prompt that would be too late if none of it were cached.
-  [[nodiscard]] bool is_never_in_time(const RequestSpec& spec, Instant now) const;
+  struct Refusal {
+    Error error;
+    bool for_good = false;  ///< the same request would be refused again, whoever else is there
+  };
+  [[nodiscard]] std::optional<Refusal> reason_to_refuse(const RequestSpec& spec, Instant now) const;
+  /// What a new request takes at best, alone and with all cached that may be, if that is more time
+  /// than it has. One that would be in time as things are now would be so at best, whatever was
+  /// learned of those that were alone. Cost: hashes of a prompt that would be too late if none of
+  /// it were cached.
+  [[nodiscard]] std::optional<Duration> too_long_at_best(const RequestSpec& spec,
+                                                         Instant now) const;
   /// That its time would be over before its end. @param wait for a place
-  [[nodiscard]] std::optional<Error> reason_for_lateness(const RequestSpec& spec, Duration wait,
-                                                         uint64_t load, Instant now) const;
+  [[nodiscard]] std::optional<Refusal> reason_for_lateness(const RequestSpec& spec, Duration wait,
+                                                           uint64_t load, Instant now) const;
   /// How long a new request would probably wait for a place, if there is none now; nothing as long
   /// as nothing is known, and too short where more than 256 come before it. Cost: O(running).
   [[nodiscard]] std::optional<Duration> wait_of(const RequestSpec& spec, Instant now) const;
-  /// Of a refusal.
-  [[nodiscard]] std::optional<Duration> retry_after(const Error& reason, const RequestSpec& spec,
-                                                    Instant now) const;
+  [[nodiscard]] Duration retry_after(const RequestSpec& spec, Instant now) const;
   /// Requests on a router, on average and rounded up, with so many more.
   [[nodiscard]] uint64_t load(uint64_t num_more = 0) const;
   /// From a start with these tokens emitted to the end, as others took.

@@ -94,10 +94,9 @@ std::optional<double> StepCost::scored_row() const {
   return 1 + scored_.ns / scored_.rows / (full().ns / full().rows);
 }
 
-std::optional<uint64_t> StepCost::rows_alone(Duration most, uint32_t position) const {
+std::optional<uint64_t> StepCost::rows_alone(Duration most) const {
   if (!full().known()) return std::nullopt;
-  double rows = static_cast<double>(most.ns) / full().ns * full().rows;
-  if (attention_span_ > 0) rows /= 1 + static_cast<double>(position) / attention_span_;
+  const double rows = static_cast<double>(most.ns) / full().ns * full().rows;
   return static_cast<uint64_t>(std::clamp(rows, 0.0, 1e9));
 }
 

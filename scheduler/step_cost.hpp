@@ -74,9 +74,9 @@ class StepCost {
   /// The same as rows_beside() in a step of their own, for which those who decode wait up to twice
   /// as long as agreed.
   [[nodiscard]] std::optional<uint64_t> rows_instead(uint32_t num_decoding, double crowd) const;
-  /// Rows at this position that take so long where nobody decodes.
+  /// Rows at the start of a prompt that take so long where nobody decodes.
   /// @returns nothing as long as no step that prefills is known
-  [[nodiscard]] std::optional<uint64_t> rows_alone(Duration most, uint32_t position) const;
+  [[nodiscard]] std::optional<uint64_t> rows_alone(Duration most) const;
   /// What the first row of a prompt costs in large steps.
   /// @returns nothing as long as no step that prefills is known
   [[nodiscard]] std::optional<Duration> row_price() const;

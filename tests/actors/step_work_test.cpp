@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include "actors/router_actor.hpp"
+#include "apps/model_shapes.hpp"
 #include "base/check_ok.hpp"
 #include "kernels/backend.hpp"
 
@@ -121,47 +122,18 @@ TEST(StepWork, OfSeveralSequencesReadsTheHeadForThoseWithLogits) {
   EXPECT_EQ(two.float_multiply_adds - none.float_multiply_adds, 2 * kHead);
 }
 
-model::ModelConfig v2_lite() {
-  model::ModelConfig config;
-  config.hidden_size = 2048;
-  config.num_layers = 27;
-  config.num_heads = 16;
-  config.kv_lora_rank = 512;
-  config.qk_nope_head_dim = config.v_head_dim = 128;
-  config.qk_rope_head_dim = 64;
-  config.intermediate_size = 10944;
-  config.moe_intermediate_size = 1408;
-  config.num_routed_experts = 64;
-  config.num_shared_experts = 2;
-  config.num_experts_per_tok = 6;
-  config.first_k_dense_replace = 1;
-  return config;
-}
-
-model::ModelConfig v3() {
-  model::ModelConfig config;
-  config.hidden_size = 7168;
-  config.num_layers = 61;
-  config.num_heads = 128;
-  config.q_lora_rank = 1536;
-  config.kv_lora_rank = 512;
-  config.qk_nope_head_dim = config.v_head_dim = 128;
-  config.qk_rope_head_dim = 64;
-  config.intermediate_size = 18432;
-  config.moe_intermediate_size = 2048;
-  config.num_routed_experts = 256;
-  config.num_shared_experts = 1;
-  config.num_experts_per_tok = 8;
-  config.first_k_dense_replace = 3;
-  return config;
+model::ModelConfig shape(const char* name) {
+  return CHECK_OK(model::parse_config(boost::json::serialize(CHECK_OK(apps::shape_config(name)))));
 }
 
 TEST(AttentionSpan, OfPublishedShapes) {
   // V2-Lite: 27 x 13,762,560 for attention, 67,239,936 for the dense layer, 26 x 69,337,088 for
   // experts and gates; a position takes 27 x 16 x (512 + 64 + 512).
-  EXPECT_DOUBLE_EQ(attention_span(v2_lite(), AttentionForm::kAbsorbed), 2'241'593'344.0 / 470'016);
+  EXPECT_DOUBLE_EQ(attention_span(shape("v2-lite"), AttentionForm::kAbsorbed),
+                   2'241'593'344.0 / 470'016);
   // V3: 61 x 187,105,280, 3 x 396,361,728, 58 x 398,196,736; 61 x 128 x (512 + 64 + 512).
-  EXPECT_DOUBLE_EQ(attention_span(v3(), AttentionForm::kAbsorbed), 35'697'917'952.0 / 8'495'104);
+  EXPECT_DOUBLE_EQ(attention_span(shape("v3"), AttentionForm::kAbsorbed),
+                   35'697'917'952.0 / 8'495'104);
 }
 
 TEST(AttentionSpan, AgreesWithWhatAStepComesTo) {

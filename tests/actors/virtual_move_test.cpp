@@ -146,7 +146,7 @@ void expect_the_other_router_takes_over(const std::function<void(VirtualCluster&
     }
     cluster.run_for(experts::CombineOptions{}.timeout + seconds(1));
     EXPECT_EQ(cluster.left_over(), "");
-    num_moved += cluster.status().counts.sooner_total;
+    num_moved += cluster.status().counts.moved_to_begin_total;
   });
   if (!usual_seeds()) return;
   EXPECT_GE(num_moved, 60U);

@@ -59,7 +59,7 @@ void FakeClient::status(bool check, std::function<void(actors::ClusterStatus)> o
     status.counts.running = running_.size();
     status.counts.admitted_total = submitted_.size();
     status.counts.generated_tokens_total = num_generated_;
-    status.counts.sooner_total = 12;
+    status.counts.moved_to_begin_total = 12;
     status.counts.yielded_total = 13;
     actors::NodeStatus node;
     node.member.info = {.id = NodeId{7},

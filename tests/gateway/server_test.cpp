@@ -664,7 +664,7 @@ TEST_F(ServerTest, ShowsTheClustersState) {
   const auto status = json::parse(http().get("/v1/troupe/status").value().body);
   EXPECT_TRUE(status.at("serving").as_bool());
   EXPECT_EQ(status.at("epoch").as_int64(), 3);
-  EXPECT_EQ(status.at("requests").at("sooner_total").as_int64(), 12);
+  EXPECT_EQ(status.at("requests").at("moved_to_begin_total").as_int64(), 12);
   EXPECT_EQ(status.at("requests").at("yielded_total").as_int64(), 13);
   const auto& node = status.at("nodes").as_array().at(0);
   EXPECT_EQ(node.at("name").as_string(), "router-0");

@@ -381,7 +381,7 @@ TEST(Metrics, ShowsWhatHappened) {
   status.serving = true;
   status.counts.running = 2;
   status.counts.queued = 5;
-  status.counts.sooner_total = 4;
+  status.counts.moved_to_begin_total = 4;
   status.counts.yielded_total = 6;
   const std::string text = metrics.render(status);
   for (const char* line : {

@@ -97,7 +97,7 @@ TEST_F(TransfersTest, FetchesWholeBlocksAWindowAtATime) {
   EXPECT_EQ(arrive(1, 9), "write 101, ask 2 for s/2+2 of 17");
   EXPECT_EQ(arrive(2, 9), "write 102");
   EXPECT_EQ(arrive(3, 9), "write 103, computed 0+16, release, ended with 4");
-  EXPECT_FALSE(transfers.fetching());
+  EXPECT_FALSE(transfers.waits());
   EXPECT_EQ(transfers.fetched_blocks(), 4U);
 }
 
@@ -188,7 +188,7 @@ TEST_F(TransfersTest, AbandonsAFetch) {
   want(17);
   EXPECT_EQ(tell(FetchAbandoned{kKey}), "release");
   EXPECT_EQ(grant(5, 0), "release");
-  EXPECT_FALSE(transfers.fetching());
+  EXPECT_FALSE(transfers.waits());
 }
 
 TEST_F(TransfersTest, GivesWhatIsCachedAndNoMore) {

@@ -271,9 +271,10 @@ class BatcherTwin {
     } else {
       uint32_t deepest = 0;
       for (const Request* r : prefilling) deepest = std::max(deepest, r->computed);
-      uint64_t affordable = cost_.rows_alone(options_.max_step_time, deepest).value_or(UINT64_MAX);
+      uint64_t affordable =
+          std::min<uint64_t>(budget, cost_.rows_alone(options_.max_step_time).value_or(budget));
       const uint64_t span = options_.attention_span;
-      if (span > 0) affordable = std::min(affordable, budget * span / (span + deepest));
+      if (span > 0) affordable = affordable * span / (span + deepest);
       const uint64_t least = std::min(prefill, options_.min_prefill_tokens);
       prefill = static_cast<uint32_t>(std::clamp<uint64_t>(affordable, least, prefill));
     }

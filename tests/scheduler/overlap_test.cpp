@@ -10,7 +10,7 @@ int cut_of_last_1000(Overlap& overlap, Duration one, Duration two) {
   int cut = 0;
   for (int i = 0; i < 2000; ++i) {
     const uint32_t chosen = overlap.choose(64, false);
-    overlap.learn(64, false, chosen, 64, chosen == 2 ? two : one);
+    overlap.learn(64, false, chosen, 0, chosen == 2 ? two : one);
     if (i >= 1000) cut += chosen == 2 ? 1 : 0;
   }
   return cut;
@@ -39,7 +39,7 @@ TEST(Overlap, TriesTheWorseKindMoreSeldomAndOftenAgainAfterAChange) {
     int tried = 0;
     for (int i = 0; i < steps; ++i) {
       const uint32_t chosen = overlap.choose(64, false);
-      overlap.learn(64, false, chosen, 64, chosen == faster ? milliseconds(1) : milliseconds(2));
+      overlap.learn(64, false, chosen, 0, chosen == faster ? milliseconds(1) : milliseconds(2));
       tried += chosen == faster ? 0 : 1;
     }
     return tried;
@@ -49,8 +49,8 @@ TEST(Overlap, TriesTheWorseKindMoreSeldomAndOftenAgainAfterAChange) {
   EXPECT_LT(trials(20'000, 1), 30);
   EXPECT_GE(trials(20'000, 1), 18) << "every 1024 steps at least";
   while (overlap.choose(64, false) != 2) {  // now two are faster, until that is known
-    overlap.learn(64, false, 1, 64, milliseconds(2));
-    overlap.learn(64, false, 2, 64, milliseconds(1));
+    overlap.learn(64, false, 1, 0, milliseconds(2));
+    overlap.learn(64, false, 2, 0, milliseconds(1));
   }
   EXPECT_GE(trials(200, 2), first - 1) << "it is as unsure as it was";
 }
@@ -59,8 +59,7 @@ TEST(Overlap, LearnsByTheNumberAndTheKindOfRows) {
   Overlap overlap(0);
   const auto fast_if = [&](uint32_t rows, bool prefills, uint32_t faster) {
     const uint32_t chosen = overlap.choose(rows, prefills);
-    overlap.learn(rows, prefills, chosen, rows,
-                  chosen == faster ? milliseconds(1) : milliseconds(2));
+    overlap.learn(rows, prefills, chosen, 0, chosen == faster ? milliseconds(1) : milliseconds(2));
     return chosen;
   };
   for (int i = 0; i < 40; ++i) {
@@ -79,7 +78,7 @@ TEST(Overlap, DoesNotMindAColdStartOrASlowStepNowAndThen) {
   for (int i = 0; i < 2000; ++i) {
     const uint32_t chosen = overlap.choose(64, true);
     const bool slow = i == 0 || i % 50 == 30;
-    overlap.learn(64, true, chosen, 64,
+    overlap.learn(64, true, chosen, 0,
                   slow ? milliseconds(40) : milliseconds(chosen == 2 ? 11 : 10));
     if (i >= 6) cut += chosen == 2 ? 1 : 0;
   }
@@ -87,14 +86,13 @@ TEST(Overlap, DoesNotMindAColdStartOrASlowStepNowAndThen) {
 }
 
 TEST(Overlap, ComparesByWhatTheRowsCost) {
-  Overlap overlap(0);
+  Overlap overlap(0, /*attention_span=*/1000);
   // Prompts of two steps, the second of which attends to the first: all that is cut is deep.
   for (int i = 0; i < 200; ++i) {
     const bool deep = i % 2 == 1;
     const uint32_t chosen = overlap.choose(64, true);
-    const double work = deep ? 128 : 64;
-    overlap.learn(64, true, chosen, work,
-                  Duration{static_cast<int64_t>(work * (chosen == 2 ? 80'000 : 100'000))});
+    const Duration shallow = chosen == 2 ? milliseconds(8) : milliseconds(10);
+    overlap.learn(64, true, chosen, deep ? 64 * 1000 : 0, deep ? shallow * 2 : shallow);
   }
   EXPECT_EQ(overlap.choose(64, true) + overlap.choose(64, true), 4U);
 }

@@ -244,7 +244,7 @@ TEST(Scheduler, EndsEveryAdmittedRequestOnceUnderRandomInterleavings) {
       EXPECT_GT(counts.cancelled_total, 100U);
       EXPECT_GT(counts.refused_total, 500U);
       EXPECT_EQ(counts.moved_total > 100, few_blocks);
-      EXPECT_GT(counts.sooner_total, 100U);
+      EXPECT_GT(counts.moved_to_begin_total, 100U);
       EXPECT_GT(counts.yielded_total, 100U);
     }
     ASSERT_NO_FATAL_FAILURE(world.settle());

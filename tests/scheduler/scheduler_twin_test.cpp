@@ -209,7 +209,7 @@ TEST_P(SchedulerTwinTest, DoesTheSame) {
     sum.refused_total += counts.refused_total;
     sum.resumed_total += counts.resumed_total;
     sum.moved_total += counts.moved_total;
-    sum.sooner_total += counts.sooner_total;
+    sum.moved_to_begin_total += counts.moved_to_begin_total;
     sum.yielded_total += counts.yielded_total;
     num_fetches += world.num_fetches();
     num_passed += world.num_passed();
@@ -221,7 +221,7 @@ TEST_P(SchedulerTwinTest, DoesTheSame) {
   EXPECT_GT(sum.refused_total, 1'000U);
   EXPECT_GT(sum.resumed_total, 1'000U);
   EXPECT_GE(sum.moved_total, GetParam().min_moved);
-  EXPECT_GE(sum.sooner_total, GetParam().min_sooner);
+  EXPECT_GE(sum.moved_to_begin_total, GetParam().min_sooner);
   EXPECT_GE(sum.yielded_total, GetParam().min_yielded);
   EXPECT_GE(num_fetches, GetParam().min_fetches);
   EXPECT_GE(num_passed, 50U);

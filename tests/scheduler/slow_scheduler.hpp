@@ -656,7 +656,7 @@ class SlowScheduler {
         cancel_on_router(r);
         leave(r);
         r.has_moved = true;
-        ++totals_.sooner_total;
+        ++totals_.moved_to_begin_total;
         start(r, *choice);
       }
     }
@@ -958,7 +958,7 @@ inline std::string to_text(const SchedulerCounts& c) {
                                     {"cancelled", c.cancelled_total},
                                     {"resumed", c.resumed_total},
                                     {"moved", c.moved_total},
-                                    {"sooner", c.sooner_total},
+                                    {"sooner", c.moved_to_begin_total},
                                     {"yielded", c.yielded_total},
                                     {"prompt tokens", c.prompt_tokens_total},
                                     {"generated tokens", c.generated_tokens_total}}) {

@@ -84,12 +84,11 @@ TEST(StepCost, TellsWhatTheFirstRowOfAPromptCosts) {
   EXPECT_EQ(cost.row_price(), microseconds(100)) << "of full steps, without the scoring";
 }
 
-TEST(StepCost, TellsHowManyRowsTakeSoLongAtAPosition) {
+TEST(StepCost, TellsHowManyRowsTakeSoLong) {
   StepCost cost(kDouble, 1000);
-  EXPECT_EQ(cost.rows_alone(milliseconds(100), 0), std::nullopt);
-  cost.learn({.prefill_tokens = 100}, ms(10));
-  EXPECT_EQ(cost.rows_alone(milliseconds(100), 0), 1000U);
-  EXPECT_EQ(cost.rows_alone(milliseconds(100), 3000), 250U) << "a row takes four times as long";
+  EXPECT_EQ(cost.rows_alone(milliseconds(100)), std::nullopt);
+  cost.learn({.prefill_tokens = 100, .prefill_depth = 100'000}, ms(20));
+  EXPECT_EQ(cost.rows_alone(milliseconds(100)), 1000U) << "those here took twice as long";
 }
 
 TEST(StepCost, ComesToTheTargetThoughTheFirstRowsCostMost) {
