@@ -21,6 +21,13 @@ std::string percent(double part) {
 
 }  // namespace
 
+ExpertBalanceOptions balance_options(const cluster::ClusterConfig& config) {
+  return {.redundant = config.redundant_experts,
+          .interval = config.rebalance_interval,
+          .min_gain = config.rebalance_min_gain / 100.0,
+          .half_life = config.load_half_life};
+}
+
 ExpertBalance::ExpertBalance(const model::ModelConfig& model, std::vector<cluster::PinConfig> pins,
                              const ExpertBalanceOptions& options)
     : model_(model),
@@ -146,6 +153,24 @@ ExpertsStatus ExpertBalance::status() const {
     }
   }
   return status;
+}
+
+Result<ConfiguredPlacement> place_as_configured(const cluster::ClusterConfig& config,
+                                                const model::ModelConfig& model) {
+  ConfiguredPlacement placed;
+  std::vector<cluster::NodeInfo> shards;
+  for (const cluster::NodeConfig& node : config.nodes) {
+    if (node.role != cluster::Role::kExperts) continue;
+    shards.push_back({.id = NodeId{shards.size() + 1}, .name = node.name});
+    placed.shards[node.name] = shards.back().id;
+  }
+  auto placement =
+      ExpertBalance(model, config.pins, balance_options(config)).place(Epoch{1}, shards);
+  if (!placement.ok()) {
+    return std::move(placement).error().with_context("the configuration's placement");
+  }
+  placed.placement = *std::move(placement);
+  return placed;
 }
 
 }  // namespace troupe::actors

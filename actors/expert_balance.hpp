@@ -3,6 +3,7 @@
 // The head's part in placing experts: the placement in force, what is known of the loads, and the
 // placement that a change goes to. Knows no actors; the scheduler actor asks and carries out.
 
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -24,6 +25,8 @@ struct ExpertBalanceOptions {
   double min_gain = 0.1;
   Duration half_life = seconds(60);  ///< of a row's weight in the loads
 };
+
+ExpertBalanceOptions balance_options(const cluster::ClusterConfig& config);
 
 class ExpertBalance {
  public:
@@ -71,5 +74,14 @@ class ExpertBalance {
   uint64_t num_changes_ = 0;  ///< since the head's start
   std::string last_change_;   ///< for people
 };
+
+/// The placement of a cluster whose nodes are all there, before any load is known.
+struct ConfiguredPlacement {
+  std::map<std::string, NodeId> shards;  ///< by name
+  experts::Placement placement;
+};
+/// @errors those of experts::place_experts: pins that cannot be met
+Result<ConfiguredPlacement> place_as_configured(const cluster::ClusterConfig& config,
+                                                const model::ModelConfig& model);
 
 }  // namespace troupe::actors

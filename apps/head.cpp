@@ -44,10 +44,7 @@ actors::SchedulerActorOptions scheduler_options(const cluster::ClusterConfig& co
                     .prefix_index = prefix_index(config),
                     .max_context = max_context},
       .pins = config.pins,
-      .balance = {.redundant = config.redundant_experts,
-                  .interval = config.rebalance_interval,
-                  .min_gain = config.rebalance_min_gain / 100.0,
-                  .half_life = config.load_half_life},
+      .balance = actors::balance_options(config),
       .model = checkpoint.config()};
   for (const cluster::TenantConfig& tenant : config.tenants) {
     options.scheduler.fairness.weights[tenant.key] = tenant.weight;
@@ -59,20 +56,6 @@ actors::SchedulerActorOptions scheduler_options(const cluster::ClusterConfig& co
     options.membership.expected.emplace_back(node.name, node.role);
   }
   return options;
-}
-
-/// Pins that cannot be met are the operator's mistake: said before anything starts.
-Result<void> check_pins(const cluster::ClusterConfig& config,
-                        const actors::SchedulerActorOptions& options) {
-  std::vector<cluster::NodeInfo> shards;
-  for (const cluster::NodeConfig& node : config.nodes) {
-    if (node.role != cluster::Role::kExperts) continue;
-    shards.push_back({.id = NodeId{shards.size() + 1}, .name = node.name});
-  }
-  const auto placed =
-      actors::ExpertBalance(options.model, options.pins, options.balance).place(Epoch{1}, shards);
-  if (placed.ok()) return {};
-  return Error{placed.error()}.with_context("the configuration's placement");
 }
 
 Result<int> serve(const std::string& config_path) {
@@ -91,7 +74,8 @@ Result<int> serve(const std::string& config_path) {
                                                  config.kv_blocks * config.kv_block_tokens));
 
   const actors::SchedulerActorOptions options = scheduler_options(config, checkpoint, max_context);
-  TRY(check_pins(config, options));
+  // Pins that cannot be met are the operator's mistake: said before anything starts.
+  TRY(actors::place_as_configured(config, checkpoint.config()));
 
   actors::SystemConfig system_config({.network = true,
                                       .heartbeat_interval = config.heartbeat_interval,

@@ -19,9 +19,9 @@
 #include <cstring>
 #include <memory>
 
+#include "actors/memory_of_nodes.hpp"
 #include "base/control_groups.hpp"
 #include "base/kernel_file.hpp"
-#include "base/tensor_view.hpp"
 #include "gateway/http_client.hpp"
 #include "kernels/backend.hpp"
 #include "model/weights.hpp"
@@ -191,18 +191,19 @@ bool is_serving(const cluster::ClusterConfig& config) {
   return response.ok() && response->status == 200;
 }
 
-Result<cluster::ModelFacts> model_facts(const cluster::ClusterConfig& config) {
-  const model::Checkpoint checkpoint = TRY(model::Checkpoint::open(config.model));
+/// Where there is a checkpoint; else both are its error.
+void read_model(const Result<model::Checkpoint>& checkpoint, cluster::ClusterFacts& cluster) {
+  if (!checkpoint.ok()) {
+    cluster.model = checkpoint.error();
+    cluster.needs = checkpoint.error();
+    return;
+  }
   cluster::ModelFacts facts;
-  for (const auto& [dtype, bytes] : checkpoint.summary().bytes_by_dtype) {
+  for (const auto& [dtype, bytes] : checkpoint->summary().bytes_by_dtype) {
     facts.weight_bytes += bytes;
   }
-  const model::ModelConfig& model = checkpoint.config();
-  const uint64_t block_bytes = uint64_t{config.kv_block_tokens} * model.num_layers *
-                               model.kv_dim() * size_of(config.kv_dtype);
-  facts.kv_host_bytes_per_router = config.kv_host_blocks * block_bytes;
-  facts.kv_bytes_per_router = config.kv_blocks * block_bytes + facts.kv_host_bytes_per_router;
-  return facts;
+  cluster.model = facts;
+  cluster.needs = actors::memory_of_nodes(cluster.config, cluster.nodes, *checkpoint);
 }
 
 Result<std::vector<cluster::NodeConfig>> nodes_here(const cluster::ClusterConfig& config,
@@ -237,14 +238,15 @@ cluster::MachineFacts read_machine(const std::string& net_devices) {
 
 Result<cluster::ClusterFacts> read_cluster(const cluster::ClusterConfig& config,
                                            const std::vector<std::string>& names) {
-  return cluster::ClusterFacts{
+  cluster::ClusterFacts cluster{
       .config = config,
       .nodes = TRY(nodes_here(config, names)),
-      .model = model_facts(config),
       .control_port = try_to_listen(config.control_host, config.control_port),
       .http_port = try_to_listen(cluster::http_address(config), config.http_port),
       .is_serving = is_serving(config),
       .interface = transport::interface_towards(config.control_host)};
+  read_model(model::Checkpoint::open(config.model), cluster);
+  return cluster;
 }
 
 }  // namespace troupe::apps

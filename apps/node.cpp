@@ -14,6 +14,7 @@
 #include "actors/executor.hpp"
 #include "actors/expert_shard_actor.hpp"
 #include "actors/kv_holder_actor.hpp"
+#include "actors/memory_of_nodes.hpp"
 #include "actors/node_actor.hpp"
 #include "actors/router_actor.hpp"
 #include "actors/services.hpp"
@@ -134,49 +135,39 @@ struct Process {
   EndReason end;
 };
 
-actors::KvShape kv_shape(const cluster::ClusterConfig& config, const model::ModelConfig& model) {
-  return {.num_layers = model.num_layers,
-          .num_blocks = config.kv_blocks,
-          .block_tokens = config.kv_block_tokens,
-          .kv_dim = model.kv_dim(),
-          .num_host_slots = config.kv_host_blocks,
-          .dtype = config.kv_dtype};
-}
-
 /// What computes: its GPU, or this machine's CPUs.
 Result<kernels::Backend> open_backend(const Device& device, kernels::ThreadPool& pool) {
   return device.gpu ? open_gpu(device) : kernels::make_cpu_backend(&pool);
 }
 
 /// What a router takes of memory for itself; an expert shard checks when it knows its experts.
-Result<void> check_memory(const cluster::ClusterConfig& config, const model::Checkpoint& checkpoint,
-                          kernels::Memory& memory) {
-  const auto weights = TRY(checkpoint.bytes_of_router());
-  const actors::KvShape kv = kv_shape(config, checkpoint.config());
-  constexpr const char* kLess =
-      "lower limits.kv_blocks or limits.kv_host_blocks, or set limits.kv_dtype: bf16";
+Result<void> check_memory(const Process& process, const actors::KvShape& kv) {
+  const auto weights = TRY(process.checkpoint.bytes_of_router());
+  kernels::Memory& memory = *process.backend.memory;
   if (!memory.is_host()) {
     TRY(check_memory_room("on the device, weights (" + rounded_size(weights.all) +
                               ") and KV blocks (" + rounded_size(kv.blocks_bytes()) + ") need",
                           weights.all + kv.blocks_bytes(), memory.bytes_left(),
                           "lower limits.kv_blocks, or set limits.kv_dtype: bf16"));
   }
-  const uint64_t kv_here = memory.is_host() ? kv.size_bytes() : kv.host_slots_bytes();
-  return check_memory_room("copies of weights (" + rounded_size(weights.own) + ") and KV blocks (" +
-                               rounded_size(kv_here) + ") need",
-                           weights.own + kv_here, available_memory(), kLess);
+  const cluster::NodeMemory here = actors::memory_of_router(process.node, kv, weights);
+  return check_memory_room("copies of weights (" + rounded_size(here.copies) + ") and KV blocks (" +
+                               rounded_size(here.kv_blocks + here.kv_host_blocks) + ") need",
+                           here.total(), available_memory(),
+                           "lower limits.kv_blocks or limits.kv_host_blocks, or set "
+                           "limits.kv_dtype: bf16");
 }
 
 /// Maps the weights and has them where the backend computes.
 Result<std::shared_ptr<actors::RouterEngine>> load_router(Process& process) {
   const cluster::ClusterConfig& config = process.config;
   const model::ModelConfig& model = process.checkpoint.config();
-  TRY(check_memory(config, process.checkpoint, *process.backend.memory));
+  const actors::KvShape kv = actors::kv_shape(config, model);
+  TRY(check_memory(process, kv));
   const auto weights =
       TRY(process.checkpoint.load_router(/*with_kv_b=*/false, process.node.threads));
-  auto engine =
-      TRY(actors::RouterEngine::make(model, weights, process.backend, process.pool,
-                                     kv_shape(config, model), actors::AttentionForm::kAbsorbed));
+  auto engine = TRY(actors::RouterEngine::make(model, weights, process.backend, process.pool, kv,
+                                               actors::AttentionForm::kAbsorbed));
   log::info("weights_loaded", {{"model", config.model}});
   log::info("kv_cache", {{"blocks", config.kv_blocks},
                          {"dtype", to_string(config.kv_dtype)},

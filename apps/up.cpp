@@ -14,13 +14,17 @@
 #include <fstream>
 #include <optional>
 
+#include "actors/memory_of_nodes.hpp"
 #include "apps/ask.hpp"
 #include "apps/command.hpp"
 #include "apps/own_process.hpp"
 #include "apps/signals.hpp"
 #include "base/log.hpp"
+#include "base/memory_room.hpp"
 #include "cluster/config.hpp"
+#include "cluster/memory_needs.hpp"
 #include "gateway/http_client.hpp"
+#include "model/weights.hpp"
 
 namespace troupe::apps {
 namespace po = boost::program_options;
@@ -248,6 +252,13 @@ void print_banner(const cluster::ClusterConfig& config, const std::string& url,
   std::fflush(stdout);
 }
 
+/// Whether the nodes fit together, which none of them can see when all start at the same time.
+Result<void> check_memory(const cluster::ClusterConfig& config) {
+  const auto checkpoint = TRY(model::Checkpoint::open(config.model));
+  const auto needs = TRY(actors::memory_of_nodes(config, config.nodes, checkpoint));
+  return cluster::check_memory_needs(config, needs, available_memory());
+}
+
 Result<int> run(const Values& values) {
   const auto path = values["config"].as<std::string>();
   const cluster::ClusterConfig config = TRY(cluster::load_cluster_config(path));
@@ -255,6 +266,7 @@ Result<int> run(const Values& values) {
   const std::string url =
       "http://" + gateway::authority(config.http_host, std::to_string(config.http_port));
   const auto client = TRY(gateway::HttpClient::create(url));
+  TRY(check_memory(config));
   const std::string logs = TRY(make_log_directory(values));
   const Instant began = monotonic_now();
   Children children(path, config.restart_budget, logs);

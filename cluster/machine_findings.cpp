@@ -124,9 +124,10 @@ Finding memory(const MachineFacts& facts) {
 /// Bytes that nodes may take of the host's memory.
 uint64_t room_of_nodes(const MachineFacts& facts) {
   // What a running cluster has taken is not available any more.
-  const uint64_t room =
-      is_serving(facts) ? facts.memory->total_bytes : facts.memory->available_bytes;
-  return facts.groups.ok() ? std::min(room, facts.groups->memory_bytes) : room;
+  const bool all = is_serving(facts);
+  const uint64_t room = all ? facts.memory->total_bytes : facts.memory->available_bytes;
+  if (!facts.groups.ok()) return room;
+  return std::min(room, all ? facts.groups->memory_bytes : facts.groups->memory_left);
 }
 
 /// Nodes of a cluster compute all on GPUs or all on CPUs.
@@ -134,40 +135,23 @@ bool computes_on_gpus(const ClusterConfig& config) {
   return !config.nodes.empty() && config.nodes[0].device.gpu.has_value();
 }
 
-/// Of nodes on GPUs only the host tier lies here, and what is mapped to be copied once.
-Finding memory_of_gpu_nodes(const MachineFacts& facts) {
-  const ClusterFacts& cluster = *facts.cluster;
-  const uint64_t kv = num_here(cluster, Role::kRouter) * cluster.model->kv_host_bytes_per_router;
-  const uint64_t room = room_of_nodes(facts);
-  const std::string found = size(kv) + " of the host tier, room for " + size(room) +
-                            "; weights and KV blocks lie on the GPUs";
-  if (kv <= room) return ok("memory of nodes", found);
-  return problem("memory of nodes", found,
-                 "The kernel ends a process when the host tier fills up: lower "
-                 "limits.kv_host_blocks, or set limits.kv_dtype: bf16.");
-}
-
-/// KV has to fit; weights are mapped files, which may be read again from the disk.
+/// What nodes take has to fit; what they map may be read again from the disk.
 Finding memory_of_nodes(const MachineFacts& facts) {
   const std::string check = "memory of nodes";
   const ClusterFacts& cluster = *facts.cluster;
-  const uint64_t routers = num_here(cluster, Role::kRouter);
-  const uint64_t shards = num_here(cluster, Role::kExperts);
-  const auto all_shards = static_cast<uint64_t>(
-      std::ranges::count(cluster.config.nodes, Role::kExperts, &NodeConfig::role));
-  const uint64_t kv = routers * cluster.model->kv_bytes_per_router;
-  const auto weights = static_cast<uint64_t>(
-      static_cast<double>(cluster.model->weight_bytes) * static_cast<double>(shards) /
-      static_cast<double>(std::max<uint64_t>(all_shards, 1)));
-  const uint64_t room = room_of_nodes(facts);
-  const std::string found =
-      size(kv) + " of KV and about " + size(weights) + " of weights, room for " + size(room);
-  if (kv > room) {
-    return problem(check, found,
-                   "The kernel ends a process when KV blocks fill up: lower limits.kv_blocks or "
-                   "limits.kv_host_blocks, or set limits.kv_dtype: bf16.");
+  if (!cluster.needs.ok()) {
+    return problem(check, cluster.needs.error().message, "The head does not start: correct it.");
   }
-  if (kv + weights > room) {
+  const MemoryNeeds& needs = *cluster.needs;
+  const uint64_t room = room_of_nodes(facts);
+  const std::string found = size(needs.total()) + " of KV and copies of weights and " +
+                            size(needs.mapped) + " of mapped weights, room for " + size(room);
+  if (needs.total() > room) {
+    return problem(check, found,
+                   "The nodes do not start, or the kernel ends one when KV blocks fill up: " +
+                       how_to_need_less(cluster.config, needs) + ".");
+  }
+  if (needs.total() + needs.mapped > room) {
     return note(check, found,
                 "Weights are read from the disk again and again: spread the experts over more "
                 "machines, or serve fewer bits (`troupe quantize`).");
@@ -498,8 +482,7 @@ void add_cluster(const MachineFacts& facts, std::vector<Finding>& findings) {
   findings.push_back(model(cluster));
   findings.push_back(threads(facts));
   if (!cluster.nodes.empty() && cluster.model.ok() && facts.memory.ok()) {
-    findings.push_back(computes_on_gpus(config) ? memory_of_gpu_nodes(facts)
-                                                : memory_of_nodes(facts));
+    findings.push_back(memory_of_nodes(facts));
   }
   if (!cluster.nodes.empty() && computes_on_gpus(config)) {
     findings.push_back(gpus_of_nodes(facts));

@@ -12,6 +12,7 @@
 #include "base/control_groups.hpp"
 #include "base/result.hpp"
 #include "cluster/config.hpp"
+#include "cluster/memory_needs.hpp"
 #include "kernels/cuda/devices.hpp"
 #include "transport/net_devices.hpp"
 #include "transport/ucx_transports.hpp"
@@ -72,8 +73,6 @@ enum class PortState : uint8_t { kFree, kTaken, kNotOurAddress };
 
 struct ModelFacts {
   uint64_t weight_bytes = 0;
-  uint64_t kv_bytes_per_router = 0;       ///< of KV blocks, those of the host tier included
-  uint64_t kv_host_bytes_per_router = 0;  ///< of the host tier
 };
 
 /// A configuration on this machine.
@@ -81,6 +80,7 @@ struct ClusterFacts {
   ClusterConfig config;
   std::vector<NodeConfig> nodes;  ///< that run here; empty: it is not known which
   Result<ModelFacts> model = ModelFacts{};
+  Result<MemoryNeeds> needs = MemoryNeeds{};  ///< of `nodes`
   Result<PortState> control_port = PortState::kFree, http_port = PortState::kFree;
   bool is_serving = false;                            ///< a gateway of Troupe answers at http.port
   Result<std::string> interface = std::string("lo");  ///< that leads to the head

@@ -41,7 +41,9 @@ MachineFacts sound() {
       .cluster = ClusterFacts{
           .config = config,
           .nodes = config.nodes,
-          .model = ModelFacts{.weight_bytes = 20 * kGiB, .kv_bytes_per_router = 8 * kGiB}}};
+          .model = ModelFacts{.weight_bytes = 20 * kGiB},
+          .needs = MemoryNeeds{.nodes = {{.node = "r", .kv_blocks = 8 * kGiB}, {.node = "s"}},
+                               .mapped = 20 * kGiB}}};
 }
 
 /// Its nodes compute there, with a host tier of 2 GiB.
@@ -49,7 +51,8 @@ void on_gpus(MachineFacts& facts) {
   for (auto* nodes : {&facts.cluster->nodes, &facts.cluster->config.nodes}) {
     for (uint32_t i = 0; i < nodes->size(); ++i) (*nodes)[i].device.gpu = i;
   }
-  facts.cluster->model->kv_host_bytes_per_router = 2 * kGiB;
+  facts.cluster->needs =
+      MemoryNeeds{.nodes = {{.node = "r", .kv_host_blocks = 2 * kGiB}, {.node = "s"}}};
 }
 
 std::string told(const std::vector<Finding>& findings) {
@@ -197,10 +200,18 @@ const Case kCases[] = {
      "--node"},
     {"KV beyond the memory", [](auto& m) { m.memory->available_bytes = 7 * kGiB; },
      "memory of nodes", Verdict::kProblem, "limits.kv_blocks"},
-    {"KV beyond a container's memory", [](auto& m) { m.groups->memory_bytes = 7 * kGiB; },
+    {"KV beyond what a container has left", [](auto& m) { m.groups->memory_left = 7 * kGiB; },
      "memory of nodes", Verdict::kProblem, "limits.kv_blocks"},
+    {"copies of weights beyond the memory",
+     [](auto& m) { m.cluster->needs->nodes[1].copies = 60 * kGiB; }, "memory of nodes",
+     Verdict::kProblem, "quantize"},
     {"weights beyond the memory", [](auto& m) { m.memory->available_bytes = 20 * kGiB; },
      "memory of nodes", Verdict::kNote, "quantize"},
+    {"pins that overlap",
+     [](auto& m) {
+       m.cluster->needs = Error{Code::kInvalidArgument, "the configuration's placement: overlap"};
+     },
+     "memory of nodes", Verdict::kProblem, "overlap"},
     {"head unreachable", [](auto& m) { m.cluster->interface = kRefused; }, "way to the head",
      Verdict::kProblem, "control.host"},
     {"control port taken", [](auto& m) { m.cluster->control_port = PortState::kTaken; },
@@ -271,6 +282,7 @@ TEST(MachineFindings, AreOkWithWhatIsNotNeeded) {
        [](auto& m) {
          m.cluster->is_serving = true;
          m.memory->available_bytes = kGiB;
+         m.groups->memory_left = kGiB;
          m.shared_memory->free_bytes = 0;
        }},
       {"nodes on GPUs need little memory of the host",
@@ -281,6 +293,7 @@ TEST(MachineFindings, AreOkWithWhatIsNotNeeded) {
       {"an expert shard's machine needs no room for KV",
        [](auto& m) {
          m.cluster->nodes.erase(m.cluster->nodes.begin());
+         m.cluster->needs->nodes.erase(m.cluster->needs->nodes.begin());
          m.memory->available_bytes = 21 * kGiB;
        }},
   };

@@ -23,7 +23,9 @@
 #include "actors/messages.hpp"
 #include "actors/node_actor.hpp"
 #include "actors/system.hpp"
+#include "base/memory_room.hpp"
 #include "kernels/cpu_claims.hpp"
+#include "model/weights.hpp"
 #include "tests/e2e/processes.hpp"
 
 namespace troupe {
@@ -330,6 +332,31 @@ TEST_F(ClusterProcesses, ABusyPortIsSaidAndLeavesNothing) {
   close(fd);
   EXPECT_NE(head.code, 0);
   EXPECT_NE(head.output.find(std::to_string(http_port_)), std::string::npos) << head.output;
+}
+
+TEST_F(ClusterProcesses, NodesThatFitOnlyAloneAreRefusedBeforeAnyIsStarted) {
+  const auto available = available_memory();
+  ASSERT_TRUE(available.ok()) << available.error().message;
+  // Pages of KV are touched when they are used, so that one such router starts.
+  const model::ModelConfig model = model::Checkpoint::open(kDemo)->config();
+  const uint64_t block_bytes = uint64_t{1024} * model.num_layers * model.kv_dim() * sizeof(float);
+  const std::string limits = "limits: {kv_block_tokens: 1024, kv_blocks: " +
+                             std::to_string(*available / 5 * 3 / block_bytes) + "}\n";
+  configure(1, limits);
+  start();
+  EXPECT_TRUE(healthy());
+  up_.reset();
+  configure(1, "  - {name: router-1, role: router}\n" + limits);
+  const fs::path logs = scratch_ / "logs";
+  fs::create_directory(logs);
+  const Finished up = troupe({"up", "--config", config_.string(), "--logs", logs.string()});
+  EXPECT_EQ(up.code, 1) << up.output;
+  EXPECT_TRUE(fs::is_empty(logs));
+  for (const char* words :
+       {"together need", "are available; lower limits.kv_blocks", "fewer nodes on this machine",
+        "\n  router-0: ", "\n  router-1: ", "\n  shard-0: 0 B\n"}) {
+    EXPECT_NE(up.output.find(words), std::string::npos) << words << "\n" << up.output;
+  }
 }
 
 TEST_F(ClusterProcesses, GarbageOnTheControlPortHurtsNobody) {
