@@ -9,7 +9,10 @@
 #include "kernels/kernel_set.hpp"
 
 namespace troupe::kernels {
-bool has_avx_vnni();  // of this CPU, whatever a target assumes
+// Of this CPU, whatever a target assumes.
+bool has_avx_vnni();
+bool has_avx512_vnni();
+bool has_neon_dotprod();
 }  // namespace troupe::kernels
 
 #undef HWY_TARGET_INCLUDE
@@ -29,7 +32,7 @@ bool has_avx_vnni();  // of this CPU, whatever a target assumes
 HWY_BEFORE_NAMESPACE();
 namespace troupe::kernels::HWY_NAMESPACE {
 
-/// With VNNI, if this CPU has it, and without.
+/// With an instruction that adds four products of bytes, if this CPU has it, and without.
 std::span<const KernelSet> target_kernels() {
   static constexpr KernelSet kPlain = {
 #if HWY_TARGET == HWY_AVX2
@@ -55,15 +58,24 @@ std::span<const KernelSet> target_kernels() {
     .float_peak = float_peak,
     .integer_peak = integer_peak,
   };
-#if TROUPE_VNNI
-  constexpr bool kIsAvx2 = HWY_TARGET == HWY_AVX2;
-  if (kIsAvx2 ? has_avx_vnni() : __builtin_cpu_supports("avx512vnni") != 0) {
+#if TROUPE_TILES
+#if HWY_TARGET == HWY_AVX2
+  constexpr const char* kTarget = "avx2-vnni";
+  const bool has_quads = has_avx_vnni();
+#elif HWY_TARGET == HWY_NEON
+  constexpr const char* kTarget = "neon-dotprod";
+  const bool has_quads = has_neon_dotprod();
+#else
+  constexpr const char* kTarget = "avx3-vnni";
+  const bool has_quads = has_avx512_vnni();
+#endif
+  if (has_quads) {
     static const std::array<KernelSet, 2> kBoth = [] {
-      KernelSet vnni = kPlain;
-      vnni.target = kIsAvx2 ? "avx2-vnni" : "avx3-vnni";
-      vnni.quantised_gemm = tiled_gemm<VnniSums>;
-      vnni.integer_peak = tiled_integer_peak<VnniSums>;
-      return std::array{vnni, kPlain};
+      KernelSet quads = kPlain;
+      quads.target = kTarget;
+      quads.quantised_gemm = tiled_gemm<QuadSums>;
+      quads.integer_peak = tiled_integer_peak<QuadSums>;
+      return std::array{quads, kPlain};
     }();
     return kBoth;
   }
@@ -80,6 +92,9 @@ HWY_AFTER_NAMESPACE();
 
 #if HWY_ARCH_X86
 #include <cpuid.h>
+#elif HWY_ARCH_ARM_A64
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
 #endif
 
 namespace troupe::kernels {
@@ -91,6 +106,10 @@ bool has_avx_vnni() {
   unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
   return __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) != 0 && (eax >> 4U & 1U) != 0;
 }
+
+bool has_avx512_vnni() { return __builtin_cpu_supports("avx512vnni") != 0; }
+#elif HWY_ARCH_ARM_A64
+bool has_neon_dotprod() { return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0; }
 #endif
 
 std::span<const KernelSet* const> cpu_kernels() {

@@ -27,18 +27,16 @@ void quantised_gemm(const QuantisedGemmParams& p, Range outputs);
 }  // namespace troupe::kernels::N_AVX2
 #endif
 
-// Whether this target multiplies in tiles, and whether it has a version by VNNI. Not if AVX-512 is
-// what the compiler assumes: then there is no AVX2 for CPUs without VNNI.
+// Whether this target multiplies in tiles, and so has a version for CPUs that add four products at
+// once, too: by VNNI or by NEON's dot products. Not if AVX-512 is what the compiler assumes: then
+// there is no AVX2 for CPUs without VNNI.
 #undef TROUPE_TILES
-#undef TROUPE_VNNI
 #undef TROUPE_AVX512_VNNI
 #if HWY_ARCH_X86 && (HWY_TARGETS & HWY_AVX2)
 #define TROUPE_TILES 1
-#define TROUPE_VNNI 1
 #define TROUPE_AVX512_VNNI (HWY_TARGET != HWY_AVX2)
 #else
 #define TROUPE_TILES (HWY_TARGET == HWY_NEON)
-#define TROUPE_VNNI 0
 #define TROUPE_AVX512_VNNI 0
 #endif
 
@@ -63,6 +61,9 @@ constexpr Ints kInts;
 using Bytes = hn::Repartition<uint8_t, Ints>;
 using B = hn::Vec<Bytes>;
 constexpr Bytes kBytes;
+/// Sums are kept raw: an implicit constructor, which has no target, may not call that of a vector
+/// of NEON.
+using RawI = decltype(I::raw);
 constexpr size_t kVecBytes = kLanes * kPanelQuad;
 
 /// kRows rows of activations over one product's weights.
@@ -193,8 +194,8 @@ using PlainSums = PairSums;
 
 /// AVX-VNNI, in assembly: the intrinsic would have to be in functions of its own instruction set,
 /// and so all that is inlined into them.
-HWY_INLINE void add_quads(I& sum, B w, B x) {
-  asm("%{vex%} vpdpbusd %2, %1, %0" : "+x"(sum.raw) : "x"(w.raw), "x"(x.raw));
+HWY_INLINE void add_quads(RawI& sum, B w, B x) {
+  asm("%{vex%} vpdpbusd %2, %1, %0" : "+x"(sum) : "x"(w.raw), "x"(x.raw));
 }
 
 #elif HWY_TARGET == HWY_NEON
@@ -204,8 +205,6 @@ void quantise(const QuantiseParams& p, Range rows) { scalar::quantise(p, rows); 
 struct NeonSums {
   static constexpr size_t kTileRows = 2;
   static constexpr size_t kTilePanels = 1;
-
-  // Raw vectors are kept: an implicit constructor, which has no target, may not call Highway's.
 
   /// A weight is at most 15 and an activation 127: eight of their products fit into 16 bits.
   struct I4 {
@@ -244,42 +243,50 @@ struct NeonSums {
 };
 using PlainSums = NeonSums;
 
+/// In assembly for the reason of AVX-VNNI; the assembler has to be told that it may. Volatile keeps
+/// the order: GCC would load far ahead, and vectors wait in memory (INT8 takes 1.6 times as many
+/// instructions).
+HWY_INLINE void add_quads(RawI& sum, B w, B x) {
+  asm volatile(".arch armv8.2-a+crypto+dotprod\n\tsdot %0.4s, %1.16b, %2.16b"
+               : "+w"(sum)
+               : "w"(w.raw), "w"(x.raw));
+}
+
 #else
 
 using N_AVX2::quantise;
 
-HWY_INLINE void add_quads(I& sum, B w, B x) {
-  sum.raw = _mm512_dpbusd_epi32(sum.raw, w.raw, x.raw);
-}
+HWY_INLINE void add_quads(RawI& sum, B w, B x) { sum = _mm512_dpbusd_epi32(sum, w.raw, x.raw); }
 
 #endif
 
-#if TROUPE_VNNI
-
-/// By VNNI's `vpdpbusd`, which adds four products of unsigned and signed bytes (add_quads).
-struct VnniSums {
-  // AVX-512: activations are fetched once for both panels. AVX2 has half as many registers.
+/// By an instruction that adds four products of bytes (add_quads): VNNI's `vpdpbusd`, of unsigned
+/// weights and signed activations, or NEON's `sdot`, of signed ones.
+struct QuadSums {
+  // AVX-512: activations are fetched once for both panels. AVX2 has half as many registers;
+  // of NEON more rows take no fewer instructions each.
   static constexpr size_t kTileRows = TROUPE_AVX512_VNNI ? 6 : 4;
   static constexpr size_t kTilePanels = TROUPE_AVX512_VNNI ? 2 : 1;
 
   struct I4 {
     static constexpr int32_t kAdded = kMiddleOfI4;
-    I total;
-    HWY_INLINE void begin(I value) { total = value; }
+    RawI total;
+    HWY_INLINE void begin(I value) { total = value.raw; }
     HWY_INLINE void add(B w, B x) { add_quads(total, w, x); }
-    HWY_INLINE I sum() const { return total; }
+    HWY_INLINE I sum() const { return I{total}; }
   };
 
   struct I8 {
-    static constexpr int32_t kAdded = 128;  // makes a signed byte an unsigned one
-    I total;
-    HWY_INLINE void begin(I value) { total = value; }
-    HWY_INLINE void add(B w, B x) { add_quads(total, hn::Xor(w, hn::Set(kBytes, 128)), x); }
-    HWY_INLINE I sum() const { return total; }
+    static constexpr bool kSigned = HWY_TARGET == HWY_NEON;
+    static constexpr int32_t kAdded = kSigned ? 0 : 128;  // makes a signed byte an unsigned one
+    RawI total;
+    HWY_INLINE void begin(I value) { total = value.raw; }
+    HWY_INLINE void add(B w, B x) {
+      add_quads(total, kSigned ? w : hn::Xor(w, hn::Set(kBytes, 128)), x);
+    }
+    HWY_INLINE I sum() const { return I{total}; }
   };
 };
-
-#endif
 
 /// A block of weights: its bytes in a panel, and how its products are added.
 template <class S, bool kGroupsOf32 = false>

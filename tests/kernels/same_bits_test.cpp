@@ -1,6 +1,11 @@
 // The promise of the product, operation by operation: every version gives the bits of the
 // specification, and a row gives the same bits alone and in a batch.
 
+#if defined(__aarch64__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
+
 #include <array>
 #include <fstream>
 #include <iterator>
@@ -40,6 +45,15 @@ TEST(SameBits, TheTestsCoverTheVersionsOfThisCpu) {
   EXPECT_EQ(targets.contains("avx2-vnni"), has_avx2 && flags.contains("avx_vnni"));
   EXPECT_EQ(targets.contains("avx3-vnni"),
             targets.contains("avx3") && flags.contains("avx512_vnni"));
+#elif defined(__aarch64__)
+  // As a register of the CPU says, where the kernel of the system shows it.
+  if ((getauxval(AT_HWCAP) & HWCAP_CPUID) != 0) {
+    uint64_t features = 0;
+    asm("mrs %0, ID_AA64ISAR0_EL1" : "=r"(features));
+    const bool has_aes = (features >> 4U & 15U) != 0;  // which Highway's NEON takes for granted
+    EXPECT_EQ(targets.contains("neon"), has_aes);
+    EXPECT_EQ(targets.contains("neon-dotprod"), has_aes && (features >> 44U & 15U) != 0);
+  }
 #endif
   EXPECT_STREQ(make_scalar_ops()->target(), "scalar");
   EXPECT_STREQ(make_scalar_ops()->arithmetic_class(), make_cpu_ops(nullptr)->arithmetic_class());
