@@ -5,21 +5,20 @@
 
 namespace troupe::actors {
 
-void compute_experts(kernels::Ops& ops, const ExpertTable& table, LayerIdx layer,
-                     std::span<const ExpertTask> tasks, size_t hidden, ExpertScratch& scratch) {
+void compute_experts(kernels::Ops& ops, const ExpertTable& table, LayerIdx layer, ConstRows x,
+                     std::span<const ExpertTask> tasks, Rows y, ExpertScratch& scratch) {
+  CHECK_EQ(y.rows, tasks.size());
   scratch.order.resize(tasks.size());
   std::iota(scratch.order.begin(), scratch.order.end(), 0U);
-  std::stable_sort(scratch.order.begin(), scratch.order.end(),
-                   [&](uint32_t a, uint32_t b) { return tasks[a].expert < tasks[b].expert; });
-  float* in = scratch.in.room<float>(scratch.memory, tasks.size() * hidden);
-  float* out = scratch.out.room<float>(scratch.memory, tasks.size() * hidden);
-  scratch.from.clear();
-  scratch.to.clear();
-  for (size_t i = 0; i < tasks.size(); ++i) {
-    scratch.from.push_back(tasks[scratch.order[i]].in);
-    scratch.to.push_back(in + i * hidden);
+  const bool in_order = std::ranges::is_sorted(tasks, {}, &ExpertTask::expert);
+  if (!in_order) {
+    std::ranges::stable_sort(scratch.order, {}, [&](uint32_t i) { return tasks[i].expert; });
   }
-  scratch.memory.move_rows(scratch.from, scratch.to, hidden);
+  scratch.rows.clear();
+  for (const uint32_t i : scratch.order) scratch.rows.push_back(tasks[i].row);
+  const Rows out =
+      in_order ? y
+               : Rows(scratch.sorted.room<float>(scratch.memory, y.rows * y.cols), y.rows, y.cols);
   scratch.ffns.clear();
   for (size_t first = 0; first < tasks.size();) {
     const ExpertIdx expert = tasks[scratch.order[first]].expert;
@@ -28,21 +27,23 @@ void compute_experts(kernels::Ops& ops, const ExpertTable& table, LayerIdx layer
     const auto found = table.find({layer, expert});
     CHECK(found != table.end());
     const model::FfnWeights& weights = found->second.ffn;
-    scratch.ffns.push_back({.x = ConstRows(in + first * hidden, last - first, hidden),
+    scratch.ffns.push_back({.x = x,
+                            .x_rows = scratch.rows.data() + first,
                             .gate = weights.gate,
                             .up = weights.up,
                             .down = weights.down,
-                            .y = Rows(out + first * hidden, last - first, hidden)});
+                            .y = out.slice(first, last - first)});
     first = last;
   }
   ops.grouped_ffn(scratch.ffns);
+  if (in_order) return;
   scratch.from.clear();
   scratch.to.clear();
   for (size_t i = 0; i < tasks.size(); ++i) {
-    scratch.from.push_back(out + i * hidden);
-    scratch.to.push_back(tasks[scratch.order[i]].out);
+    scratch.from.push_back(out.row(i));
+    scratch.to.push_back(y.row(scratch.order[i]));
   }
-  scratch.memory.move_rows(scratch.from, scratch.to, hidden);
+  scratch.memory.move_rows(scratch.from, scratch.to, y.cols);
 }
 
 }  // namespace troupe::actors

@@ -1,7 +1,7 @@
 #pragma once
 
 // The routed experts' arithmetic for one batch of rows, as an expert shard and the single process
-// both run it: rows grouped by expert, one grouped FFN, results back in assignment order.
+// both run it: one grouped FFN over the rows of each expert, results in the order of the tasks.
 
 #include <cstdint>
 #include <map>
@@ -19,26 +19,26 @@ namespace troupe::actors {
 
 using ExpertTable = std::map<experts::ExpertKey, model::ExpertWeights>;
 
-/// One row through one expert; both lie where the backend computes.
+/// One row through one expert.
 struct ExpertTask {
-  const float* in = nullptr;  ///< [hidden]
-  float* out = nullptr;       ///< [hidden]
+  uint32_t row = 0;  ///< of x
   ExpertIdx expert = 0;
 };
 
 /// Buffers kept between calls so that a warm shard allocates nothing.
 struct ExpertScratch {
   kernels::Memory& memory;  ///< of the backend that computes
-  kernels::Array in, out;
+  kernels::Array sorted;    ///< results by expert
+  std::vector<uint32_t> order, rows;
   std::vector<const float*> from;
   std::vector<void*> to;
-  std::vector<uint32_t> order;
   std::vector<kernels::FfnParams> ffns;
 };
 
-/// Computes every task. REQUIRES: each task's (layer, expert) is in the table, whose weights lie in
-/// the backend's memory.
-void compute_experts(kernels::Ops& ops, const ExpertTable& table, LayerIdx layer,
-                     std::span<const ExpertTask> tasks, size_t hidden, ExpertScratch& scratch);
+/// Row i of y is what tasks[i] gives. REQUIRES: each task's (layer, expert) is in the table, whose
+/// weights lie, as x [any, hidden] and y [tasks, hidden], in the backend's memory.
+/// Cost: nothing is copied of tasks by ascending expert; else each result, once.
+void compute_experts(kernels::Ops& ops, const ExpertTable& table, LayerIdx layer, ConstRows x,
+                     std::span<const ExpertTask> tasks, Rows y, ExpertScratch& scratch);
 
 }  // namespace troupe::actors

@@ -302,24 +302,21 @@ void Forward::compute_shared() {
   shared_done_ = true;
 }
 
-void Forward::provide(ConstRows expert_rows, std::span<const uint32_t> slot_row) {
+void Forward::provide(std::span<const float* const> expert_rows) {
   CHECK(awaiting_);
-  CHECK_EQ(slot_row.size(), chosen().size());
+  CHECK_EQ(expert_rows.size(), chosen().size());
   expert_rows_ = expert_rows;
-  slot_row_ = slot_row;
 }
 
 void Forward::combine() {
-  CHECK(expert_rows_.data != nullptr);
+  CHECK(!expert_rows_.empty());
   const bool has_shared = !weights_.layers[layer_].shared.gate.empty();
-  ops_.combine({.expert_rows = expert_rows_,
-                .slot_row = slot_row_.data(),
+  ops_.combine({.expert_rows = expert_rows_.data(),
                 .topk_weight = rows(topk_weight_, config_.num_experts_per_tok).data,
                 .topk = config_.num_experts_per_tok,
                 .shared = has_shared ? ConstRows(rows(shared_, config_.hidden_size)) : ConstRows(),
                 .residual = rows(hidden_, config_.hidden_size)});
-  expert_rows_ = ConstRows();
-  slot_row_ = {};
+  expert_rows_ = {};
 }
 
 ConstRows Forward::head(std::span<const uint32_t> of, Logits& logits) {

@@ -74,9 +74,9 @@ class Forward {
   [[nodiscard]] Exchange exchange();
   /// The shared expert of the layer at hand; advance() calls it if the caller has not.
   void compute_shared();
-  /// The routed experts' rows, [any, hidden], in the backend's memory; slot_row [num_rows * topk]
-  /// says which row answers which slot. Both must stay until the next advance() returns.
-  void provide(ConstRows expert_rows, std::span<const uint32_t> slot_row);
+  /// What the experts gave, [num_rows * topk] rows of [hidden] in the backend's memory. They and
+  /// the span must stay until the next advance() returns.
+  void provide(std::span<const float* const> expert_rows);
 
   /// [sum of num_logits, vocab], in the order of the sequences and their tokens.
   /// On the host. REQUIRES: advance() returned kDone.
@@ -146,8 +146,7 @@ class Forward {
   std::vector<const float*> head_rows_;
   std::vector<void*> head_places_;
   std::vector<kernels::GemmParams> products_;
-  ConstRows expert_rows_;
-  std::span<const uint32_t> slot_row_;
+  std::span<const float* const> expert_rows_;
 };
 
 }  // namespace troupe::actors

@@ -1,11 +1,11 @@
 #include "actors/local_model.hpp"
 
 #include <algorithm>
-#include <numeric>
 #include <string>
 
 #include "base/memory_room.hpp"
 #include "base/rounded_size.hpp"
+#include "experts/dispatch_plan.hpp"
 
 namespace troupe::actors {
 namespace {
@@ -74,9 +74,12 @@ Result<std::unique_ptr<LocalModel>> LocalModel::load(const model::Checkpoint& ch
       TRY(checkpoint.load_router(options.form == AttentionForm::kExpanded, options.num_threads));
   local->placed_ = TRY(place(local->weights_, memory));
   const model::ModelConfig& config = checkpoint.config();
+  local->placement_ = {.num_layers = config.num_layers, .num_experts = config.num_routed_experts};
+  local->placement_.holders.resize(size_t{config.num_layers} * config.num_routed_experts);
   for (LayerIdx layer = 0; layer < config.num_layers; ++layer) {
     if (!config.is_moe_layer(layer)) continue;
     for (ExpertIdx expert = 0; expert < config.num_routed_experts; ++expert) {
+      local->placement_.holders[size_t{layer} * config.num_routed_experts + expert] = {NodeId{1}};
       local->experts_[{layer, expert}] =
           TRY(place(TRY(checkpoint.load_expert(layer, expert, options.num_threads)), memory));
     }
@@ -124,19 +127,20 @@ ConstRows LocalModel::step(std::span<const StepSequence> sequences) {
   forward_->begin(sequences);
   while (forward_->advance() == Forward::Status::kExchange) {
     const Exchange exchange = forward_->exchange();
-    const size_t num_tasks = exchange.topk_idx.size();
-    auto* expert_rows = expert_rows_.room<float>(*backend_.memory, num_tasks * hidden);
+    const experts::DispatchPlan plan = experts::plan_dispatch(
+        exchange.layer, exchange.topk_idx, static_cast<uint32_t>(exchange.rows.rows), exchange.topk,
+        placement_);
     tasks_.clear();
-    for (size_t i = 0; i < num_tasks; ++i) {
-      tasks_.push_back({.in = exchange.rows.row(i / exchange.topk),
-                        .out = expert_rows + i * hidden,
-                        .expert = exchange.topk_idx[i]});
+    for (const experts::ShardDispatch& here : plan.shards) {
+      for (const auto& [row, expert] : here.assignments) tasks_.push_back({here.rows[row], expert});
     }
-    compute_experts(ops(), experts_, exchange.layer, tasks_, hidden, scratch_);
+    const Rows results(results_.room<float>(*backend_.memory, tasks_.size() * hidden),
+                       tasks_.size(), hidden);
+    compute_experts(ops(), experts_, exchange.layer, exchange.rows, tasks_, results, scratch_);
     work_ += work_of(scratch_.ffns);
-    slot_row_.resize(num_tasks);
-    std::iota(slot_row_.begin(), slot_row_.end(), 0U);
-    forward_->provide(ConstRows(expert_rows, num_tasks, hidden), slot_row_);
+    expert_rows_.clear();
+    for (const uint32_t row : plan.slot_row) expert_rows_.push_back(results.row(row));
+    forward_->provide(expert_rows_);
   }
   return forward_->logits();
 }

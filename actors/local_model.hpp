@@ -101,9 +101,10 @@ class LocalModel {
   std::unique_ptr<Forward> forward_;
   std::vector<BlockId> block_ids_;  ///< of all sequences, one after the other
   ExpertScratch scratch_;
+  experts::Placement placement_;  ///< all experts here
   std::vector<ExpertTask> tasks_;
-  kernels::Array expert_rows_;
-  std::vector<uint32_t> slot_row_;
+  kernels::Array results_;
+  std::vector<const float*> expert_rows_;  ///< of the results, by slot
   StepWork work_;
   model::Guides guides_;
 };

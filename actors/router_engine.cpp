@@ -1,7 +1,7 @@
 #include "actors/router_engine.hpp"
 
 #include <algorithm>
-#include <cstring>
+#include <utility>
 
 #include "actors/step_work.hpp"
 #include "base/check.hpp"
@@ -9,7 +9,8 @@
 namespace troupe::actors {
 namespace {
 
-constexpr uint32_t kScoredAtOnce = 32;  // bounds the memory for logits
+constexpr uint32_t kScoredAtOnce = 32;    // bounds the memory for logits
+constexpr size_t kRowsCopiedAtOnce = 64;  // into frames, by a thread
 
 std::optional<Result<model::SampledToken>> next_token(const StepPart& part,
                                                       std::span<const float> logits) {
@@ -88,12 +89,23 @@ Segment RouterEngine::resume(uint32_t lane_index, const experts::DispatchPlan& p
                              const std::vector<GatheredFrame>& answers) {
   Lane& lane = lanes_[lane_index];
   const size_t hidden = config_.hidden_size;
-  auto* expert_rows = lane.expert_rows.room<float>(memory_, plan.num_results * hidden);
+  lane.result_rows.assign(plan.num_results, nullptr);
   for (const GatheredFrame& answer : answers) {
-    memory_.copy_in(expert_rows + answer.first_result * hidden, answer.frame.payload->floats(),
-                    answer.frame.header.num_rows * hidden * sizeof(float));
+    const uint32_t num_rows = answer.frame.header.num_rows;
+    const float* rows = answer.frame.payload->floats();
+    if (!memory_.is_host()) {
+      float* here = lane.results.room<float>(memory_, plan.num_results * hidden) +
+                    answer.first_result * hidden;
+      memory_.copy_in(here, rows, num_rows * hidden * sizeof(float));
+      rows = here;
+    }
+    for (uint32_t r = 0; r < num_rows; ++r) {
+      lane.result_rows[answer.first_result + r] = rows + r * hidden;
+    }
   }
-  lane.forward.provide(ConstRows(expert_rows, plan.num_results, hidden), plan.slot_row);
+  lane.expert_rows.clear();
+  for (const uint32_t row : plan.slot_row) lane.expert_rows.push_back(lane.result_rows[row]);
+  lane.forward.provide(lane.expert_rows);
   return advance(lane);
 }
 
@@ -106,6 +118,7 @@ Segment RouterEngine::advance(Lane& lane) {
     segment.plan = experts::plan_dispatch(exchange.layer, exchange.topk_idx,
                                           static_cast<uint32_t>(exchange.rows.rows), exchange.topk,
                                           *placement_);
+    std::vector<std::pair<const float*, float*>> copies;
     for (const experts::ShardDispatch& dispatch : segment.plan.shards) {
       transport::Frame frame{.header = prototype_};
       frame.header.step = lane.step;
@@ -118,12 +131,17 @@ Segment RouterEngine::advance(Lane& lane) {
       }
       auto payload = transport::Buffer::allocate(dispatch.rows.size() * hidden * sizeof(float));
       for (size_t i = 0; i < dispatch.rows.size(); ++i) {
-        std::memcpy(payload->floats() + i * hidden, exchange.rows.row(dispatch.rows[i]),
-                    hidden * sizeof(float));
+        copies.emplace_back(exchange.rows.row(dispatch.rows[i]), payload->floats() + i * hidden);
       }
       frame.payload = std::move(payload);
       segment.frames.push_back(std::move(frame));
     }
+    pool_.parallel_for((copies.size() + kRowsCopiedAtOnce - 1) / kRowsCopiedAtOnce, [&](size_t i) {
+      const size_t last = std::min(copies.size(), (i + 1) * kRowsCopiedAtOnce);
+      for (size_t r = i * kRowsCopiedAtOnce; r < last; ++r) {
+        std::copy_n(copies[r].first, hidden, copies[r].second);
+      }
+    });
     segment.has_work_meanwhile = config_.num_shared_experts > 0;
     return segment;
   }

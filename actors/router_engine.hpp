@@ -85,6 +85,7 @@ class RouterEngine {
   Segment begin(uint32_t lane, StepId step, std::vector<StepPart> parts);
   /// What can be done while the shards compute: the shared expert.
   void compute_meanwhile(uint32_t lane);
+  /// Answers are read where they are, unless a device computes.
   Segment resume(uint32_t lane, const experts::DispatchPlan& plan,
                  const std::vector<GatheredFrame>& answers);
   /// Of the lane's parts, after its segment came out kDone and before it begins again: their scored
@@ -109,7 +110,9 @@ class RouterEngine {
     Forward forward;
     StepId step;
     std::vector<StepPart> parts;
-    kernels::Array expert_rows;
+    kernels::Array results;                 ///< of shards, unless the memory is the host's
+    std::vector<const float*> result_rows;  ///< where each lies
+    std::vector<const float*> expert_rows;  ///< the same by slot
   };
   RouterEngine(const model::ModelConfig& config, std::shared_ptr<const PlacedRouter> weights,
                const kernels::Backend& backend, kernels::ThreadPool& pool, KvShape kv,

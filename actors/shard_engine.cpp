@@ -70,46 +70,51 @@ Result<void> ShardEngine::hold(const experts::ExpertKey& key, const model::Exper
   return {};
 }
 
-std::vector<std::shared_ptr<transport::Buffer>> ShardEngine::compute(
+std::vector<std::shared_ptr<const transport::Buffer>> ShardEngine::compute(
     LayerIdx layer, std::span<const transport::Frame* const> dispatches) {
   const size_t hidden = checkpoint_.config().hidden_size;
-  const bool in_place = memory_.is_host();
-  size_t num_rows = 0, num_results = 0;
-  for (const transport::Frame* dispatch : dispatches) {
-    num_rows += dispatch->header.num_rows;
-    num_results += dispatch->header.assignments.size();
-  }
-  float* rows = in_place ? nullptr : rows_.room<float>(memory_, num_rows * hidden);
-  float* const results_here =
-      in_place ? nullptr : results_.room<float>(memory_, num_results * hidden);
+  const auto bytes_of = [&](size_t num_rows) { return num_rows * hidden * sizeof(float); };
+  size_t num_rows = 0;
   tasks_.clear();
-  std::vector<std::shared_ptr<transport::Buffer>> results;
   for (const transport::Frame* dispatch : dispatches) {
-    const transport::FrameHeader& header = dispatch->header;
-    results.push_back(
-        transport::Buffer::allocate(header.assignments.size() * hidden * sizeof(float)));
-    if (header.assignments.empty()) continue;
-    const float* in = dispatch->payload->floats();
-    float* out = in_place ? results.back()->floats() : results_here + tasks_.size() * hidden;
-    if (!in_place) {
-      memory_.copy_in(rows, in, header.num_rows * hidden * sizeof(float));
-      in = rows;
-      rows += header.num_rows * hidden;
+    for (const transport::Assignment& work : dispatch->header.assignments) {
+      tasks_.push_back({static_cast<uint32_t>(num_rows) + work.row, work.expert});
     }
-    for (const transport::Assignment& work : header.assignments) {
-      tasks_.push_back({.in = in + work.row * hidden, .out = out, .expert = work.expert});
-      out += hidden;
-    }
+    num_rows += dispatch->header.num_rows;
   }
-  compute_experts(ops_, table_, layer, tasks_, hidden, scratch_);
-  if (in_place) return results;
-  const float* from = results_here;
-  for (const auto& result : results) {
-    memory_.copy_out(result->floats(), from, result->size());
-    from += result->size() / sizeof(float);
+  const std::shared_ptr<transport::Buffer> all =
+      transport::Buffer::allocate(bytes_of(tasks_.size()));
+  if (!tasks_.empty()) {
+    const bool on_host = memory_.is_host();
+    float* y = on_host ? all->floats() : results_.room<float>(memory_, tasks_.size() * hidden);
+    compute_experts(ops_, table_, layer, {rows_of(dispatches, num_rows), num_rows, hidden}, tasks_,
+                    {y, tasks_.size(), hidden}, scratch_);
+    if (!on_host) memory_.copy_out(all->floats(), y, all->size());
+    finish_or_end(memory_);
   }
-  finish_or_end(memory_);
+  std::vector<std::shared_ptr<const transport::Buffer>> results;
+  size_t at = 0;
+  for (const transport::Frame* dispatch : dispatches) {
+    const size_t bytes = bytes_of(dispatch->header.assignments.size());
+    results.push_back(transport::Buffer::slice(all, at, bytes));
+    at += bytes;
+  }
   return results;
+}
+
+const float* ShardEngine::rows_of(std::span<const transport::Frame* const> dispatches,
+                                  size_t num_rows) {
+  if (memory_.is_host() && dispatches.size() == 1) return dispatches[0]->payload->floats();
+  const size_t hidden = checkpoint_.config().hidden_size;
+  float* rows = rows_.room<float>(memory_, num_rows * hidden);
+  float* next = rows;
+  for (const transport::Frame* dispatch : dispatches) {
+    const size_t elements = dispatch->header.num_rows * hidden;
+    if (elements == 0) continue;
+    memory_.copy_in(next, dispatch->payload->floats(), elements * sizeof(float));
+    next += elements;
+  }
+  return rows;
 }
 
 }  // namespace troupe::actors

@@ -50,12 +50,16 @@ class ShardEngine {
   /// @errors as load()
   Result<void> take_some(ExpertTable& loaded);
 
-  /// Of some dispatches, [assignments, hidden] each, where those are. A device that fails ends the
-  /// process. REQUIRES: experts of this layer that are held; rows of the model's width
-  std::vector<std::shared_ptr<transport::Buffer>> compute(
+  /// Of some dispatches, [assignments, hidden] each. A device that fails ends the process.
+  /// REQUIRES: experts of this layer that are held; rows of the model's width
+  /// Cost: beside the experts a copy of all rows and results, unless it is one dispatch by
+  /// ascending expert, as they come.
+  std::vector<std::shared_ptr<const transport::Buffer>> compute(
       LayerIdx layer, std::span<const transport::Frame* const> dispatches);
 
  private:
+  /// The dispatches' rows, one after the other, where the backend computes.
+  const float* rows_of(std::span<const transport::Frame* const> dispatches, size_t num_rows);
   Result<void> hold(const experts::ExpertKey& key, const model::ExpertWeights& loaded);
 
   const model::Checkpoint& checkpoint_;
@@ -65,7 +69,8 @@ class ShardEngine {
   ExpertTable table_;  ///< in memory_
   ExpertScratch scratch_;
   std::vector<ExpertTask> tasks_;
-  kernels::Array rows_, results_;  ///< of dispatches, unless the memory is the host's
+  kernels::Array rows_;     ///< of several dispatches, or on a device
+  kernels::Array results_;  ///< on a device
 };
 
 }  // namespace troupe::actors

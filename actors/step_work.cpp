@@ -133,7 +133,7 @@ double attention_span(const model::ModelConfig& config, AttentionForm form) {
 StepWork work_of(std::span<const kernels::FfnParams> experts) {
   StepWork work;
   for (const kernels::FfnParams& expert : experts) {
-    add_ffn(expert.gate, expert.up, expert.down, expert.x.rows, work);
+    add_ffn(expert.gate, expert.up, expert.down, expert.y.rows, work);
     ++work.num_experts;
   }
   return work;

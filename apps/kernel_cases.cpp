@@ -422,15 +422,15 @@ class Cases {
     add_rows_op("combine", std::to_string(topk) + " of " + std::to_string(hidden), "",
                 row_work(rows_ * hidden * (topk + 3), rows_ * hidden * topk),
                 [=, rows = rows_](Operands& operands) {
-                  std::vector<uint32_t> slots(rows * topk);
-                  std::iota(slots.begin(), slots.end(), 0U);
+                  const float* expert_rows = operands.values(rows * topk * hidden);
+                  std::vector<const float*> slots;
+                  for (size_t i = 0; i < rows * topk; ++i)
+                    slots.push_back(expert_rows + i * hidden);
                   return
                       [&operands, hidden, topk, rows, slots, weight = operands.values(rows * topk),
-                       expert_rows = operands.values(rows * topk * hidden),
                        shared = operands.values(rows * hidden),
                        residual = operands.values(rows * hidden)]() mutable {
-                        operands.ops().combine({.expert_rows = {expert_rows, rows * topk, hidden},
-                                                .slot_row = slots.data(),
+                        operands.ops().combine({.expert_rows = slots.data(),
                                                 .topk_weight = weight,
                                                 .topk = topk,
                                                 .shared = {shared, rows, hidden},

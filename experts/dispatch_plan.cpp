@@ -1,6 +1,7 @@
 #include "experts/dispatch_plan.hpp"
 
 #include <algorithm>
+#include <numeric>
 
 #include "base/check.hpp"
 
@@ -41,6 +42,24 @@ Choices choices_for(LayerIdx layer, const std::vector<uint32_t>& num_rows_of,
     choices.first.push_back(static_cast<uint32_t>(choices.holders.size()));
   }
   return choices;
+}
+
+/// Puts assignments into the order of their experts, those of an expert staying in theirs.
+/// @returns where each went
+std::vector<uint32_t> order_by_expert(uint32_t num_experts,
+                                      std::vector<PlannedAssignment>& assignments) {
+  std::vector<uint32_t> next(num_experts + 1, 0);
+  for (const PlannedAssignment& work : assignments) ++next[work.expert + 1];
+  std::partial_sum(next.begin(), next.end(), next.begin());
+  std::vector<uint32_t> places;
+  places.reserve(assignments.size());
+  std::vector<PlannedAssignment> ordered(assignments.size());
+  for (const PlannedAssignment& work : assignments) {
+    places.push_back(next[work.expert]++);
+    ordered[places.back()] = work;
+  }
+  assignments = std::move(ordered);
+  return places;
 }
 
 }  // namespace
@@ -92,12 +111,15 @@ DispatchPlan plan_dispatch(LayerIdx layer, std::span<const ExpertIdx> topk_idx, 
     }
   }
   uint32_t first_result = 0;
+  std::vector<std::vector<uint32_t>> places;  // of each shard's assignments among the results
   for (ShardDispatch& to : plan.shards) {
     to.first_result = first_result;
     first_result += static_cast<uint32_t>(to.assignments.size());
+    places.push_back(order_by_expert(placement.num_experts, to.assignments));
   }
   for (size_t i = 0; i < plan.slot_row.size(); ++i) {
-    plan.slot_row[i] += plan.shards[shard_of[i]].first_result;
+    const uint32_t shard = shard_of[i];
+    plan.slot_row[i] = plan.shards[shard].first_result + places[shard][plan.slot_row[i]];
   }
   std::erase_if(plan.shards, [](const ShardDispatch& to) { return to.assignments.empty(); });
   return plan;

@@ -22,7 +22,7 @@ struct PlannedAssignment {
 struct ShardDispatch {
   NodeId shard;
   std::vector<uint32_t> rows;                  ///< row numbers of the step, ascending
-  std::vector<PlannedAssignment> assignments;  ///< by (row, slot) ascending
+  std::vector<PlannedAssignment> assignments;  ///< by (expert, row, slot) ascending
   uint32_t first_result = 0;  ///< where this shard's results start in the gathered expert rows
 };
 
@@ -33,7 +33,8 @@ struct DispatchPlan {
   uint32_t num_results = 0;           ///< rows * topk
 };
 
-/// Only shards that get work are in the plan; each shard answers its assignments in their order.
+/// Only shards that get work are in the plan; each shard answers its assignments in their order,
+/// which is that of the experts, so that it computes results where they are sent from.
 /// Rows of an expert with several holders go, one by one, to the holder with the fewest assignments
 /// in this plan, those of experts without a choice counted beforehand; ties go to a shard that the
 /// row travels to anyway, then to the lower id.

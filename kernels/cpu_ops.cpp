@@ -141,12 +141,13 @@ class CpuOps final : public Ops {
     size_t inner_elements = 0;
     for (const FfnParams& p : experts) {
       check_shapes(p);
-      inner_elements += p.x.rows * p.gate.out;
+      inner_elements += p.y.rows * p.gate.out;
     }
     const auto gate_buffer = std::make_unique_for_overwrite<float[]>(inner_elements);
     const auto up_buffer = std::make_unique_for_overwrite<float[]>(inner_elements);
     QuantisedBuffers buffers;
 
+    const GatheredRows gathered = gather_rows(experts);
     std::vector<GemmParams> gate_up;  // two of each expert
     std::vector<GemmParams> down;
     // What `down` reads, in 8 bits: made in parts where its columns are in order, else at once.
@@ -155,21 +156,23 @@ class CpuOps final : public Ops {
     size_t num_weights = 0;
     for (const FfnParams& p : experts) num_weights += 2 * p.gate.out * p.gate.in;
     size_t at = 0;
-    for (const FfnParams& p : experts) {
-      const Rows gate_out(gate_buffer.get() + at, p.x.rows, p.gate.out);
-      const Rows up_out(up_buffer.get() + at, p.x.rows, p.gate.out);
-      at += p.x.rows * p.gate.out;
+    for (size_t i = 0; i < experts.size(); ++i) {
+      const FfnParams& p = experts[i];
+      const Rows gate_out(gate_buffer.get() + at, p.y.rows, p.gate.out);
+      const Rows up_out(up_buffer.get() + at, p.y.rows, p.gate.out);
+      at += p.y.rows * p.gate.out;
       add_parts({.item = down.size(),
                  .outputs = p.gate.out,
                  .weights_per_output = 2 * p.gate.in,
-                 .rows = p.x.rows,
+                 .rows = p.y.rows,
                  .granule = granule_of(p)},
                 num_weights, parts);
-      gate_up.push_back({.x = p.x, .w = p.gate, .y = gate_out});
-      gate_up.push_back({.x = p.x, .w = p.up, .y = up_out});
+      const ConstRows x = gathered.rows[i].data == nullptr ? p.x : gathered.rows[i];
+      gate_up.push_back({.x = x, .w = p.gate, .y = gate_out});
+      gate_up.push_back({.x = x, .w = p.up, .y = up_out});
       down.push_back({.x = gate_out, .w = p.down, .y = p.y});
       const bool in_parts = is_integer(p.down.dtype) && p.down.columns == nullptr;
-      inner.push_back(in_parts ? buffers.add(p.x.rows, p.gate.out) : QuantisedRows());
+      inner.push_back(in_parts ? buffers.add(p.y.rows, p.gate.out) : QuantisedRows());
     }
     std::vector<QuantisedRows> quantised(gate_up.size());
     quantise_inputs(gate_up, buffers, quantised);
@@ -178,8 +181,9 @@ class CpuOps final : public Ops {
       const Range outputs = parts[i].outputs;
       const GemmParams& g = gate_up[2 * item];
       const GemmParams& u = gate_up[2 * item + 1];
-      product(g, quantised[2 * item], outputs);
-      product(u, quantised[2 * item + 1], outputs);
+      const uint32_t* x_rows = gathered.rows[item].data == nullptr ? experts[item].x_rows : nullptr;
+      product(g, quantised[2 * item], outputs, x_rows);
+      product(u, quantised[2 * item + 1], outputs, x_rows);
       const Rows g_part(g.y.data + outputs.first, g.y.rows, outputs.size(), g.y.stride);
       const Rows u_part(u.y.data + outputs.first, u.y.rows, outputs.size(), u.y.stride);
       const Range rows{0, g.y.rows};
@@ -236,6 +240,46 @@ class CpuOps final : public Ops {
     return runs;
   }
 
+  struct GatheredRows {
+    std::unique_ptr<float[]> elements;
+    std::vector<ConstRows> rows;  ///< [experts], nothing of those that need no copies
+  };
+
+  /// Copies of the rows of experts that cannot read them by x_rows: only products of 8-bit rows in
+  /// the common order of columns do.
+  GatheredRows gather_rows(std::span<const FfnParams> experts) {
+    const auto by_index = [](const WeightView& w) {
+      return is_integer(w.dtype) && w.columns == nullptr;
+    };
+    GatheredRows gathered;
+    gathered.rows.resize(experts.size());
+    std::vector<std::pair<const float*, float*>> copies;
+    size_t num_elements = 0;
+    for (const FfnParams& p : experts) {
+      if (p.x_rows != nullptr && !(by_index(p.gate) && by_index(p.up))) {
+        num_elements += p.y.rows * p.x.cols;
+      }
+    }
+    if (num_elements == 0) return gathered;
+    gathered.elements = std::make_unique_for_overwrite<float[]>(num_elements);
+    float* to = gathered.elements.get();
+    for (size_t i = 0; i < experts.size(); ++i) {
+      const FfnParams& p = experts[i];
+      if (p.x_rows == nullptr || (by_index(p.gate) && by_index(p.up))) continue;
+      gathered.rows[i] = ConstRows(to, p.y.rows, p.x.cols);
+      for (size_t r = 0; r < p.y.rows; ++r, to += p.x.cols) {
+        copies.emplace_back(p.x.row(p.x_rows[r]), to);
+      }
+    }
+    const size_t cols = num_elements / copies.size();
+    over_rows(copies.size(), cols, [&](Range rows) {
+      for (size_t r = rows.first; r < rows.last; ++r) {
+        std::copy_n(copies[r].first, cols, copies[r].second);
+      }
+    });
+    return gathered;
+  }
+
   static size_t granule_of(const WeightView& w) {
     return is_integer(w.dtype) ? kIntegerGranule : kOutputsGranule;
   }
@@ -281,9 +325,11 @@ class CpuOps final : public Ops {
     }
   }
 
-  void product(const GemmParams& p, const QuantisedRows& quantised, Range outputs) {
+  void product(const GemmParams& p, const QuantisedRows& quantised, Range outputs,
+               const uint32_t* x_rows = nullptr) {
     if (is_integer(p.w.dtype)) {
-      kernels_.quantised_gemm({.x = quantised, .w = p.w, .bias = p.bias, .y = p.y}, outputs);
+      kernels_.quantised_gemm(
+          {.x = quantised, .x_rows = x_rows, .w = p.w, .bias = p.bias, .y = p.y}, outputs);
     } else {
       kernels_.gemm(p, outputs);
     }

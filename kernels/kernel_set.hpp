@@ -39,6 +39,7 @@ struct QuantiseParams {
 /// As GemmParams, with integer weights.
 struct QuantisedGemmParams {
   QuantisedRows x;
+  const uint32_t* x_rows = nullptr;  ///< as FfnParams::x_rows
   WeightView w;
   const float* bias = nullptr;
   Rows y;

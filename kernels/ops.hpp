@@ -118,20 +118,20 @@ struct TopkGateParams {
 /// The gated FFN of one expert (routed, shared or dense) over some rows:
 /// y = down(silu(gate(x)) * up(x)).
 struct FfnParams {
-  ConstRows x;      ///< [rows, hidden]
+  ConstRows x;  ///< [any, hidden]
+  /// [rows], each below x.rows: the row of x that a row of y is of; nullptr: the same one.
+  const uint32_t* x_rows = nullptr;
   WeightView gate;  ///< [inner, hidden]
   WeightView up;    ///< [inner, hidden]
   WeightView down;  ///< [hidden, inner]
   Rows y;           ///< [rows, hidden]
 };
 
-/// residual[r] += (sum over slots s, ascending, of weight[r, s] * expert_rows[slot_row[r, s]])
-///                + shared[r].
+/// residual[r] += (sum over slots s, ascending, of weight[r, s] * expert_rows[r, s]) + shared[r].
 /// The sum starts with +0 and adds by fused multiply-add; then shared is added; then the residual.
 struct CombineParams {
-  ConstRows expert_rows;               ///< [any, hidden], one row per (row, slot)
-  const uint32_t* slot_row = nullptr;  ///< [rows, topk] index into expert_rows
-  const float* topk_weight = nullptr;  ///< [rows, topk]
+  const float* const* expert_rows = nullptr;  ///< [rows, topk], each [hidden]
+  const float* topk_weight = nullptr;         ///< [rows, topk]
   size_t topk = 0;
   ConstRows shared;  ///< [rows, hidden], or data == nullptr for none
   Rows residual;     ///< [rows, hidden]

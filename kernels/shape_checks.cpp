@@ -143,11 +143,12 @@ void check_shapes(const MlaExpandedParams& p) {
 }
 
 void check_shapes(const FfnParams& p) {
-  check_view(p.x, p.x.rows, p.gate.in);
+  check_view(p.x, p.x_rows == nullptr ? p.y.rows : p.x.rows, p.gate.in);
+  for (size_t i = 0; p.x_rows != nullptr && i < p.y.rows; ++i) CHECK_LT(p.x_rows[i], p.x.rows);
   check_weight(p.gate, p.gate.out, p.x.cols);
   check_weight(p.up, p.gate.out, p.x.cols);
   check_weight(p.down, p.y.cols, p.gate.out);
-  check_view(p.y, p.x.rows, p.down.out);
+  check_view(p.y, p.y.rows, p.down.out);
   check_disjoint(p.x, p.y);
 }
 
@@ -155,10 +156,9 @@ void check_shapes(const CombineParams& p) {
   const size_t rows = p.residual.rows;
   const size_t hidden = p.residual.cols;
   check_view(p.residual, rows, hidden);
-  check_view(p.expert_rows, p.expert_rows.rows, hidden);
   if (p.shared.data != nullptr) check_view(p.shared, rows, hidden);
-  CHECK((p.slot_row != nullptr && p.topk_weight != nullptr) || rows * p.topk == 0);
-  for (size_t i = 0; i < rows * p.topk; ++i) CHECK_LT(p.slot_row[i], p.expert_rows.rows);
+  CHECK((p.expert_rows != nullptr && p.topk_weight != nullptr) || rows * p.topk == 0);
+  for (size_t i = 0; i < rows * p.topk; ++i) CHECK(p.expert_rows[i] != nullptr);
 }
 
 }  // namespace troupe::kernels

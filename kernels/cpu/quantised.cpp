@@ -35,9 +35,10 @@ void quantise(const QuantiseParams& p, Range rows) {
 void quantised_gemm(const QuantisedGemmParams& p, Range outputs) {
   const WeightView& w = p.w;
   const size_t group = std::min(w.group_scales.group, w.in);
-  for (size_t r = 0; r < p.x.rows; ++r) {
-    const int8_t* x = p.x.values + r * w.in;
-    const float* scales = p.x.scales + r * p.x.blocks();
+  for (size_t r = 0; r < p.y.rows; ++r) {
+    const size_t x_row = p.x_rows == nullptr ? r : p.x_rows[r];
+    const int8_t* x = p.x.values + x_row * w.in;
+    const float* scales = p.x.scales + x_row * p.x.blocks();
     for (size_t o = outputs.first; o < outputs.last; ++o) {
       float y = 0;
       for (size_t first = 0; first < w.in; first += group) {

@@ -35,12 +35,12 @@ void add(const AddParams& p, Range rows) {
 
 void combine(const CombineParams& p, Range rows) {
   for (size_t r = rows.first; r < rows.last; ++r) {
-    const uint32_t* slot_row = p.slot_row + r * p.topk;
+    const float* const* expert_row = p.expert_rows + r * p.topk;
     const float* weight = p.topk_weight + r * p.topk;
     for (size_t i = 0; i < p.residual.cols; ++i) {
       float sum = 0;
       for (size_t s = 0; s < p.topk; ++s) {
-        sum = std::fma(weight[s], p.expert_rows.row(slot_row[s])[i], sum);
+        sum = std::fma(weight[s], expert_row[s][i], sum);
       }
       if (p.shared.data != nullptr) sum += p.shared.row(r)[i];
       p.residual.row(r)[i] += sum;

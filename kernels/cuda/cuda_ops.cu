@@ -199,8 +199,7 @@ class CudaOps final : public Ops {
     check_shapes(p);
     begin();
     Combine kernel;
-    kernel.expert_rows = matrix(p.expert_rows);
-    kernel.slot_row = runtime_.upload(std::span(p.slot_row, p.residual.rows * p.topk));
+    kernel.expert_rows = runtime_.upload(std::span(p.expert_rows, p.residual.rows * p.topk));
     kernel.topk_weight = p.topk_weight;
     kernel.topk = p.topk;
     kernel.shared = matrix(p.shared);
@@ -220,7 +219,8 @@ class CudaOps final : public Ops {
   static size_t workspace_of(const FfnParams& p);
   void ffns(std::span<const FfnParams> experts);
 
-  void multiply(std::span<const GemmParams> products);
+  /// @param x_rows by product, on the device; or none
+  void multiply(std::span<const GemmParams> products, std::span<const uint32_t* const> x_rows = {});
   void round_rows(std::span<const GemmParams> products);
   /// Tiles of `rows_of_tile` rows of the products that wanted(i) says, also in row_tiles_.
   template <class Wanted>
@@ -263,6 +263,7 @@ class CudaOps final : public Ops {
   std::vector<VisibleKv> visible_;
   std::vector<QueryTile> query_tiles_;
   std::vector<GemmParams> gate_up_, down_;
+  std::vector<const uint32_t*> x_rows_;  // of gate_up_
 };
 
 template <class Wanted>
@@ -304,6 +305,7 @@ void CudaOps::round_rows(std::span<const GemmParams> products) {
     Product& p = products_[i];
     if (!on_tensor_cores(dtypes_[i])) continue;
     if (i > 0 && products_[i - 1].rounded.data != nullptr && products[i].x == products[i - 1].x &&
+        p.x_rows == products_[i - 1].x_rows && p.rows == products_[i - 1].rows &&
         is_integer(dtypes_[i]) == is_integer(dtypes_[i - 1])) {
       p.rounded = products_[i - 1].rounded;
       continue;
@@ -314,12 +316,15 @@ void CudaOps::round_rows(std::span<const GemmParams> products) {
   }
 }
 
-void CudaOps::multiply(std::span<const GemmParams> products) {
+void CudaOps::multiply(std::span<const GemmParams> products,
+                       std::span<const uint32_t* const> x_rows) {
   products_.clear();
   dtypes_.clear();
-  for (const GemmParams& p : products) {
+  for (size_t i = 0; i < products.size(); ++i) {
+    const GemmParams& p = products[i];
     products_.push_back({.x = matrix(p.x),
-                         .rows = p.x.rows,
+                         .x_rows = x_rows.empty() ? nullptr : x_rows[i],
+                         .rows = p.y.rows,
                          .w = device_weights(p.w),
                          .bias = p.bias,
                          .y = matrix(p.y)});
@@ -349,7 +354,7 @@ void CudaOps::multiply(std::span<const GemmParams> products) {
 }
 
 size_t CudaOps::workspace_of(const FfnParams& p) {
-  const size_t rows = p.x.rows;
+  const size_t rows = p.y.rows;
   return 2 * Workspace::bytes_of<float>(rows * p.gate.out) +
          2 * Workspace::bytes_of<simt::Bf16>(rows * round_up(p.gate.in, kSlice)) +
          Workspace::bytes_of<simt::Bf16>(rows * round_up(p.down.in, kSlice));
@@ -372,23 +377,27 @@ void CudaOps::grouped_ffn(std::span<const FfnParams> experts) {
 
 void CudaOps::ffns(std::span<const FfnParams> experts) {
   size_t elements = 0;
-  for (const FfnParams& p : experts) elements += p.x.rows * p.gate.out;
+  for (const FfnParams& p : experts) elements += p.y.rows * p.gate.out;
   const size_t rows_of_all = divide_up(elements, kRowThreads);
   const Rows all_gate(workspace_.take<float>(rows_of_all * kRowThreads), rows_of_all, kRowThreads);
   const Rows all_up(workspace_.take<float>(rows_of_all * kRowThreads), rows_of_all, kRowThreads);
   if (runtime_.failed()) return;
   gate_up_.clear();
   down_.clear();
+  x_rows_.clear();
   size_t at = 0;
   for (const FfnParams& p : experts) {
-    const Rows gate(all_gate.data + at, p.x.rows, p.gate.out);
-    const Rows up(all_up.data + at, p.x.rows, p.gate.out);
-    at += p.x.rows * p.gate.out;
+    const Rows gate(all_gate.data + at, p.y.rows, p.gate.out);
+    const Rows up(all_up.data + at, p.y.rows, p.gate.out);
+    at += p.y.rows * p.gate.out;
+    const uint32_t* x_rows =
+        p.x_rows == nullptr ? nullptr : runtime_.upload(std::span(p.x_rows, p.y.rows));
+    x_rows_.insert(x_rows_.end(), 2, x_rows);
     gate_up_.push_back({.x = p.x, .w = p.gate, .y = gate});
     gate_up_.push_back({.x = p.x, .w = p.up, .y = up});
     down_.push_back({.x = gate, .w = p.down, .y = p.y});
   }
-  multiply(gate_up_);
+  multiply(gate_up_, x_rows_);
   silu_mul({.gate = all_gate, .up = all_up, .out = all_gate});
   multiply(down_);
 }

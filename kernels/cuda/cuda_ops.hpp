@@ -11,11 +11,11 @@
 //
 // Pointers are to device memory; weights are whole matrices as Memory::allocate() aligns them, or
 // outputs of such. In host memory are spans (tokens, positions, frequencies, and those of pointers,
-// which point to the device) and CombineParams::slot_row. Operations return before they are
-// computed; they do not fail: the first error is kept and Memory::finish() returns it, at the end
-// of a step at the latest. Unlike on CPUs, one thread at a time may call them.
-// Expanded attention is computed through the absorbed form. What is computed at most: limits(), and
-// zeros of kI4 up to kMaxZeroOfI4; both are refused when a model is loaded.
+// which point to the device), FfnParams::x_rows and the pointers of CombineParams. Operations
+// return before they are computed; they do not fail: the first error is kept and Memory::finish()
+// returns it, at the end of a step at the latest. Unlike on CPUs, one thread at a time may call
+// them. Expanded attention is computed through the absorbed form. What is computed at most:
+// limits(), and zeros of kI4 up to kMaxZeroOfI4; both are refused when a model is loaded.
 
 #include <cstddef>
 #include <memory>

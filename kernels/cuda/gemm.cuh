@@ -21,12 +21,17 @@ namespace troupe::kernels::cuda {
 
 /// One product.
 struct Product {
-  Matrix<const float> x;         ///< [rows, in]
-  Matrix<simt::Bf16> rounded{};  ///< [rows, in rounded up to slices]: x for the tensor cores
+  Matrix<const float> x;             ///< [any, in]
+  const uint32_t* x_rows = nullptr;  ///< [rows] as FfnParams::x_rows
+  Matrix<simt::Bf16> rounded{};      ///< [rows, in rounded up to slices]: x for the tensor cores
   size_t rows = 0;
   Weights w{};
   const float* bias = nullptr;  ///< [out] or nullptr
   Matrix<float> y{};            ///< [rows, out]
+
+  [[nodiscard]] SIMT_DEVICE const float* x_row(size_t r) const {
+    return x.row(x_rows == nullptr ? r : x_rows[r]);
+  }
 };
 
 /// Which rows of which product a block takes.
@@ -61,7 +66,7 @@ struct RoundRows {
     }
     const size_t last = p.rows - tile.first_row < kRoundRows ? p.rows : tile.first_row + kRoundRows;
     for (size_t r = tile.first_row; r < last; ++r) {
-      const float* x = p.x.row(r);
+      const float* x = p.x_row(r);
       float v[4];
       SIMT_UNROLL for (unsigned i = 0; i < 4; ++i) v[i] = from + i < p.w.in ? x[from + i] : 0.0F;
       simt::store(p.rounded.row(r) + to,
@@ -431,7 +436,7 @@ struct FloatGemm {
       const float weight = value_of(w[k]);
       SIMT_UNROLL for (unsigned i = 0; i < kRows; ++i) {
         const size_t r = tile.first_row + i;
-        sums[i] = std::fma(p.x.row(r < last_row ? r : last_row)[k], weight, sums[i]);
+        sums[i] = std::fma(p.x_row(r < last_row ? r : last_row)[k], weight, sums[i]);
       }
     }
     SIMT_UNROLL for (unsigned i = 0; i < kRows; ++i) {

@@ -99,9 +99,8 @@ struct Add : ElementKernel {
 };
 
 struct Combine : ElementKernel {
-  Matrix<const float> expert_rows;
-  const uint32_t* slot_row;  ///< [rows, topk]
-  const float* topk_weight;  ///< [rows, topk]
+  const float* const* expert_rows;  ///< [rows, topk], each [cols]
+  const float* topk_weight;         ///< [rows, topk]
   size_t topk;
   Matrix<const float> shared;  ///< data == nullptr: none
   Matrix<float> residual;
@@ -113,7 +112,7 @@ struct Combine : ElementKernel {
     float sum = 0;
     for (size_t s = 0; s < topk; ++s) {
       const size_t slot = row() * topk + s;
-      sum = std::fma(topk_weight[slot], expert_rows.row(slot_row[slot])[i], sum);
+      sum = std::fma(topk_weight[slot], expert_rows[slot][i], sum);
     }
     if (shared.data != nullptr) sum += shared.row(row())[i];
     residual.row(row())[i] += sum;

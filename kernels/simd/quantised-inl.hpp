@@ -438,7 +438,8 @@ HWY_NOINLINE void tile(const QuantisedGemmParams& p, size_t first_row, size_t ou
                        const Ahead& ahead) {
   ActivationRows<kRows> x;
   for (size_t r = 0; r < kRows; ++r) {
-    const size_t at = (first_row + r) * p.x.cols;
+    const size_t row = first_row + r;
+    const size_t at = (p.x_rows == nullptr ? row : p.x_rows[row]) * p.x.cols;
     x.values[r] = p.x.values + at;
     x.scales[r] = p.x.scales + at / kPanelBlock;
     x.sums[r] = p.x.sums + at / kPanelBlock;
@@ -508,8 +509,8 @@ void quantised_rows(const QuantisedGemmParams& p, Range outputs) {
   constexpr size_t kTileRows = Weights::Sums::kTileRows;
   constexpr size_t kTilePanels = Weights::Sums::kTilePanels;
   const size_t together = std::max<size_t>(1, kActivationBytes / p.w.in / kTileRows) * kTileRows;
-  for (size_t r = 0; r < p.x.rows; r += together) {
-    const Range rows{r, std::min(r + together, p.x.rows)};
+  for (size_t r = 0; r < p.y.rows; r += together) {
+    const Range rows{r, std::min(r + together, p.y.rows)};
     const bool one_tile = rows.size() <= kTileRows;
     size_t o = outputs.first;
     for (; !one_tile && o + kTilePanels * kPanelRows <= outputs.last;

@@ -63,7 +63,7 @@ void add(const AddParams& p, Range rows) {
 
 void combine(const CombineParams& p, Range rows) {
   for (size_t r = rows.first; r < rows.last; ++r) {
-    const uint32_t* slot_row = p.slot_row + r * p.topk;
+    const float* const* expert_row = p.expert_rows + r * p.topk;
     const float* weight = p.topk_weight + r * p.topk;
     const float* shared = p.shared.data == nullptr ? nullptr : p.shared.row(r);
     float* residual = p.residual.row(r);
@@ -71,7 +71,7 @@ void combine(const CombineParams& p, Range rows) {
     for (; i + kLanes <= p.residual.cols; i += kLanes) {
       V sum = hn::Zero(kFloats);
       for (size_t s = 0; s < p.topk; ++s) {
-        const V expert = hn::LoadU(kFloats, p.expert_rows.row(slot_row[s]) + i);
+        const V expert = hn::LoadU(kFloats, expert_row[s] + i);
         sum = hn::MulAdd(hn::Set(kFloats, weight[s]), expert, sum);
       }
       if (shared != nullptr) sum = hn::Add(sum, hn::LoadU(kFloats, shared + i));
@@ -80,7 +80,7 @@ void combine(const CombineParams& p, Range rows) {
     for (; i < p.residual.cols; ++i) {
       float sum = 0;
       for (size_t s = 0; s < p.topk; ++s) {
-        sum = std::fma(weight[s], p.expert_rows.row(slot_row[s])[i], sum);
+        sum = std::fma(weight[s], expert_row[s][i], sum);
       }
       if (shared != nullptr) sum += shared[i];
       residual[i] += sum;

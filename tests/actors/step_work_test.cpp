@@ -38,12 +38,15 @@ TEST(HeldBytes, CountScalesAndZeros) {
 }
 
 TEST(StepWork, OfExpertsCountsIntegerProductsApart) {
-  const std::vector<float> x(2 * 64);
+  std::vector<float> x(3 * 64), y(2 * 64);  // two of the three rows are for this expert
   const float scales[1] = {};
   WeightView gate = matrix(DType::kI8, 32, 64), down = matrix(DType::kBF16, 64, 32);
   gate.group_scales = {.data = scales, .dtype = DType::kF32, .group = 64};
-  const std::vector<kernels::FfnParams> experts{
-      {.x = ConstRows(x.data(), 2, 64), .gate = gate, .up = gate, .down = down}};
+  const std::vector<kernels::FfnParams> experts{{.x = ConstRows(x.data(), 3, 64),
+                                                 .gate = gate,
+                                                 .up = gate,
+                                                 .down = down,
+                                                 .y = Rows(y.data(), 2, 64)}};
   const StepWork work = work_of(experts);
   EXPECT_EQ(work.num_experts, 1U);
   EXPECT_EQ(work.integer_multiply_adds, 2U * 2 * 32 * 64);

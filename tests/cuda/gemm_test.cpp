@@ -368,6 +368,36 @@ TEST_F(CudaFfn, IsNearTheSpecificationAndTheSameAloneAndInAGroup) {
   }
 }
 
+TEST_F(CudaFfn, FindsRowsByTheirNumbers) {
+  for (const Form& form : all_forms()) {
+    Draws draws(709);
+    const std::vector<float> x = draws.values(7 * kHidden);
+    const float* x_device = put(x);
+    const std::vector<std::vector<uint32_t>> numbers = {{3}, {6, 0, 0, 5}, {2, 1, 4}};
+    std::vector<FfnParams> group, ordered;
+    for (const std::vector<uint32_t>& of : numbers) {
+      const Expert e = expert(form, draws);
+      std::vector<float> rows;
+      for (const uint32_t n : of) {
+        const auto row = x.begin() + static_cast<std::ptrdiff_t>(n * kHidden);
+        rows.insert(rows.end(), row, row + kHidden);
+      }
+      ordered.push_back(params(e, put(rows), of.size()));
+      group.push_back(params(e, x_device, of.size()));
+      group.back().x.rows = 7;
+      group.back().x_rows = of.data();
+    }
+    ops().grouped_ffn(group);
+    ops().grouped_ffn(ordered);
+    for (size_t i = 0; i < numbers.size(); ++i) {
+      const size_t elements = numbers[i].size() * kHidden;
+      ASSERT_EQ(bit_difference(get(ordered[i].y.data, elements), get(group[i].y.data, elements)),
+                "")
+          << form.name << " " << i;
+    }
+  }
+}
+
 TEST_F(CudaFfn, IsCutIntoPartsThatFitTheWorkspace) {
   ASSERT_NO_FATAL_FAILURE(start({.workspace_bytes = size_t{150} << 10U}));
   Draws draws(707);

@@ -92,19 +92,23 @@ TEST_F(CudaRows, CombinesSlotsInOrderThenSharedThenTheResidual) {
   const std::vector<float> expert_rows = draws.values(9 * cols);
   const std::vector<float> shared = draws.values(rows * cols);
   const std::vector<float> weights = draws.values(rows * topk);
-  std::vector<uint32_t> slots;
-  for (size_t i = 0; i < rows * topk; ++i) slots.push_back(static_cast<uint32_t>(draws.below(9)));
+  const float* on_device = put(expert_rows);
+  std::vector<const float*> slots, slots_on_device;
+  for (size_t i = 0; i < rows * topk; ++i) {
+    const size_t at = draws.below(9) * cols;
+    slots.push_back(expert_rows.data() + at);
+    slots_on_device.push_back(on_device + at);
+  }
   for (const bool with_shared : {true, false}) {
     std::vector<float> want = draws.values(rows * cols);
     float* residual = put(want);
-    CombineParams p{.expert_rows = {expert_rows.data(), 9, cols},
-                    .slot_row = slots.data(),
+    CombineParams p{.expert_rows = slots.data(),
                     .topk_weight = weights.data(),
                     .topk = topk,
                     .residual = {want.data(), rows, cols}};
     if (with_shared) p.shared = {shared.data(), rows, cols};
     scalar().combine(p);
-    p.expert_rows.data = put(expert_rows);
+    p.expert_rows = slots_on_device.data();
     p.topk_weight = put(weights);
     p.residual.data = residual;
     if (with_shared) p.shared.data = put(shared);

@@ -164,12 +164,12 @@ TEST(Oracle, AddAddsInPlace) {
 
 TEST(Oracle, CombineAddsWeightedSlotsThenSharedToTheResidual) {
   const std::vector<float> expert_rows = {1, 2, 10, 20, 100, 200};
-  const std::vector<uint32_t> slots = {2, 0, 1, 1};
+  const float* rows = expert_rows.data();
+  const std::vector<const float*> slots = {rows + 4, rows, rows + 2, rows + 2};
   const std::vector<float> weights = {0.5F, 2, 1, 3};
   const std::vector<float> shared = {7, 7, 9, 9};
   std::vector<float> residual = {1000, 1000, 2000, 2000};
-  CombineParams p{.expert_rows = {expert_rows.data(), 3, 2},
-                  .slot_row = slots.data(),
+  CombineParams p{.expert_rows = slots.data(),
                   .topk_weight = weights.data(),
                   .topk = 2,
                   .shared = {shared.data(), 2, 2},

@@ -68,7 +68,7 @@ TEST_P(IntegerProduct, GivesTheSameBitsForEveryShape) {
     for (const size_t out : {16, 48, 144}) {
       const IntegerWeight w(GetParam(), out, in, draws);
       const std::vector<float> bias = draws.values(out);
-      for (const size_t rows : {1, 2, 3, 4, 5, 6, 7, 8, 9, 17, 65}) {
+      for (const size_t rows : {1, 2, 3, 4, 5, 6, 7, 8, 9, 17, 30, 65}) {
         const std::vector<float> x = draws.values(rows * (in + 3));
         expect_same_bits(
             std::to_string(rows) + " x " + std::to_string(in) + " x " + std::to_string(out),
@@ -138,11 +138,24 @@ TEST_P(IntegerProduct, HoldsTheLargestSums) {
   for (const int byte : {0x00, 0xff, 0x80, 0x7f}) {
     std::fill(bytes.begin(), bytes.end(), static_cast<std::byte>(byte));
     for (const float value : {1.0F, -1.0F, 3e38F}) {
-      const std::vector<float> x(5 * 64, value);
+      const std::vector<float> x(21 * 64, value);
       expect_same_bits("byte " + std::to_string(byte) + ", activations " + std::to_string(value),
-                       [&](Ops& ops) { return product(ops, view, x, 5); });
+                       [&](Ops& ops) { return product(ops, view, x, 21); });
       if (HasFatalFailure()) return;
     }
+  }
+}
+
+TEST_P(IntegerProduct, TakesZerosBeyondSignedBytes) {
+  Draws draws(10);
+  IntegerWeight w(GetParam(), 48, 416, draws);
+  if (w.zeros.empty()) return;
+  w.zeros[20] = 129;
+  w.zeros[w.zeros.size() - 1] = 255;
+  for (const size_t rows : {1, 19}) {
+    const std::vector<float> x = draws.values(rows * 416);
+    expect_same_bits(std::to_string(rows) + " rows",
+                     [&](Ops& ops) { return product(ops, w.view, x, rows); });
   }
 }
 
@@ -150,15 +163,16 @@ TEST_P(IntegerProduct, KeepsWhatIsNotFiniteToItsRow) {
   Draws draws(8);
   const IntegerWeight w(GetParam(), 16, 96, draws);
   constexpr float kInfinity = std::numeric_limits<float>::infinity();
-  std::vector<float> x = draws.values(6 * 96);
+  constexpr size_t kRows = 16;
+  std::vector<float> x = draws.values(kRows * 96);
   x[5] = std::numeric_limits<float>::quiet_NaN();
   x[96 + 40] = kInfinity;
   x[2 * 96 + 95] = -kInfinity;
   std::fill_n(&x[3 * 96], 96, 0.0F);
   std::fill_n(&x[4 * 96], 96, 1e-41F);  // its inverse is infinite
   expect_same_bits("rows that are not finite", [&](Ops& ops) {
-    const std::vector<float> y = product(ops, w.view, x, 6);
-    for (size_t r = 0; r < 6; ++r) {
+    const std::vector<float> y = product(ops, w.view, x, kRows);
+    for (size_t r = 0; r < kRows; ++r) {
       for (size_t o = 0; o < 16; ++o) EXPECT_EQ(std::isnan(y[r * 18 + o]), r < 3) << r;
     }
     EXPECT_EQ(y[3 * 18], 0.0F);
@@ -184,7 +198,15 @@ TEST_P(IntegerProduct, GivesTheSameBitsInGroupedFfns) {
       }
       x.push_back(draws.values(n * kHidden));
     }
-    const auto run = [&](Ops& ops) {
+    const std::vector<float> all_x = draws.values(9 * kHidden);
+    std::vector<uint32_t> x_rows(17);
+    for (uint32_t& row : x_rows) row = static_cast<uint32_t>(draws.below(9));
+    for (size_t e = 0; e < rows.size(); ++e) {  // what the experts find by number
+      for (size_t r = 0; r < rows[e]; ++r) {
+        std::copy_n(all_x.data() + x_rows[r] * kHidden, kHidden, x[e].data() + r * kHidden);
+      }
+    }
+    const auto run = [&](Ops& ops, bool by_number) {
       std::vector<std::vector<float>> y;
       std::vector<FfnParams> experts;
       for (const size_t n : rows) y.emplace_back(n * kHidden);
@@ -197,13 +219,19 @@ TEST_P(IntegerProduct, GivesTheSameBitsInGroupedFfns) {
                            .up = weight(1),
                            .down = weight(2),
                            .y = {y[e].data(), rows[e], kHidden}});
+        if (!by_number) continue;
+        experts[e].x = {all_x.data(), 9, kHidden};
+        experts[e].x_rows = x_rows.data();
       }
       ops.grouped_ffn(experts);
       std::vector<float> all;
       for (const auto& part : y) all.insert(all.end(), part.begin(), part.end());
       return all;
     };
-    expect_same_bits("integers in " + std::to_string(integers), run);
+    const std::string what = "integers in " + std::to_string(integers);
+    expect_same_bits(what, [&](Ops& ops) { return run(ops, false); });
+    expect_same_bits(what + " by number", [&](Ops& ops) { return run(ops, true); });
+    ASSERT_EQ(bit_difference(run(scalar(), false), run(scalar(), true)), "") << what;
     if (HasFatalFailure()) return;
   }
 }

@@ -166,7 +166,16 @@ TEST_P(GemmBits, AgreeForGroupedFfns) {
       weights.emplace_back(GetParam(), hidden, inner, draws);
       x.push_back(draws.values(rows * hidden));
     }
-    expect_same_bits(text("ffn", hidden, inner), [&](Ops& ops) {
+    // The same rows in another order, which each expert finds by their numbers.
+    std::vector<float> shuffled;
+    std::vector<std::vector<uint32_t>> x_rows(x.size());
+    for (size_t e = x.size(); e-- > 0;) {
+      for (size_t r = 0; r < x[e].size() / hidden; ++r) {
+        x_rows[e].push_back(static_cast<uint32_t>(shuffled.size() / hidden + r));
+      }
+      shuffled.insert(shuffled.end(), x[e].begin(), x[e].end());
+    }
+    const auto run = [&](Ops& ops, bool by_number) {
       std::vector<std::vector<float>> y;
       std::vector<FfnParams> experts;
       for (const auto& rows : x) y.emplace_back(rows.size());
@@ -177,12 +186,19 @@ TEST_P(GemmBits, AgreeForGroupedFfns) {
                            .up = weights[3 * e + 1].view,
                            .down = weights[3 * e + 2].view,
                            .y = {y[e].data(), rows, hidden}});
+        if (!by_number || rows == 0) continue;
+        experts[e].x = {shuffled.data(), shuffled.size() / hidden, hidden};
+        experts[e].x_rows = x_rows[e].data();
       }
       ops.grouped_ffn(experts);
       std::vector<float> all;
       for (const auto& part : y) all.insert(all.end(), part.begin(), part.end());
       return all;
-    });
+    };
+    const std::string what = text("ffn", hidden, inner);
+    expect_same_bits(what, [&](Ops& ops) { return run(ops, false); });
+    expect_same_bits(what + " by number", [&](Ops& ops) { return run(ops, true); });
+    ASSERT_EQ(bit_difference(run(scalar(), false), run(scalar(), true)), "");
   }
 }
 
@@ -314,12 +330,11 @@ TEST(SameBits, AgreeForCombine) {
       const std::vector<float> shared = draws.values(kNumRows * hidden);
       const std::vector<float> residual = draws.values(kNumRows * hidden);
       const std::vector<float> weights = draws.values(kNumRows * kTopk);
-      std::vector<uint32_t> slots(kNumRows * kTopk);
-      for (uint32_t& s : slots) s = draws.below(19);
+      std::vector<const float*> slots(kNumRows * kTopk);
+      for (const float*& s : slots) s = expert_rows.data() + draws.below(19) * hidden;
       expect_same_bits(text("combine", hidden), [&](Ops& ops) {
         std::vector<float> out = residual;
-        ops.combine({.expert_rows = {expert_rows.data(), 19, hidden},
-                     .slot_row = slots.data(),
+        ops.combine({.expert_rows = slots.data(),
                      .topk_weight = weights.data(),
                      .topk = kTopk,
                      .shared = {with_shared ? shared.data() : nullptr, kNumRows, hidden},

@@ -110,14 +110,28 @@ TEST_F(ShapeChecksDeathTest, KvIsStoredAtAsManyPlacesAsThereAreRows) {
   EXPECT_DEATH(store(1, DType::kF8E4M3), "dtype");
 }
 
-TEST_F(ShapeChecksDeathTest, CombineRefusesASlotBeyondTheExpertRows) {
-  const std::vector<uint32_t> slots = {0, 3};
-  EXPECT_DEATH(ops_->combine({.expert_rows = {a_.data(), 3, 4},
-                              .slot_row = slots.data(),
+TEST_F(ShapeChecksDeathTest, CombineRefusesASlotWithoutARow) {
+  const std::vector<const float*> slots = {a_.data(), nullptr};
+  EXPECT_DEATH(ops_->combine({.expert_rows = slots.data(),
                               .topk_weight = b_.data(),
                               .topk = 2,
                               .residual = {c_.data(), 1, 4}}),
-               "slot_row");
+               "expert_rows");
+}
+
+TEST_F(ShapeChecksDeathTest, AnFfnRefusesRowsThatThereAreNot) {
+  const auto refused = [&](const uint32_t* x_rows, size_t rows, const char* why) {
+    const FfnParams p{.x = {a_.data(), 2, 4},
+                      .x_rows = x_rows,
+                      .gate = weight(3, 4),
+                      .up = weight(3, 4),
+                      .down = weight(4, 3),
+                      .y = {c_.data(), rows, 4}};
+    EXPECT_DEATH(ops_->grouped_ffn({&p, 1}), why);
+  };
+  const uint32_t beyond = 2;
+  refused(&beyond, 1, "x_rows");
+  refused(nullptr, 1, "rows");  // without x_rows they are as many as x has
 }
 
 TEST_F(ShapeChecksDeathTest, AnFfnRefusesMatricesThatDoNotChain) {

@@ -116,7 +116,10 @@ class OnDevice final : public Ops {
     ops_->grouped_ffn(experts);
   }
   void combine(const CombineParams& p) override {
-    check_all(p.expert_rows, p.shared, p.residual);
+    check_all(p.shared, p.residual);
+    for (size_t i = 0; i < p.residual.rows * p.topk; ++i) {
+      device_.check_floats(p.expert_rows[i], p.residual.cols);
+    }
     device_.check_floats(p.topk_weight, p.residual.rows * p.topk);
     ops_->combine(p);
   }
