@@ -319,9 +319,9 @@ void Forward::combine() {
   expert_rows_ = {};
 }
 
-ConstRows Forward::head(std::span<const uint32_t> of, Logits& logits) {
+Rows Forward::head(std::span<const uint32_t> of, kernels::Array& logits) {
   const size_t hidden = config_.hidden_size, vocab = config_.vocab_size;
-  if (of.empty()) return ConstRows(nullptr, 0, vocab);
+  if (of.empty()) return Rows(nullptr, 0, vocab);
   const Rows all = rows(hidden_, hidden);
   const Rows in(head_in_.room<float>(memory_, of.size() * hidden), of.size(), hidden);
   head_rows_.clear();
@@ -332,21 +332,29 @@ ConstRows Forward::head(std::span<const uint32_t> of, Logits& logits) {
   }
   memory_.move_rows(head_rows_, head_places_, hidden);
   ops_.rms_norm({.x = in, .weight = weights_.final_norm, .eps = config_.rms_norm_eps, .out = in});
-  const Rows out(logits.computed.room<float>(memory_, of.size() * vocab), of.size(), vocab);
+  const Rows out(logits.room<float>(memory_, of.size() * vocab), of.size(), vocab);
   ops_.gemm({.x = in, .w = weights_.head, .y = out});
-  if (memory_.is_host()) return out;
-  auto* on_host = logits.on_host.room_on_host<float>(memory_, of.size() * vocab);
-  memory_.copy_out(on_host, out.data, of.size() * vocab * sizeof(float));
-  return ConstRows(on_host, of.size(), vocab);
+  return out;
 }
 
-ConstRows Forward::logits_of(uint32_t first_row, uint32_t count) {
+Rows Forward::logits_of(uint32_t first_row, uint32_t count) {
   CHECK_LE(first_row + count, num_rows_);
   std::vector<uint32_t> of(count);
   std::iota(of.begin(), of.end(), first_row);
-  const ConstRows logits = head(of, logits_of_others_);
+  return head(of, logits_of_others_);
+}
+
+std::vector<const float*> Forward::on_host(std::span<const float* const> rows) {
+  if (memory_.is_host() || rows.empty()) return {rows.begin(), rows.end()};
+  const size_t vocab = config_.vocab_size;
+  auto* copies = logits_on_host_.room_on_host<float>(memory_, rows.size() * vocab);
+  std::vector<const float*> out;
+  for (size_t i = 0; i < rows.size(); ++i) {
+    memory_.copy_out(copies + i * vocab, rows[i], vocab * sizeof(float));
+    out.push_back(copies + i * vocab);
+  }
   finish();
-  return logits;
+  return out;
 }
 
 }  // namespace troupe::actors

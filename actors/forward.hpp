@@ -8,8 +8,9 @@
 // actor runs the pieces on its executor, `troupe generate` in one loop; both give the same bits.
 //
 // Everything is computed in the memory of the KV store, the host's or a device's. The host is given
-// the chosen experts, the logits and, if they are to be sent, the rows of an exchange; it waits for
-// the backend once in each advance(). A device that fails ends the process (finish_or_end()).
+// the chosen experts and, if they are to be sent, the rows of an exchange, and logits if it asks
+// for them; it waits for the backend once in each advance(). A device that fails ends the process
+// (finish_or_end()).
 
 #include <cstdint>
 #include <memory>
@@ -78,12 +79,15 @@ class Forward {
   /// the span must stay until the next advance() returns.
   void provide(std::span<const float* const> expert_rows);
 
-  /// [sum of num_logits, vocab], in the order of the sequences and their tokens.
-  /// On the host. REQUIRES: advance() returned kDone.
-  [[nodiscard]] ConstRows logits() const { return logits_; }
-  /// [count, vocab], on the host: of any rows of the step, which are all its tokens in order. Valid
-  /// until it is called again. REQUIRES: advance() returned kDone.
-  ConstRows logits_of(uint32_t first_row, uint32_t count);
+  /// [sum of num_logits, vocab], in the order of the sequences and their tokens, in the backend's
+  /// memory. REQUIRES: advance() returned kDone.
+  [[nodiscard]] Rows logits() const { return logits_; }
+  /// [count, vocab]: of any rows of the step, which are all its tokens in order; likewise, but not
+  /// waited for. Valid until it is called again.
+  Rows logits_of(uint32_t first_row, uint32_t count);
+  /// Where rows of logits are on the host: there already, or copied, one behind the other, and
+  /// waited for. Valid until it is called again.
+  std::vector<const float*> on_host(std::span<const float* const> rows);
 
   [[nodiscard]] uint32_t num_rows() const { return num_rows_; }
 
@@ -98,11 +102,6 @@ class Forward {
   using AttentionWeights = model::AttentionWeightsOf<const float*>;
   using LayerWeights = model::LayerWeightsOf<const float*>;
 
-  /// Logits where they are computed, and on the host if that is elsewhere.
-  struct Logits {
-    kernels::Array computed, on_host;
-  };
-
   Rows rows(kernels::Array& buffer, size_t cols);
   void attention(const AttentionWeights& weights);
   void attend_absorbed(const AttentionWeights& weights);
@@ -111,8 +110,7 @@ class Forward {
   void gate(const LayerWeights& weights);
   std::span<ExpertIdx> chosen();  ///< [num_rows * topk], on the host
   void combine();
-  /// @returns logits on the host, there when the backend has finished
-  ConstRows head(std::span<const uint32_t> rows, Logits& logits);
+  Rows head(std::span<const uint32_t> rows, kernels::Array& logits);
   void finish();
 
   const model::ModelConfig& config_;
@@ -138,8 +136,9 @@ class Forward {
   kernels::Array hidden_, normed_, q_a_, q_, kv_rows_, q_latent_, q_rope_, o_latent_, heads_,
       update_, gate_logits_, topk_idx_, topk_weight_, shared_, head_in_;
   kernels::Array chosen_, normed_on_host_;  ///< copies on the host of topk_idx_ and normed_
-  Logits logits_of_sequences_, logits_of_others_;
-  ConstRows logits_;
+  kernels::Array logits_of_sequences_, logits_of_others_;
+  kernels::Array logits_on_host_;
+  Rows logits_;
   std::vector<kernels::AttentionRow> attention_rows_;
   std::vector<const void*> block_pointers_;
   std::vector<void*> kv_places_;  ///< of the rows

@@ -142,7 +142,11 @@ ConstRows LocalModel::step(std::span<const StepSequence> sequences) {
     for (const uint32_t row : plan.slot_row) expert_rows_.push_back(results.row(row));
     forward_->provide(expert_rows_);
   }
-  return forward_->logits();
+  const Rows logits = forward_->logits();
+  std::vector<const float*> rows;
+  for (size_t r = 0; r < logits.rows; ++r) rows.push_back(logits.row(r));
+  rows = forward_->on_host(rows);
+  return ConstRows(rows.empty() ? nullptr : rows[0], logits.rows, logits.cols);
 }
 
 size_t LocalModel::max_context() const {

@@ -59,7 +59,7 @@ class LocalModel {
       const std::function<bool(const model::SampledToken&)>& on_token);
 
   /// One step over some sequences, as a router would run it. Valid until the next step: the logits
-  /// that they ask for, as Forward::logits().
+  /// that they ask for, as Forward::logits(), on the host.
   /// REQUIRES: token ids are in the vocabulary; earlier positions were computed.
   ConstRows step(std::span<const StepSequence> sequences);
   /// The KV blocks of one sequence, enough for max_context.

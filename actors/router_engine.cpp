@@ -5,6 +5,8 @@
 
 #include "actors/step_work.hpp"
 #include "base/check.hpp"
+#include "base/row_sampling.hpp"
+#include "model/row_sampling.hpp"
 
 namespace troupe::actors {
 namespace {
@@ -12,20 +14,12 @@ namespace {
 constexpr uint32_t kScoredAtOnce = 32;    // bounds the memory for logits
 constexpr size_t kRowsCopiedAtOnce = 64;  // into frames, by a thread
 
-std::optional<Result<model::SampledToken>> next_token(const StepPart& part,
-                                                      std::span<const float> logits) {
-  std::span<const uint64_t> mask;
-  if (part.mask) {
-    const NextMask::Made* made = part.mask->get();
-    if (made == nullptr) return std::nullopt;
-    if (!made->ok()) return made->error();
-    mask = made->value();
-  }
-  const model::SampledToken token = model::sample(
-      logits, part.sampling, part.first_position + part.tokens.size(), *part.history, mask);
-  if (token.token < 0) return model::no_token_error(token.token);
-  return token;
+uint32_t num_prompt_logprobs(const StepPart& part) {
+  return part.sampling.num_prompt_logprobs.value_or(0);
 }
+
+/// Tokens before the one that is wanted.
+uint64_t position_of(const StepPart& part) { return part.first_position + part.tokens.size(); }
 
 }  // namespace
 
@@ -48,6 +42,7 @@ RouterEngine::RouterEngine(const model::ModelConfig& config,
                            kernels::OwnedMemory kv_blocks, AttentionForm form)
     : config_(config),
       memory_(*backend.memory),
+      sampler_(backend.sampler.get()),
       weights_(std::move(weights)),
       pool_(pool),
       kv_(kv, memory_, std::move(kv_blocks)),
@@ -151,17 +146,86 @@ Segment RouterEngine::advance(Lane& lane) {
 
 StepOutput RouterEngine::sample(Lane& lane) {
   StepOutput output;
-  std::vector<const StepPart*> wanting;
+  std::vector<RowToChoose> rows;
+  std::vector<size_t> places;  // of rows among those that want a token
+  const Rows logits = lane.forward.logits();
   for (const StepPart& part : lane.parts) {
-    if (part.wants_token) wanting.push_back(&part);
+    if (!part.wants_token) continue;
+    const size_t place = output.sampled.size();
+    output.sampled.emplace_back();
+    std::span<const uint64_t> mask;
+    if (part.mask) {
+      const NextMask::Made* made = part.mask->get();
+      if (made == nullptr) continue;
+      if (!made->ok()) {
+        output.sampled.back() = made->error();
+        continue;
+      }
+      mask = made->value();
+    }
+    rows.push_back({.part = &part, .logits = logits.row(place), .mask = mask});
+    places.push_back(place);
   }
-  const ConstRows logits = lane.forward.logits();
-  CHECK_EQ(wanting.size(), logits.rows);
-  output.sampled.resize(wanting.size());
-  pool_.parallel_for(wanting.size(), [&](size_t i) {
-    output.sampled[i] = next_token(*wanting[i], {logits.row(i), logits.cols});
-  });
+  CHECK_EQ(output.sampled.size(), logits.rows);
+  choose(lane.forward, rows);
+  for (size_t i = 0; i < rows.size(); ++i) {
+    model::SampledToken& token = *rows[i].out;
+    if (token.token < 0) {
+      output.sampled[places[i]] = model::no_token_error(token.token);
+    } else {
+      output.sampled[places[i]] = std::move(token);
+    }
+  }
   return output;
+}
+
+void RouterEngine::choose(Forward& forward, std::vector<RowToChoose>& rows) {
+  if (sampler_ != nullptr) choose_on_device(rows);
+  std::vector<RowToChoose*> left;
+  std::vector<const float*> logits;
+  for (RowToChoose& row : rows) {
+    if (row.out) continue;
+    left.push_back(&row);
+    logits.push_back(row.logits);
+  }
+  logits = forward.on_host(logits);
+  pool_.parallel_for(left.size(), [&](size_t i) {
+    RowToChoose& row = *left[i];
+    const std::span<const float> of{logits[i], config_.vocab_size};
+    row.out = row.scored ? model::score(of, *row.scored, num_prompt_logprobs(*row.part))
+                         : model::sample(of, row.part->sampling, position_of(*row.part),
+                                         *row.part->history, row.mask);
+  });
+}
+
+void RouterEngine::choose_on_device(std::vector<RowToChoose>& rows) {
+  std::vector<std::optional<RowQuestion>> questions(rows.size());
+  pool_.parallel_for(rows.size(), [&](size_t i) {
+    const RowToChoose& row = rows[i];
+    questions[i] = row.scored
+                       ? model::question_about(*row.scored, num_prompt_logprobs(*row.part))
+                       : model::question_of(config_.vocab_size, row.part->sampling,
+                                            position_of(*row.part), *row.part->history, row.mask);
+  });
+  const auto sums = std::ranges::count_if(questions, [](const auto& q) { return q && q->sums(); });
+  const bool few_sums = static_cast<size_t>(sums) <= pool_.num_threads();
+  std::vector<size_t> of;  // the rows asked about
+  std::vector<kernels::AskedRow> asked;
+  for (size_t i = 0; i < rows.size(); ++i) {
+    if (!questions[i] || (few_sums && questions[i]->sums())) continue;
+    of.push_back(i);
+    asked.push_back({.logits = rows[i].logits, .question = &*questions[i]});
+  }
+  if (asked.empty()) return;
+  sampler_->ask(asked, config_.vocab_size);
+  finish_or_end(memory_);
+  for (size_t i = 0; i < of.size(); ++i) {
+    RowToChoose& row = rows[of[i]];
+    const RowQuestion& question = *questions[of[i]];
+    const AnsweredRow answer = sampler_->answer(i);
+    row.out = row.scored ? model::conclude_score(question, answer)
+                         : model::conclude(row.part->sampling, question, answer);
+  }
 }
 
 std::vector<model::SampledToken> RouterEngine::score(uint32_t lane_index) {
@@ -171,14 +235,14 @@ std::vector<model::SampledToken> RouterEngine::score(uint32_t lane_index) {
   for (const StepPart& part : lane.parts) {
     const auto num_scored = static_cast<uint32_t>(part.scored.size());
     for (uint32_t i = 0; i < num_scored; i += kScoredAtOnce) {
-      const ConstRows rows = lane.forward.logits_of(first_row + part.first_scored + i,
-                                                    std::min(kScoredAtOnce, num_scored - i));
-      const size_t before = scored.size();
-      scored.resize(before + rows.rows);
-      pool_.parallel_for(rows.rows, [&](size_t r) {
-        scored[before + r] = model::score({rows.row(r), rows.cols}, part.scored[i + r],
-                                          part.sampling.num_prompt_logprobs.value_or(0));
-      });
+      const Rows logits = lane.forward.logits_of(first_row + part.first_scored + i,
+                                                 std::min(kScoredAtOnce, num_scored - i));
+      std::vector<RowToChoose> rows;
+      for (size_t r = 0; r < logits.rows; ++r) {
+        rows.push_back({.part = &part, .logits = logits.row(r), .scored = part.scored[i + r]});
+      }
+      choose(lane.forward, rows);
+      for (RowToChoose& row : rows) scored.push_back(*std::move(row.out));
     }
     first_row += static_cast<uint32_t>(part.tokens.size());
   }

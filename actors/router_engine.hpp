@@ -117,11 +117,24 @@ class RouterEngine {
   RouterEngine(const model::ModelConfig& config, std::shared_ptr<const PlacedRouter> weights,
                const kernels::Backend& backend, kernels::ThreadPool& pool, KvShape kv,
                kernels::OwnedMemory kv_blocks, AttentionForm form);
+  /// A row of logits that a token is wanted for, or of one.
+  struct RowToChoose {
+    const StepPart* part = nullptr;
+    float* logits = nullptr;
+    std::span<const uint64_t> mask = {};
+    std::optional<TokenId> scored = {};  ///< nullopt: sampled
+    std::optional<model::SampledToken> out = {};
+  };
   Segment advance(Lane& lane);
   StepOutput sample(Lane& lane);
+  /// Fills `out` of each.
+  void choose(Forward& forward, std::vector<RowToChoose>& rows);
+  /// Of those for which the device is the place.
+  void choose_on_device(std::vector<RowToChoose>& rows);
 
   const model::ModelConfig& config_;
   kernels::Memory& memory_;
+  kernels::RowSampler* sampler_;  ///< the backend's, or null
   std::shared_ptr<const PlacedRouter> weights_;
   kernels::ThreadPool& pool_;  ///< tokens of several rows are chosen at the same time
   KvStore kv_;

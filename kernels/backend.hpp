@@ -9,6 +9,7 @@
 
 #include "kernels/memory.hpp"
 #include "kernels/ops.hpp"
+#include "kernels/row_sampler.hpp"
 #include "kernels/thread_pool.hpp"
 
 namespace troupe::kernels {
@@ -24,8 +25,9 @@ struct Backend {
   std::unique_ptr<Memory> memory;
   std::unique_ptr<Ops> ops;
   // Of devices only.
-  std::string device;         ///< "NVIDIA A100-SXM4-80GB"
-  MatrixPeakRun matrix_peak;  ///< at most 2^19 rounds
+  std::string device;                   ///< "NVIDIA A100-SXM4-80GB"
+  MatrixPeakRun matrix_peak;            ///< at most 2^19 rounds
+  std::unique_ptr<RowSampler> sampler;  ///< or null: rows of logits have to come to the host
 };
 
 struct KernelSet;

@@ -41,10 +41,7 @@ void add_logprobs(std::span<const float> logits, const LogitRanking& ranking, ui
   if (!best) return;
   const float highest = logits[*best];
   const double log_total = log_of(Softmax{.logits = logits, .highest = highest}.total());
-  const auto logprob = [&](size_t token) {
-    return static_cast<float>(static_cast<double>(logits[token]) - static_cast<double>(highest) -
-                              log_total);
-  };
+  const auto logprob = [&](size_t token) { return logprob_of(logits[token], highest, log_total); };
   for (const uint32_t token : ranking.most_likely(num_top)) {
     out.top_logprobs.emplace_back(static_cast<TokenId>(token), logprob(token));
   }

@@ -21,27 +21,22 @@ void ban(TokenId token, std::vector<float>& logits) {
   at(token, logits, [](float& logit) { logit = -std::numeric_limits<float>::infinity(); });
 }
 
-float penalised(float logit, uint32_t num_emitted, const SamplingParams& params) {
-  logit = logit > 0 ? logit / params.repetition_penalty : logit * params.repetition_penalty;
-  if (num_emitted > 0) {
-    logit -= params.frequency_penalty * static_cast<float>(num_emitted);
-    logit -= params.presence_penalty;
-  }
-  return logit;
-}
-
 bool bans_stops(const SamplingParams& params, const TokenHistory& history) {
   return history.emitted().size() < params.min_tokens;
 }
 
-/// A word is banned at its last token: the one that would complete it.
-void ban_words(const SamplingParams& params, const TokenHistory& history,
-               std::vector<float>& logits) {
+/// Calls `ban` with each token that may not come next. A word is banned at its last token: the one
+/// that would complete it.
+template <class Ban>
+void for_each_banned(const SamplingParams& params, const TokenHistory& history, const Ban& ban) {
+  if (bans_stops(params, history)) {
+    for (const TokenId token : history.stop_token_ids()) ban(token);
+  }
   const std::span<const TokenId> emitted = history.emitted();
   for (const std::vector<TokenId>& word : params.bad_words) {
     if (word.empty() || word.size() - 1 > emitted.size()) continue;
     if (std::equal(word.begin(), word.end() - 1, emitted.end() - (word.end() - 1 - word.begin()))) {
-      ban(word.back(), logits);
+      ban(word.back());
     }
   }
 }
@@ -56,14 +51,12 @@ void change(std::vector<float>& logits, const SamplingParams& params, const Toke
   for (const auto& biased : params.logit_bias) {
     at(biased.first, logits, [&](float& logit) { logit += biased.second; });
   }
+  const Penalties penalties = penalties_of(params);
   for (const TokenCount& count : history.counts()) {
     at(count.token, logits,
-       [&](float& logit) { logit = penalised(logit, count.num_emitted, params); });
+       [&](float& logit) { logit = penalised(logit, count.num_emitted, penalties); });
   }
-  if (bans_stops(params, history)) {
-    for (const TokenId token : history.stop_token_ids()) ban(token, logits);
-  }
-  ban_words(params, history, logits);
+  for_each_banned(params, history, [&](TokenId token) { ban(token, logits); });
 }
 
 /// Those of `allowed` that the mask has, by rising id; each if one of the two is empty.
@@ -116,6 +109,52 @@ void AdjustedLogits::keep(std::span<const uint32_t> indices) {
   own_ = std::move(kept);
   tokens_ = std::move(tokens);
   is_subset_ = true;
+}
+
+Penalties penalties_of(const SamplingParams& params) {
+  return {.repetition = params.repetition_penalty,
+          .frequency = params.frequency_penalty,
+          .presence = params.presence_penalty};
+}
+
+std::vector<LogitEdit> logit_edits(size_t vocab_size, const SamplingParams& params,
+                                   const TokenHistory& history) {
+  std::vector<LogitEdit> few;
+  for (const auto& [token, bias] : params.logit_bias) {
+    few.push_back({.token = token, .bias = bias, .is_biased = true});
+  }
+  for_each_banned(params, history,
+                  [&](TokenId token) { few.push_back({.token = token, .is_banned = true}); });
+  std::ranges::stable_sort(few, {}, &LogitEdit::token);
+  std::vector<LogitEdit> edits;
+  const auto add = [&](const LogitEdit& edit) {
+    if (edit.token < 0 || static_cast<size_t>(edit.token) >= vocab_size) return;
+    if (edits.empty() || edits.back().token != edit.token) edits.push_back({.token = edit.token});
+    LogitEdit& both = edits.back();
+    if (edit.is_biased) both.bias = edit.bias;
+    if (edit.is_counted) both.num_emitted = edit.num_emitted;
+    both.is_biased |= edit.is_biased;
+    both.is_counted |= edit.is_counted;
+    both.is_banned |= edit.is_banned;
+  };
+  edits.reserve(few.size() + history.counts().size());
+  auto next = few.begin();
+  for (const TokenCount& count : history.counts()) {
+    for (; next != few.end() && next->token <= count.token; ++next) add(*next);
+    add({.token = count.token, .num_emitted = count.num_emitted, .is_counted = true});
+  }
+  for (; next != few.end(); ++next) add(*next);
+  return edits;
+}
+
+std::vector<uint64_t> allowed_mask(size_t vocab_size, std::span<const TokenId> allowed,
+                                   std::span<const uint64_t> mask) {
+  if (allowed.empty()) return {mask.begin(), mask.end()};
+  std::vector<uint64_t> both((vocab_size + 63) / 64);
+  for (const uint32_t index : allowed_indices(vocab_size, allowed, mask)) {
+    both[index / 64] |= uint64_t{1} << index % 64;
+  }
+  return both;
 }
 
 }  // namespace troupe::model

@@ -9,6 +9,7 @@
 #include <span>
 #include <vector>
 
+#include "base/row_sampling.hpp"
 #include "model/sampling.hpp"
 
 namespace troupe::model {
@@ -40,5 +41,16 @@ class AdjustedLogits {
   bool is_subset_ = false;       ///< whether tokens_ tells which
   std::vector<TokenId> tokens_;  ///< of own_
 };
+
+Penalties penalties_of(const SamplingParams& params);
+
+/// What AdjustedLogits changes, by rising token. Cost: O(biased, counted and banned tokens), and a
+/// sort of all but the counted.
+std::vector<LogitEdit> logit_edits(size_t vocab_size, const SamplingParams& params,
+                                   const TokenHistory& history);
+
+/// The tokens that it keeps, as a mask; empty: all. Cost: a copy of `mask`, or O(allowed).
+std::vector<uint64_t> allowed_mask(size_t vocab_size, std::span<const TokenId> allowed,
+                                   std::span<const uint64_t> mask);
 
 }  // namespace troupe::model

@@ -1,6 +1,8 @@
 #include "model/softmax.hpp"
 
 #include <algorithm>
+#include <array>
+#include <bit>
 #include <vector>
 
 #include "base/check.hpp"

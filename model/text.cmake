@@ -6,7 +6,7 @@ troupe_library(text
           grammar_regex.cpp grammar_schema.cpp grammar_schema_keywords.cpp grammar_state.cpp
           grammar_text.cpp grammar_tools.cpp grammar_vocabulary.cpp guide.cpp logit_ranking.cpp pre_tokenizer.cpp
           pre_tokenizer_alphabet.cpp
-          pre_tokenizer_pattern.cpp pre_tokenizer_regex.cpp sampling.cpp sampling_adjust.cpp
+          pre_tokenizer_pattern.cpp pre_tokenizer_regex.cpp row_sampling.cpp sampling.cpp sampling_adjust.cpp
           softmax.cpp text_stream.cpp token_history.cpp tokenizer.cpp tokenizer_added.cpp tokenizer_bpe.cpp
           tokenizer_byte_characters.cpp tokenizer_json.cpp tokenizer_reader.cpp tokenizer_utf8.cpp top_p.cpp
   LINKS troupe_base

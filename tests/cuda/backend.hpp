@@ -101,6 +101,7 @@ class Cuda : public testing::Test {
     for (void* memory : arrays_) backend_.memory->release(memory);
     arrays_.clear();
     weights_.clear();
+    backend_.sampler.reset();
     backend_.matrix_peak = nullptr;
     backend_.ops.reset();
   }

@@ -4,7 +4,11 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <atomic>
+#include <cstdlib>
+#include <memory>
 
+#include "model/grammar.hpp"
 #include "tests/actors/test_cluster.hpp"
 #include "tests/cuda/backend.hpp"
 #include "tests/support/requests.hpp"
@@ -65,6 +69,93 @@ void expect_same_streams(const VirtualCluster::Streams& streams,
   for (size_t i = 0; i < streams.size(); ++i) {
     expect_same(*streams[i], expected[i], "request " + std::to_string(i));
   }
+}
+
+/// Counts what is asked of another one.
+class CountingSampler final : public kernels::RowSampler {
+ public:
+  CountingSampler(std::unique_ptr<kernels::RowSampler> asked, std::atomic<size_t>& num_rows)
+      : asked_(std::move(asked)), num_rows_(num_rows) {}
+  void ask(std::span<const kernels::AskedRow> rows, size_t vocab) override {
+    num_rows_ += rows.size();
+    asked_->ask(rows, vocab);
+  }
+  [[nodiscard]] AnsweredRow answer(size_t i) const override { return asked_->answer(i); }
+
+ private:
+  std::unique_ptr<kernels::RowSampler> asked_;
+  std::atomic<size_t>& num_rows_;
+};
+
+/// With a tokenizer, for grammars, and 3,072 tokens.
+std::string demo_model() {
+  const char* folder = std::getenv("TROUPE_TEST_MODELS");
+  return folder != nullptr ? std::string(folder) + "/demo"
+                           : std::string(TROUPE_SOURCE_DIR) + "/models/demo";
+}
+
+/// One for each way in which a token is chosen.
+std::vector<scheduler::RequestSpec> requests_of_every_kind() {
+  const auto grammar = std::make_shared<const model::GrammarSpec>(
+      model::GrammarSpec{.kind = model::GrammarSpec::Kind::kRegex, .text = "[0-9]{4,9}"});
+  const std::vector<model::SamplingParams> kinds = {
+      {.temperature = 0},
+      {.temperature = 0, .want_logprobs = true, .num_top_logprobs = 5},
+      {.temperature = 0.9F},
+      {.temperature = 1, .want_logprobs = true, .num_top_logprobs = 20},
+      {.temperature = 1.3F, .top_p = 0.95F, .top_k = 40},
+      {.temperature = 2, .top_k = 500, .want_logprobs = true},  // above kMaxLikely
+      {.temperature = 0.7F, .top_p = 0.9F, .want_logprobs = true, .num_top_logprobs = 1},
+      {.temperature = 2, .top_p = 0.9999F},  // keeps more than is looked at on a device
+      {.temperature = 0.8F, .min_p = 0.05F, .num_prompt_logprobs = 2},
+      {.temperature = 0,
+       .presence_penalty = 0.5F,
+       .frequency_penalty = 0.25F,
+       .repetition_penalty = 1.3F,
+       .min_tokens = 3,
+       .logit_bias = {{7, 3.0F}, {300, -100.0F}},
+       .bad_words = {{5}, {9, 11}}},
+      {.temperature = 1.5F,
+       .want_logprobs = true,
+       .repetition_penalty = 0.8F,
+       .logit_bias = {{20, 9.0F}, {1500, 10.0F}}},
+      {.temperature = 1, .top_p = 0.8F, .allowed_token_ids = {40, 90, 91, 2000, 3000}},
+      {.temperature = 0, .grammar = grammar},
+      {.temperature = 1.2F, .want_logprobs = true, .num_top_logprobs = 2, .grammar = grammar},
+  };
+  std::vector<scheduler::RequestSpec> specs;
+  for (const model::SamplingParams& sampling : kinds) {
+    scheduler::RequestSpec spec{.max_tokens = 3, .stop_token_ids = {1}, .timeout = seconds(600)};
+    const auto i = static_cast<TokenId>(specs.size());
+    spec.prompt = {300 + i, 41 + i};
+    spec.sampling = sampling;
+    spec.sampling.seed = 100 + static_cast<uint64_t>(i);
+    specs.push_back(std::move(spec));
+  }
+  return specs;
+}
+
+TEST_F(CudaCluster, ChoosesOnTheDeviceTheTokensThatTheHostChooses) {
+  const auto specs = requests_of_every_kind();
+  const auto expected = generated_alone(demo_model(), specs, DType::kF32, device());
+  std::atomic<size_t> num_asked = 0;
+  VirtualCluster cluster({.model = demo_model(),
+                          .num_shards = 1,
+                          .batcher = {.max_step_tokens = 64, .max_running = 16},
+                          .make_backend =
+                              [&] {
+                                kernels::Backend backend = device();
+                                backend.sampler = std::make_unique<CountingSampler>(
+                                    std::move(backend.sampler), num_asked);
+                                return backend;
+                              }},
+                         {.seed = 1});
+  ASSERT_TRUE(cluster.run_until_serving());
+  const auto streams = cluster.submit_all(specs);
+  ASSERT_TRUE(cluster.run_until_ended(streams));
+  expect_same_streams(streams, expected);
+  // All but those of a top-k of 500, and steps whose only sum is done on the host.
+  EXPECT_GT(num_asked, specs.size() * 2);
 }
 
 /// All streams show at least so many tokens.

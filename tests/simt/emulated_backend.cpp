@@ -135,10 +135,12 @@ Result<Backend> make_test_backend(const CudaOptions& options) {
   std::unique_ptr<Ops> ops = TRY(cuda::make_cuda_ops(*runtime, options));
   auto checked = std::make_unique<OnDevice>(std::move(ops), runtime->device());
   MatrixPeakRun peak = TRY(cuda::make_matrix_peak(*runtime));
+  std::unique_ptr<RowSampler> sampler = cuda::make_row_sampler(*runtime, options);
   return Backend{.memory = std::move(runtime),
                  .ops = std::move(checked),
                  .device = "an emulated device",
-                 .matrix_peak = std::move(peak)};
+                 .matrix_peak = std::move(peak),
+                 .sampler = std::move(sampler)};
 }
 
 }  // namespace troupe::kernels
