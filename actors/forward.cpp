@@ -126,16 +126,20 @@ void Forward::attention(const AttentionWeights& weights) {
                  .weight = weights.input_norm,
                  .eps = config_.rms_norm_eps,
                  .out = rows(normed_, hidden)});
+  const Rows normed = rows(normed_, hidden);
+  const Rows kv = rows(kv_rows_, rank + rope);
+  const Rows q = rows(q_, heads * qk_dim);
+  products_.assign({{.x = normed, .w = weights.kv_a, .bias = weights.kv_a_bias, .y = kv}});
   if (config_.q_lora_rank == 0) {
-    ops_.gemm({.x = rows(normed_, hidden), .w = weights.q, .y = rows(q_, heads * qk_dim)});
+    products_.push_back({.x = normed, .w = weights.q, .y = q});
+    ops_.gemm_many(products_);
   } else {
     const Rows q_a = rows(q_a_, config_.q_lora_rank);
-    ops_.gemm({.x = rows(normed_, hidden), .w = weights.q_a, .bias = weights.q_a_bias, .y = q_a});
+    products_.push_back({.x = normed, .w = weights.q_a, .bias = weights.q_a_bias, .y = q_a});
+    ops_.gemm_many(products_);
     ops_.rms_norm({.x = q_a, .weight = weights.q_a_norm, .eps = model::kLoraNormEps, .out = q_a});
-    ops_.gemm({.x = q_a, .w = weights.q_b, .y = rows(q_, heads * qk_dim)});
+    ops_.gemm({.x = q_a, .w = weights.q_b, .y = q});
   }
-  const Rows kv = rows(kv_rows_, rank + rope);
-  ops_.gemm({.x = rows(normed_, hidden), .w = weights.kv_a, .bias = weights.kv_a_bias, .y = kv});
   const Rows latent = columns(kv, 0, rank);
   ops_.rms_norm(
       {.x = latent, .weight = weights.kv_a_norm, .eps = model::kLoraNormEps, .out = latent});
@@ -146,7 +150,7 @@ void Forward::attention(const AttentionWeights& weights) {
              .positions = positions_,
              .inv_freq = inv_freq_,
              .magnitude = rope_magnitude_});
-  ops_.rope({.x = rows(q_, heads * qk_dim),
+  ops_.rope({.x = q,
              .num_heads = heads,
              .head_dim = qk_dim,
              .dim = rope,

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "base/check.hpp"
@@ -22,6 +23,9 @@ constexpr size_t kAlignment = 256;
 /// Products with at most so many rows stream their weights.
 constexpr size_t kStreamRows = 32;
 constexpr size_t kTileQueries = AttendSplit<float>::kQueries;
+
+/// Without padding, the same work has the same bytes, which Runtime::upload() finds again.
+static_assert(std::has_unique_object_representations_v<Product>);
 
 constexpr size_t divide_up(size_t a, size_t b) { return (a + b - 1) / b; }
 constexpr size_t round_up(size_t a, size_t b) { return divide_up(a, b) * b; }
@@ -45,7 +49,7 @@ Weights device_weights(const WeightView& w) {
   Weights out{.data = w.data, .out = w.out, .in = w.in, .block_scales = w.scales};
   if (is_integer(w.dtype)) {
     out.group_scales = w.group_scales.data;
-    out.group_scales_bf16 = w.group_scales.dtype == DType::kBF16;
+    out.group_scale_bytes = size_of(w.group_scales.dtype);
     out.zeros = w.group_scales.zeros;
     out.num_groups = w.num_groups();
     // One scale for a row: for whole slices, too.

@@ -2,7 +2,10 @@
 
 #include "kernels/cuda/runtime.hpp"
 
+#include <algorithm>
 #include <cstring>
+#include <functional>
+#include <string_view>
 
 namespace troupe::kernels::cuda {
 
@@ -14,17 +17,35 @@ const void* Runtime::upload_bytes(const void* from, size_t bytes) {
         "give it fewer rows");
   }
   if (failed() || bytes == 0) return nullptr;
+  Set* known = nullptr;
+  if (bytes <= kMaxFoundBytes) {
+    const std::string_view content(static_cast<const char*>(from), bytes);
+    known = &known_[std::hash<std::string_view>()(content) % kSets];
+    const auto found = std::ranges::find_if(*known, [&](const Uploaded& uploaded) {
+      return uploaded.turn == turn_ && uploaded.bytes == bytes &&
+             std::memcmp(staging_.host + uploaded.at, from, bytes) == 0;
+    });
+    if (found != known->end()) {
+      std::rotate(known->begin(), found, found + 1);
+      return staging_.device + known->front().at;
+    }
+  }
   uploaded_ += room;
   if (room > staging_.half_bytes - used_) {
     send_uploads();
     mark(half_);
     half_ ^= 1U;
+    ++turn_;
     used_ = 0;
     sent_ = 0;
     wait_for(half_);
   }
   const size_t at = half_ * staging_.half_bytes + used_;
   std::memcpy(staging_.host + at, from, bytes);
+  if (known != nullptr) {
+    std::rotate(known->begin(), known->end() - 1, known->end());
+    known->front() = {.at = at, .bytes = bytes, .turn = turn_};
+  }
   used_ += room;
   return staging_.device + at;
 }

@@ -3,6 +3,7 @@
 // What CudaOps asks of the device beside kernels: memory, uploads, the first error. The CUDA one is
 // in cuda_runtime.cu; the tests have one over host memory for the emulator.
 
+#include <array>
 #include <span>
 
 #include "kernels/backend.hpp"
@@ -22,8 +23,9 @@ class Runtime : public Memory {
 
   /// Before the uploads of an operation, which must fit into half of the staging memory together.
   void begin_operation() { uploaded_ = 0; }
-  /// Small host data on the device, for the kernels of this operation. Allocates nothing.
-  /// @returns an address that is a multiple of 16; on errors nullptr, and the error is kept
+  /// Small host data on the device, for the kernels of this operation. Allocates nothing. What was
+  /// uploaded before and is still there (descriptions of the same work, a step ago) is not copied
+  /// again. @returns an address that is a multiple of 16; on errors nullptr, and the error is kept
   template <class T>
   const T* upload(std::span<const T> values) {
     return static_cast<const T*>(upload_bytes(values.data(), values.size_bytes()));
@@ -61,6 +63,19 @@ class Runtime : public Memory {
   /// Until the stream is past the last mark of this half; at once if there is none.
   virtual void wait_for(unsigned half) = 0;
 
+  /// Something in the half at hand.
+  struct Uploaded {
+    size_t at = 0;  ///< in the staging memory
+    size_t bytes = 0;
+    uint64_t turn = 0;  ///< of the half
+  };
+  /// Larger ones are not looked for: they are lists of KV blocks, which change.
+  static constexpr size_t kMaxFoundBytes = size_t{32} << 10U;
+  /// By the hash of their bytes; of a set the last used come first and the last goes, so what steps
+  /// have in common stays. A step of 60 layers has some 700 of those.
+  static constexpr size_t kSets = 1024;
+  using Set = std::array<Uploaded, 4>;
+
   const void* upload_bytes(const void* from, size_t bytes);
   void send_uploads();
 
@@ -69,6 +84,8 @@ class Runtime : public Memory {
   size_t used_ = 0;      ///< bytes of it
   size_t sent_ = 0;      ///< of those
   size_t uploaded_ = 0;  ///< bytes, by this operation
+  uint64_t turn_ = 1;    ///< of the halves: one more with each change
+  std::array<Set, kSets> known_{};
 };
 
 /// Memory::move_rows() as a kernel; as BF16 it is Ops::store_kv().

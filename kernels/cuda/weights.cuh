@@ -26,8 +26,8 @@ struct Weights {
   size_t in = 0;
   const float* block_scales = nullptr;  ///< kF8E4M3, or nullptr
   const void* group_scales = nullptr;   ///< kI8, kI4
-  bool group_scales_bf16 = false;
-  const uint8_t* zeros = nullptr;  ///< kI4, or nullptr: 8
+  size_t group_scale_bytes = 0;         ///< of one: 4 for float32, 2 for BF16
+  const uint8_t* zeros = nullptr;       ///< kI4, or nullptr: 8
   size_t group = 0;
   size_t num_groups = 0;
 };
@@ -101,8 +101,9 @@ struct F8Weights {
 
 SIMT_DEVICE float scale_of_group(const Weights& w, size_t o, size_t k) {
   const size_t at = panel_scale(w.num_groups, o, k / w.group);
-  return w.group_scales_bf16 ? from_bf16(static_cast<const uint16_t*>(w.group_scales)[at])
-                             : static_cast<const float*>(w.group_scales)[at];
+  return w.group_scale_bytes == sizeof(uint16_t)
+             ? from_bf16(static_cast<const uint16_t*>(w.group_scales)[at])
+             : static_cast<const float*>(w.group_scales)[at];
 }
 
 inline constexpr uint32_t kOnes = 0x3f803f80U;  ///< 1 and 1

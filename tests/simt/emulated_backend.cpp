@@ -7,6 +7,7 @@
 #include "tests/cuda/backend.hpp"
 #include "tests/simt/emulator.hpp"
 #include "tests/simt/on_device.hpp"
+#include "tests/simt/traffic.hpp"
 
 namespace troupe::kernels {
 namespace {
@@ -29,7 +30,11 @@ class EmulatedRuntime final : public cuda::Runtime {
   const char* target() const override { return "emulated"; }
   /// Few, so that small batches use one block for all splits of a row, and single rows do not.
   unsigned num_multiprocessors() const override { return 2; }
-  simt::Stream stream() override { return &stream_; }
+  simt::Stream stream() override {
+    ++traffic_.launches;  // nothing else asks for it
+    return &stream_;
+  }
+  [[nodiscard]] const Traffic& traffic() const { return traffic_; }
   void keep_error(const char* what) override {
     if (what != nullptr && error_.empty()) error_ = what;
   }
@@ -60,6 +65,7 @@ class EmulatedRuntime final : public cuda::Runtime {
     host_->release_on_host(memory);
   }
   void copy_in(void* to, const void* from, size_t bytes) override {
+    ++traffic_.copies;
     device_.check(to, bytes);
     const auto* first = static_cast<const std::byte*>(from);
     stream_.add_silent([this, to, values = std::vector<std::byte>(first, first + bytes)] {
@@ -67,15 +73,18 @@ class EmulatedRuntime final : public cuda::Runtime {
     });
   }
   void copy_out(void* to, const void* from, size_t bytes) override {
+    ++traffic_.copies;
     device_.check(from, bytes);
     stream_.add_silent([=, this] { host_->copy_out(to, from, bytes); });
   }
   void copy(void* to, const void* from, size_t bytes) override {
+    ++traffic_.copies;
     device_.check(to, bytes);
     device_.check(from, bytes);
     stream_.add_silent([=, this] { host_->copy(to, from, bytes); });
   }
   void copy_rows(Rows to, ConstRows from) override {
+    ++traffic_.copies;
     device_.check(to);
     device_.check(from);
     stream_.add_silent([=, this] { host_->copy_rows(to, from); });
@@ -95,6 +104,8 @@ class EmulatedRuntime final : public cuda::Runtime {
 
  private:
   void send(size_t first, size_t bytes) override {
+    ++traffic_.uploads;
+    traffic_.uploaded_bytes += bytes;
     stream_.add_silent([=, this] {
       std::memcpy(bytes_of(staging_on_device_) + first, bytes_of(staging_on_host_) + first, bytes);
     });
@@ -121,6 +132,7 @@ class EmulatedRuntime final : public cuda::Runtime {
   std::unique_ptr<Memory> host_ = make_host_memory();
   DeviceRanges device_;
   simt::EmulatedStream stream_;
+  Traffic traffic_;
   size_t half_bytes_ = 0;
   std::vector<simt::Words<4>> staging_on_host_;
   std::vector<simt::Words<4>> staging_on_device_;
@@ -129,6 +141,10 @@ class EmulatedRuntime final : public cuda::Runtime {
 };
 
 }  // namespace
+
+Traffic traffic_of(const Memory& memory) {
+  return static_cast<const EmulatedRuntime&>(memory).traffic();
+}
 
 Result<Backend> make_test_backend(const CudaOptions& options) {
   auto runtime = std::make_unique<EmulatedRuntime>(options.staging_bytes);
