@@ -25,9 +25,12 @@ struct Backend {
   std::unique_ptr<Memory> memory;
   std::unique_ptr<Ops> ops;
   // Of devices only.
-  std::string device;                   ///< "NVIDIA A100-SXM4-80GB"
-  MatrixPeakRun matrix_peak;            ///< at most 2^19 rounds
-  std::unique_ptr<RowSampler> sampler;  ///< or null: rows of logits have to come to the host
+  std::string device;  ///< "NVIDIA A100-SXM4-80GB"
+  /// Of its memory: taken when it was opened, for what operations need while they run. No more is
+  /// taken but what Memory::allocate() gives.
+  uint64_t reserved_bytes = 0;
+  MatrixPeakRun matrix_peak = {};            ///< at most 2^19 rounds
+  std::unique_ptr<RowSampler> sampler = {};  ///< or null: rows of logits have to come to the host
 };
 
 struct KernelSet;

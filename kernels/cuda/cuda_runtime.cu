@@ -254,6 +254,7 @@ Result<Backend> make_cuda_backend(const CudaOptions& options) {
   return Backend{.memory = std::move(runtime),
                  .ops = std::move(ops),
                  .device = device.name,
+                 .reserved_bytes = options.workspace_bytes + options.staging_bytes,
                  .matrix_peak = std::move(peak),
                  .sampler = std::move(sampler)};
 }

@@ -85,6 +85,7 @@ class Scratch {
     path_ = mkdtemp(name.data());
   }
   ~Scratch() { std::filesystem::remove_all(path_); }
+  [[nodiscard]] const std::filesystem::path& path() const { return path_; }
   [[nodiscard]] std::filesystem::path operator/(const std::string& name) const {
     return path_ / name;
   }
@@ -268,13 +269,15 @@ class ClusterView {
     bool done = false;                   ///< [DONE] came
   };
   /// Streams a long answer, does `harm` at its first token, and reads on until the stream ends.
-  [[nodiscard]] HarmedStream harm_a_stream(const std::function<void()>& harm) const {
+  [[nodiscard]] HarmedStream harm_a_stream(const std::function<void()>& harm,
+                                           uint32_t max_tokens = 2000) const {
     HarmedStream result;
     std::optional<Clock::time_point> harmed_at;
     const auto response = client_.post_stream(
         "/v1/completions",
-        R"({"model":"demo","prompt":"1","max_tokens":2000,"temperature":0,"ignore_eos":true,)"
-        R"("stream":true})",
+        R"({"model":"demo","prompt":"1","temperature":0,"ignore_eos":true,"stream":true,)"
+        R"("max_tokens":)" +
+            std::to_string(max_tokens) + "}",
         [&](std::string_view data) {
           if (!harmed_at) {
             harmed_at = Clock::now();

@@ -1,10 +1,13 @@
 // The CUDA backend over host memory and the emulator.
 
+#include "tests/simt/emulated_backend.hpp"
+
+#include <algorithm>
 #include <cstring>
 #include <string>
+#include <utility>
 
 #include "kernels/cuda/runtime.hpp"
-#include "tests/cuda/backend.hpp"
 #include "tests/simt/emulator.hpp"
 #include "tests/simt/on_device.hpp"
 #include "tests/simt/traffic.hpp"
@@ -16,7 +19,7 @@ constexpr int kNothing = 0xff;  // NaNs, so that nothing counts on zeros or on w
 
 class EmulatedRuntime final : public cuda::Runtime {
  public:
-  explicit EmulatedRuntime(size_t staging_bytes) {
+  EmulatedRuntime(size_t staging_bytes, EmulatedDevice kind) : kind_(std::move(kind)) {
     half_bytes_ = staging_bytes / 2 / kUploadAlignment * kUploadAlignment;
     for (auto* staging : {&staging_on_host_, &staging_on_device_}) {
       staging->resize(2 * half_bytes_ / sizeof(simt::Words<4>));
@@ -30,8 +33,12 @@ class EmulatedRuntime final : public cuda::Runtime {
   const char* target() const override { return "emulated"; }
   /// Few, so that small batches use one block for all splits of a row, and single rows do not.
   unsigned num_multiprocessors() const override { return 2; }
+  /// For a launch; nothing else asks for it.
   simt::Stream stream() override {
-    ++traffic_.launches;  // nothing else asks for it
+    ++traffic_.launches;
+    if (std::string wrong = kind_.fault ? kind_.fault() : ""; !wrong.empty()) {
+      stream_.add([wrong = std::move(wrong)] { return wrong; });
+    }
     return &stream_;
   }
   [[nodiscard]] const Traffic& traffic() const { return traffic_; }
@@ -52,21 +59,29 @@ class EmulatedRuntime final : public cuda::Runtime {
     host_->release(memory);
   }
   Result<uint64_t> bytes_left() override {
-    return Error{Code::kUnavailable, "the emulator has as much as the host"};
+    if (!kind_.memory_bytes) return Error{Code::kUnavailable, "it has as much as the host"};
+    const uint64_t taken = device_.bytes() + 2 * half_bytes_;
+    return *kind_.memory_bytes - std::min(*kind_.memory_bytes, taken);
   }
   /// Not known to the device: an operation that gets such a pointer ends the test, too.
   Result<void*> allocate_on_host(size_t bytes) override {
     void* memory = TRY(host_->allocate_on_host(bytes));
     std::memset(memory, kNothing, bytes);
+    pinned_.add(memory, bytes);
     return memory;
   }
   void release_on_host(void* memory) override {
     run_until(stream_.position());
+    pinned_.remove(memory);
     host_->release_on_host(memory);
   }
   void copy_in(void* to, const void* from, size_t bytes) override {
     ++traffic_.copies;
     device_.check(to, bytes);
+    if (pinned_.contain(from, bytes)) {  // read when the stream gets there
+      stream_.add_silent([=, this] { host_->copy_in(to, from, bytes); });
+      return;
+    }
     const auto* first = static_cast<const std::byte*>(from);
     stream_.add_silent([this, to, values = std::vector<std::byte>(first, first + bytes)] {
       host_->copy_in(to, values.data(), values.size());
@@ -130,13 +145,14 @@ class EmulatedRuntime final : public cuda::Runtime {
   }
 
   std::unique_ptr<Memory> host_ = make_host_memory();
-  DeviceRanges device_;
+  DeviceRanges device_, pinned_;
   simt::EmulatedStream stream_;
   Traffic traffic_;
   size_t half_bytes_ = 0;
   std::vector<simt::Words<4>> staging_on_host_;
   std::vector<simt::Words<4>> staging_on_device_;
   uint64_t marks_[2] = {};
+  EmulatedDevice kind_;
   std::string error_;
 };
 
@@ -146,8 +162,8 @@ Traffic traffic_of(const Memory& memory) {
   return static_cast<const EmulatedRuntime&>(memory).traffic();
 }
 
-Result<Backend> make_test_backend(const CudaOptions& options) {
-  auto runtime = std::make_unique<EmulatedRuntime>(options.staging_bytes);
+Result<Backend> make_emulated_backend(const CudaOptions& options, EmulatedDevice device) {
+  auto runtime = std::make_unique<EmulatedRuntime>(options.staging_bytes, std::move(device));
   std::unique_ptr<Ops> ops = TRY(cuda::make_cuda_ops(*runtime, options));
   auto checked = std::make_unique<OnDevice>(std::move(ops), runtime->device());
   MatrixPeakRun peak = TRY(cuda::make_matrix_peak(*runtime));
@@ -155,6 +171,7 @@ Result<Backend> make_test_backend(const CudaOptions& options) {
   return Backend{.memory = std::move(runtime),
                  .ops = std::move(checked),
                  .device = "an emulated device",
+                 .reserved_bytes = options.workspace_bytes + options.staging_bytes,
                  .matrix_peak = std::move(peak),
                  .sampler = std::move(sampler)};
 }

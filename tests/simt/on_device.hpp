@@ -12,19 +12,24 @@
 
 namespace troupe::kernels {
 
-/// What was allocated on the device.
+/// What was allocated on the device, or pinned for it.
 class DeviceRanges {
  public:
   void add(const void* memory, size_t bytes) { ranges_[address(memory)] = bytes; }
   void remove(const void* memory) { CHECK_EQ(ranges_.erase(address(memory)), 1U); }
-
-  void check(const void* from, size_t bytes) const {
-    if (bytes == 0) return;
-    auto range = ranges_.upper_bound(address(from));
-    CHECK(range != ranges_.begin());
-    --range;
-    CHECK_LE(address(from) + bytes, range->first + range->second);
+  [[nodiscard]] uint64_t bytes() const {
+    uint64_t sum = 0;
+    for (const auto& [first, bytes] : ranges_) sum += bytes;
+    return sum;
   }
+
+  [[nodiscard]] bool contain(const void* from, size_t bytes) const {
+    auto range = ranges_.upper_bound(address(from));
+    if (range == ranges_.begin()) return false;
+    --range;
+    return address(from) + bytes <= range->first + range->second;
+  }
+  void check(const void* from, size_t bytes) const { CHECK(bytes == 0 || contain(from, bytes)); }
   void check(const ConstRows& rows) const {
     if (rows.rows * rows.cols == 0) return;
     check(rows.data, ((rows.rows - 1) * rows.stride + rows.cols) * sizeof(float));

@@ -1,0 +1,119 @@
+// A device fails while a whole cluster computes on emulated ones (tests/simt/emulated_gpus.cpp), in
+// processes that `troupe up` started: the node ends its own, its requests lose nothing, and what is
+// started in its place computes.
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <boost/json.hpp>
+#include <cstdlib>
+#include <fstream>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "tests/e2e/processes.hpp"
+
+namespace troupe {
+namespace {
+
+using ::testing::HasSubstr;
+namespace json = boost::json;
+
+const std::string kTroupeOfThese = std::string(TROUPE_BINARY_DIR) + "/emulated_troupe";
+constexpr uint32_t kAnswer = 8;
+constexpr int kLaunches = 20;  ///< to come before a device fails: fewer than a token takes
+
+/// Two routers on cuda:0 and cuda:1, two shards on cuda:2 and cuda:3.
+class EmulatedDevices : public testing::Test {
+ protected:
+  void SetUp() override {
+    const uint16_t http_port = free_port();
+    // One CPU may have all processes to emulate: nobody is silent for as long as that takes.
+    std::ofstream(config_) << "name: test-" << getpid() << "\nmodel: " << kDemo
+                           << "\nserved_name: demo\nhttp: {port: " << http_port
+                           << "}\ncontrol: {port: " << free_port()
+                           << "}\nheartbeat: {interval: 1s, timeout: 30s}\nnodes:\n"
+                              "  - {name: router-0, role: router, device: cuda:0}\n"
+                              "  - {name: router-1, role: router, device: cuda:1}\n"
+                              "  - {name: shard-0, role: experts, device: cuda:2}\n"
+                              "  - {name: shard-1, role: experts, device: cuda:3}\n";
+    url_ = "http://127.0.0.1:" + std::to_string(http_port);
+    view_ = std::make_unique<ClusterView>(url_);
+  }
+
+  void start() {
+    ASSERT_EQ(setenv("TROUPE_EMULATED_FAULTS", scratch_.path().c_str(), 1), 0);
+    up_ = std::make_unique<Process>(std::vector<std::string>{kTroupeOfThese, "up", "--config",
+                                                             config_, "--logs", scratch_.path()},
+                                    scratch_ / "up");
+    ASSERT_TRUE(wait_until([&] { return up_->ended() || view_->serves_with(4); }));
+    ASSERT_FALSE(up_->ended()) << up_->output();
+  }
+
+  /// In the middle of an answer the device of a node fails, which `chosen` names then.
+  void expect_the_same_tokens_when_it_fails(const std::function<std::string()>& chosen) {
+    const ClusterView::HarmedStream whole = view_->harm_a_stream([] {}, kAnswer);
+    ASSERT_TRUE(whole.done && whole.error.empty()) << whole.error;
+    json::value victim;
+    const ClusterView::HarmedStream harmed = view_->harm_a_stream(
+        [&] {
+          victim = view_->node(chosen());
+          std::ofstream(scratch_ / std::string(victim.at("device").as_string())) << kLaunches;
+        },
+        kAnswer);
+    EXPECT_EQ(harmed.error, "");
+    EXPECT_TRUE(harmed.done);
+    EXPECT_EQ(harmed.text, whole.text);
+    const std::string name(victim.at("name").as_string());
+    const std::string device(victim.at("device").as_string());
+    EXPECT_THAT(read_file(scratch_ / (name + ".log")),
+                HasSubstr("device_failed reason=\"emulated " + device +
+                          ": an illegal memory access was encountered\""));
+    EXPECT_THAT(up_->output(), HasSubstr("process_ended name=" + name + " how=\"exit code 1\""));
+    // Started again, with a device that is whole.
+    ASSERT_TRUE(wait_until([&] { return view_->serves_with(4); })) << up_->output();
+    EXPECT_NE(view_->node(name).at("pid"), victim.at("pid"));
+    EXPECT_EQ(view_->node(name).at("device"), victim.at("device"));
+    EXPECT_GT(view_->status().at("requests").at("resumed_total").to_number<int64_t>(), 0);
+    restarted_ = name;
+    expected_ = whole.text;
+  }
+
+  void expect_it_computes_again() {
+    const int64_t before = rows_computed(restarted_);
+    EXPECT_EQ(view_->complete("1", kAnswer), expected_);
+    EXPECT_TRUE(wait_until([&] { return rows_computed(restarted_) > before; }));
+  }
+
+  [[nodiscard]] int64_t rows_computed(const std::string& node) const {
+    return view_->node(node).at("rows_computed").to_number<int64_t>();
+  }
+
+  Scratch scratch_;
+  const std::filesystem::path config_ = scratch_ / "cluster.yaml";
+  std::string url_;
+  std::unique_ptr<Process> up_;
+  std::unique_ptr<ClusterView> view_;
+  std::string restarted_, expected_;
+};
+
+TEST_F(EmulatedDevices, AShardWhoseDeviceFailsChangesNoTokenAndIsStartedAgain) {
+  ASSERT_NO_FATAL_FAILURE(start());
+  ASSERT_NO_FATAL_FAILURE(expect_the_same_tokens_when_it_fails([] { return "shard-1"; }));
+  expect_it_computes_again();
+}
+
+TEST_F(EmulatedDevices, ARouterWhoseDeviceFailsChangesNoTokenAndIsStartedAgain) {
+  ASSERT_NO_FATAL_FAILURE(start());
+  ASSERT_NO_FATAL_FAILURE(expect_the_same_tokens_when_it_fails([&] {
+    return rows_computed("router-0") > rows_computed("router-1") ? "router-0" : "router-1";
+  }));
+  const std::string other = restarted_ == "router-0" ? "router-1" : "router-0";
+  const Finished drained = finish({kTroupeOfThese, "drain", other, "--url", url_});
+  ASSERT_EQ(drained.code, 0) << drained.output;
+  expect_it_computes_again();
+}
+
+}  // namespace
+}  // namespace troupe

@@ -1,0 +1,62 @@
+// What makes a `troupe` of apps/ compute on emulated GPUs, any number of them. This open_gpu() is
+// linked instead of that of apps/gpu_backend.cpp; all else is the product's.
+//
+// A device fails when a file with its name, "cuda:0", comes to be in $TROUPE_EMULATED_FAULTS: at
+// the launch that is as many launches away as the file says. Who opened the device takes the file
+// away, so the device is whole for the process that is started next. $TROUPE_EMULATED_MEMORY says
+// how many bytes each device has.
+
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <optional>
+
+#include "apps/gpu_backend.hpp"
+#include "base/check.hpp"
+#include "base/parse.hpp"
+#include "tests/simt/emulated_backend.hpp"
+
+namespace troupe::apps {
+namespace {
+
+class FaultByFile {
+ public:
+  FaultByFile(const std::filesystem::path& folder, const Device& device)
+      : device_(to_string(device)), file_(folder / device_) {}
+
+  std::string operator()() {
+    if (!launches_left_) look();
+    if (!launches_left_ || (*launches_left_)-- > 0) return "";
+    return "emulated " + device_ + ": an illegal memory access was encountered";
+  }
+
+ private:
+  void look() {
+    std::ifstream in(file_);
+    uint64_t count = 0;
+    if (!(in >> count)) return;
+    launches_left_ = count;
+    CHECK(std::filesystem::remove(file_));
+  }
+
+  std::string device_;
+  std::filesystem::path file_;
+  std::optional<uint64_t> launches_left_;
+};
+
+}  // namespace
+
+Result<kernels::Backend> open_gpu(const Device& device) {
+  CHECK(device.gpu.has_value());
+  kernels::EmulatedDevice emulated;
+  if (const char* folder = std::getenv("TROUPE_EMULATED_FAULTS"); folder != nullptr) {
+    emulated.fault = FaultByFile(folder, device);
+  }
+  if (const char* bytes = std::getenv("TROUPE_EMULATED_MEMORY"); bytes != nullptr) {
+    emulated.memory_bytes = parse_number<uint64_t>(bytes).value();
+  }
+  return kernels::make_emulated_backend({.workspace_bytes = size_t{64} << 20U},
+                                        std::move(emulated));
+}
+
+}  // namespace troupe::apps

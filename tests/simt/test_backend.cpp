@@ -1,0 +1,12 @@
+// The backend of the tests that run on a GPU, too (tests/cuda), where there is none.
+
+#include "tests/cuda/backend.hpp"
+#include "tests/simt/emulated_backend.hpp"
+
+namespace troupe::kernels {
+
+Result<Backend> make_test_backend(const CudaOptions& options) {
+  return make_emulated_backend(options);
+}
+
+}  // namespace troupe::kernels
