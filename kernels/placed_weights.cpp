@@ -23,12 +23,7 @@ Result<WeightView> PlacedWeights::place(const WeightView& weights) {
     placed.scales = TRY(copy(weights.scales, weights.num_block_scales() * sizeof(float)));
   }
   if (!weights.empty() && is_integer(weights.dtype)) {
-    if (weights.columns != nullptr && !memory_.is_host()) {
-      return Error{Code::kUnsupported,
-                   "an integer matrix [" + std::to_string(weights.out) + ", " +
-                       std::to_string(weights.in) +
-                       "] has an order of columns (desc_act), which only CPUs compute with"};
-    }
+    placed.columns = TRY(place_columns(weights));
     const GroupScales& groups = weights.group_scales;
     const size_t num_scales = weights.out * weights.num_groups();
     placed.group_scales.data = TRY(copy(groups.data, num_scales * size_of(groups.dtype)));
@@ -45,6 +40,12 @@ Result<WeightView> PlacedWeights::place(const WeightView& weights) {
     placed.group_scales.zeros = TRY(copy(groups.zeros, num_scales));
   }
   return placed;
+}
+
+Result<const uint32_t*> PlacedWeights::place_columns(const WeightView& weights) {
+  const auto placed = columns_.find(weights.columns);
+  if (placed != columns_.end()) return placed->second;
+  return columns_[weights.columns] = TRY(copy(weights.columns, weights.in * sizeof(uint32_t)));
 }
 
 Result<const float*> PlacedWeights::place(std::span<const float> values) {

@@ -52,6 +52,7 @@ Weights device_weights(const WeightView& w) {
     out.group_scale_bytes = size_of(w.group_scales.dtype);
     out.zeros = w.group_scales.zeros;
     out.num_groups = w.num_groups();
+    out.columns = w.columns;
     // One scale for a row: for whole slices, too.
     out.group = out.num_groups == 1 ? round_up(w.in, kSlice) : w.group_scales.group;
   }
@@ -310,7 +311,8 @@ void CudaOps::round_rows(std::span<const GemmParams> products) {
     if (!on_tensor_cores(dtypes_[i])) continue;
     if (i > 0 && products_[i - 1].rounded.data != nullptr && products[i].x == products[i - 1].x &&
         p.x_rows == products_[i - 1].x_rows && p.rows == products_[i - 1].rows &&
-        is_integer(dtypes_[i]) == is_integer(dtypes_[i - 1])) {
+        is_integer(dtypes_[i]) == is_integer(dtypes_[i - 1]) &&
+        p.w.columns == products_[i - 1].w.columns) {
       p.rounded = products_[i - 1].rounded;
       continue;
     }

@@ -3,11 +3,12 @@
 // Products of rows and weights, y = x w^T (+ bias), many at once, by one rule that makes a row's
 // bits independent of the kernel, the tile and the other rows:
 //
-//   x is rounded to BF16. The row's elements are cut into slices of 128. Of a slice, blocks of 32
-//   elements are multiplied in ascending order, each by two mma.m16n8k16 in the order that
-//   weights.cuh gives, accumulating in float32 from 0. Where weights have scales, the sum of each
-//   stretch with one scale (128 elements, or 32 for groups that are no multiple of 128) is added to
-//   the slice's by one fused multiply-add. Slices add in ascending order from 0; the bias is last.
+//   x is rounded to BF16, and put into the order of the weights' columns if they have one. The
+//   row's elements are cut into slices of 128. Of a slice, blocks of 32 elements are multiplied in
+//   ascending order, each by two mma.m16n8k16 in the order that weights.cuh gives, accumulating in
+//   float32 from 0. Where weights have scales, the sum of each stretch with one scale (128
+//   elements, or 32 for groups that are no multiple of 128) is added to the slice's by one fused
+//   multiply-add. Slices add in ascending order from 0; the bias is last.
 //
 // Two shapes: StreamGemm for few rows, TileGemm for many. F32 and F16 weights (the gate) are not
 // rounded: FloatGemm follows rule 1 of kernels/ops.hpp bit for bit, without tensor cores.
@@ -43,7 +44,8 @@ struct RowTile {
 inline constexpr unsigned kRoundRows = 16;  ///< of a tile of RoundRows
 
 /// x to BF16, ties to even, in the order that its weights want; zeros up to the end of the slice.
-/// Limit: memory, 6 bytes an element.
+/// Limit: memory, 6 bytes an element; with an order of columns, the caches that elements from
+/// anywhere in a row are read through.
 template <bool kInterleaved>
 struct RoundRows {
   static constexpr unsigned kThreads = 256;
@@ -64,14 +66,25 @@ struct RoundRows {
       const size_t quad = to % kBlock / 4;
       from = to / kBlock * kBlock + (quad / 2 + quad % 2 * 4) * 4;
     }
+    size_t at[4];
+    SIMT_UNROLL for (unsigned i = 0; i < 4; ++i) at[i] = element(p.w, from + i);
     const size_t last = p.rows - tile.first_row < kRoundRows ? p.rows : tile.first_row + kRoundRows;
     for (size_t r = tile.first_row; r < last; ++r) {
       const float* x = p.x_row(r);
       float v[4];
-      SIMT_UNROLL for (unsigned i = 0; i < 4; ++i) v[i] = from + i < p.w.in ? x[from + i] : 0.0F;
+      SIMT_UNROLL for (unsigned i = 0; i < 4; ++i) v[i] = at[i] < p.w.in ? x[at[i]] : 0.0F;
       simt::store(p.rounded.row(r) + to,
                   simt::Words<2>{simt::to_bf16x2(v[0], v[1]), simt::to_bf16x2(v[2], v[3])});
     }
+  }
+
+ private:
+  /// Which element of a row of x is the one that column `k` of the weights multiplies.
+  SIMT_DEVICE static size_t element(const Weights& w, size_t k) {
+    if constexpr (kInterleaved) {
+      if (w.columns != nullptr && k < w.in) return w.columns[k];
+    }
+    return k;
   }
 };
 

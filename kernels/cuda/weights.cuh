@@ -30,6 +30,7 @@ struct Weights {
   const uint8_t* zeros = nullptr;       ///< kI4, or nullptr: 8
   size_t group = 0;
   size_t num_groups = 0;
+  const uint32_t* columns = nullptr;  ///< kI8, kI4: as WeightView::columns
 };
 
 /// What the elements [k, k + 8) of row `o` are; beyond the row: zeros. REQUIRES: o < out.

@@ -21,9 +21,12 @@ constexpr double kRoundingTolerance = 1.0 / 256;
 struct AnyWeight {
   std::unique_ptr<StoredWeight> floating;
   std::unique_ptr<IntegerWeight> integer;
+  std::vector<uint32_t> columns;  ///< of integers with an order
   [[nodiscard]] const WeightView& view() const {
     return floating != nullptr ? floating->view : integer->view;
   }
+  /// Which element of its input column `i` multiplies.
+  [[nodiscard]] size_t input(size_t i) const { return columns.empty() ? i : columns[i]; }
 };
 
 struct Form {
@@ -31,12 +34,20 @@ struct Form {
   DType dtype = DType::kBF16;
   bool scales = true;
   const IntegerForm* integer = nullptr;
+  bool reordered = false;
 
   AnyWeight make(size_t out, size_t in, Draws& draws) const {
-    if (integer != nullptr) {
-      return {nullptr, std::make_unique<IntegerWeight>(*integer, out, in, draws)};
+    if (integer == nullptr) {
+      return {std::make_unique<StoredWeight>(dtype, out, in, draws, scales), nullptr, {}};
     }
-    return {std::make_unique<StoredWeight>(dtype, out, in, draws, scales), nullptr};
+    AnyWeight w{nullptr, std::make_unique<IntegerWeight>(*integer, out, in, draws), {}};
+    if (reordered) {
+      w.columns.resize(in);
+      std::iota(w.columns.begin(), w.columns.end(), 0U);
+      for (size_t i = in; i-- > 1;) std::swap(w.columns[i], w.columns[draws.below(i + 1)]);
+      w.integer->view.columns = w.columns.data();
+    }
+    return w;
   }
   [[nodiscard]] bool rounds() const { return dtype != DType::kF32 && dtype != DType::kF16; }
 };
@@ -51,6 +62,10 @@ std::vector<Form> all_forms() {
                              {"F8WithoutScales", DType::kF8E4M3, false}};
   for (const IntegerForm& form : integer_forms()) {
     forms.push_back({form.name, form.dtype, true, &form});
+  }
+  for (const size_t i : {1, 3}) {  // as act-order leaves them
+    const IntegerForm& form = integer_forms()[i];
+    forms.push_back({form.name + "InActOrder", form.dtype, true, &form, true});
   }
   return forms;
 }
@@ -95,7 +110,7 @@ TEST_P(CudaProduct, IsTheSumOfProductsOfRoundedActivations) {
         double size = std::abs(want);
         for (size_t i = 0; i < in; ++i) {
           const double term =
-              static_cast<double>(as_bf16(x[r * in + i])) * weight_at(w.view(), o, i);
+              static_cast<double>(as_bf16(x[r * in + w.input(i)])) * weight_at(w.view(), o, i);
           want += term;
           size += std::abs(term);
         }

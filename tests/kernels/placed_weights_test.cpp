@@ -92,18 +92,26 @@ TEST(PlacedWeights, LeaveTheHostOnlyWithZerosThatDevicesComputeWith) {
   }
 }
 
-TEST(PlacedWeights, LeaveTheHostOnlyWithoutAnOrderOfColumns) {
+TEST(PlacedWeights, HaveACopyOfTheirOrderOfColumnsThatOthersWithTheSameShare) {
   Draws draws(4);
-  IntegerWeight w(integer_forms()[0], 16, 64, draws);
-  const std::vector<uint32_t> columns(64);
+  IntegerWeight w(integer_forms()[0], kOut, kIn, draws);
+  std::vector<uint32_t> columns(kIn), others(kIn);
+  for (uint32_t i = 0; i < kIn; ++i) columns[i] = others[i] = kIn - 1 - i;
   w.view.columns = columns.data();
   const auto host = make_host_memory();
   EXPECT_EQ(PlacedWeights(*host).place(w.view)->columns, columns.data());
+  const std::vector<float> want = product(w.view);
   OtherMemory device;
-  const auto placed = PlacedWeights(device).place(w.view);
-  ASSERT_FALSE(placed.ok());
-  EXPECT_EQ(placed.error().code, Code::kUnsupported);
-  EXPECT_NE(placed.error().message.find("desc_act"), std::string::npos) << placed.error().message;
+  PlacedWeights weights(device);
+  const auto placed = weights.place(w.view), again = weights.place(w.view);
+  w.view.columns = others.data();
+  const auto other = weights.place(w.view);
+  ASSERT_TRUE(placed.ok() && again.ok() && other.ok());
+  EXPECT_NE(placed->columns, columns.data());
+  EXPECT_EQ(again->columns, placed->columns);
+  EXPECT_NE(other->columns, placed->columns);
+  std::ranges::fill(columns, 0U);
+  EXPECT_EQ(product(*placed), want);
 }
 
 TEST(PlacedWeights, StayEmptyAndAreReleasedWithTheObject) {
