@@ -124,11 +124,7 @@ class CudaOps final : public Ops {
 
   void gemm(const GemmParams& p) override { gemm_many({&p, 1}); }
 
-  void gemm_many(std::span<const GemmParams> products) override {
-    for (const GemmParams& p : products) check_shapes(p);
-    begin();
-    multiply(products);
-  }
+  void gemm_many(std::span<const GemmParams> products) override;
 
   void rms_norm(const RmsNormParams& p) override {
     check_shapes(p);
@@ -220,8 +216,11 @@ class CudaOps final : public Ops {
     runtime_.begin_operation();
   }
 
-  /// Bytes of workspace that an FFN takes.
-  static size_t workspace_of(const FfnParams& p);
+  /// Bytes of workspace that products of so many rows take together.
+  static size_t workspace_of(std::span<const GemmParams> products, size_t rows);
+  /// Bytes of workspace that so many rows of an FFN take.
+  static size_t workspace_of(const FfnParams& p, size_t rows);
+  static size_t workspace_of(const FfnParams& p) { return workspace_of(p, p.y.rows); }
   void ffns(std::span<const FfnParams> experts);
 
   /// @param x_rows by product, on the device; or none
@@ -269,6 +268,8 @@ class CudaOps final : public Ops {
   std::vector<QueryTile> query_tiles_;
   std::vector<GemmParams> gate_up_, down_;
   std::vector<const uint32_t*> x_rows_;  // of gate_up_
+  std::vector<GemmParams> product_parts_;
+  std::vector<FfnParams> ffn_parts_;
 };
 
 template <class Wanted>
@@ -359,24 +360,79 @@ void CudaOps::multiply(std::span<const GemmParams> products,
                                        [&](size_t i) { return dtypes_[i] == DType::kF16; });
 }
 
-size_t CudaOps::workspace_of(const FfnParams& p) {
-  const size_t rows = p.y.rows;
+size_t CudaOps::workspace_of(std::span<const GemmParams> products, size_t rows) {
+  size_t bytes = 0;
+  for (const GemmParams& p : products) {
+    if (!on_tensor_cores(p.w.dtype)) continue;
+    const size_t own = std::min(rows, p.x.rows);
+    bytes += Workspace::bytes_of<simt::Bf16>(own * round_up(p.w.in, kSlice));
+  }
+  return bytes;
+}
+
+void CudaOps::gemm_many(std::span<const GemmParams> products) {
+  size_t rows = 0;
+  for (const GemmParams& p : products) {
+    check_shapes(p);
+    rows = std::max(rows, p.x.rows);
+  }
+  size_t together = rows;
+  while (together > 1 && workspace_of(products, together) > workspace_.bytes()) {
+    together = divide_up(together, 2);
+  }
+  if (together == rows) {
+    begin();
+    return multiply(products);
+  }
+  for (size_t first = 0; first < rows; first += together) {
+    product_parts_.clear();
+    for (const GemmParams& p : products) {
+      if (p.x.rows <= first) continue;
+      const size_t count = std::min(together, p.x.rows - first);
+      product_parts_.push_back(p);
+      product_parts_.back().x = p.x.slice(first, count);
+      product_parts_.back().y = p.y.slice(first, count);
+    }
+    begin();
+    multiply(product_parts_);
+  }
+}
+
+size_t CudaOps::workspace_of(const FfnParams& p, size_t rows) {
   return 2 * Workspace::bytes_of<float>(rows * p.gate.out) +
          2 * Workspace::bytes_of<simt::Bf16>(rows * round_up(p.gate.in, kSlice)) +
          Workspace::bytes_of<simt::Bf16>(rows * round_up(p.down.in, kSlice));
 }
 
 void CudaOps::grouped_ffn(std::span<const FfnParams> experts) {
-  for (const FfnParams& p : experts) check_shapes(p);
   const size_t rounding = 2 * Workspace::bytes_of<float>(kRowThreads);  // of the two inner buffers
-  for (size_t first = 0; first < experts.size();) {
+  ffn_parts_.clear();
+  for (const FfnParams& p : experts) {
+    check_shapes(p);
+    size_t together = p.y.rows;
+    while (together > 1 && rounding + workspace_of(p, together) > workspace_.bytes()) {
+      together = divide_up(together, 2);
+    }
+    for (size_t first = 0; first < p.y.rows; first += together) {
+      const size_t count = std::min(together, p.y.rows - first);
+      FfnParams& part = ffn_parts_.emplace_back(p);
+      part.y = p.y.slice(first, count);
+      if (p.x_rows == nullptr) {
+        part.x = p.x.slice(first, count);
+      } else {
+        part.x_rows += first;
+      }
+    }
+  }
+  const std::span<const FfnParams> parts = ffn_parts_;
+  for (size_t first = 0; first < parts.size();) {
     size_t last = first + 1;
-    size_t bytes = rounding + workspace_of(experts[first]);
-    while (last < experts.size() && bytes + workspace_of(experts[last]) <= workspace_.bytes()) {
-      bytes += workspace_of(experts[last++]);
+    size_t bytes = rounding + workspace_of(parts[first]);
+    while (last < parts.size() && bytes + workspace_of(parts[last]) <= workspace_.bytes()) {
+      bytes += workspace_of(parts[last++]);
     }
     begin();
-    ffns(experts.subspan(first, last - first));
+    ffns(parts.subspan(first, last - first));
     first = last;
   }
 }

@@ -29,9 +29,9 @@ namespace troupe::kernels {
 
 struct CudaOptions {
   int device = 0;
-  /// For what an operation needs while it runs: rounded activations, sums of splits. A group of
-  /// FFNs is cut between FFNs and attention between rows so that they fit; products, a single FFN
-  /// and a single row are not cut, and an error if they do not.
+  /// For what an operation needs while it runs: rounded activations, sums of splits. Products,
+  /// FFNs and attention are cut between rows so that they fit; a single row is not, and an error if
+  /// it does not.
   size_t workspace_bytes = size_t{1} << 30U;
   /// Pinned host memory (and as much on the device) for spans and descriptions of work; one
   /// operation, or one part of it as above, may use half. Nothing is cut to fit.
