@@ -88,7 +88,7 @@ class ExpertShardShell {
         scheduler_(std::move(scheduler)),
         core_(options),
         engine_(std::make_shared<ShardEngine>(*services->checkpoint, *services->backend,
-                                              services->num_threads)),
+                                              options.largest_batch(), services->num_threads)),
         load_(services->checkpoint->config().num_layers,
               services->checkpoint->config().num_routed_experts) {}
 

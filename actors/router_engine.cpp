@@ -11,7 +11,6 @@
 namespace troupe::actors {
 namespace {
 
-constexpr uint32_t kScoredAtOnce = 32;    // bounds the memory for logits
 constexpr size_t kRowsCopiedAtOnce = 64;  // into frames, by a thread
 
 uint32_t num_prompt_logprobs(const StepPart& part) {

@@ -76,6 +76,8 @@ class RouterEngine {
       const kernels::Backend& backend, kernels::ThreadPool& pool, KvShape kv, AttentionForm form);
 
   static constexpr uint32_t kLanes = 2;
+  /// Rows whose logits score() computes together: bounds the memory for them.
+  static constexpr uint32_t kScoredAtOnce = 32;
 
   /// Fields of the frames that all steps of an epoch share.
   void set_epoch(std::shared_ptr<const experts::Placement> placement,

@@ -1,8 +1,10 @@
 #include "actors/shard_engine.hpp"
 
 #include <algorithm>
+#include <map>
 #include <string>
 
+#include "actors/device_room.hpp"
 #include "actors/placed_weights.hpp"
 #include "base/memory_room.hpp"
 
@@ -20,15 +22,26 @@ Result<void> ShardEngine::check_room(const Keys& missing) const {
     own += bytes.own;
     all += bytes.all;
   }
-  const std::string experts = std::to_string(missing.size()) + " experts need";
   if (!memory_.is_host()) {
-    return check_memory_room("on the device, " + experts, all, memory_.bytes_left(),
-                             "more expert shards need less each, and so do experts in fewer bits");
+    return check_room_of_shard(backend_, missing.size(), all, activation_bytes_to_come(missing));
   }
   if (own == 0) return {};  // mapped
   return check_memory_room(
-      "copies of " + experts, own, memory_.bytes_left(),
+      "copies of " + std::to_string(missing.size()) + " experts need", own, memory_.bytes_left(),
       "more expert shards need less each, and experts that `troupe quantize` wrote need no copies");
+}
+
+uint64_t ShardEngine::activation_bytes_to_come(const Keys& missing) const {
+  std::map<LayerIdx, uint64_t> num_experts;
+  for (const auto& [key, weights] : table_) ++num_experts[key.layer];
+  for (const experts::ExpertKey& key : missing) ++num_experts[key.layer];
+  uint64_t most = 0;
+  for (const auto& [layer, count] : num_experts) most = std::max(most, count);
+  const model::ModelConfig& config = checkpoint_.config();
+  const uint64_t per_row = std::min<uint64_t>(most, config.num_experts_per_tok);
+  const uint64_t all = activation_bytes_of_shard(config, max_batch_rows_, per_row);
+  const uint64_t now = rows_.bytes() + results_.bytes() + scratch_.sorted.bytes();
+  return all - std::min(all, now);
 }
 
 Result<void> ShardEngine::load(const Keys& held) {

@@ -23,19 +23,23 @@ class ShardEngine {
  public:
   using Keys = std::vector<experts::ExpertKey>;  ///< ascending
 
-  /// @param checkpoint, backend outlive the engine @param num_threads that load()
+  /// @param checkpoint, backend outlive the engine
+  /// @param max_batch_rows of compute(), for which a device needs room
+  /// @param num_threads that load()
   ShardEngine(const model::Checkpoint& checkpoint, const kernels::Backend& backend,
-              size_t num_threads = 1)
+              uint32_t max_batch_rows, size_t num_threads = 1)
       : checkpoint_(checkpoint),
+        backend_(backend),
         ops_(*backend.ops),
         memory_(*backend.memory),
+        max_batch_rows_(max_batch_rows),
         num_threads_(num_threads),
         scratch_{memory_} {}
 
   /// Lets go of all but these.
   void keep(const Keys& held);
   /// Whether there is memory for experts beside those held: on the host for those that cannot be
-  /// mapped, on a device for all.
+  /// mapped, on a device for all, and for activations of the largest batch.
   /// @errors kResourceExhausted, naming sizes and what to do
   [[nodiscard]] Result<void> check_room(const Keys& missing) const;
   /// Holds these and no others. @errors those of check_room(), before any is loaded; those of the
@@ -61,10 +65,14 @@ class ShardEngine {
   /// The dispatches' rows, one after the other, where the backend computes.
   const float* rows_of(std::span<const transport::Frame* const> dispatches, size_t num_rows);
   Result<void> hold(const experts::ExpertKey& key, const model::ExpertWeights& loaded);
+  /// That the largest batch takes beside what is allocated already.
+  [[nodiscard]] uint64_t activation_bytes_to_come(const Keys& missing) const;
 
   const model::Checkpoint& checkpoint_;
+  const kernels::Backend& backend_;
   kernels::Ops& ops_;
   kernels::Memory& memory_;
+  uint32_t max_batch_rows_;
   size_t num_threads_;
   ExpertTable table_;  ///< in memory_
   ExpertScratch scratch_;

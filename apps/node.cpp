@@ -11,6 +11,7 @@
 #include <mutex>
 #include <optional>
 
+#include "actors/device_room.hpp"
 #include "actors/executor.hpp"
 #include "actors/expert_shard_actor.hpp"
 #include "actors/kv_holder_actor.hpp"
@@ -142,16 +143,19 @@ Result<kernels::Backend> open_backend(const Device& device, kernels::ThreadPool&
 
 /// What a router takes of memory for itself; an expert shard checks when it knows its experts.
 Result<void> check_memory(const Process& process, const actors::KvShape& kv) {
+  const cluster::ClusterConfig& config = process.config;
   const auto weights = TRY(process.checkpoint.bytes_of_router());
-  kernels::Memory& memory = *process.backend.memory;
+  const kernels::Memory& memory = *process.backend.memory;
   if (!memory.is_host()) {
-    TRY(check_memory_room("on the device, weights (" + rounded_size(weights.all) +
-                              ") and KV blocks (" + rounded_size(kv.blocks_bytes()) + ") need",
-                          weights.all + kv.blocks_bytes(), memory.bytes_left(),
-                          "lower limits.kv_blocks, or set limits.kv_dtype: bf16"));
+    const uint64_t activations = actors::activation_bytes_of_router(
+        process.checkpoint.config(), {.num_rows = config.max_step_tokens,
+                                      .num_logits = config.max_running,
+                                      .micro_batches = config.micro_batches});
+    TRY(actors::check_room_of_router(process.backend, weights.all, kv, activations));
   }
   const cluster::NodeMemory here = actors::memory_of_router(process.node, kv, weights);
-  return check_memory_room("copies of weights (" + rounded_size(here.copies) + ") and KV blocks (" +
+  const std::string blocks = memory.is_host() ? "KV blocks (" : "pinned KV blocks (";
+  return check_memory_room("copies of weights (" + rounded_size(here.copies) + ") and " + blocks +
                                rounded_size(here.kv_blocks + here.kv_host_blocks) + ") need",
                            here.total(), available_memory(),
                            "lower limits.kv_blocks or limits.kv_host_blocks, or set "
@@ -180,9 +184,10 @@ caf::actor spawn_worker(caf::actor_system& system, Process& process, const caf::
   if (process.node.role == cluster::Role::kExperts) {
     const auto routers = static_cast<uint32_t>(
         std::ranges::count(config.nodes, cluster::Role::kRouter, &cluster::NodeConfig::role));
-    const uint32_t max_queued_rows = routers * actors::kDispatchesPerShard * config.max_step_tokens;
-    return system.spawn(actors::expert_shard_actor, &process.services, head,
-                        experts::ShardOptions{.max_queued_rows = max_queued_rows});
+    experts::ShardOptions options;
+    options.max_queued_rows = routers * actors::kDispatchesPerShard * config.max_step_tokens;
+    options.max_batch_rows = std::max(options.max_batch_rows, config.max_step_tokens);
+    return system.spawn(actors::expert_shard_actor, &process.services, head, options);
   }
   const auto holder = system.spawn(actors::kv_holder_actor,
                                    kvcache::HolderOptions{.num_blocks = config.kv_blocks,

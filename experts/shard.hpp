@@ -8,6 +8,7 @@
 // of the layer of the oldest dispatch that waits, so nothing that comes later delays a dispatch,
 // whichever router it is from.
 
+#include <algorithm>
 #include <cstdint>
 #include <deque>
 #include <map>
@@ -34,6 +35,9 @@ struct DispatchKey {
 struct ShardOptions {
   uint32_t max_queued_rows = 65536;  ///< token rows waiting; above it a dispatch is refused
   uint32_t max_batch_rows = 8192;
+
+  /// Rows of the largest batch. REQUIRES: no dispatch has more than max_batch_rows
+  [[nodiscard]] uint32_t largest_batch() const { return std::min(max_queued_rows, max_batch_rows); }
 };
 
 // --- events -----------------------------------------------------------------------------------

@@ -42,6 +42,8 @@ class Array {
   T* room_on_host(Memory& memory, size_t count) {
     return static_cast<T*>(grow(memory, count * sizeof(T), &allocate_on_host));
   }
+  /// That it takes now.
+  [[nodiscard]] size_t bytes() const { return bytes_; }
 
  private:
   void* grow(Memory& memory, size_t bytes, Result<OwnedMemory> (*allocate)(Memory&, size_t)) {

@@ -5,8 +5,11 @@
 
 #include <gtest/gtest.h>
 
+#include <boost/json.hpp>
 #include <cstring>
 
+#include "actors/device_room.hpp"
+#include "apps/model_shapes.hpp"
 #include "tests/kernels/other_memory.hpp"
 
 namespace troupe::actors {
@@ -20,8 +23,8 @@ class RouterEngines : public testing::Test {
     const model::ModelConfig& config = checkpoint_.config();
     auto engine = RouterEngine::make(config, *checkpoint_.load_router(), backend, pool_,
                                      {.num_layers = config.num_layers,
-                                      .num_blocks = 8,
-                                      .block_tokens = 4,
+                                      .num_blocks = kBlocks,
+                                      .block_tokens = kBlockTokens,
                                       .kv_dim = config.kv_dim()},
                                      AttentionForm::kAbsorbed);
     if (!engine.ok()) return engine;
@@ -32,9 +35,58 @@ class RouterEngines : public testing::Test {
     return engine;
   }
 
-  model::Checkpoint checkpoint_ =
-      model::Checkpoint::open(std::string(TROUPE_SOURCE_DIR) + "/tests/golden/models/v3-groups")
-          .value();
+  static model::Checkpoint opened(const std::string& name) {
+    return model::Checkpoint::open(std::string(TROUPE_SOURCE_DIR) + "/tests/golden/models/" + name)
+        .value();
+  }
+
+  /// Any rows do for answers.
+  [[nodiscard]] GatheredFrame answer_to(const experts::DispatchPlan& plan) const {
+    const uint32_t hidden = checkpoint_.config().hidden_size;
+    const auto rows = transport::Buffer::allocate(plan.num_results * hidden * sizeof(float));
+    for (size_t i = 0; i < plan.num_results * hidden; ++i) {
+      rows->floats()[i] = 0.01F * static_cast<float>(i % 17);
+    }
+    return {.frame = {.header = {.num_rows = plan.num_results, .hidden = hidden}, .payload = rows}};
+  }
+
+  /// A step of so many rows in a lane, the last ones each followed by a token.
+  void run_step(RouterEngine& engine, uint32_t lane, uint32_t num_rows, uint32_t num_logits) {
+    std::vector<StepPart> parts;
+    for (uint32_t i = 0; i < num_logits; ++i) {
+      StepPart part{.block_table = {BlockId{i}},
+                    .wants_token = true,
+                    .history = std::make_shared<model::TokenHistory>()};
+      part.tokens.assign(i > 0 ? 1 : num_rows - (num_logits - 1), 5);
+      for (uint32_t b = 1; b * kBlockTokens < part.tokens.size(); ++b) {
+        part.block_table.push_back(BlockId{num_logits + b});
+      }
+      parts.push_back(std::move(part));
+    }
+    run_step(engine, lane, std::move(parts));
+  }
+
+  /// A part of a prompt, all of it scored.
+  void run_scored_step(RouterEngine& engine, uint32_t lane, uint32_t num_rows) {
+    StepPart part;
+    part.tokens.assign(num_rows, 5);
+    part.scored.assign(num_rows, 5);
+    for (uint32_t b = 0; b * kBlockTokens < num_rows; ++b) part.block_table.push_back(BlockId{b});
+    run_step(engine, lane, {std::move(part)});
+  }
+
+  void run_step(RouterEngine& engine, uint32_t lane, std::vector<StepPart> parts) {
+    Segment segment = engine.begin(lane, StepId{1}, std::move(parts));
+    while (segment.status == Forward::Status::kExchange) {
+      engine.compute_meanwhile(lane);
+      segment = engine.resume(lane, segment.plan, {answer_to(segment.plan)});
+    }
+    engine.score(lane);
+  }
+
+  static constexpr uint32_t kBlocks = 64, kBlockTokens = 4;
+
+  model::Checkpoint checkpoint_ = opened("v3-groups");
   kernels::ThreadPool pool_{1};
   kernels::Backend cpus_ = kernels::make_cpu_backend(nullptr);
   kernels::Backend device_{.memory = std::make_unique<kernels::OtherMemory>(),
@@ -63,15 +115,7 @@ TEST_F(RouterEngines, SendTheSameRowsFromADevice) {
     ASSERT_EQ(got.payload->size(), want.payload->size());
     EXPECT_EQ(std::memcmp(got.payload->data(), want.payload->data(), want.payload->size()), 0)
         << "exchange " << layer;
-    // Any rows do for answers.
-    const uint32_t num_results = segments[0].plan.num_results;
-    const uint32_t hidden = checkpoint_.config().hidden_size;
-    const auto rows = transport::Buffer::allocate(num_results * hidden * sizeof(float));
-    for (size_t i = 0; i < num_results * hidden; ++i) {
-      rows->floats()[i] = 0.01F * static_cast<float>(i % 17);
-    }
-    const GatheredFrame answer{
-        .frame = {.header = {.num_rows = num_results, .hidden = hidden}, .payload = rows}};
+    const GatheredFrame answer = answer_to(segments[0].plan);
     for (size_t i = 0; i < 2; ++i) {
       engines[i]->compute_meanwhile(0);
       segments[i] = engines[i]->resume(0, segments[i].plan, {answer});
@@ -94,6 +138,60 @@ TEST_F(RouterEngines, SayThatADeviceHasNoRoomAndLeaveNothingThere) {
   memory.failure = Error{Code::kInternal, "a copy failed"};
   EXPECT_EQ(make(device_).error().message, "a copy failed") << "an error of loading";
   EXPECT_EQ(memory.num_allocated, 0);
+}
+
+TEST_F(RouterEngines, HoldAsManyBytesOfActivationsAsAreCountedForTheirLargestStep) {
+  auto& memory = static_cast<kernels::OtherMemory&>(*device_.memory);
+  for (const char* name : {"v3-groups", "v2-lite", "v3-odd", "v3-wide-values", "v2-bias-mscale"}) {
+    checkpoint_ = opened(name);
+    for (const LargestStep& largest : {LargestStep{71, 3, 0}, LargestStep{71, 40, 1},
+                                       LargestStep{71, 3, 2}, LargestStep{9, 2, 0}}) {
+      const auto engine = make(device_);
+      ASSERT_TRUE(engine.ok()) << engine.error().message;
+      const size_t weights_and_kv = memory.bytes_held();
+      const uint32_t rows = largest.num_rows;
+      const auto run = [&](uint32_t lane, uint32_t rows_of_lane) {
+        run_step(**engine, lane, rows_of_lane, largest.num_logits);
+        run_scored_step(**engine, lane, rows_of_lane);
+      };
+      run_step(**engine, 0, 2, 1);  // arrays grow
+      if (largest.micro_batches != 2) run(0, rows);
+      if (largest.micro_batches != 1) {
+        run(0, (rows + 1) / 2);
+        run(1, rows / 2);
+      }
+      EXPECT_EQ(memory.bytes_held() - weights_and_kv,
+                activation_bytes_of_router(checkpoint_.config(), largest))
+          << name << " " << rows << " rows in " << largest.micro_batches;
+    }
+  }
+}
+
+TEST(ActivationsOfDeepSeekV3, AreAsManyBytesAsTheManualSays) {
+  const auto config =
+      model::parse_config(boost::json::serialize(apps::shape_config("v3").value())).value();
+  EXPECT_EQ(activation_bytes_of_router(config, {512, 16, 0}) >> 20U, 836U);
+  EXPECT_EQ(activation_bytes_of_shard(config, 2 * 512, 8) >> 20U, 700U);
+}
+
+TEST_F(RouterEngines, AreRefusedWithEachPartOfWhatTheyNeed) {
+  auto& memory = static_cast<kernels::OtherMemory&>(*device_.memory);
+  const KvShape kv{.num_layers = 2, .num_blocks = 1024, .block_tokens = 16, .kv_dim = 64};
+  const auto fits = [&] { return check_room_of_router(device_, 3U << 20U, kv, 1U << 20U); };
+  EXPECT_TRUE(fits().ok()) << "then the allocation will tell";
+  memory.left = uint64_t{12} << 20U;
+  EXPECT_TRUE(fits().ok());
+  memory.left = (uint64_t{12} << 20U) - 1;
+  device_.reserved_bytes = 5U << 20U;
+  const Result<void> refused = fits();
+  ASSERT_FALSE(refused.ok());
+  EXPECT_EQ(refused.error().code, Code::kResourceExhausted);
+  EXPECT_EQ(
+      refused.error().message,
+      "on the device, beside 5.00 MiB that operations have reserved, weights (3.00 MiB), KV "
+      "blocks (8.00 MiB) and activations of the largest step (1.00 MiB) need 12.00 MiB of "
+      "memory, and 12.00 MiB are available; lower limits.kv_blocks or limits.max_step_tokens, "
+      "or set limits.kv_dtype: bf16");
 }
 
 }  // namespace

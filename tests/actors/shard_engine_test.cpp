@@ -7,6 +7,7 @@
 
 #include <cstring>
 
+#include "actors/device_room.hpp"
 #include "actors/placed_weights.hpp"
 #include "tests/kernels/other_memory.hpp"
 
@@ -17,6 +18,7 @@ using ::testing::HasSubstr;
 
 constexpr LayerIdx kLayer = 2;
 const ShardEngine::Keys kTwo{{kLayer, 0}, {kLayer, 3}};
+constexpr uint32_t kMaxBatchRows = 6;
 
 model::Checkpoint opened(const std::string& name) {
   return model::Checkpoint::open(std::string(TROUPE_SOURCE_DIR) + "/tests/golden/models/" + name)
@@ -39,13 +41,13 @@ class ShardEngineOnADevice : public testing::Test {
   model::Checkpoint checkpoint_ = opened("v3-groups");
   kernels::Backend backend_{.memory = std::make_unique<kernels::OtherMemory>(),
                             .ops = kernels::make_cpu_ops(nullptr)};
-  ShardEngine engine_{checkpoint_, backend_};
+  ShardEngine engine_{checkpoint_, backend_, kMaxBatchRows};
   size_t num_drawn_ = 0;
 };
 
 TEST_F(ShardEngineOnADevice, AnswersAsOneInTheHostsMemory) {
   const kernels::Backend cpus = kernels::make_cpu_backend(nullptr);
-  ShardEngine host(checkpoint_, cpus);
+  ShardEngine host(checkpoint_, cpus, kMaxBatchRows);
   ASSERT_TRUE(host.load(kTwo).ok());
   ASSERT_TRUE(engine_.load(kTwo).ok());
   const std::vector<transport::Frame> frames{dispatch({{1, 3}, {0, 0}, {1, 0}}, 2), dispatch({}, 0),
@@ -84,19 +86,55 @@ TEST_F(ShardEngineOnADevice, TakesOneExpertAtATime) {
   EXPECT_TRUE(loaded->empty());
   EXPECT_EQ(memory().num_allocated, 2 * 3);
   const kernels::Backend cpus = kernels::make_cpu_backend(nullptr);
-  ShardEngine host(checkpoint_, cpus);
+  ShardEngine host(checkpoint_, cpus, kMaxBatchRows);
   loaded = host.load_ahead(kTwo);
   ASSERT_TRUE(host.take_some(*loaded).ok());
   EXPECT_TRUE(loaded->empty()) << "there, nothing is copied";
 }
 
+TEST_F(ShardEngineOnADevice, HoldsAsManyBytesOfActivationsAsAreCountedForItsLargestBatch) {
+  ASSERT_TRUE(engine_.load(kTwo).ok());
+  const size_t experts = memory().bytes_held();
+  // All rows of the batch choose both experts, however they come.
+  const std::vector<transport::Frame> frames{
+      dispatch({{0, 0}, {0, 3}, {1, 0}, {1, 3}}, 2),
+      dispatch({{0, 0}, {0, 3}, {1, 0}, {1, 3}, {2, 0}, {2, 3}, {3, 0}, {3, 3}}, 4)};
+  const std::vector<const transport::Frame*> pointers{&frames[0], &frames[1]};
+  engine_.compute(kLayer, std::span(pointers).first(1));
+  engine_.compute(kLayer, pointers);
+  const uint64_t counted = activation_bytes_of_shard(checkpoint_.config(), kMaxBatchRows, 2);
+  EXPECT_EQ(memory().bytes_held() - experts, counted);
+  // They are there already: another expert needs room for itself, and for as many rows more.
+  const uint64_t of_three = activation_bytes_of_shard(checkpoint_.config(), kMaxBatchRows, 3);
+  const uint64_t more = checkpoint_.bytes_of_expert(kLayer, 5)->all + of_three - counted;
+  memory().left = more;
+  EXPECT_TRUE(engine_.check_room({{kLayer, 5}}).ok());
+  memory().left = more - 1;
+  EXPECT_FALSE(engine_.check_room({{kLayer, 5}}).ok());
+}
+
+TEST_F(ShardEngineOnADevice, NeedsNoMoreRoomThanARowsExpertsTake) {
+  ShardEngine::Keys all;
+  for (ExpertIdx e = 0; e < checkpoint_.config().num_routed_experts; ++e)
+    all.push_back({kLayer, e});
+  const uint64_t needed = all.size() * checkpoint_.bytes_of_expert(kLayer, 0)->all +
+                          activation_bytes_of_shard(checkpoint_.config(), kMaxBatchRows,
+                                                    checkpoint_.config().num_experts_per_tok);
+  memory().left = needed;
+  EXPECT_TRUE(engine_.check_room(all).ok());
+  memory().left = needed - 1;
+  EXPECT_FALSE(engine_.check_room(all).ok());
+}
+
 TEST_F(ShardEngineOnADevice, RefusesExpertsForWhichThereIsNoRoomBeforeItLoadsAny) {
-  const uint64_t needed = 2 * checkpoint_.bytes_of_expert(kLayer, 0)->all;
+  const uint64_t needed = 2 * checkpoint_.bytes_of_expert(kLayer, 0)->all +
+                          activation_bytes_of_shard(checkpoint_.config(), kMaxBatchRows, 2);
   memory().left = needed - 1;
   const Result<void> refused = engine_.load(kTwo);
   ASSERT_FALSE(refused.ok());
   EXPECT_EQ(refused.error().code, Code::kResourceExhausted);
-  EXPECT_THAT(refused.error().message, HasSubstr("on the device, 2 experts need"));
+  EXPECT_THAT(refused.error().message, HasSubstr("on the device, 2 experts ("));
+  EXPECT_THAT(refused.error().message, HasSubstr(") and activations of the largest batch ("));
   EXPECT_EQ(memory().num_allocated, 0);
   memory().left = needed;
   EXPECT_TRUE(engine_.load(kTwo).ok());

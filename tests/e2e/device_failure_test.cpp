@@ -115,5 +115,18 @@ TEST_F(EmulatedDevices, ARouterWhoseDeviceFailsChangesNoTokenAndIsStartedAgain) 
   expect_it_computes_again();
 }
 
+TEST_F(EmulatedDevices, ARouterThatDoesNotFitOnItsDeviceSaysWhatItNeedsAndIsNotStarted) {
+  ASSERT_EQ(setenv("TROUPE_EMULATED_MEMORY", std::to_string(120U << 20U).c_str(), 1), 0);
+  const Finished node = finish({kTroupeOfThese, "node", "--config", config_, "--name", "router-0"});
+  unsetenv("TROUPE_EMULATED_MEMORY");
+  EXPECT_EQ(node.code, 1) << node.output;
+  EXPECT_THAT(
+      node.output,
+      HasSubstr("on the device, beside 96.00 MiB that operations have reserved, weights ("));
+  EXPECT_THAT(node.output,
+              HasSubstr("), KV blocks (20.00 MiB) and activations of the largest step"));
+  EXPECT_THAT(node.output, HasSubstr(" and 24.00 MiB are available; lower limits.kv_blocks"));
+}
+
 }  // namespace
 }  // namespace troupe

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstring>
+#include <map>
 #include <memory>
 #include <vector>
 
@@ -17,15 +18,26 @@ class OtherMemory : public Memory {
     if (fails) return Error{Code::kResourceExhausted, "full"};
     ++num_allocated;
     num_bytes += bytes;
-    return host_->allocate(bytes);
+    void* memory = TRY(host_->allocate(bytes));
+    held_[memory] = bytes;
+    return memory;
   }
   void release(void* memory) override {
     --num_allocated;
+    held_.erase(memory);
     host_->release(memory);
   }
   Result<uint64_t> bytes_left() override { return left; }
-  Result<void*> allocate_on_host(size_t bytes) override { return host_->allocate_on_host(bytes); }
-  void release_on_host(void* memory) override { host_->release_on_host(memory); }
+  Result<void*> allocate_on_host(size_t bytes) override {
+    if (fails_on_host) return Error{Code::kResourceExhausted, "the host is full"};
+    void* memory = TRY(host_->allocate_on_host(bytes));
+    held_on_host_[memory] = bytes;
+    return memory;
+  }
+  void release_on_host(void* memory) override {
+    held_on_host_.erase(memory);
+    host_->release_on_host(memory);
+  }
   void copy_in(void* to, const void* from, size_t bytes) override {
     host_->copy_in(to, from, bytes);
   }
@@ -46,9 +58,12 @@ class OtherMemory : public Memory {
     return failure;
   }
 
+  [[nodiscard]] size_t bytes_held() const { return sum(held_); }
+  [[nodiscard]] size_t bytes_held_on_host() const { return sum(held_on_host_); }
+
   int num_allocated = 0;
   size_t num_bytes = 0;  ///< of all that were ever allocated
-  bool fails = false;
+  bool fails = false, fails_on_host = false;
   Result<void> failure = {};  ///< of the device
   Result<uint64_t> left = Error{Code::kUnavailable, "nobody counted"};
 
@@ -59,6 +74,13 @@ class OtherMemory : public Memory {
   };
   std::unique_ptr<Memory> host_ = make_host_memory();
   std::vector<Arriving> arriving_;
+  using Held = std::map<void*, size_t>;
+  static size_t sum(const Held& held) {
+    size_t bytes = 0;
+    for (const auto& [memory, size] : held) bytes += size;
+    return bytes;
+  }
+  Held held_, held_on_host_;
 };
 
 }  // namespace troupe::kernels

@@ -1,0 +1,91 @@
+#include "actors/device_room.hpp"
+
+#include <algorithm>
+#include <string>
+
+#include "actors/router_engine.hpp"
+#include "base/memory_room.hpp"
+#include "base/rounded_size.hpp"
+
+namespace troupe::actors {
+namespace {
+
+bool has_moe_layer(const model::ModelConfig& config) {
+  LayerIdx layer = 0;
+  while (layer < config.num_layers && !config.is_moe_layer(layer)) ++layer;
+  return layer < config.num_layers;
+}
+
+/// Of a lane whose steps have at most so many rows, logits of so many of them.
+uint64_t bytes_of_lane(const model::ModelConfig& config, uint64_t num_rows, uint64_t num_logits) {
+  const uint64_t hidden = config.hidden_size, heads = config.num_heads;
+  const uint64_t topk = config.num_experts_per_tok;
+  const bool has_experts = has_moe_layer(config);
+  const uint64_t scored = std::min<uint64_t>(num_rows, RouterEngine::kScoredAtOnce);
+  num_logits = std::min(num_logits, num_rows);
+
+  uint64_t of_row = 3 * hidden;  // the residual, normed, the update
+  of_row += config.q_lora_rank;  // of the queries, and they
+  of_row += heads * config.qk_head_dim();
+  of_row += config.kv_dim();
+  of_row += heads * (2 * config.kv_lora_rank + config.qk_rope_head_dim);  // absorbed
+  of_row += heads * config.v_head_dim;
+  if (has_experts) {
+    of_row += config.num_routed_experts;  // the gate's logits
+    of_row += topk;                       // weights of the chosen
+    of_row += topk * hidden;              // what the experts answer
+    if (config.num_shared_experts > 0) of_row += hidden;
+  }
+  uint64_t floats = num_rows * of_row;
+  floats += std::max(num_logits, scored) * hidden;  // what the head reads
+  floats += (num_logits + scored) * config.vocab_size;
+  return floats * sizeof(float) + (has_experts ? num_rows * topk * sizeof(ExpertIdx) : 0);
+}
+
+/// "beside 1.03 GiB that operations have reserved, "
+std::string beside_reserved(const kernels::Backend& device) {
+  if (device.reserved_bytes == 0) return "";
+  return "beside " + rounded_size(device.reserved_bytes) + " that operations have reserved, ";
+}
+
+}  // namespace
+
+uint64_t activation_bytes_of_router(const model::ModelConfig& config, const LargestStep& step) {
+  const uint64_t first_half = (uint64_t{step.num_rows} + 1) / 2;
+  const uint64_t second_half = step.num_rows / 2;
+  // A step of one row is never cut.
+  const uint64_t first = step.micro_batches == 2 ? first_half : step.num_rows;
+  const uint64_t second = step.micro_batches == 1 ? 0 : second_half;
+  return bytes_of_lane(config, first, step.num_logits) +
+         bytes_of_lane(config, second, step.num_logits);
+}
+
+uint64_t activation_bytes_of_shard(const model::ModelConfig& config, uint64_t num_rows,
+                                   uint64_t experts_per_row) {
+  // Rows as they come, results by expert, and as they go.
+  const uint64_t num_results = num_rows * experts_per_row;
+  return (num_rows + 2 * num_results) * config.hidden_size * sizeof(float);
+}
+
+Result<void> check_room_of_router(const kernels::Backend& device, uint64_t weight_bytes,
+                                  const KvShape& kv, uint64_t activation_bytes) {
+  return check_memory_room(
+      "on the device, " + beside_reserved(device) + "weights (" + rounded_size(weight_bytes) +
+          "), KV blocks (" + rounded_size(kv.blocks_bytes()) +
+          ") and activations of the largest step (" + rounded_size(activation_bytes) + ") need",
+      weight_bytes + kv.blocks_bytes() + activation_bytes, device.memory->bytes_left(),
+      "lower limits.kv_blocks or limits.max_step_tokens, or set limits.kv_dtype: bf16");
+}
+
+Result<void> check_room_of_shard(const kernels::Backend& device, uint64_t num_experts,
+                                 uint64_t expert_bytes, uint64_t activation_bytes) {
+  return check_memory_room(
+      "on the device, " + beside_reserved(device) + std::to_string(num_experts) + " experts (" +
+          rounded_size(expert_bytes) + ") and activations of the largest batch (" +
+          rounded_size(activation_bytes) + ") need",
+      expert_bytes + activation_bytes, device.memory->bytes_left(),
+      "more expert shards need less each, and so do experts in fewer bits and a lower "
+      "limits.max_step_tokens");
+}
+
+}  // namespace troupe::actors
