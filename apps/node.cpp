@@ -154,8 +154,7 @@ Result<void> check_memory(const Process& process, const actors::KvShape& kv) {
     TRY(actors::check_room_of_router(process.backend, weights.all, kv, activations));
   }
   const cluster::NodeMemory here = actors::memory_of_router(process.node, kv, weights);
-  const std::string blocks = memory.is_host() ? "KV blocks (" : "pinned KV blocks (";
-  return check_memory_room("copies of weights (" + rounded_size(here.copies) + ") and " + blocks +
+  return check_memory_room("copies of weights (" + rounded_size(here.copies) + ") and KV blocks (" +
                                rounded_size(here.kv_blocks + here.kv_host_blocks) + ") need",
                            here.total(), available_memory(),
                            "lower limits.kv_blocks or limits.kv_host_blocks, or set "
