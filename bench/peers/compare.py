@@ -64,21 +64,24 @@ def main():
     parser.add_argument("--troupe", default="build/release/troupe")
     parser.add_argument("--model", required=True)
     parser.add_argument("--gguf", required=True)
-    parser.add_argument("--llama", required=True)
-    parser.add_argument("--ik", required=True)
+    parser.add_argument("--llama", help="folder of llama.cpp's binaries")
+    parser.add_argument("--ik", help="of ik_llama.cpp's; one of the two may be missing")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--repetitions", type=int, default=2, help="of each test in a round")
     args = parser.parse_args()
+    if args.llama is None and args.ik is None:
+        parser.error("nothing to compare with: give --llama, --ik or both")
     for path in ("troupe", "model", "gguf", "llama", "ik"):
-        setattr(args, path, str(Path(getattr(args, path)).resolve()))
+        if getattr(args, path) is not None:
+            setattr(args, path, str(Path(getattr(args, path)).resolve()))
 
-    tools = {
-        "Troupe": lambda n: troupe(args, n),
-        "ik_llama.cpp": lambda n: peer(args.ik, args, n,
-                                       ["-ngl", "0", "-mla", "3", "-fa", "1", "-fmoe", "1"]),
-        "llama.cpp": lambda n: peer(args.llama, args, n, []),
-    }
+    tools = {"Troupe": lambda n: troupe(args, n)}
+    if args.ik is not None:
+        tools["ik_llama.cpp"] = lambda n: peer(
+            args.ik, args, n, ["-ngl", "0", "-mla", "3", "-fa", "1", "-fmoe", "1"])
+    if args.llama is not None:
+        tools["llama.cpp"] = lambda n: peer(args.llama, args, n, [])
     samples = {tool: {test: [] for test in TESTS} for tool in tools}
     for at in range(args.rounds + 1):
         for tool, measure in tools.items():
@@ -95,7 +98,7 @@ def main():
     print("|---|" + "---|" * (len(tools) + 1))
     for test in TESTS:
         medians = {tool: statistics.median(samples[tool][test]) for tool in tools}
-        ratio = medians["Troupe"] / max(medians["ik_llama.cpp"], medians["llama.cpp"])
+        ratio = medians["Troupe"] / max(medians[tool] for tool in tools if tool != "Troupe")
         print(f"| {test} | " + " | ".join(shown(samples[tool][test]) for tool in tools) +
               f" | {ratio:.2f} |")
 
