@@ -11,28 +11,36 @@ std::string arithmetic_class(const kernels::Ops& ops, DType kv_dtype) {
   return kv_dtype == DType::kBF16 ? computed + "+kv-bf16" : computed;
 }
 
-KvStore::KvStore(KvShape shape, kernels::Memory& memory, kernels::OwnedMemory blocks)
-    : shape_(shape), memory_(memory), owned_(std::move(blocks)) {
-  CHECK_GT(size_bytes(), size_t{0});
-  if (mapped_bytes() > 0) {
-    // Mapped, not allocated: zero pages cost nothing until a block is used.
-    void* mapped = mmap(nullptr, mapped_bytes(), PROT_READ | PROT_WRITE,
-                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    CHECK(mapped != MAP_FAILED);
-    wish_for_huge_pages(mapped, mapped_bytes());
-    mapped_ = static_cast<std::byte*>(mapped);
+Result<KvOnDevice> allocate_kv(const KvShape& shape, kernels::Memory& memory) {
+  KvOnDevice kv{.blocks = TRY(kernels::allocate(memory, shape.blocks_bytes())), .host_slots = {}};
+  if (shape.num_host_slots > 0) {
+    kv.host_slots = TRY(kernels::allocate_on_host(memory, shape.host_slots_bytes()));
   }
-  CHECK_EQ(memory_.is_host(), owned_ == nullptr);
-  blocks_ = memory_.is_host() ? mapped_ : static_cast<std::byte*>(owned_.get());
-  slots_ = memory_.is_host() ? mapped_ + shape_.blocks_bytes() : mapped_;
+  return kv;
+}
+
+KvStore::KvStore(KvShape shape, kernels::Memory& memory, KvOnDevice on_device)
+    : shape_(shape), memory_(memory), on_device_(std::move(on_device)) {
+  CHECK_GT(size_bytes(), size_t{0});
+  if (!memory_.is_host()) {
+    CHECK(on_device_.blocks != nullptr);
+    CHECK_EQ(on_device_.host_slots != nullptr, shape_.num_host_slots > 0);
+    blocks_ = static_cast<std::byte*>(on_device_.blocks.get());
+    slots_ = static_cast<std::byte*>(on_device_.host_slots.get());
+    return;
+  }
+  // Mapped, not allocated: zero pages cost nothing until a block is used.
+  void* mapped = mmap(nullptr, size_bytes(), PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  CHECK(mapped != MAP_FAILED);
+  wish_for_huge_pages(mapped, size_bytes());
+  mapped_ = static_cast<std::byte*>(mapped);
+  blocks_ = mapped_;
+  slots_ = mapped_ + shape_.blocks_bytes();
 }
 
 KvStore::~KvStore() {
-  if (mapped_ != nullptr) munmap(mapped_, mapped_bytes());
-}
-
-size_t KvStore::mapped_bytes() const {
-  return memory_.is_host() ? size_bytes() : shape_.host_slots_bytes();
+  if (mapped_ != nullptr) munmap(mapped_, size_bytes());
 }
 
 void KvStore::read_block(BlockId id, std::byte* to) const {
@@ -48,7 +56,7 @@ void KvStore::copy(const std::vector<kvcache::Copy>& copies) const {
   for (const kvcache::Copy& copy : copies) {
     std::visit([this](const auto& c) { copy_one(c); }, copy);
   }
-  finish_or_end(memory_);  // the host's slots are written
+  finish_or_end(memory_);  // what it took is the price of a copy, here and for slots read back
 }
 
 void KvStore::copy_one(const kvcache::CopyToHost& copy) const {

@@ -9,6 +9,7 @@
 
 #include "base/check.hpp"
 #include "base/ids.hpp"
+#include "base/result.hpp"
 #include "base/tensor_view.hpp"
 #include "kernels/array.hpp"
 #include "kernels/memory.hpp"
@@ -38,14 +39,24 @@ struct KvShape {
 /// blocks mean nothing to a router that keeps float32.
 std::string arithmetic_class(const kernels::Ops& ops, DType kv_dtype);
 
+/// On a device.
+struct KvOnDevice {
+  kernels::OwnedMemory blocks;      ///< of blocks_bytes()
+  kernels::OwnedMemory host_slots;  ///< of host_slots_bytes(), of allocate_on_host(); none: nullptr
+};
+
+/// @errors kResourceExhausted
+Result<KvOnDevice> allocate_kv(const KvShape& shape, kernels::Memory& memory);
+
 /// [num_blocks][num_layers][block_tokens][kv_dim] elements in the memory of a backend, and slots of
 /// the same size in the host's for the host tier.
-/// Cost: all of it is reserved at construction, pages of the host are touched when first written.
+/// Cost: all of it is reserved at construction. If the memory is the host's, pages are touched when
+/// first written.
 class KvStore {
  public:
-  /// @param memory that of `blocks`; outlives the object
-  /// @param blocks of blocks_bytes(), if the memory is not the host's
-  KvStore(KvShape shape, kernels::Memory& memory, kernels::OwnedMemory blocks = {});
+  /// @param memory outlives the object
+  /// @param on_device of that memory, if it is not the host's
+  KvStore(KvShape shape, kernels::Memory& memory, KvOnDevice on_device = {});
   ~KvStore();
   KvStore(const KvStore&) = delete;
   KvStore& operator=(const KvStore&) = delete;
@@ -86,12 +97,10 @@ class KvStore {
     return slots_ + slot.value * block_bytes();
   }
 
-  [[nodiscard]] size_t mapped_bytes() const;
-
   KvShape shape_;
   kernels::Memory& memory_;
-  std::byte* mapped_ = nullptr;  ///< of the host: blocks if they are its, then slots
-  kernels::OwnedMemory owned_;   ///< blocks if they are not
+  std::byte* mapped_ = nullptr;  ///< if the memory is the host's: blocks, then slots
+  KvOnDevice on_device_;         ///< if it is not
   std::byte* blocks_ = nullptr;
   std::byte* slots_ = nullptr;
 };

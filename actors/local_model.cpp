@@ -85,10 +85,10 @@ Result<std::unique_ptr<LocalModel>> LocalModel::load(const model::Checkpoint& ch
     }
   }
   const KvShape kv = local->kv_shape();
-  kernels::OwnedMemory blocks;
-  if (!memory.is_host()) blocks = TRY(kernels::allocate(memory, kv.blocks_bytes()));
+  KvOnDevice kv_there;
+  if (!memory.is_host()) kv_there = TRY(allocate_kv(kv, memory));
   TRY(memory.finish());  // what could not be copied is an error of loading
-  local->kv_ = std::make_unique<KvStore>(kv, memory, std::move(blocks));
+  local->kv_ = std::make_unique<KvStore>(kv, memory, std::move(kv_there));
   for (uint32_t b = 0; b < kv.num_blocks; ++b) local->block_ids_.push_back(BlockId{b});
   local->forward_ = std::make_unique<Forward>(config, *local->placed_, local->ops(), *local->kv_,
                                               options.form, ExchangeRows::kInPlace);

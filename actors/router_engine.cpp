@@ -28,23 +28,23 @@ Result<std::shared_ptr<RouterEngine>> RouterEngine::make(
   kernels::Memory& memory = *backend.memory;
   TRY(check_limits(config, *backend.ops));
   auto placed = TRY(place(weights, memory));
-  kernels::OwnedMemory kv_blocks;
-  if (!memory.is_host()) kv_blocks = TRY(kernels::allocate(memory, kv.blocks_bytes()));
+  KvOnDevice kv_there;
+  if (!memory.is_host()) kv_there = TRY(allocate_kv(kv, memory));
   TRY(memory.finish());  // what could not be copied is an error of loading
   return std::shared_ptr<RouterEngine>(
-      new RouterEngine(config, std::move(placed), backend, pool, kv, std::move(kv_blocks), form));
+      new RouterEngine(config, std::move(placed), backend, pool, kv, std::move(kv_there), form));
 }
 
 RouterEngine::RouterEngine(const model::ModelConfig& config,
                            std::shared_ptr<const PlacedRouter> weights,
                            const kernels::Backend& backend, kernels::ThreadPool& pool, KvShape kv,
-                           kernels::OwnedMemory kv_blocks, AttentionForm form)
+                           KvOnDevice kv_there, AttentionForm form)
     : config_(config),
       memory_(*backend.memory),
       sampler_(backend.sampler.get()),
       weights_(std::move(weights)),
       pool_(pool),
-      kv_(kv, memory_, std::move(kv_blocks)),
+      kv_(kv, memory_, std::move(kv_there)),
       attention_span_(actors::attention_span(config, form)) {
   lanes_.reserve(kLanes);
   for (uint32_t i = 0; i < kLanes; ++i) {

@@ -70,7 +70,8 @@ class RouterEngine {
   /// @param backend and the rest outlive the engine; it keeps the weights only if they stay on the
   ///        host
   /// @errors kUnsupported if the model is larger than the backend computes (check_limits());
-  ///         kResourceExhausted if a device has no room for the weights or the KV; its own
+  ///         kResourceExhausted if a device has no room for the weights or the KV, or the host
+  ///         none for its tier; its own
   static Result<std::shared_ptr<RouterEngine>> make(
       const model::ModelConfig& config, const std::shared_ptr<const model::RouterWeights>& weights,
       const kernels::Backend& backend, kernels::ThreadPool& pool, KvShape kv, AttentionForm form);
@@ -118,7 +119,7 @@ class RouterEngine {
   };
   RouterEngine(const model::ModelConfig& config, std::shared_ptr<const PlacedRouter> weights,
                const kernels::Backend& backend, kernels::ThreadPool& pool, KvShape kv,
-               kernels::OwnedMemory kv_blocks, AttentionForm form);
+               KvOnDevice kv_there, AttentionForm form);
   /// A row of logits that a token is wanted for, or of one.
   struct RowToChoose {
     const StepPart* part = nullptr;

@@ -30,13 +30,14 @@ class Memory {
   /// @errors kUnavailable if nobody tells
   [[nodiscard]] virtual Result<uint64_t> bytes_left() = 0;
 
-  /// Memory of the host to which copy_out() is fastest: pinned for a GPU, where other memory makes
-  /// the call wait. `bytes` (> 0), aligned to 256; to be released before the Memory ends.
+  /// Memory of the host from and to which copies are fastest: pinned for a GPU, where other memory
+  /// makes the call wait. `bytes` (> 0), aligned to 256; to be released before the Memory ends.
   /// @errors kResourceExhausted
   virtual Result<void*> allocate_on_host(size_t bytes) = 0;
   virtual void release_on_host(void* memory) = 0;
 
-  /// Host to here, not from allocate_on_host(). `from` may change when the call returns.
+  /// Host to here. `from` may change when the call returns; if it is of allocate_on_host(), after
+  /// finish().
   virtual void copy_in(void* to, const void* from, size_t bytes) = 0;
   /// Here to host; there after finish().
   virtual void copy_out(void* to, const void* from, size_t bytes) = 0;

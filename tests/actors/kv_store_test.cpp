@@ -21,7 +21,7 @@ using Where = std::tuple<DType, bool>;
 
 class KvStoreOf : public testing::TestWithParam<Where> {
  protected:
-  KvStoreOf() : memory_(make_memory()), store_(shape(), *memory_, blocks()) {}
+  KvStoreOf() : memory_(make_memory()), store_(shape(), *memory_, kv_there()) {}
 
   static KvShape shape() {
     KvShape shape = kShape;
@@ -32,9 +32,9 @@ class KvStoreOf : public testing::TestWithParam<Where> {
     if (std::get<bool>(GetParam())) return kernels::make_host_memory();
     return std::make_unique<kernels::OtherMemory>();
   }
-  kernels::OwnedMemory blocks() {
+  KvOnDevice kv_there() {
     if (memory_->is_host()) return {};
-    return kernels::allocate(*memory_, shape().blocks_bytes()).value();
+    return allocate_kv(shape(), *memory_).value();
   }
 
   /// All bytes of a block become `value`.
@@ -91,6 +91,25 @@ INSTANTIATE_TEST_SUITE_P(Memories, KvStoreOf,
                            const std::string where = std::get<bool>(info.param) ? "Host" : "Device";
                            return std::string(to_string(std::get<DType>(info.param))) + where;
                          });
+
+TEST(KvOnADevice, HasItsHostTierInMemoryThatCopiesAreFastestWith) {
+  kernels::OtherMemory memory;
+  {
+    const auto kv = allocate_kv(kShape, memory);
+    ASSERT_TRUE(kv.ok()) << kv.error().message;
+    EXPECT_EQ(memory.bytes_held(), kShape.blocks_bytes());
+    EXPECT_EQ(memory.bytes_held_on_host(), kShape.host_slots_bytes());
+    KvShape without = kShape;
+    without.num_host_slots = 0;
+    EXPECT_EQ(allocate_kv(without, memory)->host_slots, nullptr);
+  }
+  EXPECT_EQ(memory.bytes_held() + memory.bytes_held_on_host(), 0U);
+  memory.fails_on_host = true;
+  const auto refused = allocate_kv(kShape, memory);
+  ASSERT_FALSE(refused.ok());
+  EXPECT_EQ(refused.error().code, Code::kResourceExhausted);
+  EXPECT_EQ(memory.bytes_held(), 0U);
+}
 
 TEST(ArithmeticClass, TellsTheTypeOfTheKv) {
   const auto ops = kernels::make_scalar_ops();

@@ -24,5 +24,15 @@ TEST_F(EmulatedBackend, CopiesInTakeWhatIsThereAtTheCall) {
   EXPECT_EQ(get(on_device, 1), std::vector<float>{7});
 }
 
+TEST_F(EmulatedBackend, CopiesInFromPinnedMemoryTakeWhatIsThereWhenTheyAreDone) {
+  const OwnedMemory pinned = allocate_on_host(memory(), sizeof(float)).value();
+  auto* value = static_cast<float*>(pinned.get());
+  *value = 7;
+  float* on_device = room<float>(1);
+  memory().copy_in(on_device, value, sizeof(float));
+  *value = 1;
+  EXPECT_EQ(get(on_device, 1), std::vector<float>{1});
+}
+
 }  // namespace
 }  // namespace troupe::kernels
