@@ -265,6 +265,7 @@ class SchedulerShell {
   }
   void perform(const cluster::StartServing& e) {
     log::info("serving", {{"epoch", e.epoch}});
+    told_running_ = 0;  // the membership counts them anew
     for (const NodeId router : routers_) on_scheduler(scheduler::RouterUp{router});
     tell_drained();
     tell_serving(true);
@@ -294,9 +295,7 @@ class SchedulerShell {
     tell_serving(false);  // before any client hears of it: /health must not lag behind
     for (const auto& [id, node] : nodes_) self_->send(node.worker, EpochEnded{e.epoch});
     const bool recovering = membership_.can_serve();
-    for (const NodeId router : routers_) {
-      on_scheduler(scheduler::RouterDown{router, e.reason, recovering});
-    }
+    on_scheduler(scheduler::RoutersDown{routers_, e.reason, recovering});
   }
 
   /// The scheduler's core knows routers by id, operators by name: a node comes back with another

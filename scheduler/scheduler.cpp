@@ -242,15 +242,19 @@ void Scheduler::on(const RouterUp& event, Instant now, Effects&) {
   queue_deadline_.reset();
 }
 
-void Scheduler::on(const RouterDown& event, Instant now, Effects& effects) {
-  if (!routers_.is_up(event.router)) return;
-  for (const RequestId request : running_on(event.router)) {
-    effects.emplace_back(CancelOnRouter{event.router, request, requests_[request].attempt});
-    lose(request, event.reason, effects);
+void Scheduler::on(const RoutersDown& event, Instant now, Effects& effects) {
+  bool any = false;
+  for (const NodeId router : event.routers) {
+    if (!routers_.is_up(router)) continue;
+    any = true;
+    for (const RequestId request : running_on(router)) {
+      effects.emplace_back(CancelOnRouter{router, request, requests_[request].attempt});
+      lose(request, event.reason, effects);
+    }
+    last_heard_ = routers_.last_heard(router);
+    routers_.down(router);
   }
-  last_heard_ = routers_.last_heard(event.router);
-  routers_.down(event.router);
-  if (!routers_.empty()) return;
+  if (!any || !routers_.empty()) return;
   last_loss_ = event.reason.message;
   queue_deadline_ = end_of_wait(event.recovering, now);
 }

@@ -70,14 +70,17 @@ struct Cancelled {
 struct RouterUp {
   NodeId router;
 };
-/// A router is gone, or cannot compute (an expert node is gone): its requests wait again. Each is
-/// also cancelled on the router, which may be alive; on one that is gone there is nothing to do.
-struct RouterDown {
-  NodeId router;
+/// Routers are gone, or cannot compute (an expert node is gone): their requests wait again. Each is
+/// also cancelled on its router, which may be alive; on one that is gone there is nothing to do.
+/// Those that go together are told together: what one of them loses must not begin on another, only
+/// to be lost once more.
+struct RoutersDown {
+  std::vector<NodeId> routers;
   Error reason;
   bool recovering = false;  ///< enough nodes are left to serve again
 };
-/// A router's process ended, after its RouterDown or without one: nothing is cached there any more.
+/// A router's process ended, after its RoutersDown or without one: nothing is cached there any
+/// more.
 struct RouterGone {
   NodeId router;
 };
@@ -122,7 +125,7 @@ struct Tick {};
 struct Stopping {};
 
 using SchedulerEvent =
-    std::variant<Submitted, Cancelled, RouterUp, RouterDown, RouterGone, CannotServe, Drained,
+    std::variant<Submitted, Cancelled, RouterUp, RoutersDown, RouterGone, CannotServe, Drained,
                  RouterEmitted, RouterFinished, RouterFailed, Tick, Stopping>;
 
 // --- effects ----------------------------------------------------------------------------------
@@ -218,7 +221,7 @@ class Scheduler {
   void on(const Submitted& event, Instant now, Effects& effects);
   void on(const Cancelled& event, Instant now, Effects& effects);
   void on(const RouterUp& event, Instant now, Effects& effects);
-  void on(const RouterDown& event, Instant now, Effects& effects);
+  void on(const RoutersDown& event, Instant now, Effects& effects);
   void on(const RouterGone& event, Instant now, Effects& effects);
   void on(const CannotServe& event, Instant now, Effects& effects);
   void on(const Drained& event, Instant now, Effects& effects);

@@ -160,7 +160,7 @@ class World {
     Router& router = routers_[node];
     router.up = !router.up;
     if (router.up) return tell(RouterUp{node});
-    tell(RouterDown{node, {Code::kUnavailable, "gone"}, draw(2) == 0});
+    tell(RoutersDown{{node}, {Code::kUnavailable, "gone"}, draw(2) == 0});
     if (draw(2) == 0) tell(RouterGone{node});
     if (draw(2) == 0) tell(CannotServe{{Code::kUnavailable, "too few nodes"}});
     ASSERT_TRUE(router.work.empty()) << "its requests were not cancelled";

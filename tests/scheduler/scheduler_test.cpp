@@ -94,7 +94,10 @@ class SchedulerTest : public ::testing::Test {
   }
   std::vector<std::string> up(uint64_t router = kR) { return tell(RouterUp{NodeId{router}}); }
   std::vector<std::string> down(uint64_t router = kR, bool recovering = false) {
-    return tell(RouterDown{NodeId{router}, {Code::kUnavailable, "shard-1 was lost"}, recovering});
+    return down(std::vector{NodeId{router}}, recovering);
+  }
+  std::vector<std::string> down(const std::vector<NodeId>& routers, bool recovering) {
+    return tell(RoutersDown{routers, {Code::kUnavailable, "shard-1 was lost"}, recovering});
   }
   std::vector<std::string> cancel(uint64_t request) { return tell(Cancelled{RequestId{request}}); }
 
@@ -308,6 +311,16 @@ TEST_F(SchedulerTest, ResumesTheRequestsOfALostRouterOnAnotherAfterWhatWasEmitte
   EXPECT_THAT(emit(1, 1, {8}, kS, 2), ElementsAre("tell 1: tokens 1 [8]"));
   EXPECT_THAT(finish(2, kS), ElementsAre("tell 2: length"));
   EXPECT_THAT(down(kR), IsEmpty());
+  EXPECT_EQ(scheduler.counts().resumed_total, 1U);
+}
+
+TEST_F(SchedulerTest, LosesARequestOnceWhenAllRoutersGoTogether) {
+  up(kR);
+  up(kS);
+  submit(1);
+  emit(1, 0, {7});
+  EXPECT_THAT(down({NodeId{kR}, NodeId{kS}}, true), ElementsAre("cancel 1.1 on 10"));
+  EXPECT_THAT(up(kS), ElementsAre("start 1.2 on 20 after 1"));
   EXPECT_EQ(scheduler.counts().resumed_total, 1U);
 }
 

@@ -123,7 +123,11 @@ class TwinWorld {
       case 1: return tell(RouterGone{router});
       case 2: return tell(CannotServe{{Code::kUnavailable, "too few nodes"}});
       case 3:
-      case 4: return tell(RouterDown{router, {Code::kUnavailable, "lost"}, draw(2) == 0});
+      case 4: {
+        RoutersDown down{{router}, {Code::kUnavailable, "lost"}, draw(2) == 0};
+        if (draw(2) == 0) down.routers.push_back(NodeId{1 + draw(kRouters)});
+        return tell(down);
+      }
       default: return tell(RouterUp{router});
     }
   }

@@ -163,16 +163,18 @@ class SlowScheduler {
         std::ranges::find_if(routers_, [&](const Router& other) { return other.id > e.router; });
     routers_.insert(after, {.id = e.router, .heard = now_});
   }
-  void on(const RouterDown& e) {
-    const Router* router = find(e.router);
-    if (router == nullptr) return;
-    for (const RequestId request : running_on(e.router)) {
-      cancel_on_router(*find(request));
-      lose(request);
+  void on(const RoutersDown& e) {
+    for (const NodeId id : e.routers) {
+      const Router* router = find(id);
+      if (router == nullptr) continue;
+      for (const RequestId request : running_on(id)) {
+        cancel_on_router(*find(request));
+        lose(request);
+      }
+      last_heard_ = router->heard;
+      std::erase_if(routers_, [&](const Router& other) { return other.id == id; });
+      if (routers_.empty()) end_of_wait_ = end_of_wait(e.recovering);
     }
-    last_heard_ = router->heard;
-    std::erase_if(routers_, [&](const Router& other) { return other.id == e.router; });
-    if (routers_.empty()) end_of_wait_ = end_of_wait(e.recovering);
   }
   void on(const RouterGone& e) {
     std::erase_if(computed_, [&](const Computed& c) { return c.router == e.router; });
