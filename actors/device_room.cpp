@@ -24,12 +24,12 @@ uint64_t bytes_of_lane(const model::ModelConfig& config, uint64_t num_rows, uint
   const uint64_t scored = std::min<uint64_t>(num_rows, RouterEngine::kScoredAtOnce);
   num_logits = std::min(num_logits, num_rows);
 
-  uint64_t of_row = 3 * hidden;  // the residual, normed, the update
-  of_row += config.q_lora_rank;  // of the queries, and they
+  uint64_t of_row = 3 * hidden;  // the residual, normed, what a layer adds
+  of_row += config.q_lora_rank;  // queries before and after their up-projection
   of_row += heads * config.qk_head_dim();
   of_row += config.kv_dim();
-  of_row += heads * (2 * config.kv_lora_rank + config.qk_rope_head_dim);  // absorbed
-  of_row += heads * config.v_head_dim;
+  of_row += heads * (config.kv_lora_rank + config.qk_rope_head_dim);  // queries of the latent
+  of_row += heads * (config.kv_lora_rank + config.v_head_dim);        // what they found
   if (has_experts) {
     of_row += config.num_routed_experts;  // the gate's logits
     of_row += topk;                       // weights of the chosen

@@ -2,7 +2,7 @@
 
 // What a node takes of its device's memory beside weights and KV blocks, counted before anything is
 // copied there: a step that finds no room ends the process. Arrays of activations grow to the
-// largest step or batch (kernels/array.hpp), so the shapes of that one bound them. Pure.
+// largest step or batch (kernels/array.hpp), so the shapes of that one bound them. Counts are pure.
 
 #include <cstdint>
 

@@ -72,15 +72,16 @@ class OtherMemory : public Memory {
     void* to;
     std::vector<std::byte> bytes;
   };
-  std::unique_ptr<Memory> host_ = make_host_memory();
-  std::vector<Arriving> arriving_;
-  using Held = std::map<void*, size_t>;
-  static size_t sum(const Held& held) {
+  using BytesOf = std::map<void*, size_t>;
+  static size_t sum(const BytesOf& held) {
     size_t bytes = 0;
     for (const auto& [memory, size] : held) bytes += size;
     return bytes;
   }
-  Held held_, held_on_host_;
+
+  std::unique_ptr<Memory> host_ = make_host_memory();
+  std::vector<Arriving> arriving_;
+  BytesOf held_, held_on_host_;
 };
 
 }  // namespace troupe::kernels
