@@ -37,7 +37,8 @@ struct ExpertScratch {
 
 /// Row i of y is what tasks[i] gives. REQUIRES: each task's (layer, expert) is in the table, whose
 /// weights lie, as x [any, hidden] and y [tasks, hidden], in the backend's memory.
-/// Cost: nothing is copied of tasks by ascending expert; else each result, once.
+/// Cost: of tasks by ascending expert this copies nothing; else each result, once. Backends may
+/// copy rows that their kernels cannot find by number (FfnParams::x_rows).
 void compute_experts(kernels::Ops& ops, const ExpertTable& table, LayerIdx layer, ConstRows x,
                      std::span<const ExpertTask> tasks, Rows y, ExpertScratch& scratch);
 

@@ -107,11 +107,15 @@ class SchedulerShell {
   }
 
   void on_scheduler(const scheduler::SchedulerEvent& event) {
+    tell_scheduler(event);
+    tell_running();
+    schedule_wake();
+  }
+
+  void tell_scheduler(const scheduler::SchedulerEvent& event) {
     for (scheduler::SchedulerEffect& effect : scheduler_.handle(event, now(self_))) {
       std::visit([this](auto& e) { perform(e); }, effect);
     }
-    tell_running();
-    schedule_wake();
   }
 
   void on_membership(const cluster::MembershipEvent& event) {
@@ -265,10 +269,10 @@ class SchedulerShell {
   }
   void perform(const cluster::StartServing& e) {
     log::info("serving", {{"epoch", e.epoch}});
-    told_running_ = 0;  // the membership counts them anew
-    for (const NodeId router : routers_) on_scheduler(scheduler::RouterUp{router});
-    tell_drained();
+    for (const NodeId router : routers_) tell_scheduler(scheduler::RouterUp{router});
     tell_serving(true);
+    told_running_.reset();  // the membership has forgotten it
+    tell_drained();         // the first that may end this epoch, if a node waits and nothing runs
   }
   void perform(const cluster::PrepareEpoch& e) {
     const experts::Placement& placement = balance_.proposed(e.epoch);
@@ -376,7 +380,7 @@ class SchedulerShell {
   std::vector<NodeId> routers_;    ///< of the epoch in force
   std::set<std::string> drained_;  ///< names of nodes
   std::optional<Instant> wake_at_;
-  uint64_t told_running_ = 0;
+  std::optional<uint64_t> told_running_ = 0;
 };
 
 caf::behavior scheduler_actor(caf::stateful_actor<SchedulerActorState>* self,

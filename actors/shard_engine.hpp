@@ -57,7 +57,7 @@ class ShardEngine {
   /// Of some dispatches, [assignments, hidden] each. A device that fails ends the process.
   /// REQUIRES: experts of this layer that are held; rows of the model's width
   /// Cost: beside the experts a copy of all rows and results, unless it is one dispatch by
-  /// ascending expert, as they come.
+  /// ascending expert, as they come. The results of a batch share their memory.
   std::vector<std::shared_ptr<const transport::Buffer>> compute(
       LayerIdx layer, std::span<const transport::Frame* const> dispatches);
 

@@ -248,33 +248,40 @@ class CpuOps final : public Ops {
   /// Copies of the rows of experts that cannot read them by x_rows: only products of 8-bit rows in
   /// the common order of columns do.
   GatheredRows gather_rows(std::span<const FfnParams> experts) {
-    const auto by_index = [](const WeightView& w) {
-      return is_integer(w.dtype) && w.columns == nullptr;
+    const auto wants_copies = [](const FfnParams& p) {
+      const auto by_number = [](const WeightView& w) {
+        return is_integer(w.dtype) && w.columns == nullptr;
+      };
+      return p.x_rows != nullptr && !(by_number(p.gate) && by_number(p.up));
     };
     GatheredRows gathered;
     gathered.rows.resize(experts.size());
-    std::vector<std::pair<const float*, float*>> copies;
-    size_t num_elements = 0;
+    struct Copy {
+      const float* from;
+      float* to;
+      size_t cols;
+    };
+    std::vector<Copy> copies;
+    size_t num_elements = 0, widest = 0;
     for (const FfnParams& p : experts) {
-      if (p.x_rows != nullptr && !(by_index(p.gate) && by_index(p.up))) {
-        num_elements += p.y.rows * p.x.cols;
-      }
+      if (!wants_copies(p)) continue;
+      num_elements += p.y.rows * p.x.cols;
+      widest = std::max(widest, p.x.cols);
     }
-    if (num_elements == 0) return gathered;
+    if (widest == 0) return gathered;
     gathered.elements = std::make_unique_for_overwrite<float[]>(num_elements);
     float* to = gathered.elements.get();
     for (size_t i = 0; i < experts.size(); ++i) {
       const FfnParams& p = experts[i];
-      if (p.x_rows == nullptr || (by_index(p.gate) && by_index(p.up))) continue;
+      if (!wants_copies(p)) continue;
       gathered.rows[i] = ConstRows(to, p.y.rows, p.x.cols);
       for (size_t r = 0; r < p.y.rows; ++r, to += p.x.cols) {
-        copies.emplace_back(p.x.row(p.x_rows[r]), to);
+        copies.push_back({p.x.row(p.x_rows[r]), to, p.x.cols});
       }
     }
-    const size_t cols = num_elements / copies.size();
-    over_rows(copies.size(), cols, [&](Range rows) {
+    over_rows(copies.size(), widest, [&](Range rows) {
       for (size_t r = rows.first; r < rows.last; ++r) {
-        std::copy_n(copies[r].first, cols, copies[r].second);
+        std::copy_n(copies[r].from, copies[r].cols, copies[r].to);
       }
     });
     return gathered;

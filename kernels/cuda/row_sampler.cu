@@ -32,10 +32,12 @@ class CudaRowSampler final : public RowSampler {
       check(question, vocab);
       places_.push_back({.likely = num_lists, .top = num_lists + question.num_likely});
       num_lists += question.num_likely + question.num_top;
-      num_edits = std::max(num_edits, question.edits.size());
+      num_edits += question.edits.size();
     }
     const size_t bytes = rows.size() * sizeof(RowAnswer) + num_lists * sizeof(LikelyToken);
     if (bytes == 0) return;
+    // Once for all parts: what a launch that waits will use must not move.
+    unedited_.room<float>(runtime_, std::max<size_t>(1, num_edits));
     auto* answers = answers_.room<std::byte>(runtime_, bytes);
     on_host_ = on_host_array_.room_on_host<std::byte>(runtime_, bytes);
     num_rows_ = rows.size();
@@ -90,9 +92,7 @@ class CudaRowSampler final : public RowSampler {
   }
 
   void launch(std::span<const AskedRow> rows, size_t first, size_t vocab, std::byte* answers) {
-    size_t num_edits = 0;
-    for (const AskedRow& row : rows) num_edits += row.question->edits.size();
-    auto* unedited = unedited_.room<float>(runtime_, std::max<size_t>(1, num_edits));
+    auto* unedited = unedited_.room<float>(runtime_, 1);
     runtime_.begin_operation();
     work_.clear();
     for (size_t i = 0; i < rows.size(); ++i) {
