@@ -171,7 +171,7 @@ TEST(ActivationsOfDeepSeekV3, AreAsManyBytesAsTheManualSays) {
   const auto config =
       model::parse_config(boost::json::serialize(apps::shape_config("v3").value())).value();
   EXPECT_EQ(activation_bytes_of_router(config, {512, 16, 0}) >> 20U, 836U);
-  EXPECT_EQ(activation_bytes_of_shard(config, 2 * 512, 8) >> 20U, 700U);
+  EXPECT_EQ(activation_bytes_of_shard(config, 2 * 512, 8) >> 20U, 476U);
 }
 
 TEST_F(RouterEngines, AreRefusedWithEachPartOfWhatTheyNeed) {
