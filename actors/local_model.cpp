@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <string>
 
+#include "actors/expert_balance.hpp"
 #include "base/memory_room.hpp"
 #include "base/rounded_size.hpp"
 #include "experts/dispatch_plan.hpp"
@@ -74,12 +75,10 @@ Result<std::unique_ptr<LocalModel>> LocalModel::load(const model::Checkpoint& ch
       TRY(checkpoint.load_router(options.form == AttentionForm::kExpanded, options.num_threads));
   local->placed_ = TRY(place(local->weights_, memory));
   const model::ModelConfig& config = checkpoint.config();
-  local->placement_ = {.num_layers = config.num_layers, .num_experts = config.num_routed_experts};
-  local->placement_.holders.resize(size_t{config.num_layers} * config.num_routed_experts);
+  local->placement_ = TRY(ExpertBalance(config, {}, {}).place(Epoch{1}, {{.id = NodeId{1}}}));
   for (LayerIdx layer = 0; layer < config.num_layers; ++layer) {
     if (!config.is_moe_layer(layer)) continue;
     for (ExpertIdx expert = 0; expert < config.num_routed_experts; ++expert) {
-      local->placement_.holders[size_t{layer} * config.num_routed_experts + expert] = {NodeId{1}};
       local->experts_[{layer, expert}] =
           TRY(place(TRY(checkpoint.load_expert(layer, expert, options.num_threads)), memory));
     }

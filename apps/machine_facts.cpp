@@ -194,15 +194,15 @@ bool is_serving(const cluster::ClusterConfig& config) {
 /// Where there is a checkpoint; else both are its error.
 void read_model(const Result<model::Checkpoint>& checkpoint, cluster::ClusterFacts& cluster) {
   if (!checkpoint.ok()) {
-    cluster.model = checkpoint.error();
+    cluster.weight_bytes = checkpoint.error();
     cluster.needs = checkpoint.error();
     return;
   }
-  cluster::ModelFacts facts;
+  uint64_t weight_bytes = 0;
   for (const auto& [dtype, bytes] : checkpoint->summary().bytes_by_dtype) {
-    facts.weight_bytes += bytes;
+    weight_bytes += bytes;
   }
-  cluster.model = facts;
+  cluster.weight_bytes = weight_bytes;
   cluster.needs = actors::memory_of_nodes(cluster.config, cluster.nodes, *checkpoint);
 }
 

@@ -439,10 +439,10 @@ Finding addresses(const Result<std::vector<std::string>>& addresses) {
 }
 
 Finding model(const ClusterFacts& cluster) {
-  if (cluster.model.ok()) {
-    return ok("model", cluster.config.model + ", " + size(cluster.model->weight_bytes));
+  if (cluster.weight_bytes.ok()) {
+    return ok("model", cluster.config.model + ", " + size(*cluster.weight_bytes));
   }
-  return problem("model", cluster.model.error().message,
+  return problem("model", cluster.weight_bytes.error().message,
                  "Every machine of the cluster needs the whole checkpoint directory, readable for "
                  "the user that runs troupe, at the path that `model` gives.");
 }
@@ -481,7 +481,7 @@ void add_cluster(const MachineFacts& facts, std::vector<Finding>& findings) {
   const ClusterConfig& config = cluster.config;
   findings.push_back(model(cluster));
   findings.push_back(threads(facts));
-  if (!cluster.nodes.empty() && cluster.model.ok() && facts.memory.ok()) {
+  if (!cluster.nodes.empty() && cluster.weight_bytes.ok() && facts.memory.ok()) {
     findings.push_back(memory_of_nodes(facts));
   }
   if (!cluster.nodes.empty() && computes_on_gpus(config)) {

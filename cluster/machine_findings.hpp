@@ -71,16 +71,12 @@ struct UcxFacts {
 /// What listening at an address of the configuration came to.
 enum class PortState : uint8_t { kFree, kTaken, kNotOurAddress };
 
-struct ModelFacts {
-  uint64_t weight_bytes = 0;
-};
-
 /// A configuration on this machine.
 struct ClusterFacts {
   ClusterConfig config;
-  std::vector<NodeConfig> nodes;  ///< that run here; empty: it is not known which
-  Result<ModelFacts> model = ModelFacts{};
-  Result<MemoryNeeds> needs = MemoryNeeds{};  ///< of `nodes`
+  std::vector<NodeConfig> nodes;                ///< that run here; empty: it is not known which
+  Result<uint64_t> weight_bytes = uint64_t{0};  ///< of the model
+  Result<MemoryNeeds> needs = MemoryNeeds{};    ///< of `nodes`
   Result<PortState> control_port = PortState::kFree, http_port = PortState::kFree;
   bool is_serving = false;                            ///< a gateway of Troupe answers at http.port
   Result<std::string> interface = std::string("lo");  ///< that leads to the head

@@ -41,7 +41,7 @@ MachineFacts sound() {
       .cluster = ClusterFacts{
           .config = config,
           .nodes = config.nodes,
-          .model = ModelFacts{.weight_bytes = 20 * kGiB},
+          .weight_bytes = uint64_t{20} * kGiB,
           .needs = MemoryNeeds{.nodes = {{.node = "r", .kv_blocks = 8 * kGiB}, {.node = "s"}},
                                .mapped = 20 * kGiB}}};
 }
@@ -191,7 +191,7 @@ const Case kCases[] = {
     {"no address", [](auto& m) { m.addresses->clear(); }, "addresses", Verdict::kNote, "loopback"},
     {"model damaged",
      [](auto& m) {
-       m.cluster->model = Error{Code::kCorrupt, "truncated"};
+       m.cluster->weight_bytes = Error{Code::kCorrupt, "truncated"};
      },
      "model", Verdict::kProblem, "truncated"},
     {"more threads than CPUs", [](auto& m) { m.cpus.num_allowed = 7U; }, "threads", Verdict::kNote,
@@ -326,7 +326,7 @@ TEST(MachineFindings, OfAnEmptyReadingDoNotCrash) {
                      .shared_memory = kRefused,
                      .clock = kRefused,
                      .addresses = kRefused,
-                     .cluster = ClusterFacts{.model = kRefused,
+                     .cluster = ClusterFacts{.weight_bytes = kRefused,
                                              .control_port = kRefused,
                                              .http_port = kRefused,
                                              .interface = kRefused}};

@@ -79,6 +79,10 @@ TEST(Traffic, OfADecodeStepIsWhatChangedSinceTheLastOne) {
     // Tokens, positions, chosen experts; places of KV and what is visible of it in each layer.
     EXPECT_LT(step.uploads, first.uploads / 2) << position;
     EXPECT_LT(step.uploaded_bytes, first.uploaded_bytes / 3) << position;
+    // The figures of docs/gpu.md.
+    EXPECT_EQ(step.launches, 126U) << position;
+    EXPECT_LE(step.uploads, 13U) << position;
+    EXPECT_EQ(step.copies, 11U) << position;
     RecordProperty("step_" + std::to_string(position),
                    std::to_string(step.launches) + " launches, " + std::to_string(step.uploads) +
                        " uploads, " + std::to_string(step.copies) + " copies");
