@@ -1,10 +1,14 @@
 #pragma once
 
-// The one place that knows whether this binary has a CUDA backend.
+// What a binary computes on beside CPUs: decided when it is linked, with gpu_with_cuda.cpp,
+// gpu_without_cuda.cpp, or the emulated GPUs of the tests (tests/simt/emulated_gpus.cpp).
+
+#include <optional>
 
 #include "base/device.hpp"
 #include "base/result.hpp"
 #include "kernels/backend.hpp"
+#include "kernels/cuda/devices.hpp"
 
 namespace troupe::apps {
 
@@ -12,5 +16,8 @@ namespace troupe::apps {
 /// @errors kUnsupported if this binary has no CUDA backend, or the GPU cannot compute; kNotFound
 ///         without such a GPU; kResourceExhausted. Messages say what to do
 Result<kernels::Backend> open_gpu(const Device& device);
+
+/// @returns none if this binary has no CUDA backend
+std::optional<kernels::CudaSystem> cuda_here();
 
 }  // namespace troupe::apps

@@ -20,6 +20,7 @@
 #include <memory>
 
 #include "actors/memory_of_nodes.hpp"
+#include "apps/gpu_backend.hpp"
 #include "base/control_groups.hpp"
 #include "base/kernel_file.hpp"
 #include "gateway/http_client.hpp"
@@ -96,9 +97,7 @@ Result<cluster::ClockFacts> clock() {
 cluster::GpuFacts gpus() {
   cluster::GpuFacts facts;
   if (auto line = first_line("/proc/driver/nvidia/version"); line.ok()) facts.driver = *line;
-#ifdef TROUPE_CUDA
-  facts.cuda = kernels::cuda_system();
-#endif
+  facts.cuda = cuda_here();
   return facts;
 }
 

@@ -5,12 +5,10 @@
 #include <cstring>
 
 #include "apps/command.hpp"
+#include "apps/gpu_backend.hpp"
 #include "apps/own_process.hpp"
 #include "apps/version.hpp"
 #include "transport/ports.hpp"
-#ifdef TROUPE_CUDA
-#include "kernels/cuda/devices.hpp"
-#endif
 
 namespace troupe::apps {
 namespace {
@@ -55,17 +53,13 @@ int run(int argc, char** argv) {
 
 int run_version(const Arguments&) {
   std::cout << "troupe " << kVersion << '\n';
-#ifdef TROUPE_CUDA
-  const auto devices = kernels::cuda_devices();
-  if (!devices.ok()) {
-    std::cout << "CUDA: " << devices.error().message << '\n';
-    return kSuccess;
-  }
-  for (const kernels::CudaDevice& device : *devices) {
+  const std::optional<kernels::CudaSystem> cuda = cuda_here();
+  if (!cuda) return kSuccess;
+  if (!cuda->error.empty()) std::cout << "CUDA: " << cuda->error << '\n';
+  for (const kernels::CudaDevice& device : cuda->devices) {
     std::cout << "CUDA: " << device.name << ", sm_" << device.sm << ", "
               << (device.memory_bytes >> 30) << " GiB\n";
   }
-#endif
   return kSuccess;
 }
 

@@ -72,7 +72,11 @@ function(troupe_test name)
   if("slow" IN_LIST ARG_LABELS)
     list(APPEND properties ENVIRONMENT TROUPE_FRESH_SEEDS=1)
   endif()
-  gtest_discover_tests(${name} DISCOVERY_MODE PRE_TEST PROPERTIES ${properties})
+  set(prefix "")
+  if("gpu" IN_LIST ARG_LABELS)
+    set(prefix TEST_PREFIX gpu.)
+  endif()
+  gtest_discover_tests(${name} DISCOVERY_MODE PRE_TEST ${prefix} PROPERTIES ${properties})
 endfunction()
 
 # troupe_fresh_seeds(scheduler_test): the tests of a binary that draw what happens from a seed, once

@@ -1,5 +1,5 @@
 // What makes a `troupe` of apps/ compute on emulated GPUs, any number of them. This open_gpu() is
-// linked instead of that of apps/gpu_backend.cpp; all else is the product's.
+// linked instead of the product's; all else is the same.
 //
 // A device fails when a file with its name, "cuda:0", comes to be in $TROUPE_EMULATED_FAULTS: at
 // the launch that is as many launches away as the file says. Who opened the device takes the file
@@ -58,5 +58,7 @@ Result<kernels::Backend> open_gpu(const Device& device) {
   return kernels::make_emulated_backend({.workspace_bytes = size_t{64} << 20U},
                                         std::move(emulated));
 }
+
+std::optional<kernels::CudaSystem> cuda_here() { return {}; }
 
 }  // namespace troupe::apps

@@ -1,0 +1,15 @@
+#include "apps/gpu_backend.hpp"
+#include "base/check.hpp"
+
+namespace troupe::apps {
+
+Result<kernels::Backend> open_gpu(const Device& device) {
+  CHECK(device.gpu.has_value());
+  return Error{Code::kUnsupported, "device " + to_string(device) +
+                                       ": this troupe has no CUDA backend; build one with "
+                                       "./run build cuda, or compute on the CPUs (cpu)"};
+}
+
+std::optional<kernels::CudaSystem> cuda_here() { return {}; }
+
+}  // namespace troupe::apps
