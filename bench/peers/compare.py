@@ -5,8 +5,8 @@ and the most of all repetitions, and Troupe's ratio to the faster peer.
     compare.py --model LITE4 --gguf lite4.gguf --llama DIR_OF_BINARIES --ik DIR_OF_BINARIES
 
 Both peers are built as they come, with `llama-bench` and `llama-batched-bench`. The GGUF file of
-random weights is made by make_gguf.py, the model by `troupe make-model`. Each tool first runs once
-without being counted, so that its file is in the page cache as far as it fits.
+random weights is made by make_gguf.py, the model by `troupe make-model`. Each tool's files are read
+before its turn, so that they are in the page cache even where those of one tool fit alone.
 """
 import argparse
 import json
@@ -26,6 +26,13 @@ def run(command):
     if done.returncode != 0:
         sys.exit(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
     return done.stdout, done.stderr
+
+
+def read(path):
+    for file in sorted(path.iterdir()) if path.is_dir() else [path]:
+        with file.open("rb", buffering=0) as source:
+            while source.read(16 << 20):
+                pass
 
 
 def troupe(args, repetitions):
@@ -83,13 +90,13 @@ def main():
     if args.llama is not None:
         tools["llama.cpp"] = lambda n: peer(args.llama, args, n, [])
     samples = {tool: {test: [] for test in TESTS} for tool in tools}
-    for at in range(args.rounds + 1):
+    for at in range(1, args.rounds + 1):
         for tool, measure in tools.items():
             print(f"round {at} of {args.rounds}: {tool}", file=sys.stderr)
-            for test, values in measure(1 if at == 0 else args.repetitions).items():
+            read(Path(args.model if tool == "Troupe" else args.gguf))
+            for test, values in measure(args.repetitions).items():
                 print(f"  {test}: {', '.join(f'{value:.1f}' for value in values)}", file=sys.stderr)
-                if at > 0:
-                    samples[tool][test] += values
+                samples[tool][test] += values
 
     def shown(values):
         return f"{statistics.median(values):.1f} ({min(values):.1f}-{max(values):.1f})"
