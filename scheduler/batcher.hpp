@@ -49,7 +49,7 @@ struct BatcherOptions {
   StepGoal step{.percent = 200, .target = milliseconds(5)};
   /// A step of more than min_prefill_tokens takes no longer than this, as far as its cost is known,
   /// even where nobody decodes: whoever arrives, or leaves, waits for the step that is out.
-  Duration max_step_time = seconds(3);
+  Duration max_step_time = seconds(6);
   /// As long as it takes at most half as much again as agreed, a step takes no fewer rows of
   /// prefill: the first ones cost most. Steps that only decode make up for it.
   uint32_t min_prefill_tokens = 16;

@@ -362,12 +362,23 @@ HWY_INLINE V load_scales(const void* scales, size_t at) {
 
 constexpr size_t kLineBytes = 64;
 
-/// Weights to fetch into the first cache while others are multiplied: some with every block.
+/// Weights to fetch while others are multiplied: some with every block.
 struct Ahead {
-  const uint8_t* data;
-  const uint8_t* end;  ///< nothing from here on
+  const uint8_t* data;  ///< into the first cache
+  const uint8_t* end;   ///< nothing from here on
   size_t bytes_per_block;
+  size_t further = 0;  ///< so many bytes behind them as many into the second cache; 0: none
 };
+
+HWY_INLINE void fetch(const Ahead& ahead, size_t block) {
+  const uint8_t* at = ahead.data + block * ahead.bytes_per_block;
+  if (at >= ahead.end) return;
+  for (size_t i = 0; i < ahead.bytes_per_block; i += kLineBytes) __builtin_prefetch(at + i, 0, 3);
+  if (ahead.further == 0 || at + ahead.further >= ahead.end) return;
+  for (size_t i = 0; i < ahead.bytes_per_block; i += kLineBytes) {
+    __builtin_prefetch(at + ahead.further + i, 0, 2);
+  }
+}
 
 /// y[r][v] of the outputs of a tile's panels.
 /// @param scale_at index of the scale of the first panel's first group and first output
@@ -396,12 +407,7 @@ HWY_INLINE void tile_products(const uint8_t* panels, const WeightView& w, size_t
       TROUPE_UNROLL for (size_t v = 0; v < kTileVecs; ++v) t[r][v] = hn::Zero(kFloats);
     }
     for (size_t k = first; k < last; k += kPanelBlock) {
-      const uint8_t* fetched = ahead.data + k / kPanelBlock * ahead.bytes_per_block;
-      if (fetched < ahead.end) {
-        for (size_t i = 0; i < ahead.bytes_per_block; i += kLineBytes) {
-          __builtin_prefetch(fetched + i);
-        }
-      }
+      fetch(ahead, k / kPanelBlock);
       typename Weights::Sum sums[kRows][kTileVecs];  // from what the zeros take away
       TROUPE_UNROLL for (size_t r = 0; r < kRows; ++r) {
         const int32_t x_sum = x.sums[r][k / kPanelBlock];
@@ -472,8 +478,10 @@ void tile_of(const QuantisedGemmParams& p, size_t first_row, size_t num_rows, si
 }
 
 /// How far ahead one tile of rows has weights fetched. One row of 4 bits on one core of Zen 5: 34
-/// to 38 GB/s instead of the 17 that the CPU makes of it by itself.
+/// to 38 GB/s instead of the 17 that the CPU makes of it by itself. Intel's cores wait for few
+/// lines at a time in the first cache and for more in the second: bench/results/cpu.md.
 constexpr size_t kBytesAhead = size_t{12} << 10U;
+constexpr size_t kBytesFurther = size_t{12} << 10U;
 
 /// All rows of kPanels panels. One tile of rows has weights fetched that follow at a distance;
 /// several keep theirs in the first cache and share in fetching the panels that come next.
@@ -491,7 +499,8 @@ void panels_over_rows(const QuantisedGemmParams& p, Range rows, size_t output) {
   const size_t share = (kPanels * Weights::kBytesPerBlock + tiles - 1) / tiles;
   Ahead ahead{.data = tiles == 1 ? panel_at(output) + kBytesAhead : next,
               .end = tiles == 1 ? end : std::min(end, next + kPanels * panel_bytes),
-              .bytes_per_block = (share + kLineBytes - 1) / kLineBytes * kLineBytes};
+              .bytes_per_block = (share + kLineBytes - 1) / kLineBytes * kLineBytes,
+              .further = tiles == 1 ? kBytesFurther : 0};
   // As many tiles as it takes, of sizes as equal as can be.
   for (size_t r = rows.first; r < rows.last; --tiles) {
     const size_t num_rows = (rows.last - r + tiles - 1) / tiles;
