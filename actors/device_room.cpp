@@ -10,19 +10,15 @@
 namespace troupe::actors {
 namespace {
 
-bool has_moe_layer(const model::ModelConfig& config) {
-  LayerIdx layer = 0;
-  while (layer < config.num_layers && !config.is_moe_layer(layer)) ++layer;
-  return layer < config.num_layers;
-}
-
 /// Of a lane whose steps have at most so many rows, logits of so many of them.
-uint64_t bytes_of_lane(const model::ModelConfig& config, uint64_t num_rows, uint64_t num_logits) {
-  const uint64_t hidden = config.hidden_size, heads = config.num_heads;
+uint64_t bytes_of_lane(const model::ModelConfig& config, uint64_t num_rows, uint64_t num_logits,
+                       const RankOf& of) {
+  const uint64_t hidden = config.hidden_size, heads = config.num_heads / of.num_ranks;
   const uint64_t topk = config.num_experts_per_tok;
-  const bool has_experts = has_moe_layer(config);
-  const uint64_t scored = std::min<uint64_t>(num_rows, RouterEngine::kScoredAtOnce);
-  num_logits = std::min(num_logits, num_rows);
+  const bool has_experts = config.has_moe_layer();
+  const bool is_first = of.rank == 0;  // which computes the logits
+  const uint64_t scored = is_first ? std::min<uint64_t>(num_rows, RouterEngine::kScoredAtOnce) : 0;
+  num_logits = is_first ? std::min(num_logits, num_rows) : 0;
 
   uint64_t of_row = 3 * hidden;  // the residual, normed, what a layer adds
   of_row += config.q_lora_rank;  // queries before and after their up-projection
@@ -30,6 +26,11 @@ uint64_t bytes_of_lane(const model::ModelConfig& config, uint64_t num_rows, uint
   of_row += config.kv_dim();
   of_row += heads * (config.kv_lora_rank + config.qk_rope_head_dim);  // queries of the latent
   of_row += heads * (config.kv_lora_rank + config.v_head_dim);        // what they found
+  if (of.num_ranks > 1) {
+    const uint64_t all_heads = uint64_t{config.num_heads} * config.v_head_dim;
+    of_row += all_heads + hidden / of.num_ranks;  // what all found, what is made of it here
+    if (num_rows > 1) of_row += std::max(all_heads, hidden);  // as it comes from all
+  }
   if (has_experts) {
     of_row += config.num_routed_experts;  // the gate's logits
     of_row += topk;                       // weights of the chosen
@@ -50,14 +51,15 @@ std::string beside_reserved(const kernels::Backend& device) {
 
 }  // namespace
 
-uint64_t activation_bytes_of_router(const model::ModelConfig& config, const LargestStep& step) {
+uint64_t activation_bytes_of_router(const model::ModelConfig& config, const LargestStep& step,
+                                    const RankOf& of) {
   const uint64_t first_half = (uint64_t{step.num_rows} + 1) / 2;
   const uint64_t second_half = step.num_rows / 2;
   // A step of one row is never cut.
   const uint64_t first = step.micro_batches == 2 ? first_half : step.num_rows;
   const uint64_t second = step.micro_batches == 1 ? 0 : second_half;
-  return bytes_of_lane(config, first, step.num_logits) +
-         bytes_of_lane(config, second, step.num_logits);
+  return bytes_of_lane(config, first, step.num_logits, of) +
+         bytes_of_lane(config, second, step.num_logits, of);
 }
 
 uint64_t activation_bytes_of_shard(const model::ModelConfig& config, uint64_t num_rows,
@@ -67,14 +69,27 @@ uint64_t activation_bytes_of_shard(const model::ModelConfig& config, uint64_t nu
   return (num_rows + 2 * num_results) * config.hidden_size * sizeof(float);
 }
 
-Result<void> check_room_of_router(const kernels::Backend& device, uint64_t weight_bytes,
-                                  const KvShape& kv, uint64_t activation_bytes) {
-  return check_memory_room(
-      "on the device, " + beside_reserved(device) + "weights (" + rounded_size(weight_bytes) +
-          "), KV blocks (" + rounded_size(kv.blocks_bytes()) +
-          ") and activations of the largest step (" + rounded_size(activation_bytes) + ") need",
-      weight_bytes + kv.blocks_bytes() + activation_bytes, device.memory->bytes_left(),
-      "lower limits.kv_blocks or limits.max_step_tokens, or set limits.kv_dtype: bf16");
+std::string place_of(const kernels::Backend& backend, size_t rank) {
+  if (backend.num_devices() == 1) return "on the device";
+  return "on device " + std::to_string(rank + 1) + " of " + std::to_string(backend.num_devices());
+}
+
+Result<void> check_room_of_router(const kernels::Backend& backend, const model::ModelConfig& config,
+                                  const model::Checkpoint::Bytes& weights, const KvShape& kv,
+                                  const LargestStep& step) {
+  for (size_t k = 0; k < backend.num_devices(); ++k) {
+    const kernels::Backend& device = backend.of_rank(k);
+    const RankOf of{.rank = k, .num_ranks = backend.num_devices()};
+    const uint64_t weight_bytes = placed_bytes(weights, of);
+    const uint64_t activation_bytes = activation_bytes_of_router(config, step, of);
+    TRY(check_memory_room(
+        place_of(backend, k) + ", " + beside_reserved(device) + "weights (" +
+            rounded_size(weight_bytes) + "), KV blocks (" + rounded_size(kv.blocks_bytes()) +
+            ") and activations of the largest step (" + rounded_size(activation_bytes) + ") need",
+        weight_bytes + kv.blocks_bytes() + activation_bytes, device.memory->bytes_left(),
+        "lower limits.kv_blocks or limits.max_step_tokens, or set limits.kv_dtype: bf16"));
+  }
+  return {};
 }
 
 Result<void> check_room_of_shard(const kernels::Backend& device, uint64_t num_experts,

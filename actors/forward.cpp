@@ -1,7 +1,9 @@
 #include "actors/forward.hpp"
 
 #include <algorithm>
+#include <initializer_list>
 #include <numeric>
+#include <utility>
 
 #include "base/check.hpp"
 
@@ -32,7 +34,8 @@ kernels::GateMethod gate_method(model::TopkMethod method) {
 }
 
 Forward::Forward(const model::ModelConfig& config, const PlacedRouter& weights, kernels::Ops& ops,
-                 KvStore& kv, AttentionForm form, ExchangeRows exchange_rows)
+                 KvStore& kv, AttentionForm form, ExchangeRows exchange_rows,
+                 kernels::Collective* collective)
     : config_(config),
       weights_(weights),
       ops_(ops),
@@ -40,15 +43,81 @@ Forward::Forward(const model::ModelConfig& config, const PlacedRouter& weights, 
       memory_(kv.memory()),
       form_(form),
       copies_rows_(exchange_rows == ExchangeRows::kOnHost && !memory_.is_host()),
+      collective_(collective),
+      num_ranks_(collective == nullptr ? 1 : collective->num_ranks()),
+      num_heads_(config.num_heads / num_ranks_),
       inv_freq_(config.inv_freq()),
       rope_magnitude_(config.rope_magnitude()),
       softmax_scale_(config.softmax_scale()) {
   CHECK_EQ(kv.shape().kv_dim, size_t{config.kv_dim()});
   CHECK_EQ(kv.shape().num_layers, size_t{config.num_layers});
+  CHECK_EQ(weights.layers[0].attention.uv.out, num_heads_ * config.v_head_dim);
 }
 
 Rows Forward::rows(kernels::Array& buffer, size_t cols) {
   return Rows(buffer.room<float>(memory_, size_t{num_rows_} * cols), num_rows_, cols);
+}
+
+/// Before a step of several devices: none of them may allocate behind what it waits for from the
+/// others (kernels/collective.hpp).
+void Forward::make_room() {
+  const size_t hidden = config_.hidden_size;
+  const size_t num_logits = logit_rows_.size();
+  for (const auto& [buffer, cols] : std::initializer_list<std::pair<kernels::Array*, size_t>>{
+           {&hidden_, hidden},
+           {&normed_, hidden},
+           {&q_a_, config_.q_lora_rank},
+           {&q_, num_heads_ * config_.qk_head_dim()},
+           {&kv_rows_, config_.kv_dim()},
+           {&heads_, num_heads_ * config_.v_head_dim},
+           {&all_heads_, config_.num_heads * config_.v_head_dim},
+           {&part_of_update_, hidden / num_ranks_},
+           {&update_, hidden}}) {
+    if (cols > 0) rows(*buffer, cols);
+  }
+  if (form_ == AttentionForm::kAbsorbed) {
+    rows(q_latent_, num_heads_ * config_.kv_lora_rank);
+    rows(q_rope_, num_heads_ * config_.qk_rope_head_dim);
+    rows(o_latent_, num_heads_ * config_.kv_lora_rank);
+  }
+  if (num_rows_ > 1) {
+    rows(gathered_, std::max<size_t>(config_.num_heads * config_.v_head_dim, hidden));
+  }
+  if (config_.has_moe_layer()) {
+    rows(gate_logits_, config_.num_routed_experts);
+    rows(topk_weight_, config_.num_experts_per_tok);
+    topk_idx_.room<ExpertIdx>(memory_, num_rows_ * config_.num_experts_per_tok);
+    chosen();
+    if (config_.num_shared_experts > 0) rows(shared_, hidden);
+    if (copies_rows_) normed_on_host_.room_on_host<float>(memory_, num_rows_ * hidden);
+  }
+  if (num_logits > 0) {
+    head_in_.room<float>(memory_, num_logits * hidden);
+    logits_of_sequences_.room<float>(memory_, num_logits * config_.vocab_size);
+  }
+}
+
+/// What all ranks have, each so many columns, beside each other.
+Rows Forward::gather(const Rows& part, kernels::Array& buffer) {
+  if (collective_ == nullptr) return part;
+  const Rows whole = rows(buffer, num_ranks_ * part.cols);
+  if (part.rows == 1) {
+    collective_->all_gather(part.data, part.cols, whole.data);
+    return whole;
+  }
+  const size_t count = part.rows * part.cols;
+  auto* parts = gathered_.room<float>(memory_, num_ranks_ * count);
+  collective_->all_gather(part.data, count, parts);
+  gathered_rows_.clear();
+  gathered_places_.clear();
+  for (size_t k = 0; k < num_ranks_; ++k) {
+    for (size_t r = 0; r < part.rows; ++r) {
+      gathered_rows_.push_back(parts + k * count + r * part.cols);
+      gathered_places_.push_back(whole.row(r) + k * part.cols);
+    }
+  }
+  memory_.move_rows(gathered_rows_, gathered_places_, part.cols);
+  return whole;
 }
 
 void Forward::finish() { finish_or_end(memory_); }
@@ -79,6 +148,7 @@ void Forward::begin(std::span<const StepSequence> sequences) {
   CHECK_GT(num_rows_, 0U);
   layer_ = 0;
   awaiting_ = false;
+  if (collective_ != nullptr) make_room();
   ops_.embed(
       {.table = weights_.embedding, .tokens = tokens_, .out = rows(hidden_, config_.hidden_size)});
 }
@@ -120,7 +190,7 @@ Forward::Status Forward::advance() {
 
 void Forward::attention(const AttentionWeights& weights) {
   const size_t hidden = config_.hidden_size;
-  const size_t heads = config_.num_heads, qk_dim = config_.qk_head_dim();
+  const size_t heads = num_heads_, qk_dim = config_.qk_head_dim();
   const size_t rank = config_.kv_lora_rank, rope = config_.qk_rope_head_dim;
   ops_.rms_norm({.x = rows(hidden_, hidden),
                  .weight = weights.input_norm,
@@ -163,11 +233,10 @@ void Forward::attention(const AttentionWeights& weights) {
   } else {
     attend_expanded(weights);
   }
-  ops_.gemm({.x = rows(heads_, heads * config_.v_head_dim),
-             .w = weights.o,
-             .bias = weights.o_bias,
-             .y = rows(update_, hidden)});
-  ops_.add({.x = rows(hidden_, hidden), .y = rows(update_, hidden)});
+  const Rows found = gather(rows(heads_, heads * config_.v_head_dim), all_heads_);
+  const Rows update = rows(collective_ == nullptr ? update_ : part_of_update_, hidden / num_ranks_);
+  ops_.gemm({.x = found, .w = weights.o, .bias = weights.o_bias, .y = update});
+  ops_.add({.x = rows(hidden_, hidden), .y = gather(update, update_)});
 }
 
 void Forward::write_kv(const Rows& kv) {
@@ -199,7 +268,7 @@ void Forward::write_kv(const Rows& kv) {
 }
 
 void Forward::attend_absorbed(const AttentionWeights& weights) {
-  const size_t heads = config_.num_heads, rank = config_.kv_lora_rank;
+  const size_t heads = num_heads_, rank = config_.kv_lora_rank;
   const size_t nope = config_.qk_nope_head_dim, rope = config_.qk_rope_head_dim;
   const size_t qk_dim = nope + rope, v_dim = config_.v_head_dim;
   const Rows q = rows(q_, heads * qk_dim);
@@ -237,7 +306,7 @@ void Forward::attend_absorbed(const AttentionWeights& weights) {
 }
 
 void Forward::attend_expanded(const AttentionWeights& weights) {
-  const size_t heads = config_.num_heads;
+  const size_t heads = num_heads_;
   ops_.mla_expanded({.q = rows(q_, heads * config_.qk_head_dim()),
                      .kv_b = weights.kv_b,
                      .rows = attention_rows_,

@@ -7,6 +7,9 @@
 // hands the experts' rows to provide(). There is no actor, thread or clock in here: the router's
 // actor runs the pieces on its executor, `troupe generate` in one loop; both give the same bits.
 //
+// Of several devices that compute a router together each runs a Forward (actors/ranks.hpp), over
+// the weights of its heads and outputs; what the others computed is gathered twice in a layer.
+//
 // Everything is computed in the memory of the KV store, the host's or a device's. The host is given
 // the chosen experts and, if they are to be sent, the rows of an exchange, and logits if it asks
 // for them; it waits for the backend once in each advance(). A device that fails ends the process
@@ -22,6 +25,7 @@
 #include "base/ids.hpp"
 #include "base/tensor_view.hpp"
 #include "kernels/array.hpp"
+#include "kernels/collective.hpp"
 #include "kernels/memory.hpp"
 #include "kernels/ops.hpp"
 #include "model/config.hpp"
@@ -61,9 +65,11 @@ class Forward {
   enum class Status : uint8_t { kExchange, kDone };
 
   /// All arguments outlive the object. @param weights lie in the memory of `kv`, which is that of
-  /// `ops`
+  /// `ops`. @param collective of the device, whose part of the weights they are; nullptr: all of
+  /// them are here
   Forward(const model::ModelConfig& config, const PlacedRouter& weights, kernels::Ops& ops,
-          KvStore& kv, AttentionForm form, ExchangeRows exchange_rows);
+          KvStore& kv, AttentionForm form, ExchangeRows exchange_rows,
+          kernels::Collective* collective = nullptr);
 
   /// Starts a step over these sequences' tokens. Token ids are below vocab_size.
   void begin(std::span<const StepSequence> sequences);
@@ -103,6 +109,8 @@ class Forward {
   using LayerWeights = model::LayerWeightsOf<const float*>;
 
   Rows rows(kernels::Array& buffer, size_t cols);
+  void make_room();
+  Rows gather(const Rows& part, kernels::Array& whole);
   void attention(const AttentionWeights& weights);
   void attend_absorbed(const AttentionWeights& weights);
   void attend_expanded(const AttentionWeights& weights);
@@ -120,6 +128,9 @@ class Forward {
   kernels::Memory& memory_;
   AttentionForm form_;
   bool copies_rows_;  ///< those of exchanges, to the host
+  kernels::Collective* collective_;
+  size_t num_ranks_ = 1;
+  size_t num_heads_ = 0;  ///< that are computed here
   std::vector<float> inv_freq_;
   float rope_magnitude_;
   float softmax_scale_;
@@ -134,7 +145,8 @@ class Forward {
   std::vector<RowRun> runs_;
   std::vector<uint32_t> logit_rows_;
   kernels::Array hidden_, normed_, q_a_, q_, kv_rows_, q_latent_, q_rope_, o_latent_, heads_,
-      update_, gate_logits_, topk_idx_, topk_weight_, shared_, head_in_;
+      update_, all_heads_, part_of_update_, gathered_, gate_logits_, topk_idx_, topk_weight_,
+      shared_, head_in_;
   kernels::Array chosen_, normed_on_host_;  ///< copies on the host of topk_idx_ and normed_
   kernels::Array logits_of_sequences_, logits_of_others_;
   kernels::Array logits_on_host_;
@@ -142,6 +154,8 @@ class Forward {
   std::vector<kernels::AttentionRow> attention_rows_;
   std::vector<const void*> block_pointers_;
   std::vector<void*> kv_places_;  ///< of the rows
+  std::vector<const float*> gathered_rows_;
+  std::vector<void*> gathered_places_;
   std::vector<const float*> head_rows_;
   std::vector<void*> head_places_;
   std::vector<kernels::GemmParams> products_;

@@ -54,20 +54,20 @@ void KvStore::write_block(BlockId id, const std::byte* from) const {
 
 void KvStore::copy(const std::vector<kvcache::Copy>& copies) const {
   for (const kvcache::Copy& copy : copies) {
-    std::visit([this](const auto& c) { copy_one(c); }, copy);
+    std::visit([this](const auto& c) { begin_copy(c, *this); }, copy);
   }
   finish_or_end(memory_);  // what it took is the price of a copy, here and for slots read back
 }
 
-void KvStore::copy_one(const kvcache::CopyToHost& copy) const {
-  memory_.copy_out(whole(copy.to), whole(copy.from), block_bytes());
+void KvStore::begin_copy(const kvcache::CopyToHost& copy, const KvStore& host_tier) const {
+  memory_.copy_out(host_tier.whole(copy.to), whole(copy.from), block_bytes());
 }
 
-void KvStore::copy_one(const kvcache::CopyToDevice& copy) const {
-  memory_.copy_in(whole(copy.to), whole(copy.from), block_bytes());
+void KvStore::begin_copy(const kvcache::CopyToDevice& copy, const KvStore& host_tier) const {
+  memory_.copy_in(whole(copy.to), host_tier.whole(copy.from), block_bytes());
 }
 
-void KvStore::copy_one(const kvcache::CopyBlock& copy) const {
+void KvStore::begin_copy(const kvcache::CopyBlock& copy, const KvStore&) const {
   memory_.copy(whole(copy.to), whole(copy.from), block_bytes());
 }
 

@@ -82,12 +82,12 @@ class KvStore {
   void write_block(BlockId id, const std::byte* from) const;
   /// Copies whole blocks, all layers, in order.
   void copy(const std::vector<kvcache::Copy>& copies) const;
+  /// One of them, not waited for. @param host_tier whose slots it goes to and comes from
+  void begin_copy(const kvcache::CopyToHost& copy, const KvStore& host_tier) const;
+  void begin_copy(const kvcache::CopyToDevice& copy, const KvStore& host_tier) const;
+  void begin_copy(const kvcache::CopyBlock& copy, const KvStore& host_tier) const;
 
  private:
-  void copy_one(const kvcache::CopyToHost& copy) const;
-  void copy_one(const kvcache::CopyToDevice& copy) const;
-  void copy_one(const kvcache::CopyBlock& copy) const;
-
   [[nodiscard]] std::byte* whole(BlockId id) const {
     CHECK_LT(id.value, shape_.num_blocks);
     return blocks_ + id.value * block_bytes();

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <string>
 
+#include "actors/device_room.hpp"
 #include "actors/expert_balance.hpp"
 #include "base/memory_room.hpp"
 #include "base/rounded_size.hpp"
@@ -21,7 +22,6 @@ LocalModel::LocalModel(model::Checkpoint checkpoint, const LocalModelOptions& op
       options_(options),
       pool_(options.num_threads, options.cpus),
       backend_(backend.ops != nullptr ? std::move(backend) : kernels::make_cpu_backend(&pool_)),
-      scratch_{*backend_.memory},
       guides_(options.vocabulary) {}
 
 KvShape LocalModel::kv_shape() const {
@@ -35,11 +35,11 @@ KvShape LocalModel::kv_shape() const {
 Result<void> LocalModel::check_memory() const {
   const model::ModelConfig& model = config();
   kernels::Memory& memory = *backend_.memory;
-  uint64_t weights = 0;
+  const auto router = TRY(checkpoint_.bytes_of_router(options_.form == AttentionForm::kExpanded));
+  uint64_t experts = 0;
   const auto add = [&](const model::Checkpoint::Bytes& bytes) {
-    weights += memory.is_host() ? bytes.own : bytes.all;
+    experts += memory.is_host() ? bytes.own : bytes.all;
   };
-  add(TRY(checkpoint_.bytes_of_router(options_.form == AttentionForm::kExpanded)));
   for (LayerIdx layer = 0; layer < model.num_layers; ++layer) {
     if (!model.is_moe_layer(layer)) continue;
     for (ExpertIdx expert = 0; expert < model.num_routed_experts; ++expert) {
@@ -49,15 +49,23 @@ Result<void> LocalModel::check_memory() const {
   // Up to the model's maximum, pages are touched as far as they are used, and nobody knows how far.
   const bool kv_of_unknown_use = memory.is_host() && options_.max_context == 0;
   const uint64_t kv = kv_of_unknown_use ? 0 : kv_shape().blocks_bytes();
-  const std::string sizes =
-      " (" + rounded_size(weights) + ") and KV (" + rounded_size(kv) + ") need";
+  const auto sizes = [&](uint64_t weights) {
+    return " (" + rounded_size(weights) + ") and KV (" + rounded_size(kv) + ") need";
+  };
   if (!memory.is_host()) {
-    return check_memory_room(checkpoint_.directory() + ": on the device, weights" + sizes,
-                             weights + kv, memory.bytes_left(),
-                             "fewer tokens and a model in fewer bits need less");
+    for (size_t k = 0; k < backend_.num_devices(); ++k) {
+      const uint64_t weights =
+          placed_bytes(router, {.rank = k, .num_ranks = backend_.num_devices()}) + experts;
+      TRY(check_memory_room(
+          checkpoint_.directory() + ": " + place_of(backend_, k) + ", weights" + sizes(weights),
+          weights + kv, backend_.of_rank(k).memory->bytes_left(),
+          "fewer tokens and a model in fewer bits need less"));
+    }
+    return {};
   }
+  const uint64_t weights = router.own + experts;
   return check_memory_room(
-      checkpoint_.directory() + ": copies of weights" + sizes, weights + kv,
+      checkpoint_.directory() + ": copies of weights" + sizes(weights), weights + kv,
       options_.available_memory ? Result<uint64_t>(*options_.available_memory)
                                 : memory.bytes_left(),
       "shorter or fewer sequences and KV in BF16 need less, and weights that `troupe quantize` "
@@ -68,30 +76,40 @@ Result<std::unique_ptr<LocalModel>> LocalModel::load(const model::Checkpoint& ch
                                                      const LocalModelOptions& options,
                                                      kernels::Backend backend) {
   std::unique_ptr<LocalModel> local(new LocalModel(checkpoint, options, std::move(backend)));
-  kernels::Memory& memory = *local->backend_.memory;
-  TRY(check_limits(checkpoint.config(), local->ops()));
+  const kernels::Backend& devices = local->backend_;
+  const model::ModelConfig& config = checkpoint.config();
+  TRY(check_limits(config, *devices.ops));
+  TRY(check_devices(config, devices.num_devices()));
   TRY(local->check_memory());
   local->weights_ =
       TRY(checkpoint.load_router(options.form == AttentionForm::kExpanded, options.num_threads));
-  local->placed_ = TRY(place(local->weights_, memory));
-  const model::ModelConfig& config = checkpoint.config();
-  local->placement_ = TRY(ExpertBalance(config, {}, {}).place(Epoch{1}, {{.id = NodeId{1}}}));
-  for (LayerIdx layer = 0; layer < config.num_layers; ++layer) {
-    if (!config.is_moe_layer(layer)) continue;
-    for (ExpertIdx expert = 0; expert < config.num_routed_experts; ++expert) {
-      local->experts_[{layer, expert}] =
-          TRY(place(TRY(checkpoint.load_expert(layer, expert, options.num_threads)), memory));
+  const KvShape kv = local->kv_shape();
+  local->ranks_ = TRY(Ranks::load(config, local->weights_, devices, kv));
+  for (uint32_t b = 0; b < kv.num_blocks; ++b) local->block_ids_.push_back(BlockId{b});
+  TRY(local->load_experts());
+  local->forward_ = std::make_unique<ParallelForward>(config, *local->ranks_, options.form,
+                                                      ExchangeRows::kInPlace);
+  return local;
+}
+
+Result<void> LocalModel::load_experts() {
+  placement_ = TRY(ExpertBalance(config(), {}, {}).place(Epoch{1}, {{.id = NodeId{1}}}));
+  for (size_t k = 0; k < ranks_->count(); ++k) {
+    experts_.push_back({.table = {}, .scratch = {*backend_.of_rank(k).memory}});
+  }
+  for (LayerIdx layer = 0; layer < config().num_layers; ++layer) {
+    if (!config().is_moe_layer(layer)) continue;
+    for (ExpertIdx expert = 0; expert < config().num_routed_experts; ++expert) {
+      const auto loaded = TRY(checkpoint_.load_expert(layer, expert, options_.num_threads));
+      for (Experts& of_rank : experts_) {
+        of_rank.table[{layer, expert}] = TRY(place(loaded, of_rank.scratch.memory));
+      }
     }
   }
-  const KvShape kv = local->kv_shape();
-  KvOnDevice kv_there;
-  if (!memory.is_host()) kv_there = TRY(allocate_kv(kv, memory));
-  TRY(memory.finish());  // what could not be copied is an error of loading
-  local->kv_ = std::make_unique<KvStore>(kv, memory, std::move(kv_there));
-  for (uint32_t b = 0; b < kv.num_blocks; ++b) local->block_ids_.push_back(BlockId{b});
-  local->forward_ = std::make_unique<Forward>(config, *local->placed_, local->ops(), *local->kv_,
-                                              options.form, ExchangeRows::kInPlace);
-  return local;
+  for (const Experts& of_rank : experts_) {
+    TRY(of_rank.scratch.memory.finish());  // what could not be copied is an error of loading
+  }
+  return {};
 }
 
 Result<void> LocalModel::check_tokens(std::span<const TokenId> tokens, size_t num_more) const {
@@ -125,7 +143,7 @@ ConstRows LocalModel::step(std::span<const StepSequence> sequences) {
   work_ = work_outside_experts(config(), *weights_, options_.form, options_.kv_dtype, sequences);
   forward_->begin(sequences);
   while (forward_->advance() == Forward::Status::kExchange) {
-    const Exchange exchange = forward_->exchange();
+    const Exchange exchange = forward_->of(0).exchange();
     const experts::DispatchPlan plan = experts::plan_dispatch(
         exchange.layer, exchange.topk_idx, static_cast<uint32_t>(exchange.rows.rows), exchange.topk,
         placement_);
@@ -133,13 +151,18 @@ ConstRows LocalModel::step(std::span<const StepSequence> sequences) {
     for (const experts::ShardDispatch& here : plan.shards) {
       for (const auto& [row, expert] : here.assignments) tasks_.push_back({here.rows[row], expert});
     }
-    const Rows results(results_.room<float>(*backend_.memory, tasks_.size() * hidden),
-                       tasks_.size(), hidden);
-    compute_experts(ops(), experts_, exchange.layer, exchange.rows, tasks_, results, scratch_);
-    work_ += work_of(scratch_.ffns);
-    expert_rows_.clear();
-    for (const uint32_t row : plan.slot_row) expert_rows_.push_back(results.row(row));
-    forward_->provide(expert_rows_);
+    ranks_->for_each([&](size_t k) {
+      Experts& here = experts_[k];
+      kernels::Memory& memory = here.scratch.memory;
+      const Rows results(here.results.room<float>(memory, tasks_.size() * hidden), tasks_.size(),
+                         hidden);
+      compute_experts(*backend_.of_rank(k).ops, here.table, exchange.layer,
+                      forward_->of(k).exchange().rows, tasks_, results, here.scratch);
+      here.rows.clear();
+      for (const uint32_t row : plan.slot_row) here.rows.push_back(results.row(row));
+      forward_->of(k).provide(here.rows);
+    });
+    work_ += work_of(experts_[0].scratch.ffns);
   }
   const Rows logits = forward_->logits();
   std::vector<const float*> rows;
@@ -166,7 +189,7 @@ void LocalModel::copy_kv(uint32_t from, uint32_t to, uint32_t num_positions) {
   for (size_t b = 0; b * kBlockTokens < num_positions; ++b) {
     copies.emplace_back(kvcache::CopyBlock{block_table(from)[b], block_table(to)[b]});
   }
-  kv_->copy(copies);
+  ranks_->copy_blocks(copies);
 }
 
 void LocalModel::read_weights() {
@@ -180,7 +203,7 @@ void LocalModel::read_weights() {
     add_ffn(layer.dense);
     add_ffn(layer.shared);
   }
-  for (const auto& [key, expert] : experts_) add_ffn(expert.ffn);
+  for (const auto& [key, expert] : experts_[0].table) add_ffn(expert.ffn);
   pool_.parallel_for(matrices.size(), [&](size_t i) { model::read_ahead(matrices[i]); });
 }
 

@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "actors/expert_compute.hpp"
-#include "actors/forward.hpp"
+#include "actors/ranks.hpp"
 #include "actors/step_work.hpp"
 #include "base/result.hpp"
 #include "kernels/backend.hpp"
@@ -39,11 +39,11 @@ struct LocalModelOptions {
 
 class LocalModel {
  public:
-  /// @errors those of the checkpoint; kUnsupported if it is larger than the backend computes
-  /// (check_limits()); kResourceExhausted if a device has no room for the weights or the KV, or
-  /// memory none for what is not mapped: copies of weights, and the KV of max_context if that is
-  /// set
-  /// @param backend none: this machine's CPUs. A device that fails in a step ends the process.
+  /// @errors those of the checkpoint and of Ranks::load(); kResourceExhausted if a device has no
+  /// room for the weights or the KV, or memory none for what is not mapped: copies of weights, and
+  /// the KV of max_context if that is set
+  /// @param backend none: this machine's CPUs. A device that fails in a step ends the process. Of
+  /// several devices each holds and computes all experts: what is split is the router.
   static Result<std::unique_ptr<LocalModel>> load(const model::Checkpoint& checkpoint,
                                                   const LocalModelOptions& options,
                                                   kernels::Backend backend = {});
@@ -80,7 +80,16 @@ class LocalModel {
   [[nodiscard]] kernels::Backend& backend() { return backend_; }
 
  private:
+  /// What a rank computes experts with.
+  struct Experts {
+    ExpertTable table;
+    ExpertScratch scratch;
+    kernels::Array results = {};
+    std::vector<const float*> rows = {};  ///< of the results, by slot
+  };
+
   [[nodiscard]] Result<void> check_memory() const;
+  [[nodiscard]] Result<void> load_experts();
   [[nodiscard]] KvShape kv_shape() const;
   LocalModel(model::Checkpoint checkpoint, const LocalModelOptions& options,
              kernels::Backend backend);
@@ -95,16 +104,12 @@ class LocalModel {
   kernels::ThreadPool pool_;
   kernels::Backend backend_;
   std::shared_ptr<const model::RouterWeights> weights_;  ///< as the checkpoint has them
-  std::shared_ptr<const PlacedRouter> placed_;
-  ExpertTable experts_;
-  std::unique_ptr<KvStore> kv_;
-  std::unique_ptr<Forward> forward_;
+  std::unique_ptr<Ranks> ranks_;
+  std::vector<Experts> experts_;  ///< by rank
+  std::unique_ptr<ParallelForward> forward_;
   std::vector<BlockId> block_ids_;  ///< of all sequences, one after the other
-  ExpertScratch scratch_;
-  experts::Placement placement_;  ///< all experts here
+  experts::Placement placement_;    ///< all experts here
   std::vector<ExpertTask> tasks_;
-  kernels::Array results_;
-  std::vector<const float*> expert_rows_;  ///< of the results, by slot
   StepWork work_;
   model::Guides guides_;
 };

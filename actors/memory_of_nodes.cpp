@@ -31,7 +31,7 @@ Result<WeightBytes> weight_bytes(const model::Checkpoint& checkpoint) {
 cluster::NodeMemory memory_of_router(const cluster::NodeConfig& node, const KvShape& kv,
                                      const model::Checkpoint::Bytes& weights) {
   return {.node = node.name,
-          .kv_blocks = node.device.gpu ? 0 : kv.blocks_bytes(),
+          .kv_blocks = node.device.has_gpus() ? 0 : kv.blocks_bytes(),
           .kv_host_blocks = kv.host_slots_bytes(),
           .copies = weights.own};
 }
@@ -50,12 +50,12 @@ Result<cluster::MemoryNeeds> memory_of_nodes(const cluster::ClusterConfig& confi
   for (const cluster::NodeConfig& node : nodes) {
     if (node.role == cluster::Role::kRouter) {
       needs.nodes.push_back(memory_of_router(node, kv_shape(config, model), weights.router));
-      if (!node.device.gpu && !router_is_mapped) map(weights.router);
-      router_is_mapped = router_is_mapped || !node.device.gpu;
+      if (!node.device.has_gpus() && !router_is_mapped) map(weights.router);
+      router_is_mapped = router_is_mapped || !node.device.has_gpus();
       continue;
     }
     cluster::NodeMemory& memory = needs.nodes.emplace_back(cluster::NodeMemory{.node = node.name});
-    if (node.device.gpu) continue;  // takes one expert after the other there
+    if (node.device.has_gpus()) continue;  // takes one expert after the other there
     for (const experts::ExpertKey& key : placed.placement.held_by(placed.shards.at(node.name))) {
       const size_t i = size_t{key.layer} * model.num_routed_experts + key.expert;
       memory.copies += weights.experts[i].own;

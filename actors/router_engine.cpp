@@ -25,31 +25,24 @@ uint64_t position_of(const StepPart& part) { return part.first_position + part.t
 Result<std::shared_ptr<RouterEngine>> RouterEngine::make(
     const model::ModelConfig& config, const std::shared_ptr<const model::RouterWeights>& weights,
     const kernels::Backend& backend, kernels::ThreadPool& pool, KvShape kv, AttentionForm form) {
-  kernels::Memory& memory = *backend.memory;
-  TRY(check_limits(config, *backend.ops));
-  auto placed = TRY(place(weights, memory));
-  KvOnDevice kv_there;
-  if (!memory.is_host()) kv_there = TRY(allocate_kv(kv, memory));
-  TRY(memory.finish());  // what could not be copied is an error of loading
+  auto ranks = TRY(Ranks::load(config, weights, backend, kv));
   return std::shared_ptr<RouterEngine>(
-      new RouterEngine(config, std::move(placed), backend, pool, kv, std::move(kv_there), form));
+      new RouterEngine(config, std::move(ranks), backend, pool, form));
 }
 
-RouterEngine::RouterEngine(const model::ModelConfig& config,
-                           std::shared_ptr<const PlacedRouter> weights,
-                           const kernels::Backend& backend, kernels::ThreadPool& pool, KvShape kv,
-                           KvOnDevice kv_there, AttentionForm form)
+RouterEngine::RouterEngine(const model::ModelConfig& config, std::unique_ptr<Ranks> ranks,
+                           const kernels::Backend& backend, kernels::ThreadPool& pool,
+                           AttentionForm form)
     : config_(config),
       memory_(*backend.memory),
       sampler_(backend.sampler.get()),
-      weights_(std::move(weights)),
+      ranks_(std::move(ranks)),
       pool_(pool),
-      kv_(kv, memory_, std::move(kv_there)),
       attention_span_(actors::attention_span(config, form)) {
   lanes_.reserve(kLanes);
   for (uint32_t i = 0; i < kLanes; ++i) {
-    lanes_.push_back(
-        {.forward = Forward(config, *weights_, *backend.ops, kv_, form, ExchangeRows::kOnHost)});
+    lanes_.push_back({.forward = ParallelForward(config, *ranks_, form, ExchangeRows::kOnHost),
+                      .results = std::vector<Results>(ranks_->count())});
   }
 }
 
@@ -82,32 +75,39 @@ void RouterEngine::compute_meanwhile(uint32_t lane_index) {
 Segment RouterEngine::resume(uint32_t lane_index, const experts::DispatchPlan& plan,
                              const std::vector<GatheredFrame>& answers) {
   Lane& lane = lanes_[lane_index];
+  ranks_->for_each([&](size_t rank) { provide(lane, rank, plan, answers); });
+  return advance(lane);
+}
+
+void RouterEngine::provide(Lane& lane, size_t rank, const experts::DispatchPlan& plan,
+                           const std::vector<GatheredFrame>& answers) {
+  kernels::Memory& memory = (*ranks_)[rank].kv.memory();
   const size_t hidden = config_.hidden_size;
-  lane.result_rows.assign(plan.num_results, nullptr);
+  Results& results = lane.results[rank];
+  results.rows.assign(plan.num_results, nullptr);
   for (const GatheredFrame& answer : answers) {
     const uint32_t num_rows = answer.frame.header.num_rows;
     const float* rows = answer.frame.payload->floats();
-    if (!memory_.is_host()) {
-      float* here = lane.results.room<float>(memory_, plan.num_results * hidden) +
+    if (!memory.is_host()) {
+      float* here = results.copies.room<float>(memory, plan.num_results * hidden) +
                     answer.first_result * hidden;
-      memory_.copy_in(here, rows, num_rows * hidden * sizeof(float));
+      memory.copy_in(here, rows, num_rows * hidden * sizeof(float));
       rows = here;
     }
     for (uint32_t r = 0; r < num_rows; ++r) {
-      lane.result_rows[answer.first_result + r] = rows + r * hidden;
+      results.rows[answer.first_result + r] = rows + r * hidden;
     }
   }
-  lane.expert_rows.clear();
-  for (const uint32_t row : plan.slot_row) lane.expert_rows.push_back(lane.result_rows[row]);
-  lane.forward.provide(lane.expert_rows);
-  return advance(lane);
+  results.expert_rows.clear();
+  for (const uint32_t row : plan.slot_row) results.expert_rows.push_back(results.rows[row]);
+  lane.forward.of(rank).provide(results.expert_rows);
 }
 
 Segment RouterEngine::advance(Lane& lane) {
   Segment segment;
   segment.status = lane.forward.advance();
   if (segment.status == Forward::Status::kExchange) {
-    const Exchange exchange = lane.forward.exchange();
+    const Exchange exchange = lane.forward.of(0).exchange();
     const size_t hidden = config_.hidden_size;
     segment.plan = experts::plan_dispatch(exchange.layer, exchange.topk_idx,
                                           static_cast<uint32_t>(exchange.rows.rows), exchange.topk,
@@ -178,7 +178,7 @@ StepOutput RouterEngine::sample(Lane& lane) {
   return output;
 }
 
-void RouterEngine::choose(Forward& forward, std::vector<RowToChoose>& rows) {
+void RouterEngine::choose(ParallelForward& forward, std::vector<RowToChoose>& rows) {
   if (sampler_ != nullptr) choose_on_device(rows);
   std::vector<RowToChoose*> left;
   std::vector<const float*> logits;

@@ -2,8 +2,8 @@
 
 // What a router computes on its executor: a step cut into segments at the exchanges with the expert
 // shards, in lanes that hold one micro-batch each. Weights, activations and KV lie in the backend's
-// memory; what goes to others and comes from them is on the host. Used by one job at a time; knows
-// no actors.
+// memory, of several devices in that of each (actors/ranks.hpp); what goes to others and comes from
+// them is on the host. Used by one job at a time; knows no actors.
 
 #include <algorithm>
 #include <memory>
@@ -14,6 +14,7 @@
 
 #include "actors/forward.hpp"
 #include "actors/next_mask.hpp"
+#include "actors/ranks.hpp"
 #include "base/result.hpp"
 #include "base/time.hpp"
 #include "experts/dispatch_plan.hpp"
@@ -69,9 +70,7 @@ class RouterEngine {
  public:
   /// @param backend and the rest outlive the engine; it keeps the weights only if they stay on the
   ///        host
-  /// @errors kUnsupported if the model is larger than the backend computes (check_limits());
-  ///         kResourceExhausted if a device has no room for the weights or the KV, or the host
-  ///         none for its tier; its own
+  /// @errors those of Ranks::load()
   static Result<std::shared_ptr<RouterEngine>> make(
       const model::ModelConfig& config, const std::shared_ptr<const model::RouterWeights>& weights,
       const kernels::Backend& backend, kernels::ThreadPool& pool, KvShape kv, AttentionForm form);
@@ -96,30 +95,33 @@ class RouterEngine {
   std::vector<model::SampledToken> score(uint32_t lane);
 
   /// Copies whole KV blocks, between two segments of a step or with none out.
-  void copy_blocks(const std::vector<kvcache::Copy>& copies) { kv_.copy(copies); }
+  void copy_blocks(const std::vector<kvcache::Copy>& copies) { ranks_->copy_blocks(copies); }
 
   /// Whole blocks, in and out. A table that they are in is read by no step before.
-  [[nodiscard]] size_t block_bytes() const { return kv_.block_bytes(); }
-  void read_block(BlockId block, std::byte* into) const { kv_.read_block(block, into); }
-  void write_block(BlockId block, const std::byte* from) { kv_.write_block(block, from); }
+  [[nodiscard]] size_t block_bytes() const { return ranks_->block_bytes(); }
+  void read_block(BlockId block, std::byte* into) const { ranks_->read_block(block, into); }
+  void write_block(BlockId block, const std::byte* from) { ranks_->write_block(block, from); }
 
-  [[nodiscard]] size_t kv_bytes() const { return kv_.size_bytes(); }
+  [[nodiscard]] size_t kv_bytes() const { return ranks_->kv_bytes(); }
 
   /// Of its model (actors/step_work.hpp).
   [[nodiscard]] double attention_span() const { return attention_span_; }
 
  private:
-  struct Lane {
-    Forward forward;
-    StepId step;
-    std::vector<StepPart> parts;
-    kernels::Array results;                 ///< of shards, unless the memory is the host's
-    std::vector<const float*> result_rows;  ///< where each lies
+  /// What the shards gave, where a rank computes.
+  struct Results {
+    kernels::Array copies;                  ///< unless the memory is the host's
+    std::vector<const float*> rows;         ///< where each lies
     std::vector<const float*> expert_rows;  ///< the same by slot
   };
-  RouterEngine(const model::ModelConfig& config, std::shared_ptr<const PlacedRouter> weights,
-               const kernels::Backend& backend, kernels::ThreadPool& pool, KvShape kv,
-               KvOnDevice kv_there, AttentionForm form);
+  struct Lane {
+    ParallelForward forward;
+    std::vector<Results> results;  ///< by rank
+    StepId step = {};
+    std::vector<StepPart> parts = {};
+  };
+  RouterEngine(const model::ModelConfig& config, std::unique_ptr<Ranks> ranks,
+               const kernels::Backend& backend, kernels::ThreadPool& pool, AttentionForm form);
   /// A row of logits that a token is wanted for, or of one.
   struct RowToChoose {
     const StepPart* part = nullptr;
@@ -128,19 +130,21 @@ class RouterEngine {
     std::optional<TokenId> scored = {};  ///< nullopt: sampled
     std::optional<model::SampledToken> out = {};
   };
+  /// To one rank: copies of answers, if it is a device.
+  void provide(Lane& lane, size_t rank, const experts::DispatchPlan& plan,
+               const std::vector<GatheredFrame>& answers);
   Segment advance(Lane& lane);
   StepOutput sample(Lane& lane);
   /// Fills `out` of each.
-  void choose(Forward& forward, std::vector<RowToChoose>& rows);
+  void choose(ParallelForward& forward, std::vector<RowToChoose>& rows);
   /// Of those for which the device is the place.
   void choose_on_device(std::vector<RowToChoose>& rows);
 
   const model::ModelConfig& config_;
-  kernels::Memory& memory_;
-  kernels::RowSampler* sampler_;  ///< the backend's, or null
-  std::shared_ptr<const PlacedRouter> weights_;
+  kernels::Memory& memory_;       ///< of the first rank
+  kernels::RowSampler* sampler_;  ///< likewise, or null
+  std::unique_ptr<Ranks> ranks_;
   kernels::ThreadPool& pool_;  ///< tokens of several rows are chosen at the same time
-  KvStore kv_;
   double attention_span_;
   std::vector<Lane> lanes_;
   std::shared_ptr<const experts::Placement> placement_;

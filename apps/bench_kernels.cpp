@@ -57,6 +57,9 @@ Result<int> bench_kernels(const Values& values) {
   kernels::ThreadPool pool(TRY(read_threads(values)));
   kernels::Backend backend = TRY(open_device(values));
   const bool on_device = backend.ops != nullptr;
+  if (backend.num_devices() > 1) {
+    return Error{Code::kInvalidArgument, "--device must name one: operations run on one device"};
+  }
   if (on_device && values.count("target") > 0) {
     return Error{Code::kInvalidArgument, "--target chooses kernels of the CPU, not of --device"};
   }

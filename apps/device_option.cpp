@@ -7,19 +7,23 @@ namespace troupe::apps {
 namespace po = boost::program_options;
 
 void add_device_option(Options& options) {
-  options.add_options()("device", po::value<std::string>()->default_value("cpu"),
-                        "what computes: cpu, or cuda:0 and so on; they round differently");
+  options.add_options()(
+      "device", po::value<std::string>()->default_value("cpu"),
+      "what computes: cpu, cuda:0 and so on, or GPUs together: cuda:0,1; CPUs and GPUs "
+      "round differently");
 }
 
 Result<kernels::Backend> open_device(const Values& values) {
   const auto name = values.count("device") != 0 ? values["device"].as<std::string>() : "cpu";
   const auto device = parse_device(name);
   if (!device) {
-    return Error{Code::kInvalidArgument,
-                 "--device must be cpu or cuda: and a number, as cuda:0, not '" + name + "'"};
+    return Error{
+        Code::kInvalidArgument,
+        "--device must be cpu or cuda: and numbers, each once, as cuda:0 or cuda:0,1, not '" +
+            name + "'"};
   }
-  if (!device->gpu) return kernels::Backend();
-  return open_gpu(*device);
+  if (!device->has_gpus()) return kernels::Backend();
+  return open_gpus(*device);
 }
 
 }  // namespace troupe::apps

@@ -11,7 +11,7 @@ namespace troupe::apps {
 void add_device_option(Options& options);
 
 /// The backend that --device names. @returns none, without operations, for this machine's CPUs, and
-/// where there is no such option @errors kInvalidArgument; those of open_gpu()
+/// where there is no such option @errors kInvalidArgument; those of open_gpus()
 Result<kernels::Backend> open_device(const Values& values);
 
 }  // namespace troupe::apps

@@ -12,10 +12,11 @@
 
 namespace troupe::apps {
 
-/// REQUIRES: device.gpu
-/// @errors kUnsupported if this binary has no CUDA backend, or the GPU cannot compute; kNotFound
-///         without such a GPU; kResourceExhausted. Messages say what to do
-Result<kernels::Backend> open_gpu(const Device& device);
+/// REQUIRES: device.has_gpus()
+/// @errors kUnsupported if this binary has no CUDA backend, or none for several GPUs together, or a
+///         GPU cannot compute, or they are of different kinds; kNotFound without such a GPU;
+///         kResourceExhausted. Messages say what to do
+Result<kernels::Backend> open_gpus(const Device& device);
 
 /// @returns none if this binary has no CUDA backend
 std::optional<kernels::CudaSystem> cuda_here();

@@ -1,12 +1,16 @@
+#include <vector>
+
 #include "apps/gpu_backend.hpp"
 #include "base/check.hpp"
 #include "kernels/cuda/cuda_ops.hpp"
 
 namespace troupe::apps {
 
-Result<kernels::Backend> open_gpu(const Device& device) {
-  CHECK(device.gpu.has_value());
-  return kernels::make_cuda_backend({.device = static_cast<int>(*device.gpu)});
+Result<kernels::Backend> open_gpus(const Device& device) {
+  CHECK(device.has_gpus());
+  const std::vector<int> gpus(device.gpus.begin(), device.gpus.end());
+  if (gpus.size() == 1) return kernels::make_cuda_backend({.device = gpus[0]});
+  return kernels::make_cuda_group(gpus, {});
 }
 
 std::optional<kernels::CudaSystem> cuda_here() { return kernels::cuda_system(); }

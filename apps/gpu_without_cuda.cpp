@@ -3,8 +3,8 @@
 
 namespace troupe::apps {
 
-Result<kernels::Backend> open_gpu(const Device& device) {
-  CHECK(device.gpu.has_value());
+Result<kernels::Backend> open_gpus(const Device& device) {
+  CHECK(device.has_gpus());
   return Error{Code::kUnsupported, "device " + to_string(device) +
                                        ": this troupe has no CUDA backend; build one with "
                                        "./run build cuda, or compute on the CPUs (cpu)"};

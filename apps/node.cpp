@@ -136,22 +136,20 @@ struct Process {
   EndReason end;
 };
 
-/// What computes: its GPU, or this machine's CPUs.
+/// What computes: its GPUs, or this machine's CPUs.
 Result<kernels::Backend> open_backend(const Device& device, kernels::ThreadPool& pool) {
-  return device.gpu ? open_gpu(device) : kernels::make_cpu_backend(&pool);
+  return device.has_gpus() ? open_gpus(device) : kernels::make_cpu_backend(&pool);
 }
 
 /// What a router takes of memory for itself; an expert shard checks when it knows its experts.
 Result<void> check_memory(const Process& process, const actors::KvShape& kv) {
   const cluster::ClusterConfig& config = process.config;
   const auto weights = TRY(process.checkpoint.bytes_of_router());
-  const kernels::Memory& memory = *process.backend.memory;
-  if (!memory.is_host()) {
-    const uint64_t activations = actors::activation_bytes_of_router(
-        process.checkpoint.config(), {.num_rows = config.max_step_tokens,
+  if (!process.backend.memory->is_host()) {
+    TRY(actors::check_room_of_router(process.backend, process.checkpoint.config(), weights, kv,
+                                     {.num_rows = config.max_step_tokens,
                                       .num_logits = config.max_running,
-                                      .micro_batches = config.micro_batches});
-    TRY(actors::check_room_of_router(process.backend, weights.all, kv, activations));
+                                      .micro_batches = config.micro_batches}));
   }
   const cluster::NodeMemory here = actors::memory_of_router(process.node, kv, weights);
   return check_memory_room("copies of weights (" + rounded_size(here.copies) + ") and KV blocks (" +
@@ -217,6 +215,8 @@ Result<int> run(const std::string& config_path, const std::string& name) {
                   .cpus = std::move(claims),
                   .checkpoint = TRY(model::Checkpoint::open(config.model)),
                   .pool = kernels::ThreadPool(node.threads, cpus)};
+  TRY(actors::check_devices(process.checkpoint.config(),
+                            std::max<size_t>(1, node.device.gpus.size())));
   process.backend = TRY(open_backend(node.device, process.pool));
   auto& vocabulary = process.services.vocabulary;
   if (node.role == cluster::Role::kRouter) {

@@ -9,6 +9,7 @@
 #include <type_traits>
 
 #include "base/check.hpp"
+#include "base/panels.hpp"
 
 namespace troupe {
 
@@ -121,8 +122,12 @@ struct WeightView {
   [[nodiscard]] size_t num_groups() const {
     return (in + group_scales.group - 1) / group_scales.group;
   }
-  /// Rows [first, first + count) only. REQUIRES: first is a multiple of 16 for integers and of
-  /// kScaleBlock for kF8E4M3 with scales, count of 16 for integers.
+  /// Rows that stay together: outputs() begins at a multiple.
+  [[nodiscard]] size_t outputs_together() const {
+    return is_integer(dtype) ? kPanelRows : scales != nullptr ? kScaleBlock : 1;
+  }
+  /// Rows [first, first + count) only. REQUIRES: first is a multiple of outputs_together(), count
+  /// of 16 for integers.
   [[nodiscard]] WeightView outputs(size_t first, size_t count) const {
     CHECK_LE(first + count, out);
     WeightView part = *this;

@@ -8,6 +8,7 @@
 #include <set>
 #include <span>
 
+#include "base/parse.hpp"
 #include "cluster/config_schema.hpp"
 #include "cluster/config_values.hpp"
 #include "cluster/yaml_tree.hpp"
@@ -145,6 +146,7 @@ class Reader {
     }
     std::set<std::string> names;
     for (const YamlNode& item : list.items) {
+      TRY(expect_quoted_devices(item));
       TRY(expect_keys(item, "a node", kKnown));
       const YamlNode* name = item.find("name");
       const YamlNode* role = item.find("role");
@@ -167,13 +169,20 @@ class Reader {
       if (device != nullptr) {
         const auto named = parse_device(device->text);
         if (!named) {
-          return at(*device,
-                    "device must be cpu or cuda: and a number, as cuda:0, not " + found(*device));
+          return at(
+              *device,
+              "device must be cpu or cuda: and numbers, each once, as cuda:0 or \"cuda:0,1\", "
+              "not " +
+                  found(*device));
+        }
+        if (named->gpus.size() > 1 && node.role == Role::kExperts) {
+          return at(*device, node.name + " has " + std::to_string(named->gpus.size()) +
+                                 " devices; only routers share one node among several: have one "
+                                 "node of role experts per device");
         }
         node.device = *named;
       }
-      if (!config.nodes.empty() &&
-          node.device.gpu.has_value() != config.nodes[0].device.gpu.has_value()) {
+      if (!config.nodes.empty() && node.device.has_gpus() != config.nodes[0].device.has_gpus()) {
         return at(item, node.name + " computes on " + to_string(node.device) + " and " +
                             config.nodes[0].name + " on " + to_string(config.nodes[0].device) +
                             "; CPUs and GPUs round differently, so all nodes of a cluster need "
@@ -232,6 +241,18 @@ class Reader {
           TRY(located(*weight, read_number("weight", *weight, 1, kMaxWeight))));
       if (!keys.insert(tenant.key).second) return at(*key, "two tenants have this key");
       config.tenants.push_back(std::move(tenant));
+    }
+    return {};
+  }
+
+  /// {device: cuda:0,1} is a map with a key 1 to YAML.
+  Result<void> expect_quoted_devices(const YamlNode& item) const {
+    const YamlNode* device = item.find("device");
+    if (device == nullptr || !parse_device(device->text)) return {};
+    for (const auto& [key, node] : item.entries) {
+      if (!parse_number<uint32_t>(key) || node.kind != YamlNode::Kind::kNothing) continue;
+      return at(node, "several devices need quotes within braces: device: \"" + device->text + "," +
+                          key + "\"");
     }
     return {};
   }
@@ -410,7 +431,9 @@ std::string describe(const ClusterConfig& config, std::string_view yaml,
     const NodeConfig& node = config.nodes[i];
     text += "  - {name: " + quoted_text(node.name) +
             ", role: " + std::string(to_string(node.role)) +
-            ", threads: " + std::to_string(node.threads) + ", device: " + to_string(node.device) +
+            ", threads: " + std::to_string(node.threads) + ", device: " +
+            (node.device.gpus.size() > 1 ? quoted_text(to_string(node.device))
+                                         : to_string(node.device)) +
             "}" + comment(item("nodes", i));
   }
   text += config.pins.empty() ? "placement: []  # default\n" : "placement:\n";

@@ -132,7 +132,7 @@ uint64_t room_of_nodes(const MachineFacts& facts) {
 
 /// Nodes of a cluster compute all on GPUs or all on CPUs.
 bool computes_on_gpus(const ClusterConfig& config) {
-  return !config.nodes.empty() && config.nodes[0].device.gpu.has_value();
+  return !config.nodes.empty() && config.nodes[0].device.has_gpus();
 }
 
 /// What nodes take has to fit; what they map may be read again from the disk.
@@ -321,13 +321,19 @@ void add_cuda(const GpuFacts& gpus, std::vector<Finding>& findings) {
                  "an IOMMU or PCIe access control that is on often prevents it."));
 }
 
-/// Why a node cannot compute on this GPU; "" if it can.
-std::string why_not(const GpuFacts& gpus, uint32_t gpu) {
+/// Why a node cannot compute on these GPUs; "" if it can.
+std::string why_not(const GpuFacts& gpus, const Device& device) {
   if (!gpus.cuda) return "this troupe was built without CUDA";
-  if (gpu >= gpus.cuda->devices.size()) {
-    return "CUDA counts " + std::to_string(gpus.cuda->devices.size()) + " GPUs, from 0";
+  for (const uint32_t gpu : device.gpus) {
+    if (gpu >= gpus.cuda->devices.size()) {
+      return "CUDA counts " + std::to_string(gpus.cuda->devices.size()) + " GPUs, from 0";
+    }
+    const std::string refused = kernels::why_refused(gpus.cuda->devices[gpu]);
+    if (!refused.empty()) {
+      return (device.gpus.size() > 1 ? "GPU " + std::to_string(gpu) + ": " : "") + refused;
+    }
   }
-  return kernels::why_refused(gpus.cuda->devices[gpu]);
+  return kernels::why_not_together(gpus.cuda->devices, device.gpus);
 }
 
 Finding gpus_of_nodes(const MachineFacts& facts) {
@@ -336,7 +342,7 @@ Finding gpus_of_nodes(const MachineFacts& facts) {
   for (const NodeConfig& node : cluster.nodes) {
     const std::string on = node.name + " on " + to_string(node.device);
     found += (found.empty() ? "" : ", ") + on;
-    const std::string why = why_not(facts.gpus, *node.device.gpu);
+    const std::string why = why_not(facts.gpus, node.device);
     if (!why.empty()) refused += (refused.empty() ? "" : "; ") + on + ": " + why;
   }
   if (refused.empty()) return ok("GPUs of nodes", found);

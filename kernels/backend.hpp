@@ -6,7 +6,9 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
+#include "kernels/collective.hpp"
 #include "kernels/memory.hpp"
 #include "kernels/ops.hpp"
 #include "kernels/row_sampler.hpp"
@@ -31,6 +33,16 @@ struct Backend {
   uint64_t reserved_bytes = 0;
   MatrixPeakRun matrix_peak = {};            ///< at most 2^19 rounds
   std::unique_ptr<RowSampler> sampler = {};  ///< or null: rows of logits have to come to the host
+  /// Its end of what joins it with others; null: it computes alone.
+  std::unique_ptr<Collective> collective = {};
+  /// The devices that compute with this one, which is rank 0: ranks 1, 2... in order. They are of
+  /// one kind and have no others.
+  std::vector<Backend> others = {};
+
+  [[nodiscard]] size_t num_devices() const { return 1 + others.size(); }
+  [[nodiscard]] const Backend& of_rank(size_t rank) const {
+    return rank == 0 ? *this : others[rank - 1];
+  }
 };
 
 struct KernelSet;

@@ -187,7 +187,17 @@ Result<Checkpoint::Bytes> Checkpoint::bytes_of_router(bool with_kv_b) const {
   BytesVisitor counter(state_->config, state_->store, with_kv_b);
   RouterWeights unused;
   TRY(visit_router(state_->config, counter, unused));
-  return Bytes{.own = counter.own_bytes(), .all = counter.all_bytes()};
+  Bytes bytes{.own = counter.own_bytes(),
+              .all = counter.all_bytes(),
+              .head = counter.bytes_of(unused.head)};
+  for (const LayerWeights& layer : unused.layers) {
+    const AttentionWeights& a = layer.attention;
+    for (const WeightView* matrix : {&a.q, &a.q_b, &a.uk_t, &a.o}) {
+      bytes.by_outputs += counter.bytes_of(*matrix);
+    }
+    if (config().attention_bias) bytes.by_outputs += config().hidden_size * sizeof(float);
+  }
+  return bytes;
 }
 
 Result<Checkpoint::Bytes> Checkpoint::bytes_of_expert(LayerIdx layer, ExpertIdx expert) const {

@@ -102,6 +102,12 @@ struct ModelConfig {
   std::optional<TokenId> bos_token_id;
   std::vector<TokenId> eos_token_ids;
 
+  [[nodiscard]] bool has_moe_layer() const {
+    for (LayerIdx layer = 0; layer < num_layers; ++layer) {
+      if (is_moe_layer(layer)) return true;
+    }
+    return false;
+  }
   [[nodiscard]] bool is_moe_layer(LayerIdx layer) const {
     return num_routed_experts > 0 && layer >= first_k_dense_replace && layer % moe_layer_freq == 0;
   }

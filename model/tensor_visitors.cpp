@@ -74,9 +74,14 @@ Result<void> CheckingVisitor::floats(const std::string& name, const std::vector<
 
 namespace {
 
+/// Of the order of columns, which whoever has a part of the outputs needs whole.
+uint64_t column_bytes(const LocatedMatrix& m) {
+  return m.columns == nullptr ? 0 : m.in * sizeof(uint32_t);
+}
+
 /// Of a matrix that is loaded as a view.
 uint64_t copied_bytes(const LocatedMatrix& m) {
-  const uint64_t columns = m.columns == nullptr ? 0 : m.in * sizeof(uint32_t);
+  const uint64_t columns = column_bytes(m);
   if (m.published) {
     const uint64_t num_scales = m.out * ((m.in + m.group - 1) / m.group);
     const bool int4 = m.dtype == DType::kI4;
@@ -114,28 +119,43 @@ void BytesVisitor::add(const LocatedMatrix& located) {
   mapped_ += mapped_bytes(located);
 }
 
-Result<void> BytesVisitor::matrix(const std::string& name, uint64_t out, uint64_t in, WeightView&) {
-  add(TRY(locator_.matrix(name, out, in)));
+uint64_t BytesVisitor::bytes_of(const WeightView& view) const {
+  const auto found = of_views_.find(&view);
+  return found == of_views_.end() ? 0 : found->second;
+}
+
+Result<void> BytesVisitor::matrix(const std::string& name, uint64_t out, uint64_t in,
+                                  WeightView& view) {
+  const LocatedMatrix located = TRY(locator_.matrix(name, out, in));
+  const uint64_t before = all_bytes() + column_bytes(located);
+  add(located);
+  note(view, before);
   return {};
 }
 
-Result<void> BytesVisitor::table(const std::string& name, uint64_t out, uint64_t in, WeightView&) {
+Result<void> BytesVisitor::table(const std::string& name, uint64_t out, uint64_t in,
+                                 WeightView& view) {
+  const uint64_t before = all_bytes();
   add(TRY(locator_.float_matrix(name, out, in)));
+  note(view, before);
   return {};
 }
 
 Result<void> BytesVisitor::key_value(const std::string& name, const KeyValueShape& shape,
-                                     AttentionWeights&) {
+                                     AttentionWeights& weights) {
   const LocatedKeyValue located = TRY(locator_.key_value(name, shape));
+  const uint64_t before = all_bytes();
   if (!located.whole) {
     add(located.key_t);
     add(located.value);
+    note(weights.uk_t, before);
     return {};
   }
   const uint64_t elements = located.whole->out * located.whole->in;
   const bool keeps_8_bits = in_8_bits(*located.whole, shape);
   own_ += elements * (keeps_8_bits ? 1 : in_16_bits(*located.whole) ? 2 : sizeof(float));
   if (with_kv_b_) own_ += elements * sizeof(float);
+  note(weights.uk_t, before);
   return {};
 }
 

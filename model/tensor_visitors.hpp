@@ -4,6 +4,7 @@
 // that loading takes, one loads.
 
 #include <deque>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -63,14 +64,20 @@ class BytesVisitor final : public TensorVisitor {
 
   [[nodiscard]] uint64_t own_bytes() const { return own_; }
   [[nodiscard]] uint64_t all_bytes() const { return own_ + mapped_; }
+  /// Of these, what a visited view will show, but for its order of columns; all that is made of a
+  /// kv_b for its uk_t.
+  [[nodiscard]] uint64_t bytes_of(const WeightView& view) const;
 
  private:
   void add(const LocatedMatrix& located);
+  /// Notes for which view all was added since `before`.
+  void note(const WeightView& view, uint64_t before) { of_views_[&view] += all_bytes() - before; }
 
   TensorLocator locator_;
   bool with_kv_b_;
   uint64_t own_ = 0;
   uint64_t mapped_ = 0;
+  std::map<const WeightView*, uint64_t> of_views_;
 };
 
 /// Copies what is wanted as float32 at once, and collects the matrices to map them together.

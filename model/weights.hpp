@@ -120,6 +120,9 @@ class Checkpoint {
     /// do not count, the kernel can drop them and read them again.
     uint64_t own = 0;
     uint64_t all = 0;  ///< that a device needs for them, where nothing is mapped
+    // Of all, in a router:
+    uint64_t by_outputs = 0;  ///< q or q_b, uk_t, uv, kv_b, o: their outputs can be apart
+    uint64_t head = 0;
   };
   /// @errors as load_router()
   [[nodiscard]] Result<Bytes> bytes_of_router(bool with_kv_b = false) const;

@@ -19,6 +19,7 @@
 
 #include <cstddef>
 #include <memory>
+#include <vector>
 
 #include "base/result.hpp"
 #include "kernels/backend.hpp"
@@ -41,6 +42,13 @@ struct CudaOptions {
 /// @errors kNotFound without such a GPU, with CUDA's word for why; kInternal if CUDA cannot count
 ///         them; kUnsupported for a GPU that why_refused() names (devices.hpp); kResourceExhausted
 Result<Backend> make_cuda_backend(const CudaOptions& options);
+
+/// GPUs that compute a router together, rank 0 with the others (Backend::others), joined by NCCL.
+/// The first of CUDA's calls in a process, so that all kernels are loaded at the start.
+/// @param devices at least one, each once; as `options` for each
+/// @errors those of make_cuda_backend(); kUnsupported if they are of different kinds, or NCCL was
+///         not there to build with; kInternal in NCCL's words
+Result<Backend> make_cuda_group(const std::vector<int>& devices, const CudaOptions& options);
 
 namespace cuda {
 class Runtime;

@@ -4,6 +4,7 @@
 
 #include <cstring>
 #include <string>
+#include <thread>
 
 #include "base/check.hpp"
 #include "kernels/cuda/cuda_ops.hpp"
@@ -190,7 +191,11 @@ class CudaRuntime final : public cuda::Runtime {
   }
 
   Result<void> finish() override {
-    if (!failed()) keep(cudaStreamSynchronize(stream()), "computing");
+    if (!failed()) {
+      const simt::Stream here = stream();
+      wait([here] { return cudaStreamQuery(here); }, [here] { return cudaStreamSynchronize(here); },
+           "computing");
+    }
     if (failed()) return Error{Code::kInternal, error_};
     return {};
   }
@@ -203,7 +208,24 @@ class CudaRuntime final : public cuda::Runtime {
          "copying to the device");
   }
   void mark(unsigned half) override { keep(cudaEventRecord(marks_[half], stream()), "staging"); }
-  void wait_for(unsigned half) override { keep(cudaEventSynchronize(marks_[half]), "staging"); }
+  void wait_for(unsigned half) override {
+    const cudaEvent_t mark = marks_[half];
+    wait([mark] { return cudaEventQuery(mark); }, [mark] { return cudaEventSynchronize(mark); },
+         "staging");
+  }
+  /// Of several devices none waits longer than the others are well: what a device waits for from
+  /// one that failed never comes.
+  template <class Query, class Synchronize>
+  void wait(const Query& query, const Synchronize& synchronize, const char* doing) {
+    if (!is_watched()) return keep(synchronize(), doing);
+    cudaError_t state = query();
+    while (state == cudaErrorNotReady && ask_watched()) {
+      std::this_thread::yield();
+      state = query();
+    }
+    if (state != cudaErrorNotReady) keep(state, doing);
+    if (!failed()) ask_watched();
+  }
 
   void keep(cudaError_t error, const char* doing) {
     if (error != cudaSuccess)

@@ -38,6 +38,21 @@ inline std::string why_refused(const CudaDevice& device) {
   return "";
 }
 
+/// Why devices cannot compute a router together; "" if they can, and for a single one.
+/// @param numbers places in `devices`
+template <class Numbers>
+std::string why_not_together(const std::vector<CudaDevice>& devices, const Numbers& numbers) {
+  for (const auto number : numbers) {
+    const CudaDevice& first = devices[static_cast<size_t>(numbers[0])];
+    const CudaDevice& other = devices[static_cast<size_t>(number)];
+    if (other.name == first.name) continue;
+    return "GPU " + std::to_string(numbers[0]) + " is of the kind " + first.name + " and GPU " +
+           std::to_string(number) + " of the kind " + other.name +
+           "; what they compute may differ in its last bits, so devices of a node are of one kind";
+  }
+  return "";
+}
+
 /// All that CUDA counts, in its order, so that an index is the number of the device.
 /// @errors in CUDA's own words: kNotFound without a GPU or a driver (a missing driver is one that
 ///         is too old to CUDA); kInternal if there is a driver, and it cannot be used

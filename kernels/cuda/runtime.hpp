@@ -4,7 +4,10 @@
 // in cuda_runtime.cu; the tests have one over host memory for the emulator.
 
 #include <array>
+#include <functional>
 #include <span>
+#include <string>
+#include <utility>
 
 #include "kernels/backend.hpp"
 #include "kernels/cuda/simt.cuh"
@@ -35,6 +38,10 @@ class Runtime : public Memory {
   virtual void keep_error(const char* what) = 0;
   [[nodiscard]] virtual bool failed() const = 0;
 
+  /// Asked while the host waits for the device, which itself waits for others: what is wrong with
+  /// those, or "". What it says is the first error. @param wrong nullptr: nobody
+  void watch(std::function<std::string()> wrong) { watched_ = std::move(wrong); }
+
   template <class Kernel>
   void launch(const Kernel& kernel, simt::Grid grid) {
     if (failed() || grid.x == 0 || grid.y == 0) return;
@@ -43,6 +50,12 @@ class Runtime : public Memory {
   }
 
  protected:
+  [[nodiscard]] bool is_watched() const { return watched_ != nullptr; }
+  /// @returns whether all is well
+  bool ask_watched() {
+    if (const std::string wrong = watched_(); !wrong.empty()) keep_error(wrong.c_str());
+    return !failed();
+  }
   /// Pinned host memory and its copy on the device, used in turns by halves: one is written again
   /// when the copies from it are done, and read again in the order of the stream. What was uploaded
   /// since the last launch goes over in one copy before the next one.
@@ -86,6 +99,7 @@ class Runtime : public Memory {
   size_t uploaded_ = 0;  ///< bytes, by this operation
   uint64_t turn_ = 1;    ///< of the halves: one more with each change
   std::array<Set, kSets> known_{};
+  std::function<std::string()> watched_;
 };
 
 /// Memory::move_rows() as a kernel; as BF16 it is Ops::store_kv().

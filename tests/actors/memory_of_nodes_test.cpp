@@ -100,7 +100,7 @@ TEST(MemoryOfNodes, OnAnotherMachineIsLeftOut) {
 
 TEST(MemoryOfNodes, OnGpusIsTheHostTierAndWhatTheRoutersCopyOnTheWayThere) {
   cluster::ClusterConfig config = two_routers_and_two_shards();
-  for (cluster::NodeConfig& node : config.nodes) node.device.gpu = 0;
+  for (cluster::NodeConfig& node : config.nodes) node.device.gpus = {0};
   const auto needs = needs_of(config);
   EXPECT_THAT(needs.nodes, ElementsAre(takes("r0", 0, 10 * kBlockBytes, 50),
                                        takes("r1", 0, 10 * kBlockBytes, 50), takes("s0", 0, 0, 0),

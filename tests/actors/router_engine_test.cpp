@@ -10,6 +10,7 @@
 
 #include "actors/device_room.hpp"
 #include "apps/model_shapes.hpp"
+#include "base/rounded_size.hpp"
 #include "tests/kernels/other_memory.hpp"
 
 namespace troupe::actors {
@@ -177,21 +178,28 @@ TEST(ActivationsOfDeepSeekV3, AreAsManyBytesAsTheManualSays) {
 TEST_F(RouterEngines, AreRefusedWithEachPartOfWhatTheyNeed) {
   auto& memory = static_cast<kernels::OtherMemory&>(*device_.memory);
   const KvShape kv{.num_layers = 2, .num_blocks = 1024, .block_tokens = 16, .kv_dim = 64};
-  const auto fits = [&] { return check_room_of_router(device_, 3U << 20U, kv, 1U << 20U); };
+  const LargestStep step{.num_rows = 64, .num_logits = 8};
+  const model::ModelConfig& config = checkpoint_.config();
+  const auto fits = [&] {
+    return check_room_of_router(device_, config, {.all = 3U << 20U}, kv, step);
+  };
+  const uint64_t activations = activation_bytes_of_router(config, step);
+  const uint64_t needed = (uint64_t{11} << 20U) + activations;
   EXPECT_TRUE(fits().ok()) << "then the allocation will tell";
-  memory.left = uint64_t{12} << 20U;
+  memory.left = needed;
   EXPECT_TRUE(fits().ok());
-  memory.left = (uint64_t{12} << 20U) - 1;
+  memory.left = needed - 1;
   device_.reserved_bytes = 5U << 20U;
   const Result<void> refused = fits();
   ASSERT_FALSE(refused.ok());
   EXPECT_EQ(refused.error().code, Code::kResourceExhausted);
-  EXPECT_EQ(
-      refused.error().message,
-      "on the device, beside 5.00 MiB that operations have reserved, weights (3.00 MiB), KV "
-      "blocks (8.00 MiB) and activations of the largest step (1.00 MiB) need 12.00 MiB of "
-      "memory, and 12.00 MiB are available; lower limits.kv_blocks or limits.max_step_tokens, "
-      "or set limits.kv_dtype: bf16");
+  EXPECT_EQ(refused.error().message,
+            "on the device, beside 5.00 MiB that operations have reserved, weights (3.00 MiB), KV "
+            "blocks (8.00 MiB) and activations of the largest step (" +
+                rounded_size(activations) + ") need " + rounded_size(needed) + " of memory, and " +
+                rounded_size(needed - 1) +
+                " are available; lower limits.kv_blocks or limits.max_step_tokens, or set "
+                "limits.kv_dtype: bf16");
 }
 
 }  // namespace

@@ -341,8 +341,8 @@ nodes:
 )";
   const auto config = parse_cluster_config(yaml, "c.yaml");
   ASSERT_TRUE(config.ok()) << config.error().message;
-  EXPECT_EQ(config->nodes[0].device, Device{0U});
-  EXPECT_EQ(config->nodes[1].device, Device{12U});
+  EXPECT_EQ(config->nodes[0].device, Device{{0U}});
+  EXPECT_EQ(config->nodes[1].device, Device{{12U}});
   const std::string shown = describe(*config, yaml, "c.yaml");
   EXPECT_THAT(shown, HasSubstr("threads: 1, device: cuda:12}  # c.yaml:4\n"));
   EXPECT_EQ(describe(*parse_cluster_config(shown, "shown.yaml"), yaml, "c.yaml"), shown);

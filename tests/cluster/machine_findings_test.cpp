@@ -49,7 +49,7 @@ MachineFacts sound() {
 /// Its nodes compute there, with a host tier of 2 GiB.
 void on_gpus(MachineFacts& facts) {
   for (auto* nodes : {&facts.cluster->nodes, &facts.cluster->config.nodes}) {
-    for (uint32_t i = 0; i < nodes->size(); ++i) (*nodes)[i].device.gpu = i;
+    for (uint32_t i = 0; i < nodes->size(); ++i) (*nodes)[i].device.gpus = {i};
   }
   facts.cluster->needs =
       MemoryNeeds{.nodes = {{.node = "r", .kv_host_blocks = 2 * kGiB}, {.node = "s"}}};
@@ -121,7 +121,7 @@ const Case kCases[] = {
     {"a node on a GPU that is not there",
      [](auto& m) {
        on_gpus(m);
-       m.cluster->nodes[1].device.gpu = 2;
+       m.cluster->nodes[1].device.gpus = {2};
      },
      "GPUs of nodes", Verdict::kProblem, "s on cuda:2: CUDA counts 2 GPUs"},
     {"a host tier larger than memory",

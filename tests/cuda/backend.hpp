@@ -18,14 +18,23 @@ namespace troupe::kernels {
 /// Defined once per executable. @errors kNotFound: there is no GPU to test on
 Result<Backend> make_test_backend(const CudaOptions& options);
 
+/// Devices that compute together. @errors likewise: there are fewer GPUs
+Result<Backend> make_test_group(const CudaOptions& options, size_t num_devices);
+
 /// One for a test: skips it where there is no GPU, fails it where there is one that cannot be used.
-inline void start_test_backend(const CudaOptions& options, Backend& backend) {
-  Result<Backend> made = make_test_backend(options);
+inline void start_test(Result<Backend> made, Backend& backend) {
   if (!made.ok() && made.error().code == Code::kNotFound) {
     GTEST_SKIP() << "skipped: no GPU: " << made.error().message;
   }
   ASSERT_TRUE(made.ok()) << made.error().message;
   backend = std::move(*made);
+}
+inline void start_test_backend(const CudaOptions& options, Backend& backend) {
+  start_test(make_test_backend(options), backend);
+}
+/// Likewise; skips it, too, where there are fewer GPUs.
+inline void start_test_group(const CudaOptions& options, size_t num_devices, Backend& group) {
+  start_test(make_test_group(options, num_devices), group);
 }
 
 /// A checkpoint of tests/golden/models; of those in $TROUPE_TEST_MODELS where that is set, for

@@ -1,5 +1,8 @@
 // The backend of the tests on a GPU, and what it says where there is none.
 
+#include <numeric>
+#include <vector>
+
 #include "kernels/cuda/devices.hpp"
 #include "tests/cuda/backend.hpp"
 
@@ -18,5 +21,11 @@ TEST(CudaBackend, IsNotFoundWithoutSuchADeviceAndSaysWhy) {
 }  // namespace
 
 Result<Backend> make_test_backend(const CudaOptions& options) { return make_cuda_backend(options); }
+
+Result<Backend> make_test_group(const CudaOptions& options, size_t num_devices) {
+  std::vector<int> devices(num_devices);
+  std::iota(devices.begin(), devices.end(), 0);
+  return make_cuda_group(devices, options);
+}
 
 }  // namespace troupe::kernels

@@ -4,10 +4,13 @@
 
 #include <algorithm>
 #include <cstring>
+#include <memory>
 #include <string>
 #include <utility>
 
+#include "base/check.hpp"
 #include "kernels/cuda/runtime.hpp"
+#include "tests/simt/emulated_exchange.hpp"
 #include "tests/simt/emulator.hpp"
 #include "tests/simt/on_device.hpp"
 #include "tests/simt/traffic.hpp"
@@ -48,12 +51,14 @@ class EmulatedRuntime final : public cuda::Runtime {
   bool failed() const override { return !error_.empty(); }
 
   Result<void*> allocate(size_t bytes) override {
+    check_no_gather("allocated");
     void* memory = TRY(host_->allocate(bytes));
     std::memset(memory, kNothing, bytes);
     device_.add(memory, bytes);
     return memory;
   }
   void release(void* memory) override {
+    check_no_gather("released");
     run_until(stream_.position());
     device_.remove(memory);
     host_->release(memory);
@@ -65,12 +70,14 @@ class EmulatedRuntime final : public cuda::Runtime {
   }
   /// Not known to the device: an operation that gets such a pointer ends the test, too.
   Result<void*> allocate_on_host(size_t bytes) override {
+    check_no_gather("pinned");
     void* memory = TRY(host_->allocate_on_host(bytes));
     std::memset(memory, kNothing, bytes);
     pinned_.add(memory, bytes);
     return memory;
   }
   void release_on_host(void* memory) override {
+    check_no_gather("unpinned");
     run_until(stream_.position());
     pinned_.remove(memory);
     host_->release_on_host(memory);
@@ -111,6 +118,15 @@ class EmulatedRuntime final : public cuda::Runtime {
     cuda::launch_move_rows(*this, from, to, cols, DType::kF32);
   }
   [[nodiscard]] const DeviceRanges& device() const { return device_; }
+  /// In the order of the stream. @param exchange outlives the work
+  void gather(EmulatedExchange& exchange, size_t rank, const float* part, size_t count,
+              float* parts) {
+    if (failed()) return;
+    device_.check(part, count * sizeof(float));
+    device_.check(parts, exchange.num_ranks() * count * sizeof(float));
+    stream_.add([=, &exchange] { return exchange.gather(rank, part, count, parts); });
+    after_gathers_ = stream_.position();
+  }
   Result<void> finish() override {
     run_until(stream_.position());
     if (failed()) return Error{Code::kInternal, error_};
@@ -140,6 +156,13 @@ class EmulatedRuntime final : public cuda::Runtime {
       keep_error(report.c_str());
     }
   }
+  void check_no_gather(const char* what) {
+    if (stream_.done() >= after_gathers_) return;
+    keep_error(("memory is " + std::string(what) +
+                " while a gather is under way, which on GPUs "
+                "may wait for it forever")
+                   .c_str());
+  }
   static std::byte* bytes_of(std::vector<simt::Words<4>>& words) {
     return reinterpret_cast<std::byte*>(words.data());
   }
@@ -152,8 +175,28 @@ class EmulatedRuntime final : public cuda::Runtime {
   std::vector<simt::Words<4>> staging_on_host_;
   std::vector<simt::Words<4>> staging_on_device_;
   uint64_t marks_[2] = {};
+  uint64_t after_gathers_ = 0;  ///< position in the stream
   EmulatedDevice kind_;
   std::string error_;
+};
+
+class EmulatedCollective final : public Collective {
+ public:
+  /// @param runtime outlives the object
+  EmulatedCollective(EmulatedRuntime& runtime, std::shared_ptr<EmulatedExchange> exchange,
+                     size_t rank)
+      : runtime_(runtime), exchange_(std::move(exchange)), rank_(rank) {}
+
+  size_t rank() const override { return rank_; }
+  size_t num_ranks() const override { return exchange_->num_ranks(); }
+  void all_gather(const float* part, size_t count, float* parts) override {
+    runtime_.gather(*exchange_, rank_, part, count, parts);
+  }
+
+ private:
+  EmulatedRuntime& runtime_;
+  std::shared_ptr<EmulatedExchange> exchange_;
+  size_t rank_;
 };
 
 }  // namespace
@@ -174,6 +217,24 @@ Result<Backend> make_emulated_backend(const CudaOptions& options, EmulatedDevice
                  .reserved_bytes = options.workspace_bytes + options.staging_bytes,
                  .matrix_peak = std::move(peak),
                  .sampler = std::move(sampler)};
+}
+
+Result<Backend> make_emulated_group(const CudaOptions& options,
+                                    std::vector<EmulatedDevice> devices) {
+  CHECK(!devices.empty());
+  const auto exchange = std::make_shared<EmulatedExchange>(devices.size());
+  Backend first;
+  for (size_t k = 0; k < devices.size(); ++k) {
+    Backend device = TRY(make_emulated_backend(options, std::move(devices[k])));
+    device.collective = std::make_unique<EmulatedCollective>(
+        static_cast<EmulatedRuntime&>(*device.memory), exchange, k);
+    if (k == 0) {
+      first = std::move(device);
+    } else {
+      first.others.push_back(std::move(device));
+    }
+  }
+  return first;
 }
 
 }  // namespace troupe::kernels

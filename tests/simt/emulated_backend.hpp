@@ -1,11 +1,13 @@
 #pragma once
 
-// The CUDA backend over host memory and the emulator, on a device that may fail or be full.
+// The CUDA backend over host memory and the emulator, on a device that may fail or be full, and
+// several that exchange what they computed.
 
 #include <cstdint>
 #include <functional>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "base/result.hpp"
 #include "kernels/backend.hpp"
@@ -21,5 +23,12 @@ struct EmulatedDevice {
 };
 
 Result<Backend> make_emulated_backend(const CudaOptions& options, EmulatedDevice device = {});
+
+/// Devices that compute together, as make_cuda_group() makes them of GPUs. A gather is done when
+/// the streams of all have got there: one that does not come, or comes with another count, is an
+/// error after a minute where GPUs would wait forever. So is memory of a device that is allocated
+/// or released while a gather is under way there.
+Result<Backend> make_emulated_group(const CudaOptions& options,
+                                    std::vector<EmulatedDevice> devices);
 
 }  // namespace troupe::kernels

@@ -1,5 +1,5 @@
-// What makes a `troupe` of apps/ compute on emulated GPUs, any number of them. This open_gpu() is
-// linked instead of the product's; all else is the same.
+// What makes a `troupe` of apps/ compute on emulated GPUs, any number of them. This open_gpus()
+// is linked instead of the product's; all else is the same.
 //
 // A device fails when a file with its name, "cuda:0", comes to be in $TROUPE_EMULATED_FAULTS: at
 // the launch that is as many launches away as the file says. Who opened the device takes the file
@@ -10,6 +10,8 @@
 #include <filesystem>
 #include <fstream>
 #include <optional>
+#include <utility>
+#include <vector>
 
 #include "apps/gpu_backend.hpp"
 #include "base/check.hpp"
@@ -46,17 +48,21 @@ class FaultByFile {
 
 }  // namespace
 
-Result<kernels::Backend> open_gpu(const Device& device) {
-  CHECK(device.gpu.has_value());
-  kernels::EmulatedDevice emulated;
-  if (const char* folder = std::getenv("TROUPE_EMULATED_FAULTS"); folder != nullptr) {
-    emulated.fault = FaultByFile(folder, device);
+Result<kernels::Backend> open_gpus(const Device& device) {
+  CHECK(device.has_gpus());
+  std::vector<kernels::EmulatedDevice> emulated;
+  for (const uint32_t gpu : device.gpus) {
+    kernels::EmulatedDevice& one = emulated.emplace_back();
+    if (const char* folder = std::getenv("TROUPE_EMULATED_FAULTS"); folder != nullptr) {
+      one.fault = FaultByFile(folder, Device{{gpu}});
+    }
+    if (const char* bytes = std::getenv("TROUPE_EMULATED_MEMORY"); bytes != nullptr) {
+      one.memory_bytes = parse_number<uint64_t>(bytes).value();
+    }
   }
-  if (const char* bytes = std::getenv("TROUPE_EMULATED_MEMORY"); bytes != nullptr) {
-    emulated.memory_bytes = parse_number<uint64_t>(bytes).value();
-  }
-  return kernels::make_emulated_backend({.workspace_bytes = size_t{64} << 20U},
-                                        std::move(emulated));
+  const kernels::CudaOptions options{.workspace_bytes = size_t{64} << 20U};
+  if (emulated.size() == 1) return kernels::make_emulated_backend(options, std::move(emulated[0]));
+  return kernels::make_emulated_group(options, std::move(emulated));
 }
 
 std::optional<kernels::CudaSystem> cuda_here() { return {}; }

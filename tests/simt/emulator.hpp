@@ -35,6 +35,8 @@ class EmulatedStream {
   void add_silent(std::function<void()> work);
   /// Behind all that was added.
   [[nodiscard]] uint64_t position() const { return done_ + work_.size(); }
+  /// How much of that is done.
+  [[nodiscard]] uint64_t done() const { return done_; }
   /// Does what was added before `position` and is not done. @returns "" or the first report
   std::string run_until(uint64_t position);
   std::string run() { return run_until(position()); }

@@ -79,8 +79,10 @@ ClusterNodes::Node& ClusterNodes::add(const std::string& name) {
   node.name = name;
   node.process = host_.start_process(name, scheduler_);
   node.pool = std::make_unique<kernels::ThreadPool>(options_.num_threads);
-  node.backend =
-      options_.make_backend ? options_.make_backend() : kernels::make_cpu_backend(node.pool.get());
+  const auto& make_backend = role == cluster::Role::kRouter && options_.make_router_backend
+                                 ? options_.make_router_backend
+                                 : options_.make_backend;
+  node.backend = make_backend ? make_backend() : kernels::make_cpu_backend(node.pool.get());
   node.executor = host_.make_executor();
   node.background = host_.make_executor();
   node.services = {.self = host_.fresh_id(),

@@ -63,7 +63,8 @@ struct ClusterOptions {
   uint32_t kv_block_tokens = 16;
   uint32_t kv_max_copies = kvcache::HolderOptions().max_copies;
   DType kv_dtype = DType::kF32;
-  std::function<kernels::Backend()> make_backend = {};  ///< of each node; none: CPUs
+  std::function<kernels::Backend()> make_backend = {};         ///< of each node; none: CPUs
+  std::function<kernels::Backend()> make_router_backend = {};  ///< of each router, if another
 };
 
 class ClusterNodes {
