@@ -111,7 +111,7 @@ Result<Backend> join(std::vector<Backend> devices, const std::vector<int>& numbe
   Backend group = std::move(devices[0]);
   for (size_t k = 1; k < devices.size(); ++k) group.others.push_back(std::move(devices[k]));
   TRY(connect(group));
-  return group;
+  return Result<Backend>(std::move(group));
 }
 
 }  // namespace

@@ -233,7 +233,8 @@ TEST(ClusterConfig, SaysWhatIsWrongAndWhere) {
        "c.yaml:2: threads must be a whole number from 1 to 1024, not '0'"},
       {kSmall + "  - {name: s, role: router}\n", "c.yaml:5: two nodes are named s"},
       {"model: m\nnodes:\n  - {name: r, role: router,\n     device: gpu0}\n",
-       "c.yaml:4: device must be cpu or cuda: and a number, as cuda:0, not 'gpu0'"},
+       "c.yaml:4: device must be cpu or cuda: and numbers, each once, as cuda:0 or \"cuda:0,1\", "
+       "not 'gpu0'"},
       {"model: m\nnodes: [{name: r, role: router, device: cuda:-1}]\n", "not 'cuda:-1'"},
       {"model: m\nnodes: [{name: r, role: router, device: \"cuda:\"}]\n", "not the quoted 'cuda:'"},
       {"model: m\nnodes: [{name: r, role: router, device: [cuda:0]}]\n", "not a list"},
@@ -347,6 +348,44 @@ nodes:
   EXPECT_THAT(shown, HasSubstr("threads: 1, device: cuda:12}  # c.yaml:4\n"));
   EXPECT_EQ(describe(*parse_cluster_config(shown, "shown.yaml"), yaml, "c.yaml"), shown);
   EXPECT_EQ(parse_cluster_config(kSmall, "c.yaml")->nodes[0].device, Device{});
+}
+
+TEST(ClusterConfig, ReadsSeveralDevicesOfARouter) {
+  const std::string yaml = R"(model: m
+nodes:
+  - {name: r, role: router, device: "cuda:2,0,5"}
+  - name: q
+    role: router
+    device: cuda:0,1
+  - {name: s, role: experts, device: cuda:3}
+)";
+  const auto config = parse_cluster_config(yaml, "c.yaml");
+  ASSERT_TRUE(config.ok()) << config.error().message;
+  EXPECT_EQ(config->nodes[0].device, (Device{{2, 0, 5}}));
+  EXPECT_EQ(config->nodes[1].device, (Device{{0, 1}}));
+  const std::string shown = describe(*config, yaml, "c.yaml");
+  EXPECT_THAT(shown, HasSubstr("threads: 1, device: \"cuda:2,0,5\"}  # c.yaml:3\n"));
+  EXPECT_EQ(describe(*parse_cluster_config(shown, "shown.yaml"), yaml, "c.yaml"), shown);
+}
+
+TEST(ClusterConfig, RefusesDevicesThatCannotBe) {
+  const auto refusal = [](const std::string& role, const std::string& device) {
+    const auto config = parse_cluster_config(
+        "model: m\nnodes:\n  - {name: r, role: router, device: cuda:0}\n  - {name: s, role: " +
+            role + ", device: " + device + "}\n",
+        "c.yaml");
+    return config.ok() ? "" : config.error().message;
+  };
+  for (const char* device : {"\"cuda:0,0\"", "\"cuda:0,\"", "\"cuda:,1\"", "\"cuda:0,cuda:1\"",
+                             "\"cuda:0, 1\"", "\"cuda:\"", "\"cpu,cuda:0\""}) {
+    EXPECT_THAT(refusal("router", device), HasSubstr("c.yaml:4: device must be cpu or cuda:"))
+        << device;
+  }
+  EXPECT_THAT(refusal("router", "cuda:0,1"),
+              HasSubstr("c.yaml:4: several devices need quotes within braces: device: "
+                        "\"cuda:0,1\""));
+  EXPECT_THAT(refusal("experts", "\"cuda:0,1\""),
+              HasSubstr("c.yaml:4: s has 2 devices; only routers"));
 }
 
 class ClusterConfigFile : public ::testing::Test {

@@ -124,6 +124,19 @@ const Case kCases[] = {
        m.cluster->nodes[1].device.gpus = {2};
      },
      "GPUs of nodes", Verdict::kProblem, "s on cuda:2: CUDA counts 2 GPUs"},
+    {"a router on two GPUs, one of which is not there",
+     [](auto& m) {
+       on_gpus(m);
+       m.cluster->nodes[0].device.gpus = {0, 2};
+     },
+     "GPUs of nodes", Verdict::kProblem, "r on cuda:0,2: CUDA counts 2 GPUs"},
+    {"a router on GPUs of different kinds",
+     [](auto& m) {
+       on_gpus(m);
+       m.cluster->nodes[0].device.gpus = {0, 1};
+       m.gpus.cuda->devices[1].name = "H200";
+     },
+     "GPUs of nodes", Verdict::kProblem, "and GPU 1 of the kind H200"},
     {"a host tier larger than memory",
      [](auto& m) {
        on_gpus(m);

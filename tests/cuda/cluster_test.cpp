@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdlib>
+#include <functional>
 #include <memory>
 
 #include "model/grammar.hpp"
@@ -24,6 +25,14 @@ kernels::Backend device() {
   CHECK(backend.ok());
   return std::move(*backend);
 }
+
+kernels::Backend two_devices() {
+  auto group = kernels::make_test_group({.workspace_bytes = size_t{16} << 20U}, 2);
+  CHECK(group.ok());
+  return std::move(*group);
+}
+
+using MakeBackend = std::function<kernels::Backend()>;
 
 /// Prompts and answers of at most so many tokens.
 std::vector<scheduler::RequestSpec> requests(size_t count, size_t prompt, uint32_t answer) {
@@ -51,7 +60,16 @@ std::vector<Stream> alone(const std::vector<scheduler::RequestSpec>& specs) {
 /// Skipped without a GPU, where there is no emulator.
 using CudaCluster = kernels::Cuda;
 
-TEST_F(CudaCluster, GivesTheTokensOfOneProcessInChunksAndBesideOthers) {
+/// Whose routers have two; skipped where there are fewer GPUs.
+class CudaClusterOfTwo : public kernels::Cuda {
+ protected:
+  void SetUp() override {
+    kernels::Backend group;
+    kernels::start_test_group({.workspace_bytes = size_t{1} << 20U}, 2, group);
+  }
+};
+
+void expect_same_in_chunks_and_beside_others(const MakeBackend& router) {
   auto specs = requests(4, 11, 4);
   specs[2].prompt.resize(3);
   const auto expected = alone(specs);
@@ -59,9 +77,18 @@ TEST_F(CudaCluster, GivesTheTokensOfOneProcessInChunksAndBesideOthers) {
                        .num_shards = 2,
                        .batcher = {.max_step_tokens = 8, .max_running = 4},
                        .micro_batches = 2,
-                       .make_backend = device});
+                       .make_backend = device,
+                       .make_router_backend = router});
   ASSERT_TRUE(cluster.wait_serving());
   expect_same_together(cluster, specs, expected);
+}
+
+TEST_F(CudaCluster, GivesTheTokensOfOneProcessInChunksAndBesideOthers) {
+  expect_same_in_chunks_and_beside_others(device);
+}
+
+TEST_F(CudaClusterOfTwo, GivesTheTokensOfOneProcessInChunksAndBesideOthers) {
+  expect_same_in_chunks_and_beside_others(two_devices);
 }
 
 void expect_same_streams(const VirtualCluster::Streams& streams,
@@ -167,7 +194,7 @@ bool run_until_shown(VirtualCluster& cluster, const VirtualCluster::Streams& str
   });
 }
 
-TEST_F(CudaCluster, ChangesNoTokenWhenBlocksRunOutAndComeBackFromTheHost) {
+void expect_same_when_blocks_run_out(const MakeBackend& router) {
   const auto specs = requests(3, 14, 7);  // grow to 6 blocks each
   const auto expected = alone(specs);
   VirtualCluster cluster({.model = kModel,
@@ -176,7 +203,8 @@ TEST_F(CudaCluster, ChangesNoTokenWhenBlocksRunOutAndComeBackFromTheHost) {
                           .kv_blocks = 13,
                           .kv_host_blocks = 24,
                           .kv_block_tokens = 4,
-                          .make_backend = device},
+                          .make_backend = device,
+                          .make_router_backend = router},
                          {.seed = 1});
   ASSERT_TRUE(cluster.run_until_serving());
   for (int round = 0; round < 2; ++round) {
@@ -184,13 +212,21 @@ TEST_F(CudaCluster, ChangesNoTokenWhenBlocksRunOutAndComeBackFromTheHost) {
     ASSERT_TRUE(cluster.run_until_ended(streams));
     expect_same_streams(streams, expected);
   }
-  const NodeStatus router = cluster.status().nodes.at(0);
-  EXPECT_GT(router.num_preempted, 0U);
-  EXPECT_GT(router.prefix_cache.host_hit_tokens, 0U);
+  const NodeStatus status = cluster.status().nodes.at(0);
+  EXPECT_GT(status.num_preempted, 0U);
+  EXPECT_GT(status.prefix_cache.host_hit_tokens, 0U);
   EXPECT_EQ(cluster.left_over(), "");
 }
 
-TEST_F(CudaCluster, ChangesNoTokenWhenKvMovesToAnotherRouter) {
+TEST_F(CudaCluster, ChangesNoTokenWhenBlocksRunOutAndComeBackFromTheHost) {
+  expect_same_when_blocks_run_out(device);
+}
+
+TEST_F(CudaClusterOfTwo, ChangesNoTokenWhenBlocksRunOutAndComeBackFromTheHost) {
+  expect_same_when_blocks_run_out(two_devices);
+}
+
+void expect_same_when_kv_moves(const MakeBackend& router) {
   const auto specs = plain_requests(34, 9);  // from 32 on it is guessed who has them
   const auto expected = alone(specs);
   VirtualCluster cluster(
@@ -200,7 +236,8 @@ TEST_F(CudaCluster, ChangesNoTokenWhenKvMovesToAnotherRouter) {
        .scheduler = {.max_queued = 8, .max_running = 4, .min_fetch_tokens = 4, .max_context = 64},
        .kv_blocks = 32,
        .kv_block_tokens = 4,
-       .make_backend = device},
+       .make_backend = device,
+       .make_router_backend = router},
       {.seed = 1, .max_job_time = milliseconds(1)});
   ASSERT_TRUE(cluster.run_until_serving());
   const auto streams = cluster.submit_all(specs);
@@ -215,6 +252,13 @@ TEST_F(CudaCluster, ChangesNoTokenWhenKvMovesToAnotherRouter) {
   for (const NodeStatus& node : cluster.status().nodes) fetched += node.num_fetched_blocks;
   EXPECT_GE(fetched, 8U) << "a request's prompt at least";
   EXPECT_EQ(cluster.left_over(), "");
+}
+
+TEST_F(CudaCluster, ChangesNoTokenWhenKvMovesToAnotherRouter) { expect_same_when_kv_moves(device); }
+
+TEST_F(CudaClusterOfTwo, ChangesNoTokenWhenKvMovesToARouterOfOneAndBack) {
+  size_t num_routers = 0;
+  expect_same_when_kv_moves([&] { return num_routers++ == 0 ? two_devices() : device(); });
 }
 
 TEST_F(CudaCluster, ChangesNoTokenWhenExpertsMoveAndWhenAShardDies) {

@@ -24,5 +24,14 @@ TEST(CudaDevices, AreRefusedIfTheyAreOldOrTheirBlocksHaveLittleSharedMemory) {
   EXPECT_NE(why_refused(silent).find(silent.error), std::string::npos) << why_refused(silent);
 }
 
+TEST(CudaDevices, OfDifferentKindsDoNotComputeTogether) {
+  const std::vector<CudaDevice> devices{{.name = "A100"}, {.name = "H100"}, {.name = "A100"}};
+  EXPECT_EQ(why_not_together(devices, std::vector<int>{0, 2}), "");
+  EXPECT_EQ(why_not_together(devices, std::vector<uint32_t>{1}), "");
+  const std::string why = why_not_together(devices, std::vector<int>{2, 0, 1});
+  EXPECT_NE(why.find("GPU 2 is of the kind A100 and GPU 1 of the kind H100"), std::string::npos)
+      << why;
+}
+
 }  // namespace
 }  // namespace troupe::kernels

@@ -8,13 +8,10 @@
 #include <string>
 #include <vector>
 
-#include "actors/device_room.hpp"
 #include "actors/local_model.hpp"
 #include "actors/ranks.hpp"
-#include "model/checkpoint_writer.hpp"
-#include "model/random_weights.hpp"
 #include "tests/cuda/backend.hpp"
-#include "tests/model/checkpoint_files.hpp"
+#include "tests/cuda/shared_model.hpp"
 
 namespace troupe::actors {
 namespace {
@@ -23,46 +20,8 @@ constexpr uint32_t kPromptTokens = 37;  // more than products stream their weigh
 constexpr uint32_t kMaxContext = 48;
 constexpr kernels::CudaOptions kSmall{.workspace_bytes = size_t{16} << 20U};
 
-/// A model whose heads and outputs 4 devices can share in every format: of 128 outputs each.
-model::TestConfig shared_config() {
-  return model::tiny_v3_config()
-      .set("vocab_size", "64")
-      .set("hidden_size", "512")
-      .set("num_attention_heads", "4")
-      .set("num_key_value_heads", "4")
-      .set("q_lora_rank", "64")
-      .set("kv_lora_rank", "64")
-      .set("qk_nope_head_dim", "96")
-      .set("qk_rope_head_dim", "32")
-      .set("v_head_dim", "64")
-      .set("intermediate_size", "128")
-      .set("moe_intermediate_size", "32")
-      .set("n_routed_experts", "4")
-      .set("num_experts_per_tok", "2")
-      .set("n_group", "2")
-      .set("topk_group", "1")
-      .set("max_position_embeddings", "64");
-}
-
-void save(const std::string& directory, const std::string& scheme) {
-  model::TestConfig config = shared_config();
-  if (scheme == "fp8") {
-    config.set("quantization_config", R"({"quant_method":"fp8"})");
-  } else if (scheme != "bf16") {
-    config.set("quantization_config", R"({"quant_method":"troupe","version":1,"experts":")" +
-                                          scheme + R"(","rest":")" + scheme + "\"}");
-  }
-  const auto saved =
-      model::save_checkpoint(*model::parse_config(config.json()), model::RandomWeights(1, 0.05F),
-                             {.directory = directory,
-                              .config_json = config.json(),
-                              .experts = *model::parse_scheme(scheme),
-                              .rest = *model::parse_scheme(scheme)});
-  CHECK(saved.ok());
-}
-
 struct Case {
-  const char* model;  ///< of tests/golden/models, or a scheme of shared_config()
+  const char* model;  ///< of tests/golden/models, or a scheme of save_shared_model()
   size_t num_ranks;
   bool is_golden = true;
   DType kv_dtype = DType::kF32;
@@ -76,7 +35,7 @@ class CudaRanks : public testing::TestWithParam<Case> {
     if (IsSkipped() || HasFatalFailure()) return;
     kernels::start_test_group(kSmall, GetParam().num_ranks, group_);
     if (IsSkipped() || HasFatalFailure()) return;
-    if (!GetParam().is_golden) save(dir_.path(), GetParam().model);
+    if (!GetParam().is_golden) model::save_shared_model(dir_.path(), GetParam().model);
     const auto vocab = checkpoint().config().vocab_size;
     for (uint32_t i = 0; i < kPromptTokens; ++i) {
       prompt_.push_back(static_cast<TokenId>((17 * i + 5) % vocab));
@@ -281,7 +240,7 @@ TEST_F(CudaRanksOf, AModelWhoseHeadsTheyCannotShareSaySoBeforeAnythingIsLoaded) 
 
 TEST_F(CudaRanksOf, WeightsThatCannotBeCutNameTheMatrix) {
   const model::TempDir dir;
-  save(dir.path(), "fp8");
+  model::save_shared_model(dir.path(), "fp8");
   const auto checkpoint = model::Checkpoint::open(dir.path());
   ASSERT_TRUE(checkpoint.ok());
   const auto weights = *checkpoint->load_router();

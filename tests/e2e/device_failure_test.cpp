@@ -27,15 +27,20 @@ constexpr int kLaunches = 20;  ///< to come before a device fails: fewer than a 
 /// Two routers on cuda:0 and cuda:1, two shards on cuda:2 and cuda:3.
 class EmulatedDevices : public testing::Test {
  protected:
-  void SetUp() override {
+  void SetUp() override { configure("cuda:0", "cuda:1"); }
+  void configure(const std::string& router_0, const std::string& router_1) {
     const uint16_t http_port = free_port();
     // One CPU may have all processes to emulate: nobody is silent for as long as that takes.
     std::ofstream(config_) << "name: test-" << getpid() << "\nmodel: " << kDemo
                            << "\nserved_name: demo\nhttp: {port: " << http_port
                            << "}\ncontrol: {port: " << free_port()
                            << "}\nheartbeat: {interval: 1s, timeout: 30s}\nnodes:\n"
-                              "  - {name: router-0, role: router, device: cuda:0}\n"
-                              "  - {name: router-1, role: router, device: cuda:1}\n"
+                              "  - {name: router-0, role: router, device: \""
+                           << router_0
+                           << "\"}\n"
+                              "  - {name: router-1, role: router, device: \""
+                           << router_1
+                           << "\"}\n"
                               "  - {name: shard-0, role: experts, device: cuda:2}\n"
                               "  - {name: shard-1, role: experts, device: cuda:3}\n";
     url_ = "http://127.0.0.1:" + std::to_string(http_port);
@@ -59,16 +64,15 @@ class EmulatedDevices : public testing::Test {
     const ClusterView::HarmedStream harmed = view_->harm_a_stream(
         [&] {
           victim = view_->node(chosen());
-          std::ofstream(scratch_ / std::string(victim.at("device").as_string())) << kLaunches;
+          std::ofstream(scratch_ / last_of(victim)) << kLaunches;
         },
         kAnswer);
     EXPECT_EQ(harmed.error, "") << read_file(scratch_ / "head.log");
     EXPECT_TRUE(harmed.done);
     EXPECT_EQ(harmed.text, whole.text);
     const std::string name(victim.at("name").as_string());
-    const std::string device(victim.at("device").as_string());
     EXPECT_THAT(read_file(scratch_ / (name + ".log")),
-                HasSubstr("device_failed reason=\"emulated " + device +
+                HasSubstr("device_failed reason=\"emulated " + last_of(victim) +
                           ": an illegal memory access was encountered\""));
     // Started again, with a device that is whole.
     ASSERT_TRUE(wait_until([&] { return view_->serves_with(4); })) << up_->output();
@@ -79,6 +83,12 @@ class EmulatedDevices : public testing::Test {
     EXPECT_EQ(view_->status().at("requests").at("resumed_total").to_number<int64_t>(), 1);
     restarted_ = name;
     expected_ = whole.text;
+  }
+
+  /// The last device of a node: "cuda:5" of "cuda:1,5".
+  static std::string last_of(const json::value& node) {
+    const std::string devices(node.at("device").as_string());
+    return "cuda:" + devices.substr(devices.find_last_of(":,") + 1);
   }
 
   void expect_it_computes_again() {
@@ -114,6 +124,39 @@ TEST_F(EmulatedDevices, ARouterWhoseDeviceFailsChangesNoTokenAndIsStartedAgain) 
   const Finished drained = finish({kTroupeOfThese, "drain", other, "--url", url_});
   ASSERT_EQ(drained.code, 0) << drained.output;
   expect_it_computes_again();
+}
+
+TEST_F(EmulatedDevices, ARouterOneOfWhoseDevicesFailsChangesNoTokenAndIsStartedAgain) {
+  configure("cuda:0,4", "cuda:1,5");
+  ASSERT_NO_FATAL_FAILURE(start());
+  ASSERT_NO_FATAL_FAILURE(expect_the_same_tokens_when_it_fails([&] {
+    return rows_computed("router-0") > rows_computed("router-1") ? "router-0" : "router-1";
+  }));
+  const std::string other = restarted_ == "router-0" ? "router-1" : "router-0";
+  const Finished drained = finish({kTroupeOfThese, "drain", other, "--url", url_});
+  ASSERT_EQ(drained.code, 0) << drained.output;
+  expect_it_computes_again();
+}
+
+TEST_F(EmulatedDevices, OfDevicesThatCannotShareTheModelNothingIsLoaded) {
+  configure("cuda:0,1,4,5", "cuda:6");
+  const Finished node = finish({kTroupeOfThese, "node", "--config", config_, "--name", "router-0"});
+  EXPECT_EQ(node.code, 1) << node.output;
+  EXPECT_THAT(node.output, HasSubstr("num_attention_heads is 6, and 4 devices cannot share it"));
+}
+
+TEST_F(EmulatedDevices, GenerateTheSameTokensTogether) {
+  const auto generated = [&](const std::string& device) {
+    return finish({kTroupeOfThese, "generate", "--model", kDemo, "--device", device, "--chat",
+                   "What is 12 + 30?", "--temperature", "0", "-n", "4"});
+  };
+  const Finished alone = generated("cuda:0"), together = generated("cuda:0,1");
+  EXPECT_EQ(alone.code, 0) << alone.output;
+  EXPECT_EQ(together.code, 0) << together.output;
+  EXPECT_EQ(together.output, alone.output);
+  EXPECT_THAT(generated("cuda:0,0").output, HasSubstr("--device must be cpu or cuda:"));
+  EXPECT_THAT(finish({kTroupeOfThese, "bench", "kernels", "--device", "cuda:0,1"}).output,
+              HasSubstr("--device must name one"));
 }
 
 TEST_F(EmulatedDevices, ARouterThatDoesNotFitOnItsDeviceSaysWhatItNeedsAndIsNotStarted) {

@@ -284,8 +284,8 @@ TEST(BenchCommands, RefuseWhatTheyDoNotKnow) {
       {{"kernels", "--threads", "0"}, "--threads must be between 1 and 1024"},
       {{"kernels", "--time", "-1"}, "--time must be between 0 and"},
       {{"kernels", "--filter", "nothing like it"}, "no case has \"nothing like it\""},
-      {{"kernels", "--device", "gpu"}, "--device must be cpu or cuda: and a number, as cuda:0"},
-      {{"local", "-m", kDemo, "--device", "cuda:x"}, "--device must be cpu or cuda: and a number"},
+      {{"kernels", "--device", "gpu"}, "--device must be cpu or cuda: and numbers, each once, as cuda:0"},
+      {{"local", "-m", kDemo, "--device", "cuda:x"}, "--device must be cpu or cuda: and numbers"},
       {{"kernels", "--target", "mmx"}, "no \"mmx\" on this CPU, which runs "},
       {{"kernels", "extra"}, "too many positional options"},
   };
