@@ -33,11 +33,6 @@ Result<std::unique_ptr<Ranks>> Ranks::load(
   return ranks;
 }
 
-void Ranks::for_each(const std::function<void(size_t)>& task) {
-  if (threads_ == nullptr) return task(0);
-  threads_->parallel_for(count(), task);
-}
-
 void Ranks::write_block(BlockId id, const std::byte* from) const {
   for (const auto& rank : ranks_) rank->kv.write_block(id, from);
 }

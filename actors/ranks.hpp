@@ -5,7 +5,6 @@
 // is, so the bits are those of one device (docs/decisions/0007). The latent KV is one head for all:
 // every rank holds all of it.
 
-#include <functional>
 #include <memory>
 #include <span>
 #include <vector>
@@ -43,7 +42,11 @@ class Ranks {
 
   /// task(k) for each rank k at the same time, the first one in the calling thread; returns when
   /// all are done. REQUIRES: not called from a task of any kernels::ThreadPool
-  void for_each(const std::function<void(size_t rank)>& task);
+  template <class Task>
+  void for_each(const Task& task) {
+    if (threads_ == nullptr) return task(0);
+    threads_->parallel_for(count(), task);
+  }
 
   [[nodiscard]] size_t block_bytes() const { return ranks_[0]->kv.block_bytes(); }
   /// Of one rank, in the host tier and the blocks.

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstring>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <utility>
 
@@ -19,6 +20,27 @@ namespace troupe::kernels {
 namespace {
 
 constexpr int kNothing = 0xff;  // NaNs, so that nothing counts on zeros or on what was there before
+
+/// Memory of the host that is pinned for all devices of a group, as CUDA pins it for all.
+class Pinned {
+ public:
+  void add(const void* memory, size_t bytes) {
+    const std::lock_guard lock(mutex_);
+    ranges_.add(memory, bytes);
+  }
+  void remove(const void* memory) {
+    const std::lock_guard lock(mutex_);
+    ranges_.remove(memory);
+  }
+  bool contain(const void* from, size_t bytes) const {
+    const std::lock_guard lock(mutex_);
+    return ranges_.contain(from, bytes);
+  }
+
+ private:
+  mutable std::mutex mutex_;
+  DeviceRanges ranges_;
+};
 
 class EmulatedRuntime final : public cuda::Runtime {
  public:
@@ -73,19 +95,19 @@ class EmulatedRuntime final : public cuda::Runtime {
     check_no_gather("pinned");
     void* memory = TRY(host_->allocate_on_host(bytes));
     std::memset(memory, kNothing, bytes);
-    pinned_.add(memory, bytes);
+    pinned_->add(memory, bytes);
     return memory;
   }
   void release_on_host(void* memory) override {
     check_no_gather("unpinned");
     run_until(stream_.position());
-    pinned_.remove(memory);
+    pinned_->remove(memory);
     host_->release_on_host(memory);
   }
   void copy_in(void* to, const void* from, size_t bytes) override {
     ++traffic_.copies;
     device_.check(to, bytes);
-    if (pinned_.contain(from, bytes)) {  // read when the stream gets there
+    if (pinned_->contain(from, bytes)) {  // read when the stream gets there
       stream_.add_silent([=, this] { host_->copy_in(to, from, bytes); });
       return;
     }
@@ -118,6 +140,8 @@ class EmulatedRuntime final : public cuda::Runtime {
     cuda::launch_move_rows(*this, from, to, cols, DType::kF32);
   }
   [[nodiscard]] const DeviceRanges& device() const { return device_; }
+  /// Before either has pinned any.
+  void share_pinned(const EmulatedRuntime& other) { pinned_ = other.pinned_; }
   /// In the order of the stream. @param exchange outlives the work
   void gather(EmulatedExchange& exchange, size_t rank, const float* part, size_t count,
               float* parts) {
@@ -168,7 +192,8 @@ class EmulatedRuntime final : public cuda::Runtime {
   }
 
   std::unique_ptr<Memory> host_ = make_host_memory();
-  DeviceRanges device_, pinned_;
+  DeviceRanges device_;
+  std::shared_ptr<Pinned> pinned_ = std::make_shared<Pinned>();
   simt::EmulatedStream stream_;
   Traffic traffic_;
   size_t half_bytes_ = 0;
@@ -226,8 +251,9 @@ Result<Backend> make_emulated_group(const CudaOptions& options,
   Backend first;
   for (size_t k = 0; k < devices.size(); ++k) {
     Backend device = TRY(make_emulated_backend(options, std::move(devices[k])));
-    device.collective = std::make_unique<EmulatedCollective>(
-        static_cast<EmulatedRuntime&>(*device.memory), exchange, k);
+    auto& runtime = static_cast<EmulatedRuntime&>(*device.memory);
+    if (k > 0) runtime.share_pinned(static_cast<EmulatedRuntime&>(*first.memory));
+    device.collective = std::make_unique<EmulatedCollective>(runtime, exchange, k);
     if (k == 0) {
       first = std::move(device);
     } else {
