@@ -44,7 +44,8 @@ void Ranks::copy_blocks(const std::vector<kvcache::Copy>& copies) const {
   // order among each other: whoever is to be before waits.
   std::set<uint32_t> filled, read;
   const auto finish = [&] {
-    for (const auto& rank : ranks_) finish_or_end(rank->kv.memory());
+    // Those that read first: in the emulator that shows whether they waited for who fills.
+    for (size_t k = count(); k-- > 0;) finish_or_end(ranks_[k]->kv.memory());
     filled.clear();
     read.clear();
   };
