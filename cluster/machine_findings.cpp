@@ -267,6 +267,12 @@ Finding no_gpu(std::string found, const std::string& advice) {
                   advice);
 }
 
+/// Since 2.9.
+std::string nccl_version(int version) {
+  return std::to_string(version / 10000) + "." + std::to_string(version % 10000 / 100) + "." +
+         std::to_string(version % 100);
+}
+
 std::string cuda_version(int version) {
   return std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10);
 }
@@ -309,6 +315,11 @@ void add_cuda(const GpuFacts& gpus, std::vector<Finding>& findings) {
   findings.push_back(ok("CUDA", found));
   for (size_t i = 0; i < cuda.devices.size(); ++i) add_gpu(cuda, i, findings);
   if (cuda.devices.size() < 2) return;
+  findings.push_back(cuda.nccl_version > 0
+                         ? ok("NCCL", nccl_version(cuda.nccl_version))
+                         : note("NCCL", "built without",
+                                "A router computes on one GPU: docs/gpu.md says what to install to "
+                                "build with it."));
   std::vector<std::string> pairs;
   for (const auto& [a, b] : cuda.no_peer_access) {
     pairs.push_back(std::to_string(a) + " to " + std::to_string(b));
@@ -332,6 +343,9 @@ std::string why_not(const GpuFacts& gpus, const Device& device) {
     if (!refused.empty()) {
       return (device.gpus.size() > 1 ? "GPU " + std::to_string(gpu) + ": " : "") + refused;
     }
+  }
+  if (device.gpus.size() > 1 && gpus.cuda->nccl_version == 0) {
+    return "several GPUs need NCCL, and this troupe was built without";
   }
   return kernels::why_not_together(gpus.cuda->devices, device.gpus);
 }

@@ -41,6 +41,7 @@ Result<std::vector<CudaDevice>> cuda_devices() {
 
 CudaSystem cuda_system() {
   CudaSystem system;
+  system.nccl_version = nccl_version();
   cudaDriverGetVersion(&system.driver_version);
   cudaRuntimeGetVersion(&system.runtime_version);
   Result<std::vector<CudaDevice>> devices = cuda_devices();

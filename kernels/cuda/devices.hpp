@@ -62,7 +62,8 @@ Result<std::vector<CudaDevice>> cuda_devices();
 struct CudaSystem {
   int driver_version = 0;  ///< the newest CUDA that the driver supports; 0 without a driver
   int runtime_version = 0;
-  std::string error;  ///< CUDA's word for why no device can be counted; "" if they can
+  int nccl_version = 0;  ///< as NCCL counts, 22809 for 2.28.9; 0: not there to build with
+  std::string error;     ///< CUDA's word for why no device can be counted; "" if they can
   std::vector<CudaDevice> devices;
   /// (a, b), places in `devices`: a cannot read the memory of b directly.
   std::vector<std::pair<size_t, size_t>> no_peer_access;
@@ -70,5 +71,8 @@ struct CudaSystem {
 
 /// Creates no context on any GPU.
 CudaSystem cuda_system();
+
+/// CudaSystem::nccl_version
+int nccl_version();
 
 }  // namespace troupe::kernels

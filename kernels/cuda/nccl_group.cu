@@ -116,6 +116,12 @@ Result<Backend> join(std::vector<Backend> devices, const std::vector<int>& numbe
 
 }  // namespace
 
+int nccl_version() {
+  int version = 0;
+  ncclGetVersion(&version);
+  return version;
+}
+
 Result<Backend> make_cuda_group(const std::vector<int>& devices, const CudaOptions& options) {
   // A kernel that is loaded when it is first launched waits for what runs on its device, and a
   // gather that runs there waits for the other device's thread, which may want to load one. Source:

@@ -27,6 +27,7 @@ MachineFacts sound() {
       .gpus = {.driver = "NVRM version: 580.1",
                .cuda = kernels::CudaSystem{.driver_version = 13000,
                                            .runtime_version = 13000,
+                                           .nccl_version = 22809,
                                            .devices = {{"A100", 80 * kGiB, 80, 163 << 10},
                                                        {"A100", 80 * kGiB, 80, 163 << 10}}}},
       .ucx = {.version = "1.13.1",
@@ -130,6 +131,13 @@ const Case kCases[] = {
        m.cluster->nodes[0].device.gpus = {0, 2};
      },
      "GPUs of nodes", Verdict::kProblem, "r on cuda:0,2: CUDA counts 2 GPUs"},
+    {"a router on two GPUs without NCCL",
+     [](auto& m) {
+       on_gpus(m);
+       m.cluster->nodes[0].device.gpus = {0, 1};
+       m.gpus.cuda->nccl_version = 0;
+     },
+     "GPUs of nodes", Verdict::kProblem, "r on cuda:0,1: several GPUs need NCCL"},
     {"a router on GPUs of different kinds",
      [](auto& m) {
        on_gpus(m);
@@ -155,6 +163,8 @@ const Case kCases[] = {
      "CUDA", Verdict::kNote, "driver for 12.4"},
     {"driver without GPUs", [](auto& m) { m.gpus.cuda->devices.clear(); }, "CUDA", Verdict::kNote,
      "CUDA_VISIBLE_DEVICES"},
+    {"two GPUs without NCCL", [](auto& m) { m.gpus.cuda->nccl_version = 0; }, "NCCL",
+     Verdict::kNote, "built without"},
     {"old GPU", [](auto& m) { m.gpus.cuda->devices[1].sm = 70; }, "GPU 1", Verdict::kNote, "sm_80"},
     {"GPU with little shared memory",
      [](auto& m) {
