@@ -315,11 +315,9 @@ void add_cuda(const GpuFacts& gpus, std::vector<Finding>& findings) {
   findings.push_back(ok("CUDA", found));
   for (size_t i = 0; i < cuda.devices.size(); ++i) add_gpu(cuda, i, findings);
   if (cuda.devices.size() < 2) return;
-  findings.push_back(cuda.nccl_version > 0
-                         ? ok("NCCL", nccl_version(cuda.nccl_version))
-                         : note("NCCL", "built without",
-                                "A router computes on one GPU: docs/gpu.md says what to install to "
-                                "build with it."));
+  findings.push_back(ok("NCCL", cuda.nccl_version > 0
+                                    ? nccl_version(cuda.nccl_version)
+                                    : "built without, so a router computes on one GPU"));
   std::vector<std::string> pairs;
   for (const auto& [a, b] : cuda.no_peer_access) {
     pairs.push_back(std::to_string(a) + " to " + std::to_string(b));

@@ -163,8 +163,6 @@ const Case kCases[] = {
      "CUDA", Verdict::kNote, "driver for 12.4"},
     {"driver without GPUs", [](auto& m) { m.gpus.cuda->devices.clear(); }, "CUDA", Verdict::kNote,
      "CUDA_VISIBLE_DEVICES"},
-    {"two GPUs without NCCL", [](auto& m) { m.gpus.cuda->nccl_version = 0; }, "NCCL",
-     Verdict::kNote, "built without"},
     {"old GPU", [](auto& m) { m.gpus.cuda->devices[1].sm = 70; }, "GPU 1", Verdict::kNote, "sm_80"},
     {"GPU with little shared memory",
      [](auto& m) {
