@@ -6,8 +6,8 @@ namespace troupe::apps {
 Result<kernels::Backend> open_gpus(const Device& device) {
   CHECK(device.has_gpus());
   return Error{Code::kUnsupported, "device " + to_string(device) +
-                                       ": this troupe has no CUDA backend; build one with "
-                                       "./run build cuda, or compute on the CPUs (cpu)"};
+                                       ": this troupe has no CUDA backend; build it with "
+                                       "./run build where nvcc is, or compute on the CPUs (cpu)"};
 }
 
 std::optional<kernels::CudaSystem> cuda_here() { return {}; }

@@ -382,7 +382,10 @@ bool is_on_one_machine(const ClusterConfig& config) {
 
 uint32_t num_busy_threads(const ClusterConfig& config) {
   uint32_t num_threads = 0;
-  for (const NodeConfig& node : config.nodes) num_threads += node.threads + 1;
+  for (const NodeConfig& node : config.nodes) {
+    const auto num_gpus = static_cast<uint32_t>(node.device.gpus.size());
+    num_threads += node.threads + 1 + (num_gpus > 1 ? num_gpus - 1 : 0);
+  }
   return num_threads;
 }
 

@@ -100,8 +100,8 @@ std::string http_address(const ClusterConfig& config);
 /// The head is on the loopback interface, so that all nodes are on its machine.
 bool is_on_one_machine(const ClusterConfig& config);
 
-/// Threads of all nodes that want a CPU at once: those that compute, and one more of each node, for
-/// its actors and its transport.
+/// Threads of all nodes that want a CPU at once: those that compute, one more of each node, for its
+/// actors and its transport, and one for each GPU of a router but the first.
 uint32_t num_busy_threads(const ClusterConfig& config);
 
 /// Every key with its value and "default" or "file:line", as YAML with comments.

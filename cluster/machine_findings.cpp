@@ -343,7 +343,8 @@ std::string why_not(const GpuFacts& gpus, const Device& device) {
     }
   }
   if (device.gpus.size() > 1 && gpus.cuda->nccl_version == 0) {
-    return "several GPUs need NCCL, and this troupe was built without";
+    return "several GPUs need NCCL, and this troupe was built without: install libnccl-dev and "
+           "build it again, or name one GPU";
   }
   return kernels::why_not_together(gpus.cuda->devices, device.gpus);
 }
@@ -358,9 +359,10 @@ Finding gpus_of_nodes(const MachineFacts& facts) {
     if (!why.empty()) refused += (refused.empty() ? "" : "; ") + on + ": " + why;
   }
   if (refused.empty()) return ok("GPUs of nodes", found);
-  return problem("GPUs of nodes", refused,
-                 "These nodes do not start: correct `device`, build with ./run build cuda, or let "
-                 "all nodes compute on the CPUs (cpu).");
+  return problem(
+      "GPUs of nodes", refused,
+      "These nodes do not start: correct `device`, build with ./run build where nvcc is, or "
+      "let all nodes compute on the CPUs (cpu).");
 }
 
 void add_gpus(const GpuFacts& gpus, std::vector<Finding>& findings) {

@@ -65,8 +65,10 @@ namespace {
 
 class CudaRuntime final : public cuda::Runtime {
  public:
-  explicit CudaRuntime(const CudaDevice& device)
-      : name_(device.name), target_("sm" + std::to_string(device.sm)) {}
+  CudaRuntime(int number, const CudaDevice& device)
+      : device_(number),
+        name_("GPU " + std::to_string(number) + " (" + device.name + ")"),
+        target_("sm" + std::to_string(device.sm)) {}
 
   ~CudaRuntime() override {
     if (stream_ != nullptr) cudaStreamSynchronize(stream_);
@@ -82,7 +84,6 @@ class CudaRuntime final : public cuda::Runtime {
 
   /// Once, before anything else.
   Result<void> open(const CudaOptions& options) {
-    device_ = options.device;
     const size_t half_bytes = options.staging_bytes / 2 / kUploadAlignment * kUploadAlignment;
     int count = 1;
     keep(cudaSetDevice(device_), "choosing the device");
@@ -238,9 +239,9 @@ class CudaRuntime final : public cuda::Runtime {
     keep(cudaMemcpyAsync(to, from, bytes, kind, stream()), "copying");
   }
 
+  int device_;
   std::string name_;
   std::string target_;
-  int device_ = 0;
   unsigned num_multiprocessors_ = 1;
   cudaStream_t stream_ = nullptr;
   void* staging_on_host_ = nullptr;
@@ -269,7 +270,7 @@ Result<Backend> make_cuda_backend(const CudaOptions& options) {
     return Error{Code::kUnsupported, gpu + " (" + device.name + ") cannot compute: " + why +
                                          "; use another one, or compute on the CPU"};
   }
-  auto runtime = std::make_unique<CudaRuntime>(device);
+  auto runtime = std::make_unique<CudaRuntime>(options.device, device);
   TRY(runtime->open(options));
   std::unique_ptr<Ops> ops = TRY(cuda::make_cuda_ops(*runtime, options));
   MatrixPeakRun peak = TRY(cuda::make_matrix_peak(*runtime));

@@ -65,7 +65,8 @@ class NcclCollective final : public Collective {
 };
 
 /// The first gather connects the devices, which takes long and may fail; so it is done when they
-/// are opened.
+/// are opened. From then on a device may wait for one that does not come, and what waits cannot be
+/// taken down: what fails ends the process.
 Result<void> connect(const Backend& group) {
   const size_t count = group.num_devices();
   std::vector<OwnedMemory> parts;
@@ -83,12 +84,12 @@ Result<void> connect(const Backend& group) {
     group.of_rank(k).collective->all_gather(part, 1, part + 1);
   }
   const ncclResult_t called = ncclGroupEnd();
-  if (called != ncclSuccess) return Error{Code::kInternal, word_of(called, nullptr)};
+  if (called != ncclSuccess) end_process({Code::kInternal, word_of(called, nullptr)});
   for (size_t k = 0; k < count; ++k) {
     Memory& memory = *group.of_rank(k).memory;
     memory.copy_out(gathered[k].data(), static_cast<float*>(parts[k].get()) + 1,
                     count * sizeof(float));
-    TRY(memory.finish());
+    finish_or_end(memory);
   }
   for (const std::vector<float>& numbers : gathered) {
     for (size_t k = 0; k < count; ++k) {
@@ -127,6 +128,8 @@ Result<Backend> make_cuda_group(const std::vector<int>& devices, const CudaOptio
   // gather that runs there waits for the other device's thread, which may want to load one. Source:
   // CUDA C++ Programming Guide, Lazy Loading. Read when CUDA starts.
   setenv("CUDA_MODULE_LOADING", "EAGER", /*overwrite=*/0);
+  // NCCL allocates for each of its algorithms when a gather first takes it, unless it does so now.
+  setenv("NCCL_RUNTIME_CONNECT", "0", /*overwrite=*/0);
   const Result<std::vector<CudaDevice>> there = cuda_devices();
   std::vector<Backend> opened;
   for (const int device : devices) {

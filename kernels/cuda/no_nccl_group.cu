@@ -12,7 +12,7 @@ Result<Backend> make_cuda_group(const std::vector<int>& devices, const CudaOptio
                std::to_string(devices.size()) +
                    " GPUs in one process need NCCL, and this troupe was built without: install "
                    "libnccl-dev of NVIDIA's repository for CUDA where it is built and build it "
-                   "again (./run build cuda), or name one GPU per node"};
+                   "again (./run build), or name one GPU per node"};
 }
 
 }  // namespace troupe::kernels

@@ -119,6 +119,12 @@ TEST(ClusterConfig, CountsABusyThreadMoreOfEachNode) {
   EXPECT_EQ(num_busy_threads(*parse_cluster_config(kSmall, "c.yaml")), 4U);
   EXPECT_EQ(num_busy_threads(*parse_cluster_config(kWhole, "c.yaml")),
             (2U + 1) + (1 + 1) + (3 + 1));
+  const auto on_gpus = parse_cluster_config(
+      "model: m\nnodes:\n  - {name: r, role: router, device: \"cuda:0,1,2,3\", threads: 2}\n"
+      "  - {name: s, role: experts, device: cuda:4}\n",
+      "c.yaml");
+  ASSERT_TRUE(on_gpus.ok()) << on_gpus.error().message;
+  EXPECT_EQ(num_busy_threads(*on_gpus), (2U + 1 + 3) + (1 + 1));
 }
 
 TEST(ClusterConfig, HasAnAddressForTheGateway) {

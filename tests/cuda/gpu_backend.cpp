@@ -23,6 +23,7 @@ TEST(CudaBackend, IsNotFoundWithoutSuchADeviceAndSaysWhy) {
 Result<Backend> make_test_backend(const CudaOptions& options) { return make_cuda_backend(options); }
 
 Result<Backend> make_test_group(const CudaOptions& options, size_t num_devices) {
+  if (nccl_version() == 0) return Error{Code::kNotFound, "built without NCCL"};
   std::vector<int> devices(num_devices);
   std::iota(devices.begin(), devices.end(), 0);
   return make_cuda_group(devices, options);
