@@ -36,9 +36,9 @@ struct Gathered {
 
 class AnswerPartsTest : public ::testing::Test {
  protected:
-  void start(model::ChatFormatKind kind, const std::string& text) {
+  void start(model::ChatFormatKind kind, const std::string& text, Duration pause = {}) {
     model_ = std::make_unique<TestModel>(kind);
-    client_ = std::make_unique<FakeClient>([this, text](const scheduler::RequestSpec& spec) {
+    const auto script = [this, text](const scheduler::RequestSpec& spec) {
       FakeAnswer answer;
       // Marks are tokens of their own, as a model writes them.
       answer.tokens = model_->tokenizer.encode(text).value();
@@ -49,7 +49,8 @@ class AnswerPartsTest : public ::testing::Test {
         answer.tokens.push_back(*model_->tokenizer.eos());
       }
       return answer;
-    });
+    };
+    client_ = std::make_unique<FakeClient>(script, pause);
     service_ = std::make_unique<Service>(ServiceOptions{}, *client_, model_->gateway, metrics_);
   }
 
@@ -269,7 +270,8 @@ TEST_F(AnswerPartsTest, StreamsArgumentsAsTheyCome) {
                   : "function<｜tool▁sep｜>weather\n```json\n" + arguments + "\n```") +
         "<｜tool▁call▁end｜>";
     start(kind,
-          "<｜tool▁calls▁begin｜>" + call + (is_plain ? "" : "\n") + call + "<｜tool▁calls▁end｜>");
+          "<｜tool▁calls▁begin｜>" + call + (is_plain ? "" : "\n") + call + "<｜tool▁calls▁end｜>",
+          microseconds(500));
     for (const char* choice : {R"("auto")", R"("required")"}) {
       SCOPED_TRACE(std::string(model::to_string(kind)) + " " + choice);
       const std::string fields = std::string(kTools) + R"(,"tool_choice":)" + choice;
@@ -284,7 +286,8 @@ TEST_F(AnswerPartsTest, StreamsArgumentsAsTheyCome) {
         EXPECT_EQ(stream.calls[i].name, "weather");
         EXPECT_EQ(stream.calls[i].id, std::string_view(calls[i].at("id").as_string()));
       }
-      EXPECT_GT(stream.num_argument_steps, 10U) << "a token each, as the fake cluster sends them";
+      // Tokens that wait are joined, so where the machine has other work there may be few steps.
+      EXPECT_GT(stream.num_argument_steps, 4U) << "more than what two calls need";
       EXPECT_EQ(stream.finish_reason, "tool_calls");
 
       // Where max_tokens cuts the answer, it cuts the arguments, in the stream as in the whole.
