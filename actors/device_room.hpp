@@ -24,8 +24,8 @@ struct LargestStep {
 
 /// Bytes on a device that all lanes of a RouterEngine come to hold, in the absorbed form of
 /// attention, weights and KV blocks left out. Of several devices that compute a router together the
-/// first takes most: logits. Reached when the largest step has run, cut as well as
-/// whole if it may be, and scored tokens of a prompt.
+/// first takes most: logits. Reached when the largest step has run, cut as well as whole if it may
+/// be, and scored tokens of a prompt.
 uint64_t activation_bytes_of_router(const model::ModelConfig& config, const LargestStep& step,
                                     const RankOf& of = {});
 

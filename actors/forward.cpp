@@ -108,15 +108,10 @@ Rows Forward::gather(const Rows& part, kernels::Array& buffer) {
   const size_t count = part.rows * part.cols;
   auto* parts = gathered_.room<float>(memory_, num_ranks_ * count);
   collective_->all_gather(part.data, count, parts);
-  gathered_rows_.clear();
-  gathered_places_.clear();
   for (size_t k = 0; k < num_ranks_; ++k) {
-    for (size_t r = 0; r < part.rows; ++r) {
-      gathered_rows_.push_back(parts + k * count + r * part.cols);
-      gathered_places_.push_back(whole.row(r) + k * part.cols);
-    }
+    memory_.copy_rows(columns(whole, k * part.cols, part.cols),
+                      ConstRows(parts + k * count, part.rows, part.cols));
   }
-  memory_.move_rows(gathered_rows_, gathered_places_, part.cols);
   return whole;
 }
 

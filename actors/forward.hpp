@@ -154,8 +154,6 @@ class Forward {
   std::vector<kernels::AttentionRow> attention_rows_;
   std::vector<const void*> block_pointers_;
   std::vector<void*> kv_places_;  ///< of the rows
-  std::vector<const float*> gathered_rows_;
-  std::vector<void*> gathered_places_;
   std::vector<const float*> head_rows_;
   std::vector<void*> head_places_;
   std::vector<kernels::GemmParams> products_;

@@ -22,8 +22,8 @@ class Collective {
   /// order of the calls and of the operations; returns before, and the first error is kept for
   /// Memory::finish().
   /// REQUIRES: all ranks call it equally often with the same counts, each from a thread of its own.
-  /// From the call to finish() nobody allocates or releases memory of
-  /// the device: that may wait for another device, which waits for this one.
+  /// From the call to finish() nobody allocates or releases memory of the device: that may wait for
+  /// another device, which waits for this one.
   virtual void all_gather(const float* part, size_t count, float* parts) = 0;
 };
 

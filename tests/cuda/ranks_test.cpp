@@ -28,6 +28,13 @@ struct Case {
   AttentionForm form = AttentionForm::kAbsorbed;
 };
 
+void PrintTo(const Case& c, std::ostream* out) {
+  std::string model = c.model;
+  std::ranges::replace(model, '-', '_');
+  *out << model << (c.kv_dtype == DType::kBF16 ? "_bf16" : "_f32")
+       << (c.form == AttentionForm::kExpanded ? "_expanded" : "") << "_on_" << c.num_ranks;
+}
+
 class CudaRanks : public testing::TestWithParam<Case> {
  protected:
   void SetUp() override {
@@ -204,13 +211,7 @@ INSTANTIATE_TEST_SUITE_P(Models, CudaRanks,
                                               AttentionForm::kExpanded},
                                          Case{"fp8", 2, false}, Case{"fp8", 4, false, DType::kBF16},
                                          Case{"int8", 4, false}, Case{"int4-g32-asym", 2, false}),
-                         [](const auto& info) {
-                           std::string name = info.param.model;
-                           std::ranges::replace(name, '-', '_');
-                           name += info.param.kv_dtype == DType::kBF16 ? "_bf16" : "_f32";
-                           if (info.param.form == AttentionForm::kExpanded) name += "_expanded";
-                           return name + "_on_" + std::to_string(info.param.num_ranks);
-                         });
+                         testing::PrintToStringParamName());
 
 /// Why a model is refused for so many devices.
 class CudaRanksOf : public testing::Test {
@@ -245,11 +246,13 @@ TEST_F(CudaRanksOf, WeightsThatCannotBeCutNameTheMatrix) {
   ASSERT_TRUE(checkpoint.ok());
   const auto weights = *checkpoint->load_router();
   const auto host = kernels::make_host_memory();
-  // As if 8 devices had 64 outputs each of o_proj, whose scales are of 128 together.
+  // 64 outputs for each of 8 devices, and scales are of 128 together.
   const auto placed = place(weights, *host, {.rank = 1, .num_ranks = 8});
   ASSERT_FALSE(placed.ok());
   EXPECT_EQ(placed.error().code, Code::kUnsupported);
-  EXPECT_NE(placed.error().message.find("8 devices cannot share"), std::string::npos);
+  EXPECT_NE(placed.error().message.find("8 devices cannot share q_b_proj [512, 64]"),
+            std::string::npos)
+      << placed.error().message;
   EXPECT_NE(placed.error().message.find("F8_E4M3"), std::string::npos) << placed.error().message;
   EXPECT_TRUE(place(weights, *host, {.rank = 3, .num_ranks = 4}).ok());
 }
