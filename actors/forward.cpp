@@ -366,6 +366,7 @@ void Forward::compute_shared() {
                                  .down = shared.down,
                                  .y = rows(shared_, config_.hidden_size)};
     ops_.grouped_ffn({&ffn, 1});
+    memory_.start();  // while the experts' answers are waited for
   }
   shared_done_ = true;
 }

@@ -10,7 +10,9 @@ void add_device_option(Options& options) {
   options.add_options()(
       "device", po::value<std::string>()->default_value("cpu"),
       "what computes: cpu, cuda:0 and so on, or GPUs together: cuda:0,1; CPUs and GPUs "
-      "round differently");
+      "round differently")(
+      "cuda-graphs", po::value<std::string>()->default_value("on"),
+      "on or off: whether a GPU's launches that come again start together; tokens are the same");
 }
 
 Result<kernels::Backend> open_device(const Values& values) {
@@ -22,8 +24,13 @@ Result<kernels::Backend> open_device(const Values& values) {
         "--device must be cpu or cuda: and numbers, each once, as cuda:0 or cuda:0,1, not '" +
             name + "'"};
   }
+  const auto graphs =
+      values.count("cuda-graphs") != 0 ? values["cuda-graphs"].as<std::string>() : "on";
+  if (graphs != "on" && graphs != "off") {
+    return Error{Code::kInvalidArgument, "--cuda-graphs must be on or off, not '" + graphs + "'"};
+  }
   if (!device->has_gpus()) return kernels::Backend();
-  return open_gpus(*device);
+  return open_gpus(*device, graphs == "on");
 }
 
 }  // namespace troupe::apps

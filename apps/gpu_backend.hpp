@@ -12,11 +12,12 @@
 
 namespace troupe::apps {
 
+/// @param graphs CudaOptions::graphs
 /// REQUIRES: device.has_gpus()
 /// @errors kUnsupported if this binary has no CUDA backend, or none for several GPUs together, or a
 ///         GPU cannot compute, or they are of different kinds; kNotFound without such a GPU;
 ///         kResourceExhausted. Messages say what to do
-Result<kernels::Backend> open_gpus(const Device& device);
+Result<kernels::Backend> open_gpus(const Device& device, bool graphs);
 
 /// @returns none if this binary has no CUDA backend
 std::optional<kernels::CudaSystem> cuda_here();

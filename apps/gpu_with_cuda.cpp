@@ -6,10 +6,10 @@
 
 namespace troupe::apps {
 
-Result<kernels::Backend> open_gpus(const Device& device) {
+Result<kernels::Backend> open_gpus(const Device& device, bool graphs) {
   CHECK(device.has_gpus());
   const std::vector<int> gpus(device.gpus.begin(), device.gpus.end());
-  if (gpus.size() == 1) return kernels::make_cuda_backend({.device = gpus[0]});
+  if (gpus.size() == 1) return kernels::make_cuda_backend({.device = gpus[0], .graphs = graphs});
   return kernels::make_cuda_group(gpus, {});
 }
 

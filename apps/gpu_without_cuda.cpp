@@ -3,7 +3,7 @@
 
 namespace troupe::apps {
 
-Result<kernels::Backend> open_gpus(const Device& device) {
+Result<kernels::Backend> open_gpus(const Device& device, bool /*graphs*/) {
   CHECK(device.has_gpus());
   return Error{Code::kUnsupported, "device " + to_string(device) +
                                        ": this troupe has no CUDA backend; build it with "

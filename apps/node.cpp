@@ -137,8 +137,9 @@ struct Process {
 };
 
 /// What computes: its GPUs, or this machine's CPUs.
-Result<kernels::Backend> open_backend(const Device& device, kernels::ThreadPool& pool) {
-  return device.has_gpus() ? open_gpus(device) : kernels::make_cpu_backend(&pool);
+Result<kernels::Backend> open_backend(const Device& device, bool cuda_graphs,
+                                      kernels::ThreadPool& pool) {
+  return device.has_gpus() ? open_gpus(device, cuda_graphs) : kernels::make_cpu_backend(&pool);
 }
 
 /// What a router takes of memory for itself; an expert shard checks when it knows its experts.
@@ -217,7 +218,7 @@ Result<int> run(const std::string& config_path, const std::string& name) {
                   .pool = kernels::ThreadPool(node.threads, cpus)};
   TRY(actors::check_devices(process.checkpoint.config(),
                             std::max<size_t>(1, node.device.gpus.size())));
-  process.backend = TRY(open_backend(node.device, process.pool));
+  process.backend = TRY(open_backend(node.device, config.cuda_graphs, process.pool));
   auto& vocabulary = process.services.vocabulary;
   if (node.role == cluster::Role::kRouter) {
     process.router = TRY(load_router(process));

@@ -78,6 +78,7 @@ struct ClusterConfig {
   uint32_t restart_budget = 3;  ///< quick restarts of one process within a minute by `troupe up`
   Wires wires = Wires::kAuto;
   PinThreads pin_threads = PinThreads::kOff;  ///< auto: to a CPU each, if enough are free
+  bool cuda_graphs = true;  ///< of nodes on one GPU each (kernels/cuda/cuda_ops.hpp)
   // experts
   uint32_t redundant_experts = 0;             ///< replicas in each layer beyond one of each expert
   Duration rebalance_interval = seconds(60);  ///< at least so long between changes; 0: on request

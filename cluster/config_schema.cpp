@@ -19,6 +19,8 @@ constexpr auto kKvDTypes =
 constexpr auto kPinThreads =
     std::to_array<Choice<PinThreads>>({{"auto", PinThreads::kAuto}, {"off", PinThreads::kOff}});
 
+constexpr auto kOnOff = std::to_array<Choice<bool>>({{"on", true}, {"off", false}});
+
 Error wrong(std::string_view name, const std::string& expected, const YamlNode& node) {
   return {Code::kInvalidArgument,
           std::string(name) + " must be " + expected + ", not " + found(node)};
@@ -165,6 +167,10 @@ Result<void> read_setting(const Setting& setting, const YamlNode& node, ClusterC
       config.*to = TRY(read_choice(setting, kPinThreads, node));
       return {};
     }
+    Result<void> operator()(bool ClusterConfig::*to) {
+      config.*to = TRY(read_choice(setting, kOnOff, node));
+      return {};
+    }
   };
   return std::visit(Reader{setting, node, config, number}, setting.field);
 }
@@ -186,6 +192,7 @@ std::string show_setting(const Setting& setting, const ClusterConfig& config) {
     std::string operator()(PinThreads ClusterConfig::*from) {
       return show_choice(kPinThreads, config.*from);
     }
+    std::string operator()(bool ClusterConfig::*from) { return show_choice(kOnOff, config.*from); }
   };
   return std::visit(Shower{config}, setting.field);
 }

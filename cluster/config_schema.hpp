@@ -26,9 +26,10 @@ struct Setting {
   struct Bytes {
     uint32_t ClusterConfig::*field;
   };
-  using Field = std::variant<Word, Text, uint16_t ClusterConfig::*, uint32_t ClusterConfig::*,
-                             Bytes, Duration ClusterConfig::*, Wires ClusterConfig::*,
-                             DType ClusterConfig::*, PinThreads ClusterConfig::*>;
+  using Field =
+      std::variant<Word, Text, uint16_t ClusterConfig::*, uint32_t ClusterConfig::*, Bytes,
+                   Duration ClusterConfig::*, Wires ClusterConfig::*, DType ClusterConfig::*,
+                   PinThreads ClusterConfig::*, bool ClusterConfig::*>;
 
   std::string_view section;  ///< "" at the top level
   std::string_view key;
@@ -70,6 +71,7 @@ inline constexpr auto kSettings = std::to_array<Setting>({
      seconds(3'600).ns},
     {"", "restart_budget", &ClusterConfig::restart_budget, 0, 1'000},
     {"", "pin_threads", &ClusterConfig::pin_threads},
+    {"", "cuda_graphs", &ClusterConfig::cuda_graphs},
     {"transport", "wires", &ClusterConfig::wires},
     {"experts", "redundant", &ClusterConfig::redundant_experts, 0, 65'536},
     {"experts", "rebalance_interval", &ClusterConfig::rebalance_interval, 0, seconds(86'400).ns},

@@ -50,6 +50,9 @@ class Memory {
   virtual void move_rows(std::span<const float* const> from, std::span<void* const> to,
                          size_t cols) = 0;
 
+  /// Operations called so far begin, if they have not: for what is to be computed while the host
+  /// does something else. Waits for nothing. Copies and finish() begin them, too.
+  virtual void start() = 0;
   /// Waits for everything called so far. @errors the first one of any call, for good: what was
   /// computed since may be wrong, and a device that failed must be given up with its process.
   virtual Result<void> finish() = 0;

@@ -655,6 +655,16 @@ void launch_move_rows(Runtime& runtime, std::span<const float* const> from,
   runtime.launch(kernel, grid_of_elements(from.size(), cols));
 }
 
+void launch_copy_rows(Runtime& runtime, Rows to, ConstRows from) {
+  CHECK_EQ(to.rows, from.rows);
+  CHECK_EQ(to.cols, from.cols);
+  CopyRows kernel;
+  kernel.from = matrix(from);
+  kernel.to = matrix(to);
+  kernel.cols = to.cols;
+  runtime.launch(kernel, grid_of_elements(to.rows, to.cols));
+}
+
 Result<std::unique_ptr<Ops>> make_cuda_ops(Runtime& runtime, const CudaOptions& options) {
   void* workspace = TRY(runtime.allocate(options.workspace_bytes));
   return std::unique_ptr<Ops>(std::make_unique<CudaOps>(runtime, workspace, options));

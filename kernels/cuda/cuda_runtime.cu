@@ -5,8 +5,10 @@
 #include <cstring>
 #include <string>
 #include <thread>
+#include <unordered_map>
+#include <vector>
 
-#include "base/check.hpp"
+#include "base/log.hpp"
 #include "kernels/cuda/cuda_ops.hpp"
 #include "kernels/cuda/devices.hpp"
 #include "kernels/cuda/runtime.hpp"
@@ -72,6 +74,7 @@ class CudaRuntime final : public cuda::Runtime {
 
   ~CudaRuntime() override {
     if (stream_ != nullptr) cudaStreamSynchronize(stream_);
+    for (const Graph& graph : built_graphs_) destroy(graph);
     for (cudaEvent_t event : marks_) {
       if (event != nullptr) cudaEventDestroy(event);
     }
@@ -101,18 +104,13 @@ class CudaRuntime final : public cuda::Runtime {
     stage_in({.host = static_cast<std::byte*>(staging_on_host_),
               .device = static_cast<std::byte*>(staging_on_device_),
               .half_bytes = half_bytes});
+    use_graphs(options.graphs);
     return {};
   }
 
   const char* target() const override { return target_.c_str(); }
 
   unsigned num_multiprocessors() const override { return num_multiprocessors_; }
-
-  /// A thread has a device of its own; the operations of one step may come from any thread.
-  simt::Stream stream() override {
-    keep(cudaSetDevice(device_), "choosing the device");
-    return stream_;
-  }
 
   void keep_error(const char* what) override {
     if (what != nullptr && error_.empty()) error_ = name_ + ": " + what;
@@ -140,6 +138,7 @@ class CudaRuntime final : public cuda::Runtime {
     return memory;
   }
   void release(void* memory) override {
+    start();
     keep(cudaSetDevice(device_), "choosing the device");
     keep(cudaFree(memory), "releasing memory");
   }
@@ -165,6 +164,7 @@ class CudaRuntime final : public cuda::Runtime {
     return memory;
   }
   void release_on_host(void* memory) override {
+    start();
     keep(cudaSetDevice(device_), "choosing the device");
     keep(cudaFreeHost(memory), "releasing pinned memory");
   }
@@ -178,15 +178,6 @@ class CudaRuntime final : public cuda::Runtime {
   void copy(void* to, const void* from, size_t bytes) override {
     transfer(to, from, bytes, cudaMemcpyDeviceToDevice);
   }
-  void copy_rows(Rows to, ConstRows from) override {
-    CHECK_EQ(to.rows, from.rows);
-    CHECK_EQ(to.cols, from.cols);
-    if (failed() || to.rows * to.cols == 0) return;
-    keep(cudaMemcpy2DAsync(to.data, to.stride * sizeof(float), from.data,
-                           from.stride * sizeof(float), to.cols * sizeof(float), to.rows,
-                           cudaMemcpyDeviceToDevice, stream()),
-         "copying rows");
-  }
   void move_rows(std::span<const float* const> from, std::span<void* const> to,
                  size_t cols) override {
     cuda::launch_move_rows(*this, from, to, cols, DType::kF32);
@@ -197,6 +188,7 @@ class CudaRuntime final : public cuda::Runtime {
       const simt::Stream here = stream();
       wait([here] { return cudaStreamQuery(here); }, [here] { return cudaStreamSynchronize(here); },
            "computing");
+      build_graphs();
     }
     if (failed()) return Error{Code::kInternal, error_};
     return {};
@@ -206,15 +198,96 @@ class CudaRuntime final : public cuda::Runtime {
   void send(size_t first, size_t bytes) override {
     keep(cudaMemcpyAsync(static_cast<std::byte*>(staging_on_device_) + first,
                          static_cast<const std::byte*>(staging_on_host_) + first, bytes,
-                         cudaMemcpyHostToDevice, stream()),
+                         cudaMemcpyHostToDevice, raw_stream()),
          "copying to the device");
   }
-  void mark(unsigned half) override { keep(cudaEventRecord(marks_[half], stream()), "staging"); }
+  void mark(unsigned half) override {
+    keep(cudaEventRecord(marks_[half], raw_stream()), "staging");
+  }
   void wait_for(unsigned half) override {
     const cudaEvent_t mark = marks_[half];
     wait([mark] { return cudaEventQuery(mark); }, [mark] { return cudaEventSynchronize(mark); },
          "staging");
   }
+  /// A thread has a device of its own; the operations of one step may come from any thread.
+  simt::Stream raw_stream() override {
+    keep(cudaSetDevice(device_), "choosing the device");
+    return stream_;
+  }
+  /// A launch that is waiting may ask for what was allowed before, so never less.
+  void allow_shared(const simt::Launch& launch) override {
+    size_t& allowed = allowed_shared_[launch.entry];
+    if (launch.shared_bytes <= allowed) return;
+    allowed = launch.shared_bytes;
+    keep(cudaSetDevice(device_), "choosing the device");
+    keep(cudaFuncSetAttribute(launch.entry, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                              static_cast<int>(allowed)),
+         "asking for shared memory");
+  }
+  void start_one(const simt::Launch& launch, std::span<const std::byte> parameters) override {
+    keep_error(simt::start(raw_stream(), launch, parameters));
+  }
+
+  struct Graph {
+    cudaGraph_t graph = nullptr;
+    cudaGraphExec_t ready = nullptr;
+    std::vector<cudaGraphNode_t> nodes = {};
+  };
+  /// What cudaGraph calls take for a launch.
+  struct NodeParams {
+    NodeParams(const cuda::LaunchList& launches, size_t i) {
+      const simt::Launch& launch = launches.launch(i);
+      params.func = const_cast<void*>(launch.entry);
+      params.gridDim = dim3(launch.grid.x, launch.grid.y);
+      params.blockDim = dim3(launch.threads);
+      params.sharedMemBytes = static_cast<unsigned>(launch.shared_bytes);
+      params.kernelParams = arguments;
+      arguments[0] = const_cast<std::byte*>(launches.parameters(i).data());
+    }
+    NodeParams(const NodeParams&) = delete;
+    NodeParams& operator=(const NodeParams&) = delete;
+
+    void* arguments[1];
+    cudaKernelNodeParams params = {};
+  };
+  static void destroy(const Graph& graph) {
+    if (graph.ready != nullptr) cudaGraphExecDestroy(graph.ready);
+    if (graph.graph != nullptr) cudaGraphDestroy(graph.graph);
+  }
+  bool build_graph(size_t number, const cuda::LaunchList& launches) override {
+    if (number >= built_graphs_.size()) built_graphs_.resize(number + 1);
+    Graph& graph = built_graphs_[number];
+    destroy(graph);
+    graph = {};
+    cudaError_t error = cudaSetDevice(device_);
+    if (error == cudaSuccess) error = cudaGraphCreate(&graph.graph, 0);
+    for (size_t i = 0; i < launches.size() && error == cudaSuccess; ++i) {
+      const NodeParams node(launches, i);
+      cudaGraphNode_t& added = graph.nodes.emplace_back();
+      error = cudaGraphAddKernelNode(&added, graph.graph, i == 0 ? nullptr : &graph.nodes[i - 1],
+                                     i == 0 ? 0 : 1, &node.params);
+    }
+    if (error == cudaSuccess) error = cudaGraphInstantiate(&graph.ready, graph.graph, 0);
+    if (error == cudaSuccess) error = cudaGraphUpload(graph.ready, stream_);
+    if (error == cudaErrorMemoryAllocation) {
+      cudaGetLastError();  // is not to be found by the next launch
+      log::warning("no_memory_for_graphs", {{"device", name_}, {"graphs", number}});
+      return false;
+    }
+    keep(error, "building a graph of launches");
+    return !failed();
+  }
+  void change_graph(size_t number, size_t i, const cuda::LaunchList& launches) override {
+    const NodeParams node(launches, i);
+    const Graph& graph = built_graphs_[number];
+    keep(cudaGraphExecKernelNodeSetParams(graph.ready, graph.nodes[i], &node.params),
+         "changing a graph of launches");
+  }
+  void run_graph(size_t number) override {
+    keep(cudaGraphLaunch(built_graphs_[number].ready, raw_stream()),
+         "starting a graph of launches");
+  }
+
   /// Of several devices none waits longer than the others are well: what a device waits for from
   /// one that failed never comes.
   template <class Query, class Synchronize>
@@ -247,6 +320,8 @@ class CudaRuntime final : public cuda::Runtime {
   void* staging_on_host_ = nullptr;
   void* staging_on_device_ = nullptr;
   cudaEvent_t marks_[2] = {};
+  std::unordered_map<simt::Entry, size_t> allowed_shared_;
+  std::vector<Graph> built_graphs_;
   std::string error_;
 };
 

@@ -135,6 +135,7 @@ Result<Backend> make_cuda_group(const std::vector<int>& devices, const CudaOptio
   for (const int device : devices) {
     CudaOptions one = options;
     one.device = device;
+    one.graphs = false;  // building one may wait for a device that waits for this one
     opened.push_back(TRY(make_cuda_backend(one)));  // or why not, in its words
   }
   if (const std::string why = why_not_together(*there, devices); !why.empty()) {

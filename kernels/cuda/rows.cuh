@@ -138,6 +138,17 @@ struct MoveRows : ElementKernel {
   }
 };
 
+struct CopyRows : ElementKernel {
+  Matrix<const float> from;
+  Matrix<float> to;
+  size_t cols;
+
+  SIMT_DEVICE void operator()() const {
+    const size_t i = column();
+    if (i < cols) to.row(row())[i] = from.row(row())[i];
+  }
+};
+
 /// One block per row. The sum of squares: thread t adds elements t, t + 256, ... by fused
 /// multiply-adds, then the lanes of a warp add in a tree, then the warps in ascending order.
 struct RmsNorm {

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstring>
 #include <functional>
+#include <optional>
 #include <string_view>
 
 namespace troupe::kernels::cuda {
@@ -32,6 +33,7 @@ const void* Runtime::upload_bytes(const void* from, size_t bytes) {
   }
   uploaded_ += room;
   if (room > staging_.half_bytes - used_) {
+    start();  // what is kept back reads this half
     send_uploads();
     mark(half_);
     half_ ^= 1U;
@@ -49,6 +51,31 @@ const void* Runtime::upload_bytes(const void* from, size_t bytes) {
   used_ += room;
   return staging_.device + at;
 }
+
+void Runtime::start() {
+  if (kept_.empty()) return;
+  send_uploads();
+  const std::optional<size_t> graph = uses_graphs_ ? graphs_.find(kept_, changed_) : std::nullopt;
+  if (graph) {
+    for (const size_t i : changed_) {
+      if (!failed()) change_graph(*graph, i, kept_);
+    }
+    if (!failed()) run_graph(*graph);
+  } else {
+    for (size_t i = 0; i < kept_.size() && !failed(); ++i) {
+      start_one(kept_.launch(i), kept_.parameters(i));
+    }
+  }
+  kept_.clear();
+}
+
+void Runtime::build_graphs() {
+  if (failed()) return;
+  graphs_.build_wanted(
+      [this](size_t number, const LaunchList& launches) { return build_graph(number, launches); });
+}
+
+void Runtime::copy_rows(Rows to, ConstRows from) { launch_copy_rows(*this, to, from); }
 
 void Runtime::send_uploads() {
   if (failed() || sent_ == used_) return;

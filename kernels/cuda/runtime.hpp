@@ -8,8 +8,10 @@
 #include <span>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "kernels/backend.hpp"
+#include "kernels/cuda/launch_graphs.hpp"
 #include "kernels/cuda/simt.cuh"
 #include "kernels/memory.hpp"
 
@@ -22,7 +24,13 @@ class Runtime : public Memory {
   [[nodiscard]] virtual const char* target() const = 0;
   /// Blocks that run at the same time, if one fills a multiprocessor.
   [[nodiscard]] virtual unsigned num_multiprocessors() const = 0;
-  virtual simt::Stream stream() = 0;
+  /// For what is called next, behind all that was called before.
+  simt::Stream stream() {
+    start();
+    return raw_stream();
+  }
+
+  void start() final;
 
   /// Before the uploads of an operation, which must fit into half of the staging memory together.
   void begin_operation() { uploaded_ = 0; }
@@ -42,14 +50,28 @@ class Runtime : public Memory {
   /// those, or "". What it says is the first error. @param wrong nullptr: nobody
   void watch(std::function<std::string()> wrong) { watched_ = std::move(wrong); }
 
+  /// Behind all that was called before. Kept back, while graphs are used.
   template <class Kernel>
-  void launch(const Kernel& kernel, simt::Grid grid) {
+  void launch(Kernel kernel, simt::Grid grid) {
     if (failed() || grid.x == 0 || grid.y == 0) return;
-    send_uploads();
-    if (!failed()) keep_error(simt::launch(stream(), kernel, grid));
+#if __has_builtin(__builtin_clear_padding)
+    __builtin_clear_padding(&kernel);  // else launches that are the same may look changed
+#endif
+    const simt::Launch launch = simt::launch_of(kernel, grid);
+    if (launch.shared_bytes > simt::kDefaultShared) allow_shared(launch);
+    kept_.add(launch, simt::parameters_of(kernel));
+    if (!uses_graphs_ || kept_.size() == kMaxKept) start();
   }
 
+  void copy_rows(Rows to, ConstRows from) override;
+
  protected:
+  /// Before the first launch.
+  void use_graphs(bool whether) { uses_graphs_ = whether; }
+  /// Where launches go that are started; kept back ones are not.
+  virtual simt::Stream raw_stream() = 0;
+  /// While the device computes nothing.
+  void build_graphs();
   [[nodiscard]] bool is_watched() const { return watched_ != nullptr; }
   /// @returns whether all is well
   bool ask_watched() {
@@ -58,7 +80,7 @@ class Runtime : public Memory {
   }
   /// Pinned host memory and its copy on the device, used in turns by halves: one is written again
   /// when the copies from it are done, and read again in the order of the stream. What was uploaded
-  /// since the last launch goes over in one copy before the next one.
+  /// since the last start() goes over in one copy before the launches that were kept back.
   struct Staging {
     std::byte* host = nullptr;    ///< [2 * half_bytes]
     std::byte* device = nullptr;  ///< [2 * half_bytes], aligned to 16
@@ -76,6 +98,15 @@ class Runtime : public Memory {
   /// Until the stream is past the last mark of this half; at once if there is none.
   virtual void wait_for(unsigned half) = 0;
 
+  /// Blocks of this kernel will ask for more than simt::kDefaultShared.
+  virtual void allow_shared(const simt::Launch& launch) = 0;
+  virtual void start_one(const simt::Launch& launch, std::span<const std::byte> parameters) = 0;
+  /// @returns false if memory for it lacks
+  virtual bool build_graph(size_t number, const LaunchList& launches) = 0;
+  /// For the next times that it is run.
+  virtual void change_graph(size_t number, size_t i, const LaunchList& launches) = 0;
+  virtual void run_graph(size_t number) = 0;
+
   /// Something in the half at hand.
   struct Uploaded {
     size_t at = 0;  ///< in the staging memory
@@ -92,6 +123,13 @@ class Runtime : public Memory {
   const void* upload_bytes(const void* from, size_t bytes);
   void send_uploads();
 
+  /// Kept back at most. A layer has some 30.
+  static constexpr size_t kMaxKept = 64;
+
+  bool uses_graphs_ = false;
+  LaunchList kept_;
+  LaunchGraphs graphs_;
+  std::vector<size_t> changed_;
   Staging staging_;
   unsigned half_ = 0;    ///< the one at hand
   size_t used_ = 0;      ///< bytes of it
@@ -105,6 +143,8 @@ class Runtime : public Memory {
 /// Memory::move_rows() as a kernel; as BF16 it is Ops::store_kv().
 void launch_move_rows(Runtime& runtime, std::span<const float* const> from,
                       std::span<void* const> to, size_t cols, DType as);
+
+void launch_copy_rows(Runtime& runtime, Rows to, ConstRows from);
 
 /// Backend::matrix_peak. @param runtime outlives the result
 /// @errors kResourceExhausted

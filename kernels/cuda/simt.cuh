@@ -24,13 +24,14 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <span>
+#include <type_traits>
 
 #ifdef __CUDACC__
 #include <cuda_runtime.h>
 #define SIMT_DEVICE __device__ __forceinline__
 #define SIMT_UNROLL _Pragma("unroll")
 #else
-#include <functional>
 #define SIMT_DEVICE inline
 #define SIMT_UNROLL
 #endif
@@ -55,6 +56,7 @@ struct alignas(4 * N) Words {
 struct Grid {
   unsigned x = 1;  ///< below 2^31
   unsigned y = 1;  ///< below 2^16
+  friend bool operator==(const Grid&, const Grid&) = default;
 };
 
 #ifdef __CUDACC__
@@ -160,19 +162,11 @@ __global__ void __launch_bounds__(Kernel::kThreads, Kernel::kBlocksPerSm)
   kernel();
 }
 
-/// Starts a kernel. @returns nullptr, or what is wrong.
+/// What a kernel is called by, whatever its parameters are.
+using Entry = const void*;
 template <class Kernel>
-const char* launch(Stream stream, const Kernel& kernel, Grid grid) {
-  const size_t shared_bytes = kernel.shared_bytes();
-  if (shared_bytes > kDefaultShared) {
-    const cudaError_t error =
-        cudaFuncSetAttribute(run_kernel<Kernel>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                             static_cast<int>(shared_bytes));
-    if (error != cudaSuccess) return cudaGetErrorString(error);
-  }
-  run_kernel<<<dim3(grid.x, grid.y), Kernel::kThreads, shared_bytes, stream>>>(kernel);
-  const cudaError_t error = cudaGetLastError();
-  return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
+Entry entry_of() {
+  return reinterpret_cast<Entry>(run_kernel<Kernel>);
 }
 
 #else  // declared for tests/simt/emulator.cpp; what each does is said above
@@ -237,16 +231,46 @@ void wait_copies() {
 class EmulatedStream;
 using Stream = EmulatedStream*;
 
-/// @param call by every thread
-const char* launch_blocks(Stream stream, Grid grid, unsigned threads, size_t shared_bytes,
-                          std::function<void()> call);
-
+/// Called by every thread with the kernel's parameters.
+using Entry = void (*)(const void* parameters);
 template <class Kernel>
-const char* launch(Stream stream, const Kernel& kernel, Grid grid) {
-  return launch_blocks(stream, grid, Kernel::kThreads, kernel.shared_bytes(),
-                       [kernel] { kernel(); });
+Entry entry_of() {
+  return [](const void* parameters) { (*static_cast<const Kernel*>(parameters))(); };
 }
 
+#endif
+
+/// All that starts a kernel but its parameters.
+struct Launch {
+  Entry entry = {};
+  Grid grid = {};
+  unsigned threads = 0;  ///< of a block
+  size_t shared_bytes = 0;
+};
+
+template <class Kernel>
+Launch launch_of(const Kernel& kernel, Grid grid) {
+  static_assert(std::is_trivially_copyable_v<Kernel>, "parameters go to the device as bytes");
+  return {entry_of<Kernel>(), grid, Kernel::kThreads, kernel.shared_bytes()};
+}
+template <class Kernel>
+std::span<const std::byte> parameters_of(const Kernel& kernel) {
+  return std::as_bytes(std::span(&kernel, 1));
+}
+
+/// Starts a kernel. @param parameters the kernel's own bytes; may change when the call returns
+/// @returns nullptr, or what is wrong
+#ifdef __CUDACC__
+inline const char* start(Stream stream, const Launch& launch,
+                         std::span<const std::byte> parameters) {
+  void* arguments[] = {const_cast<std::byte*>(parameters.data())};
+  const cudaError_t error =
+      cudaLaunchKernel(launch.entry, dim3(launch.grid.x, launch.grid.y), dim3(launch.threads),
+                       arguments, launch.shared_bytes, stream);
+  return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
+}
+#else
+const char* start(Stream stream, const Launch& launch, std::span<const std::byte> parameters);
 #endif
 
 SIMT_DEVICE unsigned lane() { return thread() % kWarp; }

@@ -50,6 +50,7 @@ heartbeat: {interval: 201ms, timeout: 2s}
 assemble_timeout: 31s
 restart_budget: 4
 pin_threads: auto
+cuda_graphs: off
 transport: {wires: shm}
 experts: {redundant: 3, rebalance_interval: 61s, min_gain: 11, half_life: 62s}
 )";
@@ -108,6 +109,7 @@ TEST(ClusterConfig, ReadsEveryKey) {
   EXPECT_EQ(config->assemble_timeout, seconds(31));
   EXPECT_EQ(config->restart_budget, 4U);
   EXPECT_EQ(config->pin_threads, PinThreads::kAuto);
+  EXPECT_FALSE(config->cuda_graphs);
   EXPECT_EQ(config->wires, Wires::kShm);
   EXPECT_EQ(config->redundant_experts, 3U);
   EXPECT_EQ(config->rebalance_interval, seconds(61));
@@ -149,6 +151,7 @@ TEST(ClusterConfig, FillsInDefaults) {
   EXPECT_EQ(config->heartbeat_interval, milliseconds(200));
   EXPECT_EQ(config->heartbeat_timeout, milliseconds(1500)) << "with the interval below two seconds";
   EXPECT_EQ(config->pin_threads, PinThreads::kOff);
+  EXPECT_TRUE(config->cuda_graphs);
   EXPECT_EQ(config->wires, Wires::kAuto);
   EXPECT_EQ(config->kv_dtype, DType::kF32);
   EXPECT_TRUE(config->pins.empty());
@@ -224,6 +227,7 @@ TEST(ClusterConfig, SaysWhatIsWrongAndWhere) {
       {kSmall + "transport: {wires: rdma}\n",
        "transport.wires must be auto, shm or net, not 'rdma'"},
       {kSmall + "pin_threads: yes\n", "c.yaml:5: pin_threads must be auto or off, not 'yes'"},
+      {kSmall + "cuda_graphs: true\n", "c.yaml:5: cuda_graphs must be on or off, not 'true'"},
       {kSmall + "name: \"a\\nb\"\n", "c.yaml:5: name must be a word of letters"},
       {"model: \"a\\0b\"\n", "model must be a text without control characters"},
       {"model: ''\n", "model must be a text without control characters"},

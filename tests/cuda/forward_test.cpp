@@ -33,15 +33,20 @@ struct Case {
 class CudaForward : public testing::TestWithParam<Case> {
  protected:
   void SetUp() override {
-    kernels::Backend backend;
-    kernels::start_test_backend({.workspace_bytes = size_t{64} << 20U}, backend);
+    device_ = load_on_device({});
     if (IsSkipped() || HasFatalFailure()) return;
-    device_ = load(std::move(backend));
     for (uint32_t i = 0; i < kPromptTokens; ++i) {
       prompt_.push_back(static_cast<TokenId>((17 * i + 5) % device_->config().vocab_size));
     }
   }
 
+  /// @returns nullptr where the test is skipped or has failed
+  static std::unique_ptr<LocalModel> load_on_device(kernels::CudaOptions options) {
+    options.workspace_bytes = size_t{64} << 20U;
+    kernels::Backend backend;
+    kernels::start_test_backend(options, backend);
+    return IsSkipped() || HasFatalFailure() ? nullptr : load(std::move(backend));
+  }
   static std::unique_ptr<LocalModel> load(kernels::Backend backend) {
     const auto checkpoint = model::Checkpoint::open(kernels::test_model(GetParam().model));
     CHECK(checkpoint.ok());
@@ -156,6 +161,19 @@ TEST_P(CudaForward, GivesARowTheSameBitsBesideAnotherSequence) {
     }
   }
   expect_same_bits(alone, beside);
+}
+
+TEST_P(CudaForward, GivesTheSameBitsWhereNoLaunchesStartTogether) {
+  // Decoding, a chunk in between; the few uploads that there is room for move from step to step.
+  std::vector<uint32_t> chunks{8};
+  chunks.insert(chunks.end(), 8, 1);
+  chunks.push_back(9);
+  chunks.insert(chunks.end(), 12, 1);
+  const auto without = load_on_device({.graphs = false});
+  const auto moving = load_on_device({.staging_bytes = size_t{32} << 10U});
+  const Logits want = logits(*without, prompt_, chunks);
+  expect_same_bits(want, logits(*device_, prompt_, chunks));
+  expect_same_bits(want, logits(*moving, prompt_, chunks));
 }
 
 TEST_P(CudaForward, GoesOnFromACopyOfTheKv) {

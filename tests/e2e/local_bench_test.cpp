@@ -286,6 +286,8 @@ TEST(BenchCommands, RefuseWhatTheyDoNotKnow) {
       {{"kernels", "--filter", "nothing like it"}, "no case has \"nothing like it\""},
       {{"kernels", "--device", "gpu"},
        "--device must be cpu or cuda: and numbers, each once, as cuda:0"},
+      {{"local", "-m", kDemo, "--cuda-graphs", "yes"},
+       "--cuda-graphs must be on or off, not 'yes'"},
       {{"local", "-m", kDemo, "--device", "cuda:x"}, "--device must be cpu or cuda: and numbers"},
       {{"kernels", "--target", "mmx"}, "no \"mmx\" on this CPU, which runs "},
       {{"kernels", "extra"}, "too many positional options"},

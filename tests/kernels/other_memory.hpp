@@ -52,6 +52,7 @@ class OtherMemory : public Memory {
                  size_t cols) override {
     host_->move_rows(from, to, cols);
   }
+  void start() override {}
   Result<void> finish() override {
     for (const Arriving& a : arriving_) std::memcpy(a.to, a.bytes.data(), a.bytes.size());
     arriving_.clear();

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -44,8 +45,8 @@ class Pinned {
 
 class EmulatedRuntime final : public cuda::Runtime {
  public:
-  EmulatedRuntime(size_t staging_bytes, EmulatedDevice kind) : kind_(std::move(kind)) {
-    half_bytes_ = staging_bytes / 2 / kUploadAlignment * kUploadAlignment;
+  EmulatedRuntime(const CudaOptions& options, EmulatedDevice kind) : kind_(std::move(kind)) {
+    half_bytes_ = options.staging_bytes / 2 / kUploadAlignment * kUploadAlignment;
     for (auto* staging : {&staging_on_host_, &staging_on_device_}) {
       staging->resize(2 * half_bytes_ / sizeof(simt::Words<4>));
       std::memset(staging->data(), kNothing, 2 * half_bytes_);
@@ -53,19 +54,12 @@ class EmulatedRuntime final : public cuda::Runtime {
     stage_in({.host = bytes_of(staging_on_host_),
               .device = bytes_of(staging_on_device_),
               .half_bytes = half_bytes_});
+    use_graphs(options.graphs);
   }
 
   const char* target() const override { return "emulated"; }
   /// Few, so that small batches use one block for all splits of a row, and single rows do not.
   unsigned num_multiprocessors() const override { return 2; }
-  /// For a launch; nothing else asks for it.
-  simt::Stream stream() override {
-    ++traffic_.launches;
-    if (std::string wrong = kind_.fault ? kind_.fault() : ""; !wrong.empty()) {
-      stream_.add([wrong = std::move(wrong)] { return wrong; });
-    }
-    return &stream_;
-  }
   [[nodiscard]] const Traffic& traffic() const { return traffic_; }
   void keep_error(const char* what) override {
     if (what != nullptr && error_.empty()) error_ = what;
@@ -81,6 +75,7 @@ class EmulatedRuntime final : public cuda::Runtime {
   }
   void release(void* memory) override {
     check_no_gather("released");
+    start();
     run_until(stream_.position());
     device_.remove(memory);
     host_->release(memory);
@@ -100,11 +95,13 @@ class EmulatedRuntime final : public cuda::Runtime {
   }
   void release_on_host(void* memory) override {
     check_no_gather("unpinned");
+    start();
     run_until(stream_.position());
     pinned_->remove(memory);
     host_->release_on_host(memory);
   }
   void copy_in(void* to, const void* from, size_t bytes) override {
+    start();
     ++traffic_.copies;
     device_.check(to, bytes);
     if (pinned_->contain(from, bytes)) {  // read when the stream gets there
@@ -117,21 +114,22 @@ class EmulatedRuntime final : public cuda::Runtime {
     });
   }
   void copy_out(void* to, const void* from, size_t bytes) override {
+    start();
     ++traffic_.copies;
     device_.check(from, bytes);
     stream_.add_silent([=, this] { host_->copy_out(to, from, bytes); });
   }
   void copy(void* to, const void* from, size_t bytes) override {
+    start();
     ++traffic_.copies;
     device_.check(to, bytes);
     device_.check(from, bytes);
     stream_.add_silent([=, this] { host_->copy(to, from, bytes); });
   }
   void copy_rows(Rows to, ConstRows from) override {
-    ++traffic_.copies;
     device_.check(to);
     device_.check(from);
-    stream_.add_silent([=, this] { host_->copy_rows(to, from); });
+    Runtime::copy_rows(to, from);
   }
   void move_rows(std::span<const float* const> from, std::span<void* const> to,
                  size_t cols) override {
@@ -148,11 +146,14 @@ class EmulatedRuntime final : public cuda::Runtime {
     if (failed()) return;
     device_.check(part, count * sizeof(float));
     device_.check(parts, exchange.num_ranks() * count * sizeof(float));
+    start();
     stream_.add([=, &exchange] { return exchange.gather(rank, part, count, parts); });
     after_gathers_ = stream_.position();
   }
   Result<void> finish() override {
+    start();
     run_until(stream_.position());
+    build_graphs();
     if (failed()) return Error{Code::kInternal, error_};
     return {};
   }
@@ -174,6 +175,36 @@ class EmulatedRuntime final : public cuda::Runtime {
     });
   }
 
+  simt::Stream raw_stream() override { return &stream_; }
+  void allow_shared(const simt::Launch& /*launch*/) override {}
+  void start_one(const simt::Launch& launch, std::span<const std::byte> parameters) override {
+    ++traffic_.launches;
+    add_launch(launch, parameters);
+  }
+  bool build_graph(size_t number, const cuda::LaunchList& launches) override {
+    CHECK_EQ(stream_.done(), stream_.position());
+    ++traffic_.built;
+    graphs_[number] = {};
+    for (size_t i = 0; i < launches.size(); ++i) graphs_[number].emplace_back(launches, i);
+    return !kind_.has_no_room_for_graphs;
+  }
+  void change_graph(size_t number, size_t i, const cuda::LaunchList& launches) override {
+    ++traffic_.changes;
+    Node& node = graphs_.at(number).at(i);
+    CHECK(node.launch.entry == launches.launch(i).entry);  // CUDA lets a node keep its kernel only
+    node = Node(launches, i);
+  }
+  void run_graph(size_t number) override {
+    ++traffic_.graphs;
+    for (const Node& node : graphs_.at(number)) add_launch(node.launch, node.parameters);
+  }
+  void add_launch(const simt::Launch& launch, std::span<const std::byte> parameters) {
+    if (std::string wrong = kind_.fault ? kind_.fault() : ""; !wrong.empty()) {
+      stream_.add([wrong = std::move(wrong)] { return wrong; });
+    }
+    keep_error(simt::start(&stream_, launch, parameters));
+  }
+
   void run_until(uint64_t position) {
     if (failed()) return;
     if (const std::string report = stream_.run_until(position); !report.empty()) {
@@ -191,7 +222,17 @@ class EmulatedRuntime final : public cuda::Runtime {
     return reinterpret_cast<std::byte*>(words.data());
   }
 
+  /// Of a graph: what it was told, which is all that it knows.
+  struct Node {
+    Node(const cuda::LaunchList& launches, size_t i)
+        : launch(launches.launch(i)),
+          parameters(launches.parameters(i).begin(), launches.parameters(i).end()) {}
+    simt::Launch launch;
+    std::vector<std::byte> parameters;
+  };
+
   std::unique_ptr<Memory> host_ = make_host_memory();
+  std::map<size_t, std::vector<Node>> graphs_;
   DeviceRanges device_;
   std::shared_ptr<Pinned> pinned_ = std::make_shared<Pinned>();
   simt::EmulatedStream stream_;
@@ -231,7 +272,7 @@ Traffic traffic_of(const Memory& memory) {
 }
 
 Result<Backend> make_emulated_backend(const CudaOptions& options, EmulatedDevice device) {
-  auto runtime = std::make_unique<EmulatedRuntime>(options.staging_bytes, std::move(device));
+  auto runtime = std::make_unique<EmulatedRuntime>(options, std::move(device));
   std::unique_ptr<Ops> ops = TRY(cuda::make_cuda_ops(*runtime, options));
   auto checked = std::make_unique<OnDevice>(std::move(ops), runtime->device());
   MatrixPeakRun peak = TRY(cuda::make_matrix_peak(*runtime));
@@ -244,9 +285,9 @@ Result<Backend> make_emulated_backend(const CudaOptions& options, EmulatedDevice
                  .sampler = std::move(sampler)};
 }
 
-Result<Backend> make_emulated_group(const CudaOptions& options,
-                                    std::vector<EmulatedDevice> devices) {
+Result<Backend> make_emulated_group(CudaOptions options, std::vector<EmulatedDevice> devices) {
   CHECK(!devices.empty());
+  options.graphs = false;
   const auto exchange = std::make_shared<EmulatedExchange>(devices.size());
   Backend first;
   for (size_t k = 0; k < devices.size(); ++k) {

@@ -20,6 +20,7 @@ struct EmulatedDevice {
   /// hears of it when the stream has got there, as CUDA tells of a kernel that failed
   std::function<std::string()> fault = nullptr;
   std::optional<uint64_t> memory_bytes = {};  ///< what it has; none: as much as the host
+  bool has_no_room_for_graphs = false;
 };
 
 Result<Backend> make_emulated_backend(const CudaOptions& options, EmulatedDevice device = {});
@@ -28,7 +29,6 @@ Result<Backend> make_emulated_backend(const CudaOptions& options, EmulatedDevice
 /// the streams of all have got there: one that does not come, or comes with another count, is an
 /// error after a minute where GPUs would wait forever. So is memory of a device that is allocated
 /// or released while a gather is under way there.
-Result<Backend> make_emulated_group(const CudaOptions& options,
-                                    std::vector<EmulatedDevice> devices);
+Result<Backend> make_emulated_group(CudaOptions options, std::vector<EmulatedDevice> devices);
 
 }  // namespace troupe::kernels

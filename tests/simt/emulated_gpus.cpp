@@ -48,7 +48,7 @@ class FaultByFile {
 
 }  // namespace
 
-Result<kernels::Backend> open_gpus(const Device& device) {
+Result<kernels::Backend> open_gpus(const Device& device, bool graphs) {
   CHECK(device.has_gpus());
   std::vector<kernels::EmulatedDevice> emulated;
   for (const uint32_t gpu : device.gpus) {
@@ -60,7 +60,7 @@ Result<kernels::Backend> open_gpus(const Device& device) {
       one.memory_bytes = parse_number<uint64_t>(bytes).value();
     }
   }
-  const kernels::CudaOptions options{.workspace_bytes = size_t{64} << 20U};
+  const kernels::CudaOptions options{.workspace_bytes = size_t{64} << 20U, .graphs = graphs};
   if (emulated.size() == 1) return kernels::make_emulated_backend(options, std::move(emulated[0]));
   return kernels::make_emulated_group(options, std::move(emulated));
 }

@@ -434,8 +434,8 @@ std::string run_blocks(ThreadOrder order, Grid grid, unsigned threads, size_t sh
 
 }  // namespace
 
-const char* launch_blocks(Stream stream, Grid grid, unsigned threads, size_t shared_bytes,
-                          std::function<void()> call) {
+const char* start(Stream stream, const Launch& launch, std::span<const std::byte> parameters) {
+  const auto& [entry, grid, threads, shared_bytes] = launch;
   if (threads == 0 || threads % kWarp != 0 || threads > kMostThreads ||
       shared_bytes > kBlockSharedBytes || grid.x == 0 || grid.x > kMostBlocksX || grid.y == 0 ||
       grid.y > kMostBlocksY) {
@@ -444,13 +444,16 @@ const char* launch_blocks(Stream stream, Grid grid, unsigned threads, size_t sha
                  " bytes of shared memory cannot be launched";
     return the_report.c_str();
   }
+  const auto run = [launch, kept = std::vector<std::byte>(parameters.begin(), parameters.end())](
+                       ThreadOrder order) {
+    return run_blocks(order, launch.grid, launch.threads, launch.shared_bytes,
+                      [&] { launch.entry(kept.data()); });
+  };
   if (stream == nullptr) {
-    the_report = run_blocks(the_order, grid, threads, shared_bytes, call);
+    the_report = run(the_order);
     return the_report.empty() ? nullptr : the_report.c_str();
   }
-  stream->add([order = stream->next_order(), grid, threads, shared_bytes, call = std::move(call)] {
-    return run_blocks(order, grid, threads, shared_bytes, call);
-  });
+  stream->add([order = stream->next_order(), run] { return run(order); });
   return nullptr;
 }
 

@@ -27,6 +27,11 @@ struct Kernel {
   void operator()() const { body(); }
 };
 
+template <class Kernel>
+const char* launch(Stream stream, const Kernel& kernel, Grid grid) {
+  return start(stream, launch_of(kernel, grid), parameters_of(kernel));
+}
+
 /// What one block of 64 threads reports, in each order of threads.
 template <class Body>
 std::string report_of(const Body& body, size_t shared_bytes = 0) {

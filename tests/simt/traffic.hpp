@@ -9,8 +9,11 @@
 namespace troupe::kernels {
 
 struct Traffic {
-  uint64_t launches = 0;
-  uint64_t uploads = 0;  ///< copies of staging memory before launches
+  uint64_t launches = 0;  ///< one by one
+  uint64_t graphs = 0;    ///< of launches
+  uint64_t changes = 0;   ///< of launches in graphs
+  uint64_t built = 0;     ///< graphs
+  uint64_t uploads = 0;   ///< copies of staging memory before launches
   uint64_t uploaded_bytes = 0;
   uint64_t copies = 0;  ///< all others: in, out and within
 };

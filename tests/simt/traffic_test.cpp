@@ -4,6 +4,7 @@
 
 #include "actors/local_model.hpp"
 #include "tests/cuda/backend.hpp"
+#include "tests/simt/emulated_backend.hpp"
 
 namespace troupe::kernels {
 namespace {
@@ -19,6 +20,7 @@ TEST_F(TrafficOfProducts, HasNoUploadOfWhatIsThereAndOneOfWhatWasOverwritten) {
   float* x = put(draws.values(kIn));
   const auto multiply = [&](float* y) {
     ops().gemm({.x = {x, 1, kIn}, .w = placed, .y = {y, 1, kOut}});
+    memory().start();
     return traffic_of(memory()).uploads;
   };
   float* y = room<float>(kOut);
@@ -32,6 +34,29 @@ TEST_F(TrafficOfProducts, HasNoUploadOfWhatIsThereAndOneOfWhatWasOverwritten) {
   memory().copy_in(y, nothing.data(), kOut * sizeof(float));
   EXPECT_GT(multiply(y), last);
   expect_same_numbers(want, get(y, kOut));
+}
+
+using TrafficOfLaunches = Cuda;
+
+TEST_F(TrafficOfLaunches, BeginsWithStartACopyOrFinish) {
+  float* x = put(std::vector<float>(4, 1.0F));
+  float* y = put(std::vector<float>(4, 2.0F));
+  const auto launches = [&] { return traffic_of(memory()).launches; };
+  const auto add = [&] { ops().add({.x = {x, 1, 4}, .y = {y, 1, 4}}); };
+  const uint64_t before = launches();
+  add();
+  add();
+  EXPECT_EQ(launches(), before);
+  memory().start();
+  EXPECT_EQ(launches(), before + 2);
+  add();
+  memory().copy(y, x, sizeof(float));
+  EXPECT_EQ(launches(), before + 3);
+  add();
+  EXPECT_EQ(get(x, 1), std::vector<float>{14});
+  EXPECT_EQ(launches(), before + 4);
+  for (int i = 0; i < 1000; ++i) add();
+  EXPECT_GT(launches() + 256, before + 1000) << "kept back without bounds";
 }
 
 }  // namespace
@@ -58,34 +83,83 @@ Traffic of_decode_step(LocalModel& model, const kernels::Memory& memory, uint32_
   model.step(sequences);
   const Traffic after = traffic_of(memory);
   return {.launches = after.launches - before.launches,
+          .graphs = after.graphs - before.graphs,
+          .changes = after.changes - before.changes,
+          .built = after.built - before.built,
           .uploads = after.uploads - before.uploads,
           .uploaded_bytes = after.uploaded_bytes - before.uploaded_bytes,
           .copies = after.copies - before.copies};
 }
 
-TEST(Traffic, OfADecodeStepIsWhatChangedSinceTheLastOne) {
-  const auto checkpoint = model::Checkpoint::open(std::string(TROUPE_SOURCE_DIR) + "/models/demo");
-  ASSERT_TRUE(checkpoint.ok());
-  auto backend = kernels::make_test_backend({.workspace_bytes = size_t{16} << 20U});
-  ASSERT_TRUE(backend.ok());
-  const kernels::Memory& memory = *backend->memory;
-  auto model = LocalModel::load(*checkpoint, {.max_context = 48, .num_sequences = kSequences},
-                                std::move(*backend));
-  ASSERT_TRUE(model.ok());
-  const Traffic first = of_decode_step(**model, memory, 0);
+class TrafficOfSteps : public testing::Test {
+ protected:
+  void load(const kernels::EmulatedDevice& device, bool graphs) {
+    const auto checkpoint =
+        model::Checkpoint::open(std::string(TROUPE_SOURCE_DIR) + "/models/demo");
+    ASSERT_TRUE(checkpoint.ok());
+    auto backend = kernels::make_emulated_backend(
+        {.workspace_bytes = size_t{16} << 20U, .graphs = graphs}, device);
+    ASSERT_TRUE(backend.ok());
+    memory_ = backend->memory.get();
+    auto model = LocalModel::load(*checkpoint, {.max_context = 48, .num_sequences = kSequences},
+                                  std::move(*backend));
+    ASSERT_TRUE(model.ok());
+    model_ = std::move(*model);
+  }
+  Traffic step(uint32_t position) {
+    const Traffic traffic = of_decode_step(*model_, *memory_, position);
+    RecordProperty("step_" + std::to_string(position),
+                   std::to_string(traffic.launches) + " launches, " +
+                       std::to_string(traffic.graphs) + " graphs, " +
+                       std::to_string(traffic.changes) + " changes, " +
+                       std::to_string(traffic.uploads) + " uploads, " +
+                       std::to_string(traffic.copies) + " copies");
+    return traffic;
+  }
+
+  std::unique_ptr<LocalModel> model_;
+  const kernels::Memory* memory_ = nullptr;
+};
+
+// The figures of these tests are those of docs/gpu.md.
+TEST_F(TrafficOfSteps, IsWhatChangedSinceTheLastOne) {
+  ASSERT_NO_FATAL_FAILURE(load({}, /*graphs=*/false));
+  const Traffic first = step(0);
   EXPECT_GT(first.uploads, first.launches / 3);
   for (uint32_t position = 1; position < 6; ++position) {
-    const Traffic step = of_decode_step(**model, memory, position);
+    const Traffic traffic = step(position);
     // Tokens, positions, chosen experts; places of KV and what is visible of it in each layer.
-    EXPECT_LT(step.uploads, first.uploads / 2) << position;
-    EXPECT_LT(step.uploaded_bytes, first.uploaded_bytes / 3) << position;
-    // The figures of docs/gpu.md.
-    EXPECT_EQ(step.launches, 126U) << position;
-    EXPECT_LE(step.uploads, 13U) << position;
-    EXPECT_EQ(step.copies, 11U) << position;
-    RecordProperty("step_" + std::to_string(position),
-                   std::to_string(step.launches) + " launches, " + std::to_string(step.uploads) +
-                       " uploads, " + std::to_string(step.copies) + " copies");
+    EXPECT_LT(traffic.uploads, first.uploads / 2) << position;
+    EXPECT_LT(traffic.uploaded_bytes, first.uploaded_bytes / 3) << position;
+    EXPECT_EQ(traffic.launches, 130U) << position;
+    EXPECT_LE(traffic.uploads, 13U) << position;
+    EXPECT_EQ(traffic.copies, 7U) << position;
+    EXPECT_EQ(traffic.graphs + traffic.built, 0U) << position;
+  }
+}
+
+TEST_F(TrafficOfSteps, IsAGraphForEachLayerAndWhatChangedInIt) {
+  ASSERT_NO_FATAL_FAILURE(load({}, /*graphs=*/true));
+  EXPECT_EQ(step(0).graphs, 0U);
+  EXPECT_GT(step(1).built, 0U);
+  for (uint32_t position = 2; position < 6; ++position) {
+    const Traffic traffic = step(position);
+    EXPECT_EQ(traffic.graphs, 7U) << position;
+    EXPECT_EQ(traffic.launches, 0U) << position;
+    EXPECT_LE(traffic.changes, 32U) << position;
+    EXPECT_LE(traffic.uploads, 6U) << position;
+    EXPECT_EQ(traffic.built, 0U) << position;
+  }
+}
+
+TEST_F(TrafficOfSteps, IsOneByOneWhereThereIsNoRoomForGraphs) {
+  ASSERT_NO_FATAL_FAILURE(load({.has_no_room_for_graphs = true}, /*graphs=*/true));
+  step(0);
+  EXPECT_EQ(step(1).built, 1U) << "or rather tried";
+  for (uint32_t position = 2; position < 4; ++position) {
+    const Traffic traffic = step(position);
+    EXPECT_EQ(traffic.launches, 130U) << position;
+    EXPECT_EQ(traffic.graphs + traffic.built, 0U) << position;
   }
 }
 
