@@ -51,15 +51,19 @@ std::string beside_reserved(const kernels::Backend& device) {
 
 }  // namespace
 
+uint32_t most_rows_of_lane(const LargestStep& step, uint32_t lane) {
+  // A step of one row is never cut.
+  if (lane == 0) return step.micro_batches == 2 ? (step.num_rows + 1) / 2 : step.num_rows;
+  return step.micro_batches == 1 ? 0 : step.num_rows / 2;
+}
+
 uint64_t activation_bytes_of_router(const model::ModelConfig& config, const LargestStep& step,
                                     const RankOf& of) {
-  const uint64_t first_half = (uint64_t{step.num_rows} + 1) / 2;
-  const uint64_t second_half = step.num_rows / 2;
-  // A step of one row is never cut.
-  const uint64_t first = step.micro_batches == 2 ? first_half : step.num_rows;
-  const uint64_t second = step.micro_batches == 1 ? 0 : second_half;
-  return bytes_of_lane(config, first, step.num_logits, of) +
-         bytes_of_lane(config, second, step.num_logits, of);
+  uint64_t bytes = 0;
+  for (uint32_t lane = 0; lane < RouterEngine::kLanes; ++lane) {
+    bytes += bytes_of_lane(config, most_rows_of_lane(step, lane), step.num_logits, of);
+  }
+  return bytes;
 }
 
 uint64_t activation_bytes_of_shard(const model::ModelConfig& config, uint64_t num_rows,

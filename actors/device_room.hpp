@@ -1,8 +1,8 @@
 #pragma once
 
 // What a node takes of its device's memory beside weights and KV blocks, counted before anything is
-// copied there: a step that finds no room ends the process. Arrays of activations grow to the
-// largest step or batch (kernels/array.hpp), so the shapes of that one bound them. Counts are pure.
+// copied there, and taken before the first step or batch: from then on nothing is allocated, and
+// what finds no room ends the process (kernels/array.hpp). Counts are pure.
 
 #include <cstdint>
 #include <string>
@@ -22,14 +22,18 @@ struct LargestStep {
   uint32_t micro_batches = 0;  ///< 1 or 2; 0: either
 };
 
+/// Rows of a lane's steps at most: the first has whole steps or the larger halves, the second the
+/// other halves.
+uint32_t most_rows_of_lane(const LargestStep& step, uint32_t lane);
+
 /// Bytes on a device that all lanes of a RouterEngine come to hold, in the absorbed form of
 /// attention, weights and KV blocks left out. Of several devices that compute a router together the
-/// first takes most: logits. Reached when the largest step has run, cut as well as whole if it may
-/// be, and scored tokens of a prompt.
+/// first takes most: logits. RouterEngine::make() takes them.
 uint64_t activation_bytes_of_router(const model::ModelConfig& config, const LargestStep& step,
                                     const RankOf& of = {});
 
-/// The same of a ShardEngine: batches of so many rows, each for at most so many of its experts.
+/// The same of a ShardEngine, which takes them when it has its experts: batches of so many rows,
+/// each for at most so many of its experts.
 uint64_t activation_bytes_of_shard(const model::ModelConfig& config, uint64_t num_rows,
                                    uint64_t experts_per_row);
 

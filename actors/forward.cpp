@@ -10,6 +10,9 @@
 namespace troupe::actors {
 namespace {
 
+/// Pointers to KV blocks that take the host longer to list than a device to begin.
+constexpr size_t kManyBlocks = 4096;
+
 /// Columns [first, first + cols) of every row.
 template <class T>
 RowsView<T> columns(RowsView<T> rows, size_t first, size_t cols) {
@@ -58,11 +61,9 @@ Rows Forward::rows(kernels::Array& buffer, size_t cols) {
   return Rows(buffer.room<float>(memory_, size_t{num_rows_} * cols), num_rows_, cols);
 }
 
-/// Before a step of several devices: none of them may allocate behind what it waits for from the
-/// others (kernels/collective.hpp).
-void Forward::make_room() {
+void Forward::make_room(uint32_t num_rows, size_t num_logits, size_t num_others) {
+  num_rows_ = num_rows;
   const size_t hidden = config_.hidden_size;
-  const size_t num_logits = logit_rows_.size();
   for (const auto& [buffer, cols] : std::initializer_list<std::pair<kernels::Array*, size_t>>{
            {&hidden_, hidden},
            {&normed_, hidden},
@@ -70,8 +71,6 @@ void Forward::make_room() {
            {&q_, num_heads_ * config_.qk_head_dim()},
            {&kv_rows_, config_.kv_dim()},
            {&heads_, num_heads_ * config_.v_head_dim},
-           {&all_heads_, config_.num_heads * config_.v_head_dim},
-           {&part_of_update_, hidden / num_ranks_},
            {&update_, hidden}}) {
     if (cols > 0) rows(*buffer, cols);
   }
@@ -80,7 +79,11 @@ void Forward::make_room() {
     rows(q_rope_, num_heads_ * config_.qk_rope_head_dim);
     rows(o_latent_, num_heads_ * config_.kv_lora_rank);
   }
-  if (num_rows_ > 1) {
+  if (collective_ != nullptr) {
+    rows(all_heads_, config_.num_heads * config_.v_head_dim);
+    rows(part_of_update_, hidden / num_ranks_);
+  }
+  if (collective_ != nullptr && num_rows_ > 1) {
     rows(gathered_, std::max<size_t>(config_.num_heads * config_.v_head_dim, hidden));
   }
   if (config_.has_moe_layer()) {
@@ -91,10 +94,10 @@ void Forward::make_room() {
     if (config_.num_shared_experts > 0) rows(shared_, hidden);
     if (copies_rows_) normed_on_host_.room_on_host<float>(memory_, num_rows_ * hidden);
   }
-  if (num_logits > 0) {
-    head_in_.room<float>(memory_, num_logits * hidden);
-    logits_of_sequences_.room<float>(memory_, num_logits * config_.vocab_size);
-  }
+  if (num_logits + num_others == 0) return;
+  head_in_.room<float>(memory_, std::max(num_logits, num_others) * hidden);
+  logits_of_sequences_.room<float>(memory_, num_logits * config_.vocab_size);
+  logits_of_others_.room<float>(memory_, num_others * config_.vocab_size);
 }
 
 /// What all ranks have, each so many columns, beside each other.
@@ -143,15 +146,23 @@ void Forward::begin(std::span<const StepSequence> sequences) {
   CHECK_GT(num_rows_, 0U);
   layer_ = 0;
   awaiting_ = false;
-  if (collective_ != nullptr) make_room();
+  // None of several devices may allocate behind what it waits for from the others
+  // (kernels/collective.hpp).
+  if (collective_ != nullptr) make_room(num_rows_, logit_rows_.size(), 0);
   ops_.embed(
       {.table = weights_.embedding, .tokens = tokens_, .out = rows(hidden_, config_.hidden_size)});
 }
 
+/// @param number two of each layer: what follows the wait before it, and its shared expert
+void Forward::begin_section(uint32_t number) {
+  if (num_rows_ <= kFewRows) memory_.begin_section(this, number);
+}
+
 Forward::Status Forward::advance() {
   const size_t hidden = config_.hidden_size;
+  if (awaiting_ && !shared_done_) compute_shared();
+  begin_section(2 * (awaiting_ ? layer_ + 1 : layer_));
   if (awaiting_) {
-    if (!shared_done_) compute_shared();
     combine();
     awaiting_ = false;
     ++layer_;
@@ -241,6 +252,7 @@ void Forward::write_kv(const Rows& kv) {
   const auto blocks_up_to = [&](uint32_t row) { return positions_[row] / block_tokens + 1; };
   size_t num_pointers = 0;
   for (const RowRun& run : runs_) num_pointers += blocks_up_to(run.first + run.count - 1);
+  if (num_pointers > kManyBlocks) memory_.start();  // while they are listed
   block_pointers_.clear();
   block_pointers_.reserve(num_pointers);  // the spans below point into it
   attention_rows_.clear();
@@ -360,6 +372,7 @@ void Forward::compute_shared() {
   CHECK(awaiting_);
   const model::FfnWeights& shared = weights_.layers[layer_].shared;
   if (!shared.gate.empty()) {
+    begin_section(2 * layer_ + 1);
     const kernels::FfnParams ffn{.x = rows(normed_, config_.hidden_size),
                                  .gate = shared.gate,
                                  .up = shared.up,

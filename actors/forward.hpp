@@ -60,6 +60,10 @@ struct Exchange {
   uint32_t topk = 0;
 };
 
+/// Steps of more rows take a device longer to compute than the host to launch
+/// (Memory::begin_section).
+inline constexpr uint32_t kFewRows = 256;
+
 class Forward {
  public:
   enum class Status : uint8_t { kExchange, kDone };
@@ -70,6 +74,10 @@ class Forward {
   Forward(const model::ModelConfig& config, const PlacedRouter& weights, kernels::Ops& ops,
           KvStore& kv, AttentionForm form, ExchangeRows exchange_rows,
           kernels::Collective* collective = nullptr);
+
+  /// Takes the memory of steps of at most so many rows, so that none of those allocates.
+  /// @param num_logits of begin(); @param num_others of logits_of()
+  void make_room(uint32_t num_rows, size_t num_logits, size_t num_others);
 
   /// Starts a step over these sequences' tokens. Token ids are below vocab_size.
   void begin(std::span<const StepSequence> sequences);
@@ -109,8 +117,8 @@ class Forward {
   using LayerWeights = model::LayerWeightsOf<const float*>;
 
   Rows rows(kernels::Array& buffer, size_t cols);
-  void make_room();
   Rows gather(const Rows& part, kernels::Array& whole);
+  void begin_section(uint32_t number);
   void attention(const AttentionWeights& weights);
   void attend_absorbed(const AttentionWeights& weights);
   void attend_expanded(const AttentionWeights& weights);

@@ -156,6 +156,7 @@ ConstRows LocalModel::step(std::span<const StepSequence> sequences) {
       kernels::Memory& memory = here.scratch.memory;
       const Rows results(here.results.room<float>(memory, tasks_.size() * hidden), tasks_.size(),
                          hidden);
+      if (exchange.rows.rows <= kFewRows) memory.begin_section(this, exchange.layer);
       compute_experts(*backend_.of_rank(k).ops, here.table, exchange.layer,
                       forward_->of(k).exchange().rows, tasks_, results, here.scratch);
       here.rows.clear();

@@ -78,6 +78,11 @@ ParallelForward::ParallelForward(const model::ModelConfig& config, Ranks& ranks,
   }
 }
 
+void ParallelForward::make_room(uint32_t num_rows, size_t num_logits, size_t num_others) {
+  forwards_[0].make_room(num_rows, num_logits, num_others);
+  for (size_t k = 1; k < forwards_.size(); ++k) forwards_[k].make_room(num_rows, 0, 0);
+}
+
 void ParallelForward::begin(std::span<const StepSequence> sequences) {
   if (forwards_.size() > 1) {
     without_logits_.assign(sequences.begin(), sequences.end());

@@ -24,10 +24,13 @@ uint64_t position_of(const StepPart& part) { return part.first_position + part.t
 
 Result<std::shared_ptr<RouterEngine>> RouterEngine::make(
     const model::ModelConfig& config, const std::shared_ptr<const model::RouterWeights>& weights,
-    const kernels::Backend& backend, kernels::ThreadPool& pool, KvShape kv, AttentionForm form) {
+    const kernels::Backend& backend, kernels::ThreadPool& pool, KvShape kv, AttentionForm form,
+    const LargestStep& largest) {
   auto ranks = TRY(Ranks::load(config, weights, backend, kv));
-  return std::shared_ptr<RouterEngine>(
+  std::shared_ptr<RouterEngine> engine(
       new RouterEngine(config, std::move(ranks), backend, pool, form));
+  if (!backend.memory->is_host()) engine->make_room(largest);
+  return engine;
 }
 
 RouterEngine::RouterEngine(const model::ModelConfig& config, std::unique_ptr<Ranks> ranks,
@@ -43,6 +46,22 @@ RouterEngine::RouterEngine(const model::ModelConfig& config, std::unique_ptr<Ran
   for (uint32_t i = 0; i < kLanes; ++i) {
     lanes_.push_back({.forward = ParallelForward(config, *ranks_, form, ExchangeRows::kOnHost),
                       .results = std::vector<Results>(ranks_->count())});
+  }
+}
+
+void RouterEngine::make_room(const LargestStep& largest) {
+  for (uint32_t i = 0; i < kLanes; ++i) {
+    const uint32_t num_rows = most_rows_of_lane(largest, i);
+    if (num_rows == 0) continue;
+    Lane& lane = lanes_[i];
+    lane.forward.make_room(num_rows, std::min(largest.num_logits, num_rows),
+                           std::min(kScoredAtOnce, num_rows));
+    if (!config_.has_moe_layer()) continue;
+    for (size_t k = 0; k < lane.results.size(); ++k) {
+      lane.results[k].copies.room<float>(
+          (*ranks_)[k].kv.memory(),
+          size_t{num_rows} * config_.num_experts_per_tok * config_.hidden_size);
+    }
   }
 }
 

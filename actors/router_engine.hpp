@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "actors/device_room.hpp"
 #include "actors/forward.hpp"
 #include "actors/next_mask.hpp"
 #include "actors/ranks.hpp"
@@ -70,10 +71,12 @@ class RouterEngine {
  public:
   /// @param backend and the rest outlive the engine; it keeps the weights only if they stay on the
   ///        host
+  /// @param largest whose activations a device takes now; larger ones take theirs when they come
   /// @errors those of Ranks::load()
   static Result<std::shared_ptr<RouterEngine>> make(
       const model::ModelConfig& config, const std::shared_ptr<const model::RouterWeights>& weights,
-      const kernels::Backend& backend, kernels::ThreadPool& pool, KvShape kv, AttentionForm form);
+      const kernels::Backend& backend, kernels::ThreadPool& pool, KvShape kv, AttentionForm form,
+      const LargestStep& largest = {});
 
   static constexpr uint32_t kLanes = 2;
   /// Rows whose logits score() computes together: bounds the memory for them.
@@ -133,6 +136,7 @@ class RouterEngine {
   /// To one rank: copies of answers, if it is a device.
   void provide(Lane& lane, size_t rank, const experts::DispatchPlan& plan,
                const std::vector<GatheredFrame>& answers);
+  void make_room(const LargestStep& largest);
   Segment advance(Lane& lane);
   StepOutput sample(Lane& lane);
   /// Fills `out` of each.

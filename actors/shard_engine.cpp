@@ -31,15 +31,18 @@ Result<void> ShardEngine::check_room(const Keys& missing) const {
       "more expert shards need less each, and experts that `troupe quantize` wrote need no copies");
 }
 
-uint64_t ShardEngine::activation_bytes_to_come(const Keys& missing) const {
+uint64_t ShardEngine::experts_per_row(const Keys& missing) const {
   std::map<LayerIdx, uint64_t> num_experts;
   for (const auto& [key, weights] : table_) ++num_experts[key.layer];
   for (const experts::ExpertKey& key : missing) ++num_experts[key.layer];
   uint64_t most = 0;
   for (const auto& [layer, count] : num_experts) most = std::max(most, count);
-  const model::ModelConfig& config = checkpoint_.config();
-  const uint64_t per_row = std::min<uint64_t>(most, config.num_experts_per_tok);
-  const uint64_t all = activation_bytes_of_shard(config, max_batch_rows_, per_row);
+  return std::min<uint64_t>(most, checkpoint_.config().num_experts_per_tok);
+}
+
+uint64_t ShardEngine::activation_bytes_to_come(const Keys& missing) const {
+  const uint64_t all =
+      activation_bytes_of_shard(checkpoint_.config(), max_batch_rows_, experts_per_row(missing));
   const uint64_t now = rows_.bytes() + results_.bytes() + scratch_.sorted.bytes();
   return all - std::min(all, now);
 }
@@ -53,7 +56,18 @@ Result<void> ShardEngine::load(const Keys& held) {
   for (const experts::ExpertKey& key : missing) {
     TRY(hold(key, TRY(checkpoint_.load_expert(key.layer, key.expert, num_threads_))));
   }
+  make_room();
   return {};
+}
+
+void ShardEngine::make_room() {
+  if (memory_.is_host()) return;
+  const size_t num_rows = size_t{max_batch_rows_} * checkpoint_.config().hidden_size;
+  const size_t num_results = num_rows * experts_per_row({});
+  if (num_results == 0) return;
+  rows_.room<float>(memory_, num_rows);
+  results_.room<float>(memory_, num_results);
+  scratch_.sorted.room<float>(memory_, num_results);
 }
 
 Result<ExpertTable> ShardEngine::load_ahead(const Keys& missing) const {
@@ -74,6 +88,7 @@ Result<void> ShardEngine::take_some(ExpertTable& loaded) {
     TRY(hold(first.key(), first.mapped()));
     if (!memory_.is_host()) break;
   }
+  if (loaded.empty()) make_room();
   return {};
 }
 

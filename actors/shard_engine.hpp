@@ -42,15 +42,16 @@ class ShardEngine {
   /// mapped, on a device for all, and for activations of the largest batch.
   /// @errors kResourceExhausted, naming sizes and what to do
   [[nodiscard]] Result<void> check_room(const Keys& missing) const;
-  /// Holds these and no others. @errors those of check_room(), before any is loaded; those of the
-  /// checkpoint and of kernels::PlacedWeights
+  /// Holds these and no others, and takes memory for the largest batch on a device. @errors those
+  /// of check_room(), before any is loaded; those of the checkpoint and of kernels::PlacedWeights
   Result<void> load(const Keys& held);
 
   /// Maps experts and reads a byte of each of their pages, so that nobody who computes waits for a
   /// disk. May run while other jobs do. @errors those of the checkpoint
   [[nodiscard]] Result<ExpertTable> load_ahead(const Keys& missing) const;
   /// Takes experts out of `loaded` and holds them, too: all of them in the host's memory, one on a
-  /// device, since whoever waits to be computed waits for the copy.
+  /// device, since whoever waits to be computed waits for the copy. With the last one memory for
+  /// the largest batch.
   /// @errors as load()
   Result<void> take_some(ExpertTable& loaded);
 
@@ -67,6 +68,10 @@ class ShardEngine {
   Result<void> hold(const experts::ExpertKey& key, const model::ExpertWeights& loaded);
   /// That the largest batch takes beside what is allocated already.
   [[nodiscard]] uint64_t activation_bytes_to_come(const Keys& missing) const;
+  /// Experts of a row at most, with those held and these.
+  [[nodiscard]] uint64_t experts_per_row(const Keys& missing) const;
+  /// On a device, for the largest batch of the experts held.
+  void make_room();
 
   const model::Checkpoint& checkpoint_;
   const kernels::Backend& backend_;

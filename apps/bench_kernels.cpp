@@ -45,7 +45,11 @@ Result<int> bench_kernels(const Values& values) {
   }
   const kernels::KernelSet* kernels = TRY(read_kernels(values));
   const ResultTarget target = TRY(read_result_target(values));
-  std::vector<KernelCase> cases = kernel_cases(config, rows, context);
+  std::vector<KernelCase> cases =
+      kernel_cases(config, {.rows = rows,
+                            .context = context,
+                            .routed = values.count("routed") > 0,
+                            .on_device = values["device"].as<std::string>() != "cpu"});
   const std::string example = cases.front().name();
   const std::string filter = values["filter"].as<std::string>();
   std::erase_if(cases,
@@ -82,9 +86,11 @@ int run_bench_kernels(const Arguments& arguments) {
           "Measures each operation of the forward pass at a model's shapes: products by type of\n"
           "weights, FFNs of routed, shared and dense experts, both forms of attention, norms, "
           "gate\n"
-          "and sums.\n\n"
+          "and sums, copies of rows and KV blocks; on a GPU also copies to and from the host, and\n"
+          "choosing tokens.\n\n"
           "  troupe bench kernels --shape v3 --threads 1 --rows 1,16\n"
-          "  troupe bench kernels --shape v3 --device cuda:0 --rows 1,32,512,4096\n"
+          "  troupe bench kernels --shape v3 --device cuda:0 --rows 1,32,128,4096 --context 4096 "
+          "--routed\n"
           "  troupe bench kernels --filter 'gemm head' -o csv --output head.csv\n\n"
           "us is the median of a call, beside it the 10th and 90th percentile. GB/s counts what a\n"
           "call must read at least: weights and KV, which come from memory in each call. "
@@ -101,9 +107,11 @@ int run_bench_kernels(const Arguments& arguments) {
   add_threads_option(line.options, "compute threads of the CPU");
   add_device_option(line.options);
   line.options.add_options()("rows", po::value<std::string>()->default_value("1,16,512"),
-                             "rows of activations; a list. For the routed experts, of each")(
-      "context", po::value<uint32_t>()->default_value(2048),
-      "positions that attention sees, at least as many as rows")(
+                             "rows of activations; a list. For `experts`, of each")(
+      "routed",
+      "FFNs of a whole layer's experts, too, of which rows choose at random: in BF16 22 GB of "
+      "memory with V3")("context", po::value<uint32_t>()->default_value(2048),
+                        "positions that attention sees, at least as many as rows")(
       "filter", po::value<std::string>()->default_value(""),
       "only cases with this text in their name: operation, case, weights, rows")(
       "target", po::value<std::string>(),

@@ -93,6 +93,7 @@ int run_bench_local(const Arguments& arguments) {
           "docs/benchmarking.md explains the columns and the names in JSON and CSV."};
   add_local_options(line.options);
   add_device_option(line.options);
+  add_cuda_graphs_option(line.options);
   const auto list = [](const char* value) {
     return po::value<std::string>()->default_value(value);
   };

@@ -10,9 +10,13 @@ void add_device_option(Options& options) {
   options.add_options()(
       "device", po::value<std::string>()->default_value("cpu"),
       "what computes: cpu, cuda:0 and so on, or GPUs together: cuda:0,1; CPUs and GPUs "
-      "round differently")(
-      "cuda-graphs", po::value<std::string>()->default_value("on"),
-      "on or off: whether a GPU's launches that come again start together; tokens are the same");
+      "round differently");
+}
+
+void add_cuda_graphs_option(Options& options) {
+  options.add_options()("cuda-graphs", po::value<std::string>()->default_value("on"),
+                        "on or off: whether launches of a GPU that come again in each step start "
+                        "together; the tokens are the same");
 }
 
 Result<kernels::Backend> open_device(const Values& values) {

@@ -10,6 +10,7 @@
 #include <map>
 
 #include "apps/command.hpp"
+#include "apps/device_option.hpp"
 #include "apps/local_options.hpp"
 #include "base/random.hpp"
 #include "model/chat_format.hpp"
@@ -209,9 +210,12 @@ int run_eval(const Arguments& arguments) {
           "instead: over\nthe examples with their answers, or over random tokens if MODEL has no "
           "eval.jsonl.\n\n"
           "  troupe eval /tmp/demo-int4 --against models/demo\n"
-          "  troupe eval models/demo --kv-dtype bf16 --against models/demo   # that one keeps f32",
+          "  troupe eval models/demo --kv-dtype bf16 --against models/demo   # that one keeps f32\n"
+          "  troupe eval models/demo --device cuda:0 --against models/demo   # that one on CPUs",
       .positional = {"model"}};
   add_local_options(line.options);
+  add_device_option(line.options);
+  add_cuda_graphs_option(line.options);
   line.options.add_options()("examples", po::value<std::string>(),
                              "JSON lines with task, prompt and answer")(
       "floor", po::value<double>()->default_value(0.0),

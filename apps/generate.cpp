@@ -166,6 +166,7 @@ int run_generate(const Arguments& arguments) {
           "  troupe generate --model models/demo --chat 'What is 12 + 30?' --regex '[0-9]{1,3}'"};
   add_local_options(line.options);
   add_device_option(line.options);
+  add_cuda_graphs_option(line.options);
   line.options.add_options()("prompt,p", po::value<std::string>(), "text to continue")(
       "chat,c", po::value<std::string>(), "a user's message")("tokens", po::value<std::string>(),
                                                               "token ids to continue: 1,2,3")(

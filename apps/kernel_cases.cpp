@@ -15,7 +15,7 @@ using kernels::Ops;
 
 constexpr size_t kBlockTokens = 16;
 /// Sequences that decode together at most: their KV lies in memory at the same time.
-constexpr size_t kMaxDecoding = 64;
+constexpr size_t kMaxDecoding = 128;
 
 /// How weights are stored.
 struct WeightForm {
@@ -83,8 +83,13 @@ std::string sizes(size_t out, size_t in) {
 /// Collects the cases of a shape for one number of rows.
 class Cases {
  public:
-  Cases(const model::ModelConfig& shape, size_t rows, size_t context, std::vector<KernelCase>& out)
-      : s_(shape), rows_(rows), context_(std::max<size_t>(context, rows)), out_(out) {}
+  Cases(const model::ModelConfig& shape, size_t rows, const KernelCaseOptions& options,
+        std::vector<KernelCase>& out)
+      : s_(shape),
+        rows_(rows),
+        context_(std::max<size_t>(options.context, rows)),
+        options_(options),
+        out_(out) {}
 
   void add_all() {
     add_embed();
@@ -101,21 +106,27 @@ class Cases {
     add_rope();
     for (const WeightForm& kv : kKvForms) add_store_kv(kv);
     add_per_head("q_latent", s_.kv_lora_rank, s_.qk_nope_head_dim);
+    add_copy_rows();
     for (const WeightForm& kv : kKvForms) add_absorbed(kv);
     add_per_head("o_latent", s_.v_head_dim, s_.kv_lora_rank);
     for (const WeightForm& kv : kKvForms) add_expanded(kv);
     add_gemm("o", s_.hidden_size, s_.num_heads * s_.v_head_dim, kForms);
     add_gemm("gate", s_.num_routed_experts, s_.hidden_size, {&kFloat, 1});
     add_topk_gate();
+    if (options_.on_device) add_exchange();
     add_gemm("expert_up", s_.moe_intermediate_size, s_.hidden_size, kForms);
     add_gemm("expert_down", s_.hidden_size, s_.moe_intermediate_size, kForms);
     add_ffn("experts", s_.num_experts_per_tok, s_.moe_intermediate_size);
+    if (options_.routed) add_routed();
     add_ffn("shared", 1, s_.num_shared_experts * s_.moe_intermediate_size);
     add_ffn("dense", 1, s_.intermediate_size);
     add_silu_mul();
     add_combine();
     add_add();
+    add_move_rows();
     add_gemm("head", s_.vocab_size, s_.hidden_size, kForms);
+    if (options_.on_device && rows_ <= kMaxDecoding) add_sampling();
+    if (rows_ <= kMaxDecoding) add_kv_blocks();
   }
 
  private:
@@ -209,6 +220,162 @@ class Cases {
                    operands.ops().grouped_ffn(experts);
                  };
                });
+    }
+  }
+
+  /// A layer's experts where each row chooses some of all at random: weights of those that any
+  /// row chose.
+  void add_routed() {
+    std::vector<std::vector<uint32_t>> rows_of(s_.num_routed_experts);
+    for (uint32_t r = 0; r < rows_; ++r) {
+      for (size_t slot = 0; slot < s_.num_experts_per_tok; ++slot) {
+        size_t e = random_bits(3, r * s_.num_experts_per_tok + slot) % rows_of.size();
+        while (!rows_of[e].empty() && rows_of[e].back() == r) e = (e + 1) % rows_of.size();
+        rows_of[e].push_back(r);
+      }
+    }
+    std::erase_if(rows_of, [](const auto& rows) { return rows.empty(); });
+    const size_t hidden = s_.hidden_size, inner = s_.moe_intermediate_size;
+    for (const WeightForm& form : kForms) {
+      const WeightView up = matrix(form, inner, hidden), down = matrix(form, hidden, inner);
+      KernelWork work;
+      for (const auto& rows : rows_of) {
+        const KernelWork one = work_of(std::array{up, up, down}, rows.size());
+        work.bytes += one.bytes;
+        work.float_multiply_adds += one.float_multiply_adds;
+        work.integer_multiply_adds += one.integer_multiply_adds;
+      }
+      add_cold(
+          "grouped_ffn",
+          "routed " + std::to_string(s_.num_routed_experts) + "x" + sizes(inner, hidden).substr(1),
+          form.name, work, [=, rows = rows_, topk = s_.num_experts_per_tok](Operands& operands) {
+            return [&operands, up, down, rows_of, rows, x = operands.values(rows * up.in),
+                    y = operands.room<float>(rows * topk * up.in)]() mutable {
+              std::vector<kernels::FfnParams> experts;
+              float* next = y;
+              for (const auto& of_expert : rows_of) {
+                experts.push_back({.x = {x, rows, up.in},
+                                   .x_rows = of_expert.data(),
+                                   .gate = place(up, operands),
+                                   .up = place(up, operands),
+                                   .down = place(down, operands),
+                                   .y = {next, of_expert.size(), up.in}});
+                next += of_expert.size() * up.in;
+              }
+              operands.ops().grouped_ffn(experts);
+            };
+          });
+    }
+  }
+
+  /// Rows to the experts and their answers back, as far as the device's part of it.
+  void add_exchange() {
+    const size_t out = rows_ * s_.hidden_size, in = out * s_.num_experts_per_tok;
+    add_rows_op("copy_out", "rows of " + std::to_string(s_.hidden_size), "", row_work(out),
+                [out](Operands& operands) {
+                  return [&operands, from = operands.values(out), to = operands.on_host(out), out] {
+                    operands.memory().copy_out(to, from, out * sizeof(float));
+                  };
+                });
+    add_rows_op(
+        "copy_in",
+        std::to_string(s_.num_experts_per_tok) + " answers of " + std::to_string(s_.hidden_size),
+        "", row_work(in), [in](Operands& operands) {
+          return [&operands, from = operands.on_host(in), to = operands.values(in), in] {
+            operands.memory().copy_in(to, from, in * sizeof(float));
+          };
+        });
+  }
+
+  void add_copy_rows() {
+    const size_t rows = rows_ * s_.num_heads, cols = s_.qk_rope_head_dim;
+    const size_t stride = s_.qk_nope_head_dim + cols;
+    add_rows_op("copy_rows", "q_rope " + std::to_string(cols), "", row_work(2 * rows * cols),
+                [=](Operands& operands) {
+                  return [&operands, rows, cols, stride, from = operands.values(rows * stride),
+                          to = operands.values(rows * cols)] {
+                    operands.memory().copy_rows({to, rows, cols}, {from, rows, cols, stride});
+                  };
+                });
+  }
+
+  void add_move_rows() {
+    const size_t cols = s_.hidden_size;
+    add_rows_op("move_rows", "hidden " + std::to_string(cols), "", row_work(2 * rows_ * cols),
+                [cols, rows = rows_](Operands& operands) {
+                  float* from = operands.values(rows * cols);
+                  float* to = operands.values(rows * cols);
+                  std::vector<const float*> from_rows;
+                  std::vector<void*> to_rows;
+                  for (size_t r = 0; r < rows; ++r) {
+                    from_rows.push_back(from + (rows - 1 - r) * cols);
+                    to_rows.push_back(to + r * cols);
+                  }
+                  return [&operands, from_rows, to_rows, cols] {
+                    operands.memory().move_rows(from_rows, to_rows, cols);
+                  };
+                });
+  }
+
+  /// What the sampling parameters of a request ask of its row; answers come to the host.
+  void add_sampling() {
+    struct Asked {
+      const char* name;
+      RowQuestion question;
+    };
+    for (const Asked& asked :
+         {Asked{"greedy", {}}, Asked{"temperature", {.uniform = 0.5, .wants_draw = true}},
+          Asked{"top_k 50", {.num_likely = 50}},
+          Asked{"top_p", {.wants_total = true, .num_likely = 64}},
+          Asked{"logprobs 5", {.wants_logprob = true, .num_top = 5}}}) {
+      const size_t vocab = s_.vocab_size;
+      add_rows_op("sample", asked.name + (" of " + std::to_string(vocab)), "",
+                  row_work(rows_ * vocab),
+                  [vocab, rows = rows_, question = asked.question](Operands& operands) {
+                    float* logits = operands.values(rows * vocab);
+                    return [&operands, logits, rows, vocab, question] {
+                      std::vector<kernels::AskedRow> asked;
+                      for (size_t r = 0; r < rows; ++r) {
+                        asked.push_back({.logits = logits + r * vocab, .question = &question});
+                      }
+                      operands.sampler().ask(asked, vocab);
+                    };
+                  });
+    }
+  }
+
+  /// Whole blocks of all layers: copy-on-write, and on a device the host tier and other routers.
+  void add_kv_blocks() {
+    for (const WeightForm& kv : kKvForms) {
+      const size_t bytes = s_.num_layers * kBlockTokens * kv_bytes(kv), blocks = rows_;
+      const std::string what = "kv block " + std::to_string(bytes);
+      add("copy", what, kv.name, {.bytes = 2 * blocks * bytes}, blocks * bytes,
+          [=](Operands& operands) {
+            return [&operands, bytes, blocks, to = operands.room<std::byte>(blocks * bytes)] {
+              for (size_t b = 0; b < blocks; ++b) {
+                operands.memory().copy(to + b * bytes, operands.cold(bytes), bytes);
+              }
+            };
+          });
+      if (!options_.on_device) continue;
+      add("copy_out", what, kv.name, {.bytes = blocks * bytes}, blocks * bytes,
+          [=](Operands& operands) {
+            return
+                [&operands, bytes, blocks, to = operands.on_host(blocks * bytes / sizeof(float))] {
+                  for (size_t b = 0; b < blocks; ++b) {
+                    operands.memory().copy_out(to + b * bytes / sizeof(float), operands.cold(bytes),
+                                               bytes);
+                  }
+                };
+          });
+      add("copy_in", what, kv.name, {.bytes = blocks * bytes}, 0, [=](Operands& operands) {
+        return [&operands, bytes, blocks, to = operands.room<std::byte>(blocks * bytes),
+                from = operands.on_host(blocks * bytes / sizeof(float))] {
+          for (size_t b = 0; b < blocks; ++b) {
+            operands.memory().copy_in(to + b * bytes, from + b * bytes / sizeof(float), bytes);
+          }
+        };
+      });
     }
   }
 
@@ -453,6 +620,7 @@ class Cases {
   const model::ModelConfig& s_;
   size_t rows_;
   size_t context_;  ///< at least as many positions as rows
+  const KernelCaseOptions& options_;
   std::vector<KernelCase>& out_;
 };
 
@@ -463,9 +631,9 @@ std::string KernelCase::name() const {
 }
 
 std::vector<KernelCase> kernel_cases(const model::ModelConfig& shape,
-                                     std::span<const uint32_t> rows, uint32_t context) {
+                                     const KernelCaseOptions& options) {
   std::vector<KernelCase> cases;
-  for (const uint32_t r : rows) Cases(shape, r, context, cases).add_all();
+  for (const uint32_t r : options.rows) Cases(shape, r, options, cases).add_all();
   return cases;
 }
 

@@ -1,7 +1,8 @@
 #pragma once
 
-// The operations that `troupe bench kernels` measures: those of kernels/ops.hpp that a forward pass
-// runs, at the shapes of a model, with weights and KV that come from memory as in decoding.
+// What `troupe bench kernels` measures: the operations of kernels/ops.hpp and kernels/memory.hpp
+// that a forward pass runs, and on a device how tokens are chosen, at the shapes of a model, with
+// weights and KV that come from memory as in decoding.
 
 #include <cstdint>
 #include <functional>
@@ -22,10 +23,11 @@ struct KernelWork {
 };
 
 struct KernelCase {
-  std::string op;      ///< as in kernels/ops.hpp: "gemm"
-  std::string what;    ///< of the model: "q_a 1536x7168"
-  std::string dtype;   ///< of the weights: "bf16", "f8", "i8", "i4-g32-asym"...; "" without
-  size_t rows = 0;     ///< rows of activations; of each expert for the routed ones
+  std::string op;     ///< as in kernels/ops.hpp or memory.hpp: "gemm"; "sample"
+  std::string what;   ///< of the model: "q_a 1536x7168"
+  std::string dtype;  ///< of the weights: "bf16", "f8", "i8", "i4-g32-asym"...; "" without
+  /// Of activations; of each expert for "experts", of the layer for "routed"; or KV blocks.
+  size_t rows = 0;
   size_t context = 0;  ///< positions that attention sees; else 0
   KernelWork work;
   size_t cold_bytes = 0;  ///< of Operands::cold() that it needs at least
@@ -35,8 +37,15 @@ struct KernelCase {
   [[nodiscard]] std::string name() const;  ///< "gemm q_a 1536x7168 bf16 16"
 };
 
+struct KernelCaseOptions {
+  std::span<const uint32_t> rows;
+  uint32_t context = 0;
+  bool routed = false;     ///< FFNs of a layer's experts that rows choose by themselves
+  bool on_device = false;  ///< copies to and from the host; choosing tokens
+};
+
 /// Every case, the operations in the order of a forward pass.
 std::vector<KernelCase> kernel_cases(const model::ModelConfig& shape,
-                                     std::span<const uint32_t> rows, uint32_t context);
+                                     const KernelCaseOptions& options);
 
 }  // namespace troupe::apps

@@ -117,7 +117,7 @@ Result<loadgen::ResultTable> measure_kernels(std::span<const KernelCase> cases,
   }
   std::vector<loadgen::Distribution> times;
   {
-    const auto operands = TRY(Operands::make(*backend.ops, *backend.memory, cold_bytes));
+    const auto operands = TRY(Operands::make(backend, cold_bytes));
     for (const KernelCase& c : cases) {
       line.show(c.name());
       Result<loadgen::Distribution> measured = measure_case(c, *operands, *backend.memory, limit_s);

@@ -17,6 +17,7 @@ int run_logits(const Arguments& arguments) {
           "computed in float32.\n\n  troupe logits --model models/demo --tokens 0,5,7"};
   add_local_options(line.options);
   add_device_option(line.options);
+  add_cuda_graphs_option(line.options);
   line.options.add_options()("tokens", po::value<std::string>()->required(), "token ids: 1,2,3");
   Values values;
   if (const auto code = line.parse(arguments, values)) return *code;

@@ -142,15 +142,19 @@ Result<kernels::Backend> open_backend(const Device& device, bool cuda_graphs,
   return device.has_gpus() ? open_gpus(device, cuda_graphs) : kernels::make_cpu_backend(&pool);
 }
 
+actors::LargestStep largest_step(const cluster::ClusterConfig& config) {
+  return {.num_rows = config.max_step_tokens,
+          .num_logits = config.max_running,
+          .micro_batches = config.micro_batches};
+}
+
 /// What a router takes of memory for itself; an expert shard checks when it knows its experts.
 Result<void> check_memory(const Process& process, const actors::KvShape& kv) {
   const cluster::ClusterConfig& config = process.config;
   const auto weights = TRY(process.checkpoint.bytes_of_router());
   if (!process.backend.memory->is_host()) {
     TRY(actors::check_room_of_router(process.backend, process.checkpoint.config(), weights, kv,
-                                     {.num_rows = config.max_step_tokens,
-                                      .num_logits = config.max_running,
-                                      .micro_batches = config.micro_batches}));
+                                     largest_step(config)));
   }
   const cluster::NodeMemory here = actors::memory_of_router(process.node, kv, weights);
   return check_memory_room("copies of weights (" + rounded_size(here.copies) + ") and KV blocks (" +
@@ -168,8 +172,9 @@ Result<std::shared_ptr<actors::RouterEngine>> load_router(Process& process) {
   TRY(check_memory(process, kv));
   const auto weights =
       TRY(process.checkpoint.load_router(/*with_kv_b=*/false, process.node.threads));
-  auto engine = TRY(actors::RouterEngine::make(model, weights, process.backend, process.pool, kv,
-                                               actors::AttentionForm::kAbsorbed));
+  auto engine =
+      TRY(actors::RouterEngine::make(model, weights, process.backend, process.pool, kv,
+                                     actors::AttentionForm::kAbsorbed, largest_step(config)));
   log::info("weights_loaded", {{"model", config.model}});
   log::info("kv_cache", {{"blocks", config.kv_blocks},
                          {"dtype", to_string(config.kv_dtype)},

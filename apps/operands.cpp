@@ -33,9 +33,10 @@ size_t bytes_beyond_caches() {
   return std::max(size_t{256} << 20U, 4 * last_level);
 }
 
-Result<std::unique_ptr<Operands>> Operands::make(kernels::Ops& ops, kernels::Memory& memory,
+Result<std::unique_ptr<Operands>> Operands::make(const kernels::Backend& backend,
                                                  size_t cold_bytes) {
-  std::unique_ptr<Operands> operands(new Operands(ops, memory));
+  kernels::Memory& memory = *backend.memory;
+  std::unique_ptr<Operands> operands(new Operands(backend));
   operands->cold_bytes_ = round_up(cold_bytes);
   operands->cold_ = TRY(kernels::allocate(memory, operands->cold_bytes_));
   const std::vector<std::byte> pattern(size_t{1} << 20U, std::byte{0x31});
@@ -43,9 +44,9 @@ Result<std::unique_ptr<Operands>> Operands::make(kernels::Ops& ops, kernels::Mem
   return operands;
 }
 
-void* Operands::array(size_t bytes) {
+void* Operands::array(size_t bytes, Allocate* allocate) {
   if (!state_.ok()) return nullptr;
-  Result<kernels::OwnedMemory> memory = kernels::allocate(memory_, bytes);
+  Result<kernels::OwnedMemory> memory = allocate(*backend_.memory, bytes);
   if (!memory.ok()) {
     state_ = std::move(memory).error();
     return nullptr;
@@ -59,7 +60,13 @@ float* Operands::values(size_t n) {
   if (to == nullptr) return nullptr;
   std::vector<float> numbers(kPeriod);
   for (size_t i = 0; i < kPeriod; ++i) numbers[i] = static_cast<float>(random_uniform(1, i)) - 0.5F;
-  fill(memory_, to, n * sizeof(float), numbers.data(), kPeriod * sizeof(float));
+  fill(*backend_.memory, to, n * sizeof(float), numbers.data(), kPeriod * sizeof(float));
+  return to;
+}
+
+float* Operands::on_host(size_t n) {
+  auto* to = static_cast<float*>(array(n * sizeof(float), &kernels::allocate_on_host));
+  if (to != nullptr) std::fill_n(to, n, 0.25F);
   return to;
 }
 

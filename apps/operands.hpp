@@ -8,7 +8,7 @@
 
 #include "base/result.hpp"
 #include "kernels/array.hpp"
-#include "kernels/ops.hpp"
+#include "kernels/backend.hpp"
 
 namespace troupe::apps {
 
@@ -20,13 +20,15 @@ size_t bytes_beyond_caches();
 /// kept for check().
 class Operands {
  public:
-  /// @param memory of the backend of `ops`; both outlive the object
+  /// @param backend outlives the object
   /// @param cold_bytes for cold(); at least the largest piece that is asked for
   /// @errors kResourceExhausted
-  static Result<std::unique_ptr<Operands>> make(kernels::Ops& ops, kernels::Memory& memory,
-                                                size_t cold_bytes);
+  static Result<std::unique_ptr<Operands>> make(const kernels::Backend& backend, size_t cold_bytes);
 
-  [[nodiscard]] kernels::Ops& ops() const { return ops_; }
+  [[nodiscard]] kernels::Ops& ops() const { return *backend_.ops; }
+  [[nodiscard]] kernels::Memory& memory() const { return *backend_.memory; }
+  /// REQUIRES: a device
+  [[nodiscard]] kernels::RowSampler& sampler() const { return *backend_.sampler; }
 
   /// [n], n > 0, numbers in [-0.5, 0.5), some of them equal.
   float* values(size_t n);
@@ -35,6 +37,8 @@ class Operands {
   T* room(size_t n) {
     return static_cast<T*>(array(n * sizeof(T)));
   }
+  /// [n], n > 0, of the host, to which and from which a device copies fastest.
+  float* on_host(size_t n);
   /// Another piece of memory beyond the caches, which each call takes as its weights or KV: aligned
   /// to 256 bytes, as long unread as possible. Every byte is 0x31: a small number in every type.
   const std::byte* cold(size_t bytes);
@@ -45,11 +49,11 @@ class Operands {
   [[nodiscard]] Result<void> check() const { return state_; }
 
  private:
-  Operands(kernels::Ops& ops, kernels::Memory& memory) : ops_(ops), memory_(memory) {}
-  void* array(size_t bytes);
+  using Allocate = Result<kernels::OwnedMemory>(kernels::Memory&, size_t);
+  explicit Operands(const kernels::Backend& backend) : backend_(backend) {}
+  void* array(size_t bytes, Allocate* allocate = &kernels::allocate);
 
-  kernels::Ops& ops_;
-  kernels::Memory& memory_;
+  const kernels::Backend& backend_;
   kernels::OwnedMemory cold_;
   size_t cold_bytes_ = 0;
   size_t at_ = 0;  ///< in the cold memory

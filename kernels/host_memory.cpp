@@ -49,6 +49,7 @@ class HostMemory final : public Memory {
     for (size_t i = 0; i < from.size(); ++i) std::memcpy(to[i], from[i], cols * sizeof(float));
   }
 
+  void begin_section(const void* /*owner*/, uint32_t /*number*/) override {}
   void start() override {}
   Result<void> finish() override { return {}; }
 };

@@ -5,7 +5,7 @@
 #include <cstring>
 #include <string>
 #include <thread>
-#include <unordered_map>
+#include <unordered_set>
 #include <vector>
 
 #include "base/log.hpp"
@@ -34,7 +34,7 @@ Result<std::vector<CudaDevice>> cuda_devices() {
                          .sm = properties.major * 10 + properties.minor,
                          .block_shared_bytes = properties.sharedMemPerBlockOptin});
     } else {
-      cudaGetLastError();  // is not to be found by a launch on another one
+      cudaGetLastError();  // is not to be found by who asks next
       devices.push_back({.name = "a GPU", .error = cudaGetErrorString(asked)});
     }
   }
@@ -122,7 +122,7 @@ class CudaRuntime final : public cuda::Runtime {
     cudaError_t error = cudaSetDevice(device_);
     if (error == cudaSuccess) error = cudaMalloc(&memory, bytes);
     if (error == cudaErrorMemoryAllocation) {
-      cudaGetLastError();  // is not to be found by the next launch
+      cudaGetLastError();  // is not to be found by who asks next
       size_t free = 0;
       size_t total = 0;
       cudaMemGetInfo(&free, &total);
@@ -138,8 +138,8 @@ class CudaRuntime final : public cuda::Runtime {
     return memory;
   }
   void release(void* memory) override {
-    start();
     keep(cudaSetDevice(device_), "choosing the device");
+    start();
     keep(cudaFree(memory), "releasing memory");
   }
   Result<uint64_t> bytes_left() override {
@@ -155,7 +155,7 @@ class CudaRuntime final : public cuda::Runtime {
     cudaError_t error = cudaSetDevice(device_);
     if (error == cudaSuccess) error = cudaMallocHost(&memory, bytes);
     if (error == cudaErrorMemoryAllocation) {
-      cudaGetLastError();  // is not to be found by the next launch
+      cudaGetLastError();  // is not to be found by who asks next
       return Error{Code::kResourceExhausted, "the host has no " + std::to_string(bytes) +
                                                  " bytes that can be pinned for " + name_};
     }
@@ -164,8 +164,8 @@ class CudaRuntime final : public cuda::Runtime {
     return memory;
   }
   void release_on_host(void* memory) override {
-    start();
     keep(cudaSetDevice(device_), "choosing the device");
+    start();
     keep(cudaFreeHost(memory), "releasing pinned memory");
   }
 
@@ -188,7 +188,7 @@ class CudaRuntime final : public cuda::Runtime {
       const simt::Stream here = stream();
       wait([here] { return cudaStreamQuery(here); }, [here] { return cudaStreamSynchronize(here); },
            "computing");
-      build_graphs();
+      end_section();
     }
     if (failed()) return Error{Code::kInternal, error_};
     return {};
@@ -214,20 +214,19 @@ class CudaRuntime final : public cuda::Runtime {
     keep(cudaSetDevice(device_), "choosing the device");
     return stream_;
   }
-  /// A launch that is waiting may ask for what was allowed before, so never less.
   void allow_shared(const simt::Launch& launch) override {
-    size_t& allowed = allowed_shared_[launch.entry];
-    if (launch.shared_bytes <= allowed) return;
-    allowed = launch.shared_bytes;
+    if (!may_share_.insert(launch.entry).second) return;
     keep(cudaSetDevice(device_), "choosing the device");
     keep(cudaFuncSetAttribute(launch.entry, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                              static_cast<int>(allowed)),
+                              static_cast<int>(kBlockSharedBytes)),
          "asking for shared memory");
   }
   void start_one(const simt::Launch& launch, std::span<const std::byte> parameters) override {
     keep_error(simt::start(raw_stream(), launch, parameters));
   }
 
+  /// Memory that graphs leave to others.
+  static constexpr size_t kKeptFree = size_t{256} << 20U;
   struct Graph {
     cudaGraph_t graph = nullptr;
     cudaGraphExec_t ready = nullptr;
@@ -259,7 +258,11 @@ class CudaRuntime final : public cuda::Runtime {
     Graph& graph = built_graphs_[number];
     destroy(graph);
     graph = {};
+    size_t free = 0;
+    size_t total = 0;
     cudaError_t error = cudaSetDevice(device_);
+    if (error == cudaSuccess) error = cudaMemGetInfo(&free, &total);
+    if (error == cudaSuccess && free < kKeptFree) error = cudaErrorMemoryAllocation;
     if (error == cudaSuccess) error = cudaGraphCreate(&graph.graph, 0);
     for (size_t i = 0; i < launches.size() && error == cudaSuccess; ++i) {
       const NodeParams node(launches, i);
@@ -270,8 +273,10 @@ class CudaRuntime final : public cuda::Runtime {
     if (error == cudaSuccess) error = cudaGraphInstantiate(&graph.ready, graph.graph, 0);
     if (error == cudaSuccess) error = cudaGraphUpload(graph.ready, stream_);
     if (error == cudaErrorMemoryAllocation) {
-      cudaGetLastError();  // is not to be found by the next launch
-      log::warning("no_memory_for_graphs", {{"device", name_}, {"graphs", number}});
+      cudaGetLastError();  // is not to be found by who asks next
+      log::warning("no_memory_for_graphs", {{"device", name_}, {"bytes_free", free}});
+      destroy(graph);
+      graph = {};
       return false;
     }
     keep(error, "building a graph of launches");
@@ -280,6 +285,7 @@ class CudaRuntime final : public cuda::Runtime {
   void change_graph(size_t number, size_t i, const cuda::LaunchList& launches) override {
     const NodeParams node(launches, i);
     const Graph& graph = built_graphs_[number];
+    keep(cudaSetDevice(device_), "choosing the device");
     keep(cudaGraphExecKernelNodeSetParams(graph.ready, graph.nodes[i], &node.params),
          "changing a graph of launches");
   }
@@ -320,7 +326,7 @@ class CudaRuntime final : public cuda::Runtime {
   void* staging_on_host_ = nullptr;
   void* staging_on_device_ = nullptr;
   cudaEvent_t marks_[2] = {};
-  std::unordered_map<simt::Entry, size_t> allowed_shared_;
+  std::unordered_set<simt::Entry> may_share_;  ///< more than simt::kDefaultShared
   std::vector<Graph> built_graphs_;
   std::string error_;
 };

@@ -10,9 +10,9 @@ namespace {
 
 constexpr size_t kAlignment = 16;
 
-/// Of kernels in order; what does not differ is compared besides.
-uint64_t hash_with(uint64_t hash, simt::Entry entry) {
-  return (hash ^ reinterpret_cast<uintptr_t>(entry)) * 0x9e3779b97f4a7c15U;
+uint64_t hash_with(uint64_t hash, uint64_t value) {
+  hash = (hash ^ value) * 0x9e3779b97f4a7c15U;
+  return hash ^ (hash >> 32U);
 }
 
 }  // namespace
@@ -21,7 +21,7 @@ void LaunchList::add(const simt::Launch& launch, std::span<const std::byte> para
   launches_.push_back({launch, parameters_.size(), parameters.size()});
   parameters_.insert(parameters_.end(), parameters.begin(), parameters.end());
   parameters_.resize((parameters_.size() + kAlignment - 1) / kAlignment * kAlignment);
-  kernels_ = hash_with(kernels_, launch.entry);
+  kernels_ = hash_with(kernels_, reinterpret_cast<uintptr_t>(launch.entry));
 }
 
 void LaunchList::clear() {
@@ -49,55 +49,48 @@ void LaunchList::compare(const LaunchList& other, std::vector<size_t>& changed) 
   }
 }
 
-std::optional<size_t> LaunchGraphs::find(const LaunchList& list, std::vector<size_t>& changed) {
+size_t LaunchGraphs::HashOfKey::operator()(const Key& key) const {
+  uint64_t hash = hash_with(key.kernels, reinterpret_cast<uintptr_t>(key.place.owner));
+  hash = hash_with(hash, key.place.section);
+  return hash_with(hash, key.place.part);
+}
+
+std::optional<size_t> LaunchGraphs::find(const LaunchPlace& place, const LaunchList& list,
+                                         std::vector<size_t>& changed) {
   changed.clear();
   if (list.size() < kMinLaunches) return {};
-  size_t number = alike(list, changed);
-  if (number == kNone) {
-    number = room_for_one();
-  } else if (!known_[number].built && std::ranges::count(wanted_, number) == 0) {
-    wanted_.push_back(number);
+  ++uses_;
+  const Key key{place, list.kernels()};
+  if (const auto found = numbers_.find(key); found != numbers_.end()) {
+    Known& known = known_[found->second];
+    if (!known.launches.same_kernels(list)) return {};  // of the same hash
+    known.launches.compare(list, changed);
+    known.launches = list;
+    known.last_used = uses_;
+    return known.built ? std::optional(found->second) : std::nullopt;
   }
-  Known& known = known_[number];
-  known.launches = list;
-  known.last_used = ++uses_;
-  if (last_ != kNone) known_[last_].next = number;
-  last_ = number;
-  return known.built ? std::optional(number) : std::nullopt;
+  if (!may_build_) return {};
+  if (seen_.size() == kMaxSeen) seen_.clear();
+  if (seen_.insert(key).second) return {};
+  if (const std::optional<size_t> number = room_for_one()) {
+    known_[*number] = {.key = key, .launches = list, .last_used = uses_};
+    numbers_[key] = *number;
+    wanted_.push_back(*number);
+    seen_.erase(key);
+  }
+  return {};
 }
 
-size_t LaunchGraphs::alike(const LaunchList& list, std::vector<size_t>& changed) {
-  const auto is_alike = [&](size_t number) {
-    return number != kNone && known_[number].launches.same_kernels(list);
-  };
-  const auto few = [&] { return changed.size() * 2 <= list.size(); };
-  const size_t followed = last_ == kNone ? kNone : known_[last_].next;
-  const bool follows = is_alike(followed);
-  if (follows) {
-    known_[followed].launches.compare(list, changed);
-    if (few()) return followed;
-  }
-  for (size_t number = 0; number < known_.size(); ++number) {
-    if (!is_alike(number)) continue;
-    known_[number].launches.compare(list, changed);
-    if (few()) return number;
-  }
-  if (!follows) return kNone;
-  known_[followed].launches.compare(list, changed);
-  return followed;
-}
-
-/// The one that was not used for longest makes room.
-size_t LaunchGraphs::room_for_one() {
+/// @returns nothing while all are in use: building them by turns would cost more than it brings
+std::optional<size_t> LaunchGraphs::room_for_one() {
   if (known_.size() < kMaxGraphs) {
     known_.emplace_back();
     return known_.size() - 1;
   }
   const auto oldest = std::ranges::min_element(known_, {}, &Known::last_used);
-  const auto number = static_cast<size_t>(oldest - known_.begin());
-  std::erase(wanted_, number);
-  *oldest = {};
-  return number;
+  if (uses_ - oldest->last_used <= kUnusedFor) return {};
+  numbers_.erase(oldest->key);
+  return static_cast<size_t>(oldest - known_.begin());
 }
 
 }  // namespace troupe::kernels::cuda

@@ -1,11 +1,12 @@
 #pragma once
 
-// Launches that are kept back until somebody needs them, and the graphs that start many at once.
+// Launches of sections that come again in every step (Memory::begin_section), and the graphs that
+// start them together.
 //
 // A launch costs the host some microseconds and the device a gap, and a decode step has dozens in a
-// layer, each of which takes about as long. A CUDA graph starts them together; where a parameter
-// changed since, its node is told. What is here is which graph fits and which of its nodes changed;
-// the graphs themselves are the Runtime's. Also compiled as C++ by the tests.
+// layer, each of which takes about as long. A CUDA graph starts them together; a node whose
+// parameters changed since is told. What is here is which graph that is and which of its nodes
+// changed; the graphs themselves are the Runtime's. Also compiled as C++ by the tests.
 //
 // Source: CUDA C++ Programming Guide, CUDA Graphs, "Individual Node Update".
 
@@ -13,6 +14,8 @@
 #include <cstdint>
 #include <optional>
 #include <span>
+#include <unordered_map>
+#include <unordered_set>
 #include <vector>
 
 #include "kernels/cuda/simt.cuh"
@@ -31,7 +34,8 @@ class LaunchList {
   [[nodiscard]] std::span<const std::byte> parameters(size_t i) const {
     return {parameters_.data() + launches_[i].first, launches_[i].bytes};
   }
-  /// The same kernels in the same order, on whatever.
+  /// A hash of which kernels they are, in order.
+  [[nodiscard]] uint64_t kernels() const { return kernels_; }
   [[nodiscard]] bool same_kernels(const LaunchList& other) const;
   /// @param changed the launches that differ in their grid or parameters, ascending
   /// REQUIRES: same_kernels()
@@ -45,21 +49,33 @@ class LaunchList {
   };
   std::vector<Kept> launches_;
   std::vector<std::byte> parameters_;
-  uint64_t kernels_ = 0;  ///< a hash
+  uint64_t kernels_ = 0;
 };
 
-/// Which graph runs a list of launches. Lists come in the order of layers and steps, so that which
-/// followed the last one a step ago is looked at first. One is worth a graph when it comes for the
-/// second time.
+/// Where launches come again: Memory::begin_section(), and the how manieth time that launches of
+/// this section are started.
+struct LaunchPlace {
+  const void* owner = nullptr;
+  uint32_t section = 0;
+  uint32_t part = 0;
+  friend bool operator==(const LaunchPlace&, const LaunchPlace&) = default;
+};
+
+/// A graph for each place and each order of kernels that came there twice.
 class LaunchGraphs {
  public:
   static constexpr size_t kMinLaunches = 4;  ///< of a graph; fewer are started one by one
-  static constexpr size_t kMaxGraphs = 512;  ///< V3 has 61 layers, in some kinds of steps
+  /// V3 has some 120 places in a step, with one micro-batch and with each of two, and a few kinds
+  /// of steps.
+  static constexpr size_t kMaxGraphs = 1024;
+  /// A graph makes room for another when so many lists have come since it was run.
+  static constexpr uint64_t kUnusedFor = 8 * kMaxGraphs;
 
   /// Notes that `list` is to be run.
   /// @param changed launches of the graph that are to be told first what they are now
   /// @returns a graph that is built, < kMaxGraphs; nothing: start them one by one
-  std::optional<size_t> find(const LaunchList& list, std::vector<size_t>& changed);
+  std::optional<size_t> find(const LaunchPlace& place, const LaunchList& list,
+                             std::vector<size_t>& changed);
 
   /// What came twice and has no graph yet; to be called while the device computes nothing, for
   /// building one may wait for it. @param build (number, launches): replaces what that number had,
@@ -75,22 +91,28 @@ class LaunchGraphs {
   }
 
  private:
-  static constexpr size_t kNone = ~size_t{0};
+  struct Key {
+    LaunchPlace place;
+    uint64_t kernels = 0;
+    friend bool operator==(const Key&, const Key&) = default;
+  };
+  struct HashOfKey {
+    size_t operator()(const Key& key) const;
+  };
   struct Known {
+    Key key;
     LaunchList launches;  ///< as they were last run
     bool built = false;
     uint64_t last_used = 0;
-    size_t next = kNone;  ///< what was run after it the last time
   };
+  static constexpr size_t kMaxSeen = 4 * kMaxGraphs;
 
-  /// The one that followed the last time, if at most half of its launches changed; or another such;
-  /// or else, for all descriptions of work may have moved, the one that followed. @returns or kNone
-  size_t alike(const LaunchList& list, std::vector<size_t>& changed);
-  size_t room_for_one();
+  std::optional<size_t> room_for_one();
 
   std::vector<Known> known_;
+  std::unordered_map<Key, size_t, HashOfKey> numbers_;  ///< of known_
+  std::unordered_set<Key, HashOfKey> seen_;             ///< once
   std::vector<size_t> wanted_;
-  size_t last_ = kNone;
   uint64_t uses_ = 0;
   bool may_build_ = true;
 };

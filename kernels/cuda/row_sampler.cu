@@ -21,7 +21,12 @@ static_assert(sizeof(RowAnswer) % alignof(LikelyToken) == 0);
 class CudaRowSampler final : public RowSampler {
  public:
   CudaRowSampler(Runtime& runtime, const CudaOptions& options)
-      : runtime_(runtime), part_bytes_(options.staging_bytes / 4) {}
+      : runtime_(runtime), part_bytes_(options.staging_bytes / 4) {
+    // For nearly all steps, so that they need not allocate.
+    unedited_.room<float>(runtime_, kRoomForEdits);
+    answers_.room<std::byte>(runtime_, kRoomForAnswers);
+    on_host_array_.room_on_host<std::byte>(runtime_, kRoomForAnswers);
+  }
 
   void ask(std::span<const AskedRow> rows, size_t vocab) override {
     places_.clear();
@@ -60,6 +65,9 @@ class CudaRowSampler final : public RowSampler {
   }
 
  private:
+  static constexpr size_t kRoomForEdits = size_t{64} << 10U;
+  static constexpr size_t kRoomForAnswers = size_t{1} << 20U;  ///< bytes
+
   /// Where the lists of a row begin.
   struct Place {
     size_t likely = 0;

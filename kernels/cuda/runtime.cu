@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <cstring>
 #include <functional>
-#include <optional>
 #include <string_view>
 
 namespace troupe::kernels::cuda {
@@ -52,10 +51,19 @@ const void* Runtime::upload_bytes(const void* from, size_t bytes) {
   return staging_.device + at;
 }
 
+void Runtime::begin_section(const void* owner, uint32_t number) {
+  start();
+  if (uses_graphs_) section_ = {.owner = owner, .section = number};
+}
+
 void Runtime::start() {
   if (kept_.empty()) return;
   send_uploads();
-  const std::optional<size_t> graph = uses_graphs_ ? graphs_.find(kept_, changed_) : std::nullopt;
+  std::optional<size_t> graph;
+  if (section_) {
+    graph = graphs_.find(*section_, kept_, changed_);
+    ++section_->part;
+  }
   if (graph) {
     for (const size_t i : changed_) {
       if (!failed()) change_graph(*graph, i, kept_);
@@ -69,7 +77,8 @@ void Runtime::start() {
   kept_.clear();
 }
 
-void Runtime::build_graphs() {
+void Runtime::end_section() {
+  section_.reset();
   if (failed()) return;
   graphs_.build_wanted(
       [this](size_t number, const LaunchList& launches) { return build_graph(number, launches); });

@@ -5,6 +5,7 @@
 
 #include <array>
 #include <functional>
+#include <optional>
 #include <span>
 #include <string>
 #include <utility>
@@ -30,6 +31,7 @@ class Runtime : public Memory {
     return raw_stream();
   }
 
+  void begin_section(const void* owner, uint32_t number) final;
   void start() final;
 
   /// Before the uploads of an operation, which must fit into half of the staging memory together.
@@ -50,7 +52,7 @@ class Runtime : public Memory {
   /// those, or "". What it says is the first error. @param wrong nullptr: nobody
   void watch(std::function<std::string()> wrong) { watched_ = std::move(wrong); }
 
-  /// Behind all that was called before. Kept back, while graphs are used.
+  /// Behind all that was called before. Kept back in a section, where graphs are used.
   template <class Kernel>
   void launch(Kernel kernel, simt::Grid grid) {
     if (failed() || grid.x == 0 || grid.y == 0) return;
@@ -60,7 +62,7 @@ class Runtime : public Memory {
     const simt::Launch launch = simt::launch_of(kernel, grid);
     if (launch.shared_bytes > simt::kDefaultShared) allow_shared(launch);
     kept_.add(launch, simt::parameters_of(kernel));
-    if (!uses_graphs_ || kept_.size() == kMaxKept) start();
+    if (!section_ || kept_.size() == kMaxKept) start();
   }
 
   void copy_rows(Rows to, ConstRows from) override;
@@ -70,8 +72,8 @@ class Runtime : public Memory {
   void use_graphs(bool whether) { uses_graphs_ = whether; }
   /// Where launches go that are started; kept back ones are not.
   virtual simt::Stream raw_stream() = 0;
-  /// While the device computes nothing.
-  void build_graphs();
+  /// Of finish(), when the device computes nothing.
+  void end_section();
   [[nodiscard]] bool is_watched() const { return watched_ != nullptr; }
   /// @returns whether all is well
   bool ask_watched() {
@@ -98,7 +100,7 @@ class Runtime : public Memory {
   /// Until the stream is past the last mark of this half; at once if there is none.
   virtual void wait_for(unsigned half) = 0;
 
-  /// Blocks of this kernel will ask for more than simt::kDefaultShared.
+  /// Blocks of this kernel ask for more than simt::kDefaultShared.
   virtual void allow_shared(const simt::Launch& launch) = 0;
   virtual void start_one(const simt::Launch& launch, std::span<const std::byte> parameters) = 0;
   /// @returns false if memory for it lacks
@@ -127,6 +129,7 @@ class Runtime : public Memory {
   static constexpr size_t kMaxKept = 64;
 
   bool uses_graphs_ = false;
+  std::optional<LaunchPlace> section_;  ///< and the part that is next
   LaunchList kept_;
   LaunchGraphs graphs_;
   std::vector<size_t> changed_;

@@ -57,6 +57,7 @@ struct ByHand {
 };
 constexpr uint64_t kKvA = 80 * 128;  // elements of the matrix
 constexpr uint64_t kExpert = 3 * 64 * 128;
+constexpr uint64_t kKvBlockBytes = 3 * 16 * 80 * 2;  // of all layers
 constexpr ByHand kOneRow[] = {
     {"embed hidden 128 bf16 1", 128 * (2 + 4), 0, 0},
     {"rms_norm hidden 128 1", 2 * 128 * 4, 128, 0},
@@ -74,14 +75,25 @@ constexpr ByHand kOneRow[] = {
     {"topk_gate 4 of 16 1", (16 + 2 * 4) * 4, 0, 0},
     {"grouped_ffn experts 4x64x128 bf16 1", 4 * kExpert * 2, 4 * kExpert, 0},
     {"grouped_ffn experts 4x64x128 i8 1", 4 * (kExpert + (2 * 64 + 128) * 2), 0, 4 * kExpert},
+    {"grouped_ffn routed 16x64x128 bf16 1", 4 * kExpert * 2, 4 * kExpert, 0},
     {"silu_mul inner 64 1", 3 * 64 * 4, 0, 0},
+    {"copy_rows q_rope 16 1", 2 * 4 * 16 * 4, 0, 0},
+    {"move_rows hidden 128 1", 2 * 128 * 4, 0, 0},
+    {"copy_out rows of 128 1", 128 * 4, 0, 0},
+    {"copy_in 4 answers of 128 1", 4 * 128 * 4, 0, 0},
+    {"copy kv block 7680 bf16 1", 2 * kKvBlockBytes, 0, 0},
+    {"copy_out kv block 7680 bf16 1", kKvBlockBytes, 0, 0},
+    {"copy_in kv block 7680 bf16 1", kKvBlockBytes, 0, 0},
+    {"sample greedy of 256 1", 256 * 4, 0, 0},
+    {"sample top_p of 256 1", 256 * 4, 0, 0},
     {"combine 4 of 128 1", 128 * (4 + 3) * 4, 4 * 128, 0},
     {"add hidden 128 1", 3 * 128 * 4, 0, 0},
 };
 
 TEST_F(CudaBench, RunsEveryCaseAndCountsItsWork) {
   const std::vector<uint32_t> one = {1};
-  const auto rows = kernels_of(kernel_cases(tiny(), one, 20));
+  const auto rows = kernels_of(
+      kernel_cases(tiny(), {.rows = one, .context = 20, .routed = true, .on_device = true}));
   for (const ByHand& want : kOneRow) {
     ASSERT_TRUE(rows.contains(want.name)) << want.name;
     const json::object& row = rows.at(want.name);
@@ -104,14 +116,16 @@ TEST_F(CudaBench, RunsEveryCaseAndCountsItsWork) {
         number("flop_per_s") / (2 * number("machine_peak_bf16_multiply_adds_per_s"));
     EXPECT_NEAR(number("peak_fraction"), peak, 1e-9 * peak) << name;
   }
-  EXPECT_EQ(ops, (std::set<std::string>{"embed", "rms_norm", "gemm", "gemm_many", "rope",
-                                        "store_kv", "mla_absorbed", "mla_expanded", "topk_gate",
-                                        "grouped_ffn", "silu_mul", "combine", "add"}));
+  EXPECT_EQ(ops, (std::set<std::string>{
+                     "embed", "rms_norm", "gemm", "gemm_many", "rope", "store_kv", "mla_absorbed",
+                     "mla_expanded", "topk_gate", "grouped_ffn", "silu_mul", "combine", "add",
+                     "copy", "copy_in", "copy_out", "copy_rows", "move_rows", "sample"}));
 }
 
 TEST_F(CudaBench, RunsCasesOfManyRows) {
   const std::vector<uint32_t> many = {40};  // more than products stream their weights for
-  std::vector<KernelCase> cases = kernel_cases(tiny(), many, 40);
+  std::vector<KernelCase> cases =
+      kernel_cases(tiny(), {.rows = many, .context = 40, .routed = true, .on_device = true});
   std::erase_if(cases, [](const KernelCase& c) {
     return c.dtype != "bf16" && c.dtype != "i4-g32-asym" && c.dtype != "f32" && !c.dtype.empty();
   });
@@ -124,7 +138,8 @@ TEST_F(CudaBench, RunsCasesOfManyRows) {
 }
 
 TEST_F(CudaBench, SaysWhichCaseHasNoRoom) {
-  std::vector<KernelCase> cases = kernel_cases(tiny(), std::vector<uint32_t>{1}, 20);
+  const std::vector<uint32_t> one = {1};
+  std::vector<KernelCase> cases = kernel_cases(tiny(), {.rows = one, .context = 20});
   cases.resize(1);
   cases[0].prepare = [](Operands& operands) {
     operands.values(size_t{1} << 50U);

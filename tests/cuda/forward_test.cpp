@@ -30,6 +30,8 @@ struct Case {
   int max_rows_of_other_experts = 0;
 };
 
+void PrintTo(const Case& c, std::ostream* out) { *out << c.model; }
+
 class CudaForward : public testing::TestWithParam<Case> {
  protected:
   void SetUp() override {

@@ -156,6 +156,14 @@ TEST_F(EmulatedDevices, GenerateTheSameTokensTogether) {
               HasSubstr("--device must name one"));
 }
 
+TEST_F(EmulatedDevices, AreComparedWithCpusByEval) {
+  const Finished compared = finish({kTroupeOfThese, "eval", kDemo, "--device", "cuda:0",
+                                    "--against", kDemo, "--positions", "16"});
+  EXPECT_EQ(compared.code, 0) << compared.output;
+  EXPECT_THAT(compared.output, HasSubstr("positions            16"));
+  EXPECT_THAT(compared.output, Not(HasSubstr("error        0.00 %"))) << "they round differently";
+}
+
 TEST_F(EmulatedDevices, ARouterThatDoesNotFitOnItsDeviceSaysWhatItNeedsAndIsNotStarted) {
   ASSERT_EQ(setenv("TROUPE_EMULATED_MEMORY", std::to_string(120U << 20U).c_str(), 1), 0);
   const Finished node = finish({kTroupeOfThese, "node", "--config", config_, "--name", "router-0"});
@@ -166,7 +174,7 @@ TEST_F(EmulatedDevices, ARouterThatDoesNotFitOnItsDeviceSaysWhatItNeedsAndIsNotS
       HasSubstr("on the device, beside 96.00 MiB that operations have reserved, weights ("));
   EXPECT_THAT(node.output,
               HasSubstr("), KV blocks (20.00 MiB) and activations of the largest step"));
-  EXPECT_THAT(node.output, HasSubstr(" and 24.00 MiB are available; lower limits.kv_blocks"));
+  EXPECT_THAT(node.output, HasSubstr(" and 22.75 MiB are available; lower limits.kv_blocks"));
 }
 
 }  // namespace

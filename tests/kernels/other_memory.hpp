@@ -17,6 +17,7 @@ class OtherMemory : public Memory {
   Result<void*> allocate(size_t bytes) override {
     if (fails) return Error{Code::kResourceExhausted, "full"};
     ++num_allocated;
+    ++num_allocations;
     num_bytes += bytes;
     void* memory = TRY(host_->allocate(bytes));
     held_[memory] = bytes;
@@ -52,6 +53,7 @@ class OtherMemory : public Memory {
                  size_t cols) override {
     host_->move_rows(from, to, cols);
   }
+  void begin_section(const void* /*owner*/, uint32_t /*number*/) override {}
   void start() override {}
   Result<void> finish() override {
     for (const Arriving& a : arriving_) std::memcpy(a.to, a.bytes.data(), a.bytes.size());
@@ -62,8 +64,9 @@ class OtherMemory : public Memory {
   [[nodiscard]] size_t bytes_held() const { return sum(held_); }
   [[nodiscard]] size_t bytes_held_on_host() const { return sum(held_on_host_); }
 
-  int num_allocated = 0;
-  size_t num_bytes = 0;  ///< of all that were ever allocated
+  int num_allocated = 0;    ///< and not released
+  int num_allocations = 0;  ///< ever
+  size_t num_bytes = 0;     ///< of all that were ever allocated
   bool fails = false, fails_on_host = false;
   Result<void> failure = {};  ///< of the device
   Result<uint64_t> left = Error{Code::kUnavailable, "nobody counted"};

@@ -45,7 +45,8 @@ class Pinned {
 
 class EmulatedRuntime final : public cuda::Runtime {
  public:
-  EmulatedRuntime(const CudaOptions& options, EmulatedDevice kind) : kind_(std::move(kind)) {
+  EmulatedRuntime(const CudaOptions& options, EmulatedDevice kind, std::shared_ptr<Pinned> pinned)
+      : pinned_(std::move(pinned)), kind_(std::move(kind)) {
     half_bytes_ = options.staging_bytes / 2 / kUploadAlignment * kUploadAlignment;
     for (auto* staging : {&staging_on_host_, &staging_on_device_}) {
       staging->resize(2 * half_bytes_ / sizeof(simt::Words<4>));
@@ -138,8 +139,6 @@ class EmulatedRuntime final : public cuda::Runtime {
     cuda::launch_move_rows(*this, from, to, cols, DType::kF32);
   }
   [[nodiscard]] const DeviceRanges& device() const { return device_; }
-  /// Before either has pinned any.
-  void share_pinned(const EmulatedRuntime& other) { pinned_ = other.pinned_; }
   /// In the order of the stream. @param exchange outlives the work
   void gather(EmulatedExchange& exchange, size_t rank, const float* part, size_t count,
               float* parts) {
@@ -153,7 +152,7 @@ class EmulatedRuntime final : public cuda::Runtime {
   Result<void> finish() override {
     start();
     run_until(stream_.position());
-    build_graphs();
+    end_section();
     if (failed()) return Error{Code::kInternal, error_};
     return {};
   }
@@ -234,7 +233,7 @@ class EmulatedRuntime final : public cuda::Runtime {
   std::unique_ptr<Memory> host_ = make_host_memory();
   std::map<size_t, std::vector<Node>> graphs_;
   DeviceRanges device_;
-  std::shared_ptr<Pinned> pinned_ = std::make_shared<Pinned>();
+  std::shared_ptr<Pinned> pinned_;
   simt::EmulatedStream stream_;
   Traffic traffic_;
   size_t half_bytes_ = 0;
@@ -267,12 +266,11 @@ class EmulatedCollective final : public Collective {
 
 }  // namespace
 
-Traffic traffic_of(const Memory& memory) {
-  return static_cast<const EmulatedRuntime&>(memory).traffic();
-}
+namespace {
 
-Result<Backend> make_emulated_backend(const CudaOptions& options, EmulatedDevice device) {
-  auto runtime = std::make_unique<EmulatedRuntime>(options, std::move(device));
+Result<Backend> make_device(const CudaOptions& options, EmulatedDevice device,
+                            const std::shared_ptr<Pinned>& pinned) {
+  auto runtime = std::make_unique<EmulatedRuntime>(options, std::move(device), pinned);
   std::unique_ptr<Ops> ops = TRY(cuda::make_cuda_ops(*runtime, options));
   auto checked = std::make_unique<OnDevice>(std::move(ops), runtime->device());
   MatrixPeakRun peak = TRY(cuda::make_matrix_peak(*runtime));
@@ -285,15 +283,25 @@ Result<Backend> make_emulated_backend(const CudaOptions& options, EmulatedDevice
                  .sampler = std::move(sampler)};
 }
 
+}  // namespace
+
+Traffic traffic_of(const Memory& memory) {
+  return static_cast<const EmulatedRuntime&>(memory).traffic();
+}
+
+Result<Backend> make_emulated_backend(const CudaOptions& options, EmulatedDevice device) {
+  return make_device(options, std::move(device), std::make_shared<Pinned>());
+}
+
 Result<Backend> make_emulated_group(CudaOptions options, std::vector<EmulatedDevice> devices) {
   CHECK(!devices.empty());
   options.graphs = false;
   const auto exchange = std::make_shared<EmulatedExchange>(devices.size());
+  const auto pinned = std::make_shared<Pinned>();
   Backend first;
   for (size_t k = 0; k < devices.size(); ++k) {
-    Backend device = TRY(make_emulated_backend(options, std::move(devices[k])));
+    Backend device = TRY(make_device(options, std::move(devices[k]), pinned));
     auto& runtime = static_cast<EmulatedRuntime&>(*device.memory);
-    if (k > 0) runtime.share_pinned(static_cast<EmulatedRuntime&>(*first.memory));
     device.collective = std::make_unique<EmulatedCollective>(runtime, exchange, k);
     if (k == 0) {
       first = std::move(device);
