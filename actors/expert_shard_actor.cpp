@@ -291,7 +291,7 @@ class ExpertShardShell {
                                  hidden = services_->checkpoint->config().hidden_size,
                                  me = caf::actor_cast<caf::actor>(self_)] {
       compute_and_answer(*engine, layer, hidden, keys, *batch);
-      caf::anon_send(me, JobDone{[this, batch, keys] { batch_done(keys, *batch); }});
+      send(services_->run_here, me, JobDone{[this, batch, keys] { batch_done(keys, *batch); }});
     });
   }
 

@@ -4,12 +4,13 @@
 
 namespace troupe::actors {
 
-transport::PortOptions port_options_for(NodeId self, uint64_t cluster, const caf::actor& worker) {
+transport::PortOptions port_options_for(NodeId self, uint64_t cluster, const caf::actor& worker,
+                                        RunHere* run_here) {
   transport::PortOptions options;
   options.self = self;
   options.cluster = cluster;
-  options.on_frame = [worker](transport::Frame frame) {
-    caf::anon_send(worker, FrameArrived{std::move(frame)});
+  options.on_frame = [worker, run_here](transport::Frame frame) {
+    send(run_here, worker, FrameArrived{std::move(frame)});
   };
   options.on_link_down = [worker](NodeId peer, Error reason) {
     caf::anon_send(worker, LinkDown{peer, std::move(reason)});

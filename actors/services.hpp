@@ -8,6 +8,7 @@
 #include <string>
 
 #include "actors/executor.hpp"
+#include "actors/run_here.hpp"
 #include "base/ids.hpp"
 #include "base/result.hpp"
 #include "kernels/backend.hpp"
@@ -26,6 +27,8 @@ struct WorkerServices {
   /// Beside it: loads experts while others are computed; makes the masks of grammars while steps
   /// run.
   Executor* background = nullptr;
+  /// Lets threads that have something for the worker run it; null: threads of CAF's do.
+  RunHere* run_here = nullptr;
   /// That load an epoch's experts, while nothing is computed.
   size_t num_threads = 1;
   /// For grammars, or why there is none. Of routers.
@@ -36,7 +39,9 @@ struct WorkerServices {
 };
 
 /// Port options whose frames and losses go to this worker as messages.
-transport::PortOptions port_options_for(NodeId self, uint64_t cluster, const caf::actor& worker);
+/// @param run_here if not null, frames are handled in the port's thread
+transport::PortOptions port_options_for(NodeId self, uint64_t cluster, const caf::actor& worker,
+                                        RunHere* run_here);
 
 /// Hash of a cluster's name, for frame headers.
 uint64_t cluster_hash(const std::string& name);

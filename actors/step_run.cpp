@@ -87,14 +87,14 @@ void StepRun::submit(uint32_t lane, Job job, Then then) {
   services_->executor->submit([this, lane, job = std::move(job), then = std::move(then),
                                me = caf::actor_cast<caf::actor>(self_), life = life_]() mutable {
     job();
-    caf::anon_send(me, JobDone{[this, lane, then, life] {
-                     --num_jobs_;
-                     if (life == life_) {
-                       then(batches_[lane]);
-                     } else if (!busy()) {
-                       on_idle_();
-                     }
-                   }});
+    send(services_->run_here, me, JobDone{[this, lane, then, life] {
+           --num_jobs_;
+           if (life == life_) {
+             then(batches_[lane]);
+           } else if (!busy()) {
+             on_idle_();
+           }
+         }});
   });
 }
 

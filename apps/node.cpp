@@ -242,6 +242,7 @@ Result<int> run(const std::string& config_path, const std::string& name) {
   const caf::actor head = TRY(connect_to_head(system, config));
   actors::bound_delivery(config.control_port, config.heartbeat_timeout);
   const std::string interface = TRY(transport::interface_towards(config.control_host));
+  actors::RunHere run_here(system);
   const auto executor = actors::make_thread_executor();  // its jobs end before the system does
   const auto background = actors::make_thread_executor();
   executor->submit([&process] { process.pool.pin_caller(); });
@@ -251,6 +252,7 @@ Result<int> run(const std::string& config_path, const std::string& name) {
                       .backend = &process.backend,
                       .executor = executor.get(),
                       .background = background.get(),
+                      .run_here = &run_here,
                       .num_threads = node.threads,
                       .vocabulary = vocabulary};
   const caf::actor worker = spawn_worker(system, process, head);
@@ -260,9 +262,9 @@ Result<int> run(const std::string& config_path, const std::string& name) {
                                      // the port is shut
   };
   const std::string devices = transport::ucx_devices(interface);
-  auto port =
-      transport::open_ucx_port(actors::port_options_for(self, process.services.cluster, worker),
-                               {.wires = wires_of(config.wires), .net_devices = devices});
+  auto port = transport::open_ucx_port(
+      actors::port_options_for(self, process.services.cluster, worker, &run_here),
+      {.wires = wires_of(config.wires), .net_devices = devices});
   if (!port.ok()) {
     stop_worker();
     return std::move(port).error();

@@ -131,6 +131,10 @@ class ExpertShardActor : public testing::Test {
     dispatch(step, expert, num_rows, checkpoint_.config().hidden_size);
   }
   void dispatch(uint64_t step, ExpertIdx expert, uint32_t num_rows, uint32_t hidden) {
+    tell(FrameArrived{dispatch_frame(step, expert, num_rows, hidden)});
+  }
+  transport::Frame dispatch_frame(uint64_t step, ExpertIdx expert, uint32_t num_rows,
+                                  uint32_t hidden) const {
     transport::Frame frame{.header = {.kind = FrameKind::kDispatch,
                                       .epoch = epoch_,
                                       .source = kRouter,
@@ -143,7 +147,7 @@ class ExpertShardActor : public testing::Test {
     for (size_t i = 0; i < size_t{num_rows} * hidden; ++i) rows->floats()[i] = 0.5F;
     for (uint32_t row = 0; row < num_rows; ++row) frame.header.assignments.push_back({row, expert});
     frame.payload = rows;
-    tell(FrameArrived{std::move(frame)});
+    return frame;
   }
 
   VirtualProcess process_{/*networked=*/false, Instant{seconds(1).ns}};
@@ -206,6 +210,19 @@ TEST_F(ExpertShardActor, AnswersADispatchWithItsRowsWhenTheyAreComputed) {
   EXPECT_EQ(header.step, StepId{5});
   settle();
   EXPECT_THAT(failures_, SizeIs(0));
+}
+
+TEST_F(ExpertShardActor, ComputesOneBatchAfterTheOtherWithoutAThreadOfCafs) {
+  RunHere run_here(process_.system());
+  services_.run_here = &run_here;
+  const transport::PortOptions port = port_options_for(kSelf, 0, shard_, &run_here);
+  const uint32_t hidden = checkpoint_.config().hidden_size;
+  for (const uint64_t step : {5, 6}) port.on_frame(dispatch_frame(step, kHeld, 1, hidden));
+  ASSERT_THAT(executor_.jobs, SizeIs(1)) << "the second waits for the first";
+  executor_.run();
+  ASSERT_THAT(link().sent, SizeIs(2));
+  EXPECT_EQ(link().sent[0].header.step, StepId{5});
+  EXPECT_EQ(link().sent[1].header.step, StepId{6});
 }
 
 TEST_F(ExpertShardActor, SaysAtOnceThatADispatchFailsWhichItCannotCompute) {

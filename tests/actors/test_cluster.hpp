@@ -36,6 +36,7 @@ class ThreadedHost final : public ClusterHost {
   void process_dies(const std::string&) override {}
   NodeId fresh_id() override { return fresh_node_id(); }
   std::unique_ptr<Executor> make_executor() override { return make_thread_executor(); }
+  RunHere* run_here() override { return &run_here_; }
   std::unique_ptr<transport::Port> open_port(transport::PortOptions options) override {
     auto port = network_.open(std::move(options));
     if (delay_.ns > 0) port = transport::make_delay_port(std::move(port), delay_);
@@ -53,6 +54,7 @@ class ThreadedHost final : public ClusterHost {
   Duration delay_;
   SystemConfig config_;
   caf::actor_system system_;
+  RunHere run_here_{system_};
   transport::LoopbackNetwork network_;
 };
 

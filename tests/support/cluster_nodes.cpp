@@ -91,6 +91,7 @@ ClusterNodes::Node& ClusterNodes::add(const std::string& name) {
                    .backend = &node.backend,
                    .executor = node.executor.get(),
                    .background = node.background.get(),
+                   .run_here = host_.run_here(),
                    .vocabulary = loaded_vocabulary(options_.model)};
   node.worker = role == cluster::Role::kRouter
                     ? spawn_router(node)
@@ -129,8 +130,8 @@ caf::actor ClusterNodes::spawn_router(Node& node) {
 }
 
 void ClusterNodes::join(Node& node, cluster::Role role) {
-  node.port =
-      host_.open_port(port_options_for(node.services.self, node.services.cluster, node.worker));
+  node.port = host_.open_port(port_options_for(node.services.self, node.services.cluster,
+                                               node.worker, node.services.run_here));
   node.services.port = node.port.get();
   NodeActorOptions options{
       .info = {.id = node.services.self,

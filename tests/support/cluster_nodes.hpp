@@ -42,6 +42,8 @@ class ClusterHost {
   virtual void process_dies(const std::string& node) = 0;
   virtual NodeId fresh_id() = 0;
   virtual std::unique_ptr<Executor> make_executor() = 0;
+  /// For the workers' services.
+  virtual RunHere* run_here() { return nullptr; }
   virtual std::unique_ptr<transport::Port> open_port(transport::PortOptions options) = 0;
   /// Ends an actor as the death of its process would; on return it is dead.
   virtual void end(const caf::actor& actor) = 0;
