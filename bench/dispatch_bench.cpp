@@ -1,8 +1,10 @@
 // Round trip of one dispatch and its combine between two processes, over a given wire: the router
-// sends rows x hidden float32 with 6 assignments per row, the shard answers with one row per
+// sends rows x hidden float32 with some assignments per row, the shard answers with one row per
 // assignment. Nothing is computed. Prints one line per number of rows.
 //
-//   dispatch_bench shm|net [spin_us]     (starts its own peer)
+//   dispatch_bench shm|net [spin_us [hidden [experts_per_row]]]     (starts its own peer)
+//
+// Without more it is V2-Lite's: 2048 and 6. V3's are 7168 and 8.
 
 #include <spawn.h>
 #include <sys/resource.h>
@@ -30,7 +32,14 @@ namespace troupe::transport {
 namespace {
 
 constexpr NodeId kRouter{1}, kShard{2};
-constexpr uint32_t kHidden = 2048, kExpertsPerRow = 6;
+/// What the arguments say.
+struct Shape {
+  std::string spin_us = "0", hidden = "2048", experts_per_row = "6";
+  [[nodiscard]] uint32_t width() const { return static_cast<uint32_t>(std::stoul(hidden)); }
+  [[nodiscard]] uint32_t experts() const {
+    return static_cast<uint32_t>(std::stoul(experts_per_row));
+  }
+};
 
 using Clock = std::chrono::steady_clock;
 
@@ -39,9 +48,9 @@ UcxOptions ucx_options(const std::string& wire, const std::string& spin_us) {
           .spin_ns = std::atol(spin_us.c_str()) * 1000};
 }
 
-std::shared_ptr<Buffer> rows_buffer(uint32_t rows) {
-  auto buffer = Buffer::allocate(size_t{rows} * kHidden * sizeof(float));
-  for (size_t i = 0; i < size_t{rows} * kHidden; ++i) buffer->floats()[i] = 0.25F;
+std::shared_ptr<Buffer> rows_buffer(size_t rows, uint32_t hidden) {
+  auto buffer = Buffer::allocate(rows * hidden * sizeof(float));
+  for (size_t i = 0; i < rows * hidden; ++i) buffer->floats()[i] = 0.25F;
   return buffer;
 }
 
@@ -55,7 +64,7 @@ T must(Result<T> result) {
 }
 
 // Answers every dispatch until its standard input ends.
-int run_shard(const UcxOptions& ucx) {
+int run_shard(const UcxOptions& ucx, uint32_t hidden) {
   std::mutex mutex;
   std::shared_ptr<Link> link;
   std::map<uint32_t, std::shared_ptr<const Buffer>> answers;
@@ -67,7 +76,7 @@ int run_shard(const UcxOptions& ucx) {
     answer.header.num_rows = static_cast<uint32_t>(answer.header.assignments.size());
     answer.header.assignments.clear();
     auto& rows = answers[answer.header.num_rows];
-    if (!rows) rows = rows_buffer(answer.header.num_rows);
+    if (!rows) rows = rows_buffer(answer.header.num_rows, hidden);
     answer.payload = rows;
     if (auto sent = link->send(std::move(answer)); !sent.ok()) {
       std::cerr << sent.error().message << "\n";
@@ -102,7 +111,7 @@ struct Peer {
   }
 };
 
-Peer start_peer(const std::string& wire, const std::string& spin_us) {
+Peer start_peer(const std::string& wire, Shape shape) {
   int to[2], from[2];
   if (pipe(to) != 0 || pipe(from) != 0) std::exit(1);
   posix_spawn_file_actions_t actions;
@@ -112,10 +121,16 @@ Peer start_peer(const std::string& wire, const std::string& spin_us) {
   for (const int fd : {to[0], to[1], from[0], from[1]}) {
     posix_spawn_file_actions_addclose(&actions, fd);
   }
-  std::string self = "/proc/self/exe", role = "shard", wire_arg = wire, spin_arg = spin_us;
+  std::string self = "/proc/self/exe", role = "shard", wire_arg = wire;
   std::string path(4096, '\0');
   path.resize(static_cast<size_t>(readlink(self.c_str(), path.data(), path.size())));
-  char* argv[] = {path.data(), role.data(), wire_arg.data(), spin_arg.data(), nullptr};
+  char* argv[] = {path.data(),
+                  role.data(),
+                  wire_arg.data(),
+                  shape.spin_us.data(),
+                  shape.hidden.data(),
+                  shape.experts_per_row.data(),
+                  nullptr};
   Peer peer;
   if (posix_spawn(&peer.pid, path.c_str(), &actions, nullptr, argv, environ) != 0) std::exit(1);
   posix_spawn_file_actions_destroy(&actions);
@@ -126,7 +141,7 @@ Peer start_peer(const std::string& wire, const std::string& spin_us) {
   return peer;
 }
 
-int run_router(const std::string& wire, const std::string& spin_us) {
+int run_router(const std::string& wire, const Shape& shape) {
   std::mutex mutex;
   std::condition_variable answered;
   uint64_t num_answers = 0;
@@ -136,8 +151,8 @@ int run_router(const std::string& wire, const std::string& spin_us) {
     ++num_answers;
     answered.notify_one();
   };
-  auto port = must(open_ucx_port(std::move(options), ucx_options(wire, spin_us)));
-  Peer peer = start_peer(wire, spin_us);
+  auto port = must(open_ucx_port(std::move(options), ucx_options(wire, shape.spin_us)));
+  Peer peer = start_peer(wire, shape);
   auto link = must(port->connect(kShard, peer.line()));
   std::fprintf(peer.in, "%s\n", port->address().c_str());
   std::fflush(peer.in);
@@ -148,13 +163,13 @@ int run_router(const std::string& wire, const std::string& spin_us) {
     Frame dispatch;
     dispatch.header.kind = FrameKind::kDispatch;
     dispatch.header.num_rows = rows;
-    dispatch.header.hidden = kHidden;
+    dispatch.header.hidden = shape.width();
     for (uint32_t row = 0; row < rows; ++row) {
-      for (uint32_t e = 0; e < kExpertsPerRow; ++e) {
+      for (uint32_t e = 0; e < shape.experts(); ++e) {
         dispatch.header.assignments.push_back({row, row * 7 + e});
       }
     }
-    dispatch.payload = rows_buffer(rows);
+    dispatch.payload = rows_buffer(rows, shape.width());
     std::vector<double> us;
     for (int round = -rounds / 10; round < rounds; ++round) {
       const auto start = Clock::now();
@@ -172,7 +187,7 @@ int run_router(const std::string& wire, const std::string& spin_us) {
     std::sort(us.begin(), us.end());
     std::printf("%s rows=%u dispatch_bytes=%zu combine_bytes=%zu p50_us=%.1f p99_us=%.1f\n",
                 wire.c_str(), rows, dispatch.payload->size(),
-                dispatch.payload->size() * kExpertsPerRow, us[us.size() / 2],
+                dispatch.payload->size() * shape.experts(), us[us.size() / 2],
                 us[us.size() * 99 / 100]);
     std::fflush(stdout);
   }
@@ -206,12 +221,22 @@ int main(int argc, char** argv) {
     return 1;
   }
   const std::vector<std::string> arguments(argv + 1, argv + argc);
-  if (arguments.size() == 3 && arguments[0] == "shard") {
-    return run_shard(ucx_options(arguments[1], arguments[2]));
-  }
-  if (arguments.empty() || (arguments[0] != "shm" && arguments[0] != "net")) {
-    std::cerr << "usage: dispatch_bench shm|net [spin_us]\n";
+  const bool is_shard = arguments.size() == 5 && arguments[0] == "shard";
+  const size_t wire = is_shard ? 1 : 0;
+  const auto is_number = [](const std::string& text) {
+    return !text.empty() && text.size() < 6 &&
+           std::ranges::all_of(text, [](char c) { return c >= '0' && c <= '9'; });
+  };
+  if (arguments.size() <= wire || (arguments[wire] != "shm" && arguments[wire] != "net") ||
+      arguments.size() > wire + 4 ||
+      !std::all_of(arguments.begin() + static_cast<ptrdiff_t>(wire) + 1, arguments.end(),
+                   is_number)) {
+    std::cerr << "usage: dispatch_bench shm|net [spin_us [hidden [experts_per_row]]]\n";
     return 2;
   }
-  return run_router(arguments[0], arguments.size() > 1 ? arguments[1] : "0");
+  Shape shape;
+  std::string* const fields[] = {&shape.spin_us, &shape.hidden, &shape.experts_per_row};
+  for (size_t i = wire + 1; i < arguments.size(); ++i) *fields[i - wire - 1] = arguments[i];
+  if (is_shard) return run_shard(ucx_options(arguments[1], shape.spin_us), shape.width());
+  return run_router(arguments[0], shape);
 }
