@@ -1,7 +1,7 @@
 #pragma once
 
 // What a node takes of its device's memory beside weights and KV blocks, counted before anything is
-// copied there, and taken before the first step or batch: from then on nothing is allocated, and
+// copied there, and taken before the first step or batch, so that those allocate nothing of it;
 // what finds no room ends the process (kernels/array.hpp). Counts are pure.
 
 #include <cstdint>

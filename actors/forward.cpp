@@ -153,7 +153,8 @@ void Forward::begin(std::span<const StepSequence> sequences) {
       {.table = weights_.embedding, .tokens = tokens_, .out = rows(hidden_, config_.hidden_size)});
 }
 
-/// @param number two of each layer: what follows the wait before it, and its shared expert
+/// @param number three of each layer: what follows the wait before it, what follows a long list of
+///        KV blocks, and its shared expert
 void Forward::begin_section(uint32_t number) {
   if (num_rows_ <= kFewRows) memory_.begin_section(this, number);
 }
@@ -161,7 +162,7 @@ void Forward::begin_section(uint32_t number) {
 Forward::Status Forward::advance() {
   const size_t hidden = config_.hidden_size;
   if (awaiting_ && !shared_done_) compute_shared();
-  begin_section(2 * (awaiting_ ? layer_ + 1 : layer_));
+  begin_section(3 * (awaiting_ ? layer_ + 1 : layer_));
   if (awaiting_) {
     combine();
     awaiting_ = false;
@@ -252,7 +253,7 @@ void Forward::write_kv(const Rows& kv) {
   const auto blocks_up_to = [&](uint32_t row) { return positions_[row] / block_tokens + 1; };
   size_t num_pointers = 0;
   for (const RowRun& run : runs_) num_pointers += blocks_up_to(run.first + run.count - 1);
-  if (num_pointers > kManyBlocks) memory_.start();  // while they are listed
+  if (num_pointers > kManyBlocks) begin_section(3 * layer_ + 1);  // what is before begins
   block_pointers_.clear();
   block_pointers_.reserve(num_pointers);  // the spans below point into it
   attention_rows_.clear();
@@ -372,7 +373,7 @@ void Forward::compute_shared() {
   CHECK(awaiting_);
   const model::FfnWeights& shared = weights_.layers[layer_].shared;
   if (!shared.gate.empty()) {
-    begin_section(2 * layer_ + 1);
+    begin_section(3 * layer_ + 2);
     const kernels::FfnParams ffn{.x = rows(normed_, config_.hidden_size),
                                  .gate = shared.gate,
                                  .up = shared.up,

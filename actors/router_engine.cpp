@@ -58,9 +58,9 @@ void RouterEngine::make_room(const LargestStep& largest) {
                            std::min(kScoredAtOnce, num_rows));
     if (!config_.has_moe_layer()) continue;
     for (size_t k = 0; k < lane.results.size(); ++k) {
-      lane.results[k].copies.room<float>(
-          (*ranks_)[k].kv.memory(),
-          size_t{num_rows} * config_.num_experts_per_tok * config_.hidden_size);
+      const size_t count = size_t{num_rows} * config_.num_experts_per_tok * config_.hidden_size;
+      lane.results[k].staged.room_on_host<float>((*ranks_)[k].kv.memory(), count);
+      lane.results[k].copies.room<float>((*ranks_)[k].kv.memory(), count);
     }
   }
 }
@@ -104,19 +104,26 @@ void RouterEngine::provide(Lane& lane, size_t rank, const experts::DispatchPlan&
   const size_t hidden = config_.hidden_size;
   Results& results = lane.results[rank];
   results.rows.assign(plan.num_results, nullptr);
+  const size_t count = plan.num_results * hidden;
+  float* staged = nullptr;
+  float* copies = nullptr;
+  if (!memory.is_host()) {
+    staged = results.staged.room_on_host<float>(memory, count);
+    copies = results.copies.room<float>(memory, count);
+  }
   for (const GatheredFrame& answer : answers) {
     const uint32_t num_rows = answer.frame.header.num_rows;
     const float* rows = answer.frame.payload->floats();
     if (!memory.is_host()) {
-      float* here = results.copies.room<float>(memory, plan.num_results * hidden) +
-                    answer.first_result * hidden;
-      memory.copy_in(here, rows, num_rows * hidden * sizeof(float));
-      rows = here;
+      const size_t first = answer.first_result * hidden;
+      std::copy_n(rows, num_rows * hidden, staged + first);
+      rows = copies + first;
     }
     for (uint32_t r = 0; r < num_rows; ++r) {
       results.rows[answer.first_result + r] = rows + r * hidden;
     }
   }
+  if (!memory.is_host()) memory.copy_in(copies, staged, count * sizeof(float));
   results.expert_rows.clear();
   for (const uint32_t row : plan.slot_row) results.expert_rows.push_back(results.rows[row]);
   lane.forward.of(rank).provide(results.expert_rows);

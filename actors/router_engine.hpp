@@ -113,7 +113,8 @@ class RouterEngine {
  private:
   /// What the shards gave, where a rank computes.
   struct Results {
-    kernels::Array copies;                  ///< unless the memory is the host's
+    kernels::Array staged;                  ///< on the host; unless the memory is the host's
+    kernels::Array copies;                  ///< of those, on the device
     std::vector<const float*> rows;         ///< where each lies
     std::vector<const float*> expert_rows;  ///< the same by slot
   };

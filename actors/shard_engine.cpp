@@ -68,6 +68,8 @@ void ShardEngine::make_room() {
   rows_.room<float>(memory_, num_rows);
   results_.room<float>(memory_, num_results);
   scratch_.sorted.room<float>(memory_, num_results);
+  rows_staged_.room_on_host<float>(memory_, num_rows);
+  results_staged_.room_on_host<float>(memory_, num_results);
 }
 
 Result<ExpertTable> ShardEngine::load_ahead(const Keys& missing) const {
@@ -117,8 +119,13 @@ std::vector<std::shared_ptr<const transport::Buffer>> ShardEngine::compute(
     float* y = on_host ? all->floats() : results_.room<float>(memory_, tasks_.size() * hidden);
     compute_experts(ops_, table_, layer, {rows_of(dispatches, num_rows), num_rows, hidden}, tasks_,
                     {y, tasks_.size(), hidden}, scratch_);
-    if (!on_host) memory_.copy_out(all->floats(), y, all->size());
+    float* staged = nullptr;
+    if (!on_host) {
+      staged = results_staged_.room_on_host<float>(memory_, tasks_.size() * hidden);
+      memory_.copy_out(staged, y, all->size());
+    }
     finish_or_end(memory_);
+    if (!on_host) std::copy_n(staged, tasks_.size() * hidden, all->floats());
   }
   std::vector<std::shared_ptr<const transport::Buffer>> results;
   size_t at = 0;
@@ -135,13 +142,14 @@ const float* ShardEngine::rows_of(std::span<const transport::Frame* const> dispa
   if (memory_.is_host() && dispatches.size() == 1) return dispatches[0]->payload->floats();
   const size_t hidden = checkpoint_.config().hidden_size;
   float* rows = rows_.room<float>(memory_, num_rows * hidden);
-  float* next = rows;
+  float* staged =
+      memory_.is_host() ? rows : rows_staged_.room_on_host<float>(memory_, num_rows * hidden);
+  float* next = staged;
   for (const transport::Frame* dispatch : dispatches) {
     const size_t elements = dispatch->header.num_rows * hidden;
-    if (elements == 0) continue;
-    memory_.copy_in(next, dispatch->payload->floats(), elements * sizeof(float));
-    next += elements;
+    if (elements > 0) next = std::copy_n(dispatch->payload->floats(), elements, next);
   }
+  if (!memory_.is_host()) memory_.copy_in(rows, staged, num_rows * hidden * sizeof(float));
   return rows;
 }
 

@@ -277,14 +277,14 @@ class Cases {
                     operands.memory().copy_out(to, from, out * sizeof(float));
                   };
                 });
-    add_rows_op(
-        "copy_in",
-        std::to_string(s_.num_experts_per_tok) + " answers of " + std::to_string(s_.hidden_size),
-        "", row_work(in), [in](Operands& operands) {
-          return [&operands, from = operands.on_host(in), to = operands.values(in), in] {
-            operands.memory().copy_in(to, from, in * sizeof(float));
-          };
-        });
+    add_rows_op("copy_in",
+                "answers " + std::to_string(s_.num_experts_per_tok) + " of " +
+                    std::to_string(s_.hidden_size),
+                "", row_work(in), [in](Operands& operands) {
+                  return [&operands, from = operands.on_host(in), to = operands.values(in), in] {
+                    operands.memory().copy_in(to, from, in * sizeof(float));
+                  };
+                });
   }
 
   void add_copy_rows() {

@@ -50,13 +50,13 @@ class Memory {
   virtual void move_rows(std::span<const float* const> from, std::span<void* const> to,
                          size_t cols) = 0;
 
-  /// A hint: the calls from here to finish(), or to the next section, come again in step after step
-  /// from this `number` of this `owner` (any address), on operands that mostly lie where they lay.
-  /// A device may prepare them, and then begins with them only at the next copy, finish() or
-  /// start().
+  /// A hint: the calls from here to finish(), start() or the next section come again in step after
+  /// step from this `number` of this `owner` (any address), on operands that mostly lie where they
+  /// lay. A device may prepare them, and then begins with them only at the end of the section, at
+  /// the next copy, or when they are many.
   virtual void begin_section(const void* owner, uint32_t number) = 0;
-  /// Operations called so far begin, if they have not: for what is to be computed while the host
-  /// does something else. Waits for nothing.
+  /// Operations called so far begin, if they have not, and the section ends: for what is to be
+  /// computed while the host does something else. Waits for nothing.
   virtual void start() = 0;
   /// Waits for everything called so far. @errors the first one of any call, for good: what was
   /// computed since may be wrong, and a device that failed must be given up with its process.

@@ -73,6 +73,7 @@ class CudaRuntime final : public cuda::Runtime {
         target_("sm" + std::to_string(device.sm)) {}
 
   ~CudaRuntime() override {
+    cudaSetDevice(device_);
     if (stream_ != nullptr) cudaStreamSynchronize(stream_);
     for (const Graph& graph : built_graphs_) destroy(graph);
     for (cudaEvent_t event : marks_) {
@@ -139,7 +140,7 @@ class CudaRuntime final : public cuda::Runtime {
   }
   void release(void* memory) override {
     keep(cudaSetDevice(device_), "choosing the device");
-    start();
+    start_kept();
     keep(cudaFree(memory), "releasing memory");
   }
   Result<uint64_t> bytes_left() override {
@@ -165,7 +166,7 @@ class CudaRuntime final : public cuda::Runtime {
   }
   void release_on_host(void* memory) override {
     keep(cudaSetDevice(device_), "choosing the device");
-    start();
+    start_kept();
     keep(cudaFreeHost(memory), "releasing pinned memory");
   }
 
@@ -256,11 +257,11 @@ class CudaRuntime final : public cuda::Runtime {
   bool build_graph(size_t number, const cuda::LaunchList& launches) override {
     if (number >= built_graphs_.size()) built_graphs_.resize(number + 1);
     Graph& graph = built_graphs_[number];
-    destroy(graph);
-    graph = {};
     size_t free = 0;
     size_t total = 0;
     cudaError_t error = cudaSetDevice(device_);
+    destroy(graph);
+    graph = {};
     if (error == cudaSuccess) error = cudaMemGetInfo(&free, &total);
     if (error == cudaSuccess && free < kKeptFree) error = cudaErrorMemoryAllocation;
     if (error == cudaSuccess) error = cudaGraphCreate(&graph.graph, 0);

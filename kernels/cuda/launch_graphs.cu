@@ -63,6 +63,7 @@ std::optional<size_t> LaunchGraphs::find(const LaunchPlace& place, const LaunchL
   const Key key{place, list.kernels()};
   if (const auto found = numbers_.find(key); found != numbers_.end()) {
     Known& known = known_[found->second];
+    if (!known.built && !may_build_) return {};
     if (!known.launches.same_kernels(list)) return {};  // of the same hash
     known.launches.compare(list, changed);
     known.launches = list;

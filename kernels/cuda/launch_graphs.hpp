@@ -65,8 +65,7 @@ struct LaunchPlace {
 class LaunchGraphs {
  public:
   static constexpr size_t kMinLaunches = 4;  ///< of a graph; fewer are started one by one
-  /// V3 has some 120 places in a step, with one micro-batch and with each of two, and a few kinds
-  /// of steps.
+  /// V3 has some 120 places in a micro-batch, of which there are two, and a few orders of kernels.
   static constexpr size_t kMaxGraphs = 1024;
   /// A graph makes room for another when so many lists have come since it was run.
   static constexpr uint64_t kUnusedFor = 8 * kMaxGraphs;

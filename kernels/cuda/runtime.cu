@@ -32,7 +32,7 @@ const void* Runtime::upload_bytes(const void* from, size_t bytes) {
   }
   uploaded_ += room;
   if (room > staging_.half_bytes - used_) {
-    start();  // what is kept back reads this half
+    start_kept();  // what is kept back reads this half
     send_uploads();
     mark(half_);
     half_ ^= 1U;
@@ -52,11 +52,16 @@ const void* Runtime::upload_bytes(const void* from, size_t bytes) {
 }
 
 void Runtime::begin_section(const void* owner, uint32_t number) {
-  start();
+  start_kept();
   if (uses_graphs_) section_ = {.owner = owner, .section = number};
 }
 
 void Runtime::start() {
+  start_kept();
+  section_.reset();
+}
+
+void Runtime::start_kept() {
   if (kept_.empty()) return;
   send_uploads();
   std::optional<size_t> graph;

@@ -27,7 +27,7 @@ class Runtime : public Memory {
   [[nodiscard]] virtual unsigned num_multiprocessors() const = 0;
   /// For what is called next, behind all that was called before.
   simt::Stream stream() {
-    start();
+    start_kept();
     return raw_stream();
   }
 
@@ -62,7 +62,7 @@ class Runtime : public Memory {
     const simt::Launch launch = simt::launch_of(kernel, grid);
     if (launch.shared_bytes > simt::kDefaultShared) allow_shared(launch);
     kept_.add(launch, simt::parameters_of(kernel));
-    if (!section_ || kept_.size() == kMaxKept) start();
+    if (!section_ || kept_.size() == kMaxKept) start_kept();
   }
 
   void copy_rows(Rows to, ConstRows from) override;
@@ -72,6 +72,8 @@ class Runtime : public Memory {
   void use_graphs(bool whether) { uses_graphs_ = whether; }
   /// Where launches go that are started; kept back ones are not.
   virtual simt::Stream raw_stream() = 0;
+  /// Of copies and whatever else needs what is kept back.
+  void start_kept();
   /// Of finish(), when the device computes nothing.
   void end_section();
   [[nodiscard]] bool is_watched() const { return watched_ != nullptr; }

@@ -159,6 +159,7 @@ TEST_F(RouterEngines, TakeWhatIsCountedForTheirLargestStepBeforeTheFirstAndNothi
                 activation_bytes_of_router(checkpoint_.config(), largest))
           << name << " " << largest.num_rows << " rows in " << largest.micro_batches;
       const int taken = memory.num_allocations;
+      memory.num_unpinned = 0;
       const uint32_t rows = largest.num_rows;
       const auto run = [&](uint32_t lane, uint32_t rows_of_lane) {
         run_step(**engine, lane, rows_of_lane, largest.num_logits);
@@ -171,6 +172,7 @@ TEST_F(RouterEngines, TakeWhatIsCountedForTheirLargestStepBeforeTheFirstAndNothi
         run(1, rows / 2);
       }
       EXPECT_EQ(memory.num_allocations, taken) << "in a step";
+      EXPECT_EQ(memory.num_unpinned, 0) << "copies that a device waits for";
     }
   }
 }

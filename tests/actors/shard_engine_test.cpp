@@ -101,6 +101,7 @@ TEST_F(ShardEngineOnADevice,
   const uint64_t counted = activation_bytes_of_shard(checkpoint_.config(), kMaxBatchRows, 2);
   EXPECT_EQ(memory().bytes_held(), 2 * checkpoint_.bytes_of_expert(kLayer, 0)->all + counted);
   const int taken = memory().num_allocations;
+  memory().num_unpinned = 0;
   // All rows of the batch choose both experts, however they come.
   const std::vector<transport::Frame> frames{
       dispatch({{0, 0}, {0, 3}, {1, 0}, {1, 3}}, 2),
@@ -109,6 +110,7 @@ TEST_F(ShardEngineOnADevice,
   engine_.compute(kLayer, std::span(pointers).first(1));
   engine_.compute(kLayer, pointers);
   EXPECT_EQ(memory().num_allocations, taken);
+  EXPECT_EQ(memory().num_unpinned, 0);
   // They are there already: another expert needs room for itself, and for as many rows more.
   const uint64_t of_three = activation_bytes_of_shard(checkpoint_.config(), kMaxBatchRows, 3);
   const uint64_t more = checkpoint_.bytes_of_expert(kLayer, 5)->all + of_three - counted;

@@ -80,7 +80,7 @@ constexpr ByHand kOneRow[] = {
     {"copy_rows q_rope 16 1", 2 * 4 * 16 * 4, 0, 0},
     {"move_rows hidden 128 1", 2 * 128 * 4, 0, 0},
     {"copy_out rows of 128 1", 128 * 4, 0, 0},
-    {"copy_in 4 answers of 128 1", 4 * 128 * 4, 0, 0},
+    {"copy_in answers 4 of 128 1", 4 * 128 * 4, 0, 0},
     {"copy kv block 7680 bf16 1", 2 * kKvBlockBytes, 0, 0},
     {"copy_out kv block 7680 bf16 1", kKvBlockBytes, 0, 0},
     {"copy_in kv block 7680 bf16 1", kKvBlockBytes, 0, 0},

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstring>
 #include <map>
 #include <memory>
@@ -40,10 +41,12 @@ class OtherMemory : public Memory {
     host_->release_on_host(memory);
   }
   void copy_in(void* to, const void* from, size_t bytes) override {
+    num_unpinned += is_pinned(from) ? 0 : 1;
     host_->copy_in(to, from, bytes);
   }
   /// Arrives with finish(), as it may from a device.
   void copy_out(void* to, const void* from, size_t bytes) override {
+    num_unpinned += is_pinned(to) ? 0 : 1;
     const auto* first = static_cast<const std::byte*>(from);
     arriving_.push_back({to, {first, first + bytes}});
   }
@@ -61,12 +64,20 @@ class OtherMemory : public Memory {
     return failure;
   }
 
+  /// Whether it is of allocate_on_host().
+  [[nodiscard]] bool is_pinned(const void* memory) const {
+    return std::ranges::any_of(held_on_host_, [memory](const auto& held) {
+      const auto* first = static_cast<const std::byte*>(held.first);
+      return memory >= first && memory < first + held.second;
+    });
+  }
   [[nodiscard]] size_t bytes_held() const { return sum(held_); }
   [[nodiscard]] size_t bytes_held_on_host() const { return sum(held_on_host_); }
 
   int num_allocated = 0;    ///< and not released
   int num_allocations = 0;  ///< ever
   size_t num_bytes = 0;     ///< of all that were ever allocated
+  int num_unpinned = 0;     ///< copies in and out of other memory
   bool fails = false, fails_on_host = false;
   Result<void> failure = {};  ///< of the device
   Result<uint64_t> left = Error{Code::kUnavailable, "nobody counted"};

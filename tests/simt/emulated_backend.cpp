@@ -76,7 +76,7 @@ class EmulatedRuntime final : public cuda::Runtime {
   }
   void release(void* memory) override {
     check_no_gather("released");
-    start();
+    start_kept();
     run_until(stream_.position());
     device_.remove(memory);
     host_->release(memory);
@@ -96,13 +96,13 @@ class EmulatedRuntime final : public cuda::Runtime {
   }
   void release_on_host(void* memory) override {
     check_no_gather("unpinned");
-    start();
+    start_kept();
     run_until(stream_.position());
     pinned_->remove(memory);
     host_->release_on_host(memory);
   }
   void copy_in(void* to, const void* from, size_t bytes) override {
-    start();
+    start_kept();
     ++traffic_.copies;
     device_.check(to, bytes);
     if (pinned_->contain(from, bytes)) {  // read when the stream gets there
@@ -115,13 +115,13 @@ class EmulatedRuntime final : public cuda::Runtime {
     });
   }
   void copy_out(void* to, const void* from, size_t bytes) override {
-    start();
+    start_kept();
     ++traffic_.copies;
     device_.check(from, bytes);
     stream_.add_silent([=, this] { host_->copy_out(to, from, bytes); });
   }
   void copy(void* to, const void* from, size_t bytes) override {
-    start();
+    start_kept();
     ++traffic_.copies;
     device_.check(to, bytes);
     device_.check(from, bytes);
@@ -145,12 +145,12 @@ class EmulatedRuntime final : public cuda::Runtime {
     if (failed()) return;
     device_.check(part, count * sizeof(float));
     device_.check(parts, exchange.num_ranks() * count * sizeof(float));
-    start();
+    start_kept();
     stream_.add([=, &exchange] { return exchange.gather(rank, part, count, parts); });
     after_gathers_ = stream_.position();
   }
   Result<void> finish() override {
-    start();
+    start_kept();
     run_until(stream_.position());
     end_section();
     if (failed()) return Error{Code::kInternal, error_};

@@ -160,8 +160,9 @@ TEST_F(TrafficOfSteps, IsAGraphForEachLayerAndWhatChangedInIt) {
     const Traffic traffic = step(position);
     EXPECT_EQ(traffic.graphs, 10U) << position;
     EXPECT_EQ(traffic.launches, 1U) << position;
-    EXPECT_LE(traffic.changes, 31U) << position;
-    EXPECT_LE(traffic.uploads, 8U) << position;
+    EXPECT_EQ(traffic.copies, 7U) << position;
+    EXPECT_EQ(traffic.changes, 31U) << position;
+    EXPECT_EQ(traffic.uploads, 8U) << position;
     EXPECT_EQ(traffic.built, 0U) << position;
   }
 }
