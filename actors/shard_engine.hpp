@@ -82,8 +82,8 @@ class ShardEngine {
   ExpertTable table_;  ///< in memory_
   ExpertScratch scratch_;
   std::vector<ExpertTask> tasks_;
-  kernels::Array rows_;     ///< of several dispatches, or on a device
-  kernels::Array results_;  ///< on a device
+  kernels::Array rows_;                          ///< of several dispatches, or on a device
+  kernels::Array results_;                       ///< on a device
   kernels::Array rows_staged_, results_staged_;  ///< the same on the host, for a device
 };
 

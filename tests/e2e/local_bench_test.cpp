@@ -207,9 +207,10 @@ TEST(BenchKernels, RunsEveryOperation) {
     EXPECT_GT(number(row, "bytes"), 0);
     EXPECT_GE(number(row, "samples"), 3);
   }
-  EXPECT_EQ(ops, (std::set<std::string>{"embed", "rms_norm", "gemm", "gemm_many", "rope",
-                                        "store_kv", "mla_absorbed", "mla_expanded", "topk_gate",
-                                        "grouped_ffn", "silu_mul", "combine", "add"}));
+  EXPECT_EQ(
+      ops, (std::set<std::string>{"embed", "rms_norm", "gemm", "gemm_many", "rope", "store_kv",
+                                  "mla_absorbed", "mla_expanded", "topk_gate", "grouped_ffn",
+                                  "silu_mul", "combine", "add", "copy", "copy_rows", "move_rows"}));
 }
 
 TEST(BenchKernels, RunsAnyVersionThatTheCpuHas) {
