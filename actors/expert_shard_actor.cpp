@@ -286,12 +286,13 @@ class ExpertShardShell {
       keys.push_back(key);
       batch->push_back(std::move(node.mapped()));
     }
-    services_->executor->submit([this, batch, keys = std::move(keys), layer = e.layer,
-                                 engine = engine_,
+    // The actor may be gone, and this with it, before the job ends: that uses only what it holds.
+    services_->executor->submit([this, run_here = services_->run_here, batch,
+                                 keys = std::move(keys), layer = e.layer, engine = engine_,
                                  hidden = services_->checkpoint->config().hidden_size,
                                  me = caf::actor_cast<caf::actor>(self_)] {
       compute_and_answer(*engine, layer, hidden, keys, *batch);
-      send(services_->run_here, me, JobDone{[this, batch, keys] { batch_done(keys, *batch); }});
+      send(run_here, me, JobDone{[this, batch, keys] { batch_done(keys, *batch); }});
     });
   }
 

@@ -84,10 +84,12 @@ void StepRun::run(MicroBatch& batch, Job job) {
 template <class Job, class Then>
 void StepRun::submit(uint32_t lane, Job job, Then then) {
   ++num_jobs_;
-  services_->executor->submit([this, lane, job = std::move(job), then = std::move(then),
-                               me = caf::actor_cast<caf::actor>(self_), life = life_]() mutable {
+  // The actor may be gone, and this with it, before the job ends: that uses only what it holds.
+  services_->executor->submit([this, run_here = services_->run_here, lane, job = std::move(job),
+                               then = std::move(then), me = caf::actor_cast<caf::actor>(self_),
+                               life = life_]() mutable {
     job();
-    send(services_->run_here, me, JobDone{[this, lane, then, life] {
+    send(run_here, me, JobDone{[this, lane, then, life] {
            --num_jobs_;
            if (life == life_) {
              then(batches_[lane]);
