@@ -45,11 +45,11 @@ Result<int> bench_kernels(const Values& values) {
   }
   const kernels::KernelSet* kernels = TRY(read_kernels(values));
   const ResultTarget target = TRY(read_result_target(values));
-  std::vector<KernelCase> cases =
-      kernel_cases(config, {.rows = rows,
-                            .context = context,
-                            .routed = values.count("routed") > 0,
-                            .on_device = values["device"].as<std::string>() != "cpu"});
+  const bool on_device = values["device"].as<std::string>() != "cpu";
+  std::vector<KernelCase> cases = kernel_cases(config, {.rows = rows,
+                                                        .context = context,
+                                                        .routed = values.count("routed") > 0,
+                                                        .on_device = on_device});
   const std::string example = cases.front().name();
   const std::string filter = values["filter"].as<std::string>();
   std::erase_if(cases,
@@ -60,7 +60,6 @@ Result<int> bench_kernels(const Values& values) {
   }
   kernels::ThreadPool pool(TRY(read_threads(values)));
   kernels::Backend backend = TRY(open_device(values));
-  const bool on_device = backend.ops != nullptr;
   if (backend.num_devices() > 1) {
     return Error{Code::kInvalidArgument, "--device must name one: operations run on one device"};
   }

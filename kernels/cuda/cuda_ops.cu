@@ -96,6 +96,20 @@ class Workspace {
   size_t used_ = 0;
 };
 
+/// Memory::move_rows(); as BF16 it is Ops::store_kv().
+void launch_move_rows(Runtime& runtime, std::span<const float* const> from,
+                      std::span<void* const> to, size_t cols, DType as) {
+  CHECK_EQ(from.size(), to.size());
+  CHECK(as == DType::kF32 || as == DType::kBF16);
+  runtime.begin_operation();
+  MoveRows kernel;
+  kernel.from = runtime.upload(from);
+  kernel.to = runtime.upload(to);
+  kernel.as_bf16 = as == DType::kBF16;
+  kernel.cols = cols;
+  runtime.launch(kernel, grid_of_elements(from.size(), cols));
+}
+
 class CudaOps final : public Ops {
  public:
   CudaOps(Runtime& runtime, void* workspace, const CudaOptions& options)
@@ -642,27 +656,19 @@ void CudaOps::launch_attention(const MlaAbsorbedParams& p, const void* const* bl
 
 }  // namespace
 
-void launch_move_rows(Runtime& runtime, std::span<const float* const> from,
-                      std::span<void* const> to, size_t cols, DType as) {
-  CHECK_EQ(from.size(), to.size());
-  CHECK(as == DType::kF32 || as == DType::kBF16);
-  runtime.begin_operation();
-  MoveRows kernel;
-  kernel.from = runtime.upload(from);
-  kernel.to = runtime.upload(to);
-  kernel.as_bf16 = as == DType::kBF16;
-  kernel.cols = cols;
-  runtime.launch(kernel, grid_of_elements(from.size(), cols));
-}
-
-void launch_copy_rows(Runtime& runtime, Rows to, ConstRows from) {
+void Runtime::copy_rows(Rows to, ConstRows from) {
   CHECK_EQ(to.rows, from.rows);
   CHECK_EQ(to.cols, from.cols);
   CopyRows kernel;
   kernel.from = matrix(from);
   kernel.to = matrix(to);
   kernel.cols = to.cols;
-  runtime.launch(kernel, grid_of_elements(to.rows, to.cols));
+  launch(kernel, grid_of_elements(to.rows, to.cols));
+}
+
+void Runtime::move_rows(std::span<const float* const> from, std::span<void* const> to,
+                        size_t cols) {
+  launch_move_rows(*this, from, to, cols, DType::kF32);
 }
 
 Result<std::unique_ptr<Ops>> make_cuda_ops(Runtime& runtime, const CudaOptions& options) {

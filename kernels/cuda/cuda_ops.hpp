@@ -37,8 +37,8 @@ struct CudaOptions {
   /// Pinned host memory (and as much on the device) for spans and descriptions of work; one
   /// operation, or one part of it as above, may use half. Nothing is cut to fit.
   size_t staging_bytes = size_t{32} << 20U;
-  /// Launches are kept back and started together, as CUDA graphs where they come again; else one by
-  /// one as they are called. Not for GPUs that compute a router together.
+  /// Whether launches of a section (Memory::begin_section) start together, as CUDA graphs; else all
+  /// start as they are called. Not for GPUs that compute a router together.
   bool graphs = true;
 };
 

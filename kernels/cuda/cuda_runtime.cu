@@ -179,10 +179,6 @@ class CudaRuntime final : public cuda::Runtime {
   void copy(void* to, const void* from, size_t bytes) override {
     transfer(to, from, bytes, cudaMemcpyDeviceToDevice);
   }
-  void move_rows(std::span<const float* const> from, std::span<void* const> to,
-                 size_t cols) override {
-    cuda::launch_move_rows(*this, from, to, cols, DType::kF32);
-  }
 
   Result<void> finish() override {
     if (!failed()) {

@@ -3,8 +3,6 @@
 #include <algorithm>
 #include <cstring>
 
-#include "base/check.hpp"
-
 namespace troupe::kernels::cuda {
 namespace {
 
@@ -66,7 +64,7 @@ std::optional<size_t> LaunchGraphs::find(const LaunchPlace& place, const LaunchL
     if (!known.built && !may_build_) return {};
     if (!known.launches.same_kernels(list)) return {};  // of the same hash
     known.launches.compare(list, changed);
-    known.launches = list;
+    if (!changed.empty()) known.launches = list;
     known.last_used = uses_;
     return known.built ? std::optional(found->second) : std::nullopt;
   }

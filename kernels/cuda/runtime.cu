@@ -89,8 +89,6 @@ void Runtime::end_section() {
       [this](size_t number, const LaunchList& launches) { return build_graph(number, launches); });
 }
 
-void Runtime::copy_rows(Rows to, ConstRows from) { launch_copy_rows(*this, to, from); }
-
 void Runtime::send_uploads() {
   if (failed() || sent_ == used_) return;
   send(half_ * staging_.half_bytes + sent_, used_ - sent_);

@@ -66,6 +66,8 @@ class Runtime : public Memory {
   }
 
   void copy_rows(Rows to, ConstRows from) override;
+  void move_rows(std::span<const float* const> from, std::span<void* const> to,
+                 size_t cols) override;
 
  protected:
   /// Before the first launch.
@@ -144,12 +146,6 @@ class Runtime : public Memory {
   std::array<Set, kSets> known_{};
   std::function<std::string()> watched_;
 };
-
-/// Memory::move_rows() as a kernel; as BF16 it is Ops::store_kv().
-void launch_move_rows(Runtime& runtime, std::span<const float* const> from,
-                      std::span<void* const> to, size_t cols, DType as);
-
-void launch_copy_rows(Runtime& runtime, Rows to, ConstRows from);
 
 /// Backend::matrix_peak. @param runtime outlives the result
 /// @errors kResourceExhausted

@@ -225,6 +225,16 @@ TEST_F(ExpertShardActor, ComputesOneBatchAfterTheOtherWithoutAThreadOfCafs) {
   EXPECT_EQ(link().sent[1].header.step, StepId{6});
 }
 
+TEST_F(ExpertShardActor, MayBeGoneWhenAJobOfItEnds) {  // for AddressSanitizer
+  RunHere run_here(process_.system());
+  services_.run_here = &run_here;
+  dispatch(5, kHeld);
+  caf::anon_send_exit(shard_, caf::exit_reason::kill);
+  settle();
+  run_jobs();
+  EXPECT_THAT(link().sent, SizeIs(1)) << "from the thread that computed";
+}
+
 TEST_F(ExpertShardActor, SaysAtOnceThatADispatchFailsWhichItCannotCompute) {
   dispatch(5, kNotHeld);
   dispatch(6, kHeld, 1, checkpoint_.config().hidden_size + 1);

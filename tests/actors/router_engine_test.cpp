@@ -142,6 +142,19 @@ TEST_F(RouterEngines, SayThatADeviceHasNoRoomAndLeaveNothingThere) {
   EXPECT_EQ(memory.num_allocated, 0);
 }
 
+TEST_F(RouterEngines, BeginWithTheSharedExpertBeforeTheAnswersCome) {
+  auto& memory = static_cast<kernels::OtherMemory&>(*device_.memory);
+  const auto engine = make(device_).value();
+  StepPart part{.wants_token = true, .history = std::make_shared<model::TokenHistory>()};
+  part.tokens = {3, 1, 4};
+  part.block_table = {BlockId{0}};
+  const Segment segment = engine->begin(0, StepId{1}, {std::move(part)});
+  ASSERT_EQ(segment.status, Forward::Status::kExchange);
+  memory.num_started = 0;
+  engine->compute_meanwhile(0);
+  EXPECT_EQ(memory.num_started, 1);
+}
+
 TEST_F(RouterEngines, TakeWhatIsCountedForTheirLargestStepBeforeTheFirstAndNothingInSteps) {
   auto& memory = static_cast<kernels::OtherMemory&>(*device_.memory);
   for (const char* name : {"v3-groups", "v2-lite", "v3-odd", "v3-wide-values", "v2-bias-mscale"}) {

@@ -57,7 +57,7 @@ class OtherMemory : public Memory {
     host_->move_rows(from, to, cols);
   }
   void begin_section(const void* /*owner*/, uint32_t /*number*/) override {}
-  void start() override {}
+  void start() override { ++num_started; }
   Result<void> finish() override {
     for (const Arriving& a : arriving_) std::memcpy(a.to, a.bytes.data(), a.bytes.size());
     arriving_.clear();
@@ -77,6 +77,7 @@ class OtherMemory : public Memory {
   int num_allocated = 0;    ///< and not released
   int num_allocations = 0;  ///< ever
   size_t num_bytes = 0;     ///< of all that were ever allocated
+  int num_started = 0;      ///< calls of start()
   int num_unpinned = 0;     ///< copies in and out of other memory
   bool fails = false, fails_on_host = false;
   Result<void> failure = {};  ///< of the device

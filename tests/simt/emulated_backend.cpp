@@ -136,7 +136,7 @@ class EmulatedRuntime final : public cuda::Runtime {
                  size_t cols) override {
     for (const float* row : from) device_.check(row, cols * sizeof(float));
     for (const void* row : to) device_.check(row, cols * sizeof(float));
-    cuda::launch_move_rows(*this, from, to, cols, DType::kF32);
+    Runtime::move_rows(from, to, cols);
   }
   [[nodiscard]] const DeviceRanges& device() const { return device_; }
   /// In the order of the stream. @param exchange outlives the work

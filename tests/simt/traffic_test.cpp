@@ -54,13 +54,17 @@ TEST_F(TrafficOfLaunches, BeginsAtOnceButInASectionWithACopyStartOrFinish) {
   memory().start();
   EXPECT_EQ(new_launches(), 1U);
   add();
-  memory().copy(y, x, sizeof(float));  // y[0] is 7
+  EXPECT_EQ(new_launches(), 1U) << "after start()";
+  memory().begin_section(this, 0);
+  add();
+  EXPECT_EQ(new_launches(), 0U);
+  memory().copy(y, x, sizeof(float));  // y[0] is 9
   EXPECT_EQ(new_launches(), 1U);
   add();
   memory().begin_section(this, 1);
   EXPECT_EQ(new_launches(), 1U);
   add();
-  EXPECT_EQ(get(x, 1), std::vector<float>{21});
+  EXPECT_EQ(get(x, 1), std::vector<float>{27});
   EXPECT_EQ(new_launches(), 1U);
   add();
   EXPECT_EQ(new_launches(), 1U) << "after finish()";
