@@ -6,6 +6,8 @@
 #include <functional>
 #include <memory>
 
+#include "transport/link.hpp"
+
 namespace troupe::actors {
 
 class Executor {
@@ -13,6 +15,9 @@ class Executor {
   virtual ~Executor() = default;
   /// Runs jobs one after the other, in order. The cores bound how many can be waiting.
   virtual void submit(std::function<void()> job) = 0;
+  /// While there is no job, its thread looks after the port (Port::drive): what comes there mostly
+  /// is the next job. nullptr: no longer, once this returns.
+  virtual void drive_when_idle(transport::Port* /*port*/) {}
 };
 
 /// One thread. The destructor ends the running job and drops the waiting ones.

@@ -270,6 +270,7 @@ Result<int> run(const std::string& config_path, const std::string& name) {
     return std::move(port).error();
   }
   process.services.port = port->get();
+  executor->drive_when_idle(port->get());
   const auto node_actor = system.spawn(
       actors::node_actor, head, worker,
       actors::NodeActorOptions{.info = {.id = self,
@@ -298,6 +299,7 @@ Result<int> run(const std::string& config_path, const std::string& name) {
   }
   caf::anon_send_exit(node_actor, caf::exit_reason::user_shutdown);
   stop_worker();
+  executor->drive_when_idle(nullptr);  // the port ends before it
   if (const auto reason = process.end.get()) return *reason;
   return kSuccess;
 }

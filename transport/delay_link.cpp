@@ -105,6 +105,8 @@ class DelayPort final : public Port {
     auto link = TRY(inner_->connect(peer, address));
     return std::shared_ptr<Link>(std::make_shared<DelayLink>(std::move(link), cable_));
   }
+  bool drive(const std::function<bool()>& done) override { return inner_->drive(done); }
+  void call_driver() override { inner_->call_driver(); }
   [[nodiscard]] PortStats stats() const override { return inner_->stats(); }
 
  private:

@@ -115,6 +115,8 @@ class FaultPort final : public Port {
     return std::shared_ptr<Link>(std::make_shared<FaultLink>(std::move(link), control_, peer));
   }
 
+  bool drive(const std::function<bool()>& done) override { return inner_->drive(done); }
+  void call_driver() override { inner_->call_driver(); }
   [[nodiscard]] PortStats stats() const override { return inner_->stats(); }
 
  private:

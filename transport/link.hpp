@@ -49,8 +49,8 @@ class Link {
   /// "left this process", not "delivered". The link holds the payload until then and makes no copy
   /// of its own; UCX does over the network (transport/ucx_worker.cpp).
   ///
-  /// Over UCX the frame is queued for the driver's thread, or, while that thread sleeps and no
-  /// other sender is at it, sent before this returns: the calling thread then does, for a few
+  /// Over UCX the frame is queued for the driver, or, while that sleeps or is away and no other
+  /// sender is at it, sent before this returns: the calling thread then does, for a few
   /// rounds, all that is due for any link of the port. So inside this call the port's own on_frame
   /// and on_link_down may run, any number of times and for any peer, this frame's loss and an
   /// answer to it included. Over loopback, unless it is pumped, the receiving port's on_frame runs
@@ -90,6 +90,17 @@ class Port {
   /// @errors kInvalidArgument for an address that is not of this transport or was damaged;
   ///         kUnsupported for one of another protocol version or with no wire in common.
   virtual Result<std::shared_ptr<Link>> connect(NodeId peer, const std::string& address) = 0;
+
+  /// Has the calling thread, which waits for frames anyway, look after the port in place of the
+  /// port's own thread, so that none needs to be woken: the port's handlers run in it. Returns once
+  /// `done` is true, which is asked after handlers and after call_driver(), under a lock of the
+  /// port's at times. When the thread is away for some milliseconds, or leaves sends unfinished,
+  /// the port's own thread looks after it until the next call. One thread at a time; none when the
+  /// port is destroyed.
+  /// @returns false at once, and calls nothing, if this port has no thread to stand in for
+  virtual bool drive(const std::function<bool()>& /*done*/) { return false; }
+  /// Has the thread in drive() ask `done` again.
+  virtual void call_driver() {}
 
   [[nodiscard]] virtual PortStats stats() const = 0;
 };

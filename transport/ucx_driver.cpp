@@ -1,7 +1,6 @@
 #include "transport/ucx_driver.hpp"
 
 #include <sys/epoll.h>
-#include <sys/eventfd.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -35,7 +34,7 @@ constexpr int kLastRounds = 1000;
 // driver looks again after this long instead of spinning.
 constexpr int kStuckPollMs = 2;
 constexpr int kFruitlessRounds = 16;
-// A sender does so much for the others; then it wakes the driver's thread.
+// A sender does so much for the others; then it wakes the driver.
 constexpr int kSendersRounds = 4;
 
 Error lost_peer(ucs_status_t status) {
@@ -54,12 +53,6 @@ int64_t monotonic_ns() {
 
 }  // namespace
 
-CommandQueue::CommandQueue() : event_fd_(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)) {
-  CHECK_GE(event_fd_, 0);
-}
-
-CommandQueue::~CommandQueue() { ::close(event_fd_); }
-
 bool CommandQueue::push(UcxCommand command) {
   std::unique_lock<std::mutex> turn;
   {
@@ -70,8 +63,8 @@ bool CommandQueue::push(UcxCommand command) {
     // Whoever has the turn looks for commands before giving it up.
     if (!std::exchange(asleep_, false)) return true;
     if (sends) turn = std::unique_lock(turn_, std::try_to_lock);
-    // If it is taken, the driver's thread is awake, or about to sleep and then wakes by this.
-    if (!turn.owns_lock()) wake_driver();
+    // If it is taken, the driver is awake, or about to sleep and then wakes by this.
+    if (!turn.owns_lock()) watch_.wake();
   }
   if (turn.owns_lock()) take_turn_();
   return true;
@@ -80,7 +73,7 @@ bool CommandQueue::push(UcxCommand command) {
 void CommandQueue::shut() {
   const std::lock_guard lock(mutex_);
   shut_ = true;
-  if (std::exchange(asleep_, false)) wake_driver();
+  if (std::exchange(asleep_, false)) watch_.wake();
 }
 
 bool CommandQueue::take(std::vector<UcxCommand>& out) {
@@ -98,13 +91,7 @@ bool CommandQueue::announce_sleep() {
 void CommandQueue::woke() {
   const std::lock_guard lock(mutex_);
   asleep_ = false;
-  uint64_t count = 0;
-  [[maybe_unused]] const auto n = ::read(event_fd_, &count, sizeof(count));
-}
-
-void CommandQueue::wake_driver() const {
-  const uint64_t one = 1;
-  [[maybe_unused]] const auto n = ::write(event_fd_, &one, sizeof(one));
+  watch_.woke();
 }
 
 UcxDriver::~UcxDriver() {
@@ -125,7 +112,7 @@ Result<void> UcxDriver::open() {
   epoll_fd_ = epoll_create1(EPOLL_CLOEXEC);
   if (epoll_fd_ < 0) return system_error("epoll_create1");
   epoll_event event{.events = EPOLLIN, .data = {.ptr = nullptr}};
-  if (epoll_ctl(epoll_fd_, EPOLL_CTL_ADD, commands_.event_fd(), &event) != 0) {
+  if (epoll_ctl(epoll_fd_, EPOLL_CTL_ADD, commands_.watch().event_fd(), &event) != 0) {
     return system_error("epoll_ctl");
   }
   TRY(seat(net_, TRY(UcxContext::open(UcxContext::Wires::kNet, ucx_.net_devices))));
@@ -162,19 +149,50 @@ void UcxDriver::unseat(Seat& seat) {
 void UcxDriver::run() {
   std::unique_lock turn(commands_.turn());
   while (!stopping_) {
-    if (!round() && !is_to_spin()) sleep(turn);
+    if (round()) continue;
+    if (commands_.watch().is_wanted()) {
+      leave_watch(turn);
+      commands_.watch().resume();
+      turn.lock();
+      commands_.woke();
+    } else if (!is_to_spin()) {
+      sleep(turn);
+    }
   }
   shut_down();
 }
+
+void UcxDriver::run_as_guest(const std::function<bool()>& done) {
+  if (!commands_.watch().take(done)) return;
+  std::unique_lock turn(commands_.turn());
+  commands_.woke();
+  for (;;) {
+    const bool worked = round();
+    if (stopping_ || done()) break;
+    if (!worked && !is_to_spin()) sleep(turn);
+  }
+  leave_watch(turn);
+}
+
+void UcxDriver::leave_watch(std::unique_lock<std::mutex>& turn) {
+  // First this, so that whoever announce_sleep() lets wake the driver wakes its thread.
+  commands_.watch().leave();
+  if (!commands_.announce_sleep() || is_unfinished()) commands_.watch().wake();
+  turn.unlock();
+}
+
+bool UcxDriver::is_unfinished() const { return stopping_ || !sends_.empty() || !arrivals_.empty(); }
 
 /// In a sender's thread, with the turn.
 void UcxDriver::take_turn() {
   for (int rounds = 0; rounds < kSendersRounds; ++rounds) {
     if (round()) continue;
-    if (is_to_spin()) break;  // that is for the driver's thread
-    if (arm() && commands_.announce_sleep()) return;
+    if (is_to_spin()) break;  // that is for the driver
+    // Where nobody sleeps, nothing needs to be armed; the next one to have the turn looks first.
+    const bool can_end = commands_.watch().is_kept() ? arm() : !is_unfinished();
+    if (can_end && commands_.announce_sleep()) return;
   }
-  commands_.wake_driver();
+  commands_.watch().wake();
 }
 
 bool UcxDriver::round() {

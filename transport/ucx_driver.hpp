@@ -2,9 +2,11 @@
 
 // The thread that owns a UCX port's workers. Everybody else hands it commands and wakes it by an
 // eventfd; it sleeps in epoll on that and on UCX's own descriptors, so an idle port costs nothing.
-// Whoever sends a frame while it sleeps does its work for a turn instead, since waking a thread
-// costs more than sending: one of them at a time has the turn. Where the driver spins before it
-// sleeps, such a turn ends with waking it, to spin for the answer.
+// Waking a thread costs more than most of what it does here. So whoever sends a frame while it
+// sleeps does its work for a turn instead: one of them at a time has the turn. And a thread that
+// waits for frames anyway may sleep in its place (ucx_watch.hpp), called the driver, too, below.
+// Where the driver spins before it sleeps, a sender's turn ends with waking it, to spin for the
+// answer.
 //
 // There is no UCX listener (64 bytes of garbage abort it): worker addresses travel over the control
 // plane. A wire to a peer is an endpoint of the network worker, which also tells when the peer is
@@ -30,6 +32,7 @@
 
 #include "transport/port_address.hpp"
 #include "transport/ports.hpp"
+#include "transport/ucx_watch.hpp"
 #include "transport/ucx_worker.hpp"
 
 namespace troupe::transport {
@@ -60,10 +63,8 @@ struct UcxCommand {
 /// The way from any thread to the driver. Outlives the port: links keep it.
 class CommandQueue {
  public:
-  CommandQueue();
-  ~CommandQueue();
-
-  [[nodiscard]] int event_fd() const { return event_fd_; }
+  /// Who sleeps on behalf of the driver.
+  [[nodiscard]] UcxWatch& watch() { return watch_; }
   /// Has the command carried out; kSend by this thread if nobody has the turn. False after shut().
   bool push(UcxCommand command);
   void shut();
@@ -72,21 +73,20 @@ class CommandQueue {
   bool take(std::vector<UcxCommand>& out);
   /// Before the turn is given up: true if nothing is queued, and then the next push() takes it.
   bool announce_sleep();
-  void woke();
+  void woke();  ///< with the turn
   /// The turn: whoever holds it may use the driver. The driver's thread gives it up to sleep, and
   /// for good when shut.
   [[nodiscard]] std::mutex& turn() { return turn_; }
   /// What push() does with a turn. Before the first push().
   void lend_to_senders(std::function<void()> take_turn) { take_turn_ = std::move(take_turn); }
-  void wake_driver() const;
 
  private:
-  const int event_fd_;
+  UcxWatch watch_;
   std::function<void()> take_turn_;
   std::mutex turn_;
   std::mutex mutex_;  // taken with or without the turn; never held while the turn is waited for
   std::vector<UcxCommand> commands_;
-  bool asleep_ = false;  // nobody has the turn, or the driver's thread has it and is about to sleep
+  bool asleep_ = false;  // nobody has the turn, or the driver has it and is about to give it up
   bool shut_ = false;
 };
 
@@ -110,6 +110,8 @@ class UcxDriver {
   [[nodiscard]] PortAddress address() const;
   /// The thread's body; returns after shut() of the command queue.
   void run();
+  /// Port::drive().
+  void run_as_guest(const std::function<bool()>& done);
 
  private:
   /// A worker and whether it is armed, that is, has nothing to do until its descriptor says so.
@@ -177,6 +179,9 @@ class UcxDriver {
   /// True if every worker will tell by its descriptor when there is something to do.
   bool arm();
   void sleep(std::unique_lock<std::mutex>& turn);
+  void leave_watch(std::unique_lock<std::mutex>& turn);
+  /// What is on the way goes on only if somebody looks after it.
+  [[nodiscard]] bool is_unfinished() const;
   void take_turn();
   void shut_down();
 

@@ -129,6 +129,12 @@ class UcxPort final : public Port {
     return std::shared_ptr<Link>(std::move(link));
   }
 
+  bool drive(const std::function<bool()>& done) override {
+    driver_.run_as_guest(done);
+    return true;
+  }
+  void call_driver() override { commands_->watch().call_guest(); }
+
   [[nodiscard]] PortStats stats() const override {
     return {.frames_received = counters_.frames_received,
             .bytes_received = counters_.bytes_received,

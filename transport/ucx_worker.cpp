@@ -25,6 +25,9 @@ Result<std::shared_ptr<UcxContext>> UcxContext::open(Wires wires, const std::str
     // Lets error mode PEER use CMA. UCX says it cannot stop a peer from reading memory that was
     // sent and then cancelled; such a frame fails its hash and is dropped.
     TRY(set("MEMORY_INVALIDATE", "y"));
+    // Short frames are copied twice, through the receive queue, instead of being fetched: that
+    // takes two messages more, and a sleeping sender wakes for the last of them.
+    if (std::getenv("UCX_RNDV_THRESH") == nullptr) TRY(set("RNDV_THRESH", "64k"));
   } else {
     if (std::getenv("UCX_TLS") == nullptr) TRY(set("TLS", "^posix,sysv,cma,self"));
     if (!net_devices.empty() && std::getenv("UCX_NET_DEVICES") == nullptr) {

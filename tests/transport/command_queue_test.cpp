@@ -34,8 +34,8 @@ class CommandTurns : public testing::Test {
     EXPECT_TRUE(queue_.take(taken));
     return taken.size();
   }
-  [[nodiscard]] bool is_driver_woken() const {
-    pollfd event{.fd = queue_.event_fd(), .events = POLLIN};
+  [[nodiscard]] bool is_driver_woken() {
+    pollfd event{.fd = queue_.watch().event_fd(), .events = POLLIN};
     return poll(&event, 1, /*timeout=*/0) == 1;
   }
   /// Whether somebody has the turn; asked by another thread, since one must not try its own lock.
@@ -146,7 +146,7 @@ TEST_F(CommandTurns, ShuttingDuringATurnLeavesItToTheSenderToWakeTheDriver) {
     EXPECT_FALSE(queue_.take(taken));
     EXPECT_EQ(taken.size(), 1U) << "what was queued before is handed out";
     EXPECT_FALSE(queue_.announce_sleep()) << "so the turn ends as any that is not done: by waking";
-    queue_.wake_driver();
+    queue_.watch().wake();
   };
   EXPECT_TRUE(queue_.push(a_send()));
   EXPECT_TRUE(is_driver_woken());
@@ -159,8 +159,8 @@ struct SleepingDriver {
     EXPECT_TRUE(opened.ok()) << opened.error().message;
     EXPECT_TRUE(commands.announce_sleep());
   }
-  [[nodiscard]] bool is_woken() const {
-    pollfd event{.fd = commands.event_fd(), .events = POLLIN};
+  [[nodiscard]] bool is_woken() {
+    pollfd event{.fd = commands.watch().event_fd(), .events = POLLIN};
     return poll(&event, 1, /*timeout=*/0) == 1;
   }
 
