@@ -1,10 +1,13 @@
 // troupe bench kernels: the speed of each operation at a model's shapes.
 
+#include <algorithm>
 #include <optional>
 
+#include "actors/placed_weights.hpp"
 #include "apps/bench_results.hpp"
 #include "apps/command.hpp"
 #include "apps/device_option.hpp"
+#include "apps/gpu_backend.hpp"
 #include "apps/kernel_times.hpp"
 #include "apps/machine_rates.hpp"
 #include "apps/model_shapes.hpp"
@@ -45,11 +48,14 @@ Result<int> bench_kernels(const Values& values) {
   }
   const kernels::KernelSet* kernels = TRY(read_kernels(values));
   const ResultTarget target = TRY(read_result_target(values));
-  const bool on_device = values["device"].as<std::string>() != "cpu";
+  const Device device = TRY(read_device(values));
+  const bool on_device = device.has_gpus();
+  if (on_device) TRY(actors::check_devices(config, device.gpus.size()));
   std::vector<KernelCase> cases = kernel_cases(config, {.rows = rows,
                                                         .context = context,
                                                         .routed = values.count("routed") > 0,
-                                                        .on_device = on_device});
+                                                        .on_device = on_device,
+                                                        .num_ranks = device.gpus.size()});
   const std::string example = cases.front().name();
   const std::string filter = values["filter"].as<std::string>();
   std::erase_if(cases,
@@ -58,13 +64,15 @@ Result<int> bench_kernels(const Values& values) {
     return Error{Code::kInvalidArgument,
                  "no case has \"" + filter + "\" in its name, such as \"" + example + "\""};
   }
-  kernels::ThreadPool pool(TRY(read_threads(values)));
-  kernels::Backend backend = TRY(open_device(values));
-  if (backend.num_devices() > 1) {
-    return Error{Code::kInvalidArgument, "--device must name one: operations run on one device"};
-  }
   if (on_device && values.count("target") > 0) {
     return Error{Code::kInvalidArgument, "--target chooses kernels of the CPU, not of --device"};
+  }
+  kernels::ThreadPool pool(TRY(read_threads(values)));
+  const bool gathers = std::ranges::any_of(cases, &KernelCase::on_all_ranks);
+  kernels::Backend backend = TRY(gathers ? open_joined_gpus(device) : open_device(values));
+  if (backend.collective == nullptr) std::erase_if(cases, &KernelCase::on_all_ranks);
+  if (cases.empty()) {
+    return Error{Code::kUnsupported, "this troupe was built without NCCL, which gathers"};
   }
   if (!on_device) {
     backend = {.memory = kernels::make_host_memory(),
@@ -85,8 +93,9 @@ int run_bench_kernels(const Arguments& arguments) {
           "Measures each operation of the forward pass at a model's shapes: products by type of\n"
           "weights, FFNs of routed, shared and dense experts, both forms of attention, norms, "
           "gate\n"
-          "and sums, copies of rows and KV blocks; on a GPU also copies to and from the host, and\n"
-          "choosing tokens.\n\n"
+          "and sums, copies of rows and KV blocks; on a GPU also copies to and from the host,\n"
+          "choosing tokens, and what GPUs that share attention gather: with --device cuda:0,1 all\n"
+          "of them, else one alone. Other operations run on the first.\n\n"
           "  troupe bench kernels --shape v3 --threads 1 --rows 1,16\n"
           "  troupe bench kernels --shape v3 --device cuda:0 --rows 1,32,128,4096 --context 4096 "
           "--routed\n"

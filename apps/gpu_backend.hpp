@@ -19,6 +19,9 @@ namespace troupe::apps {
 ///         kResourceExhausted. Messages say what to do
 Result<kernels::Backend> open_gpus(const Device& device, bool graphs);
 
+/// Likewise, without graphs; a single GPU is joined with itself where NCCL is there.
+Result<kernels::Backend> open_joined_gpus(const Device& device);
+
 /// @returns none if this binary has no CUDA backend
 std::optional<kernels::CudaSystem> cuda_here();
 

@@ -10,6 +10,10 @@ Result<kernels::Backend> open_gpus(const Device& device, bool /*graphs*/) {
                                        "./run build where nvcc is, or compute on the CPUs (cpu)"};
 }
 
+Result<kernels::Backend> open_joined_gpus(const Device& device) {
+  return open_gpus(device, /*graphs=*/false);
+}
+
 std::optional<kernels::CudaSystem> cuda_here() { return {}; }
 
 }  // namespace troupe::apps

@@ -110,7 +110,9 @@ class Cases {
     for (const WeightForm& kv : kKvForms) add_absorbed(kv);
     add_per_head("o_latent", s_.v_head_dim, s_.kv_lora_rank);
     for (const WeightForm& kv : kKvForms) add_expanded(kv);
+    add_all_gather("heads", s_.num_heads * s_.v_head_dim);
     add_gemm("o", s_.hidden_size, s_.num_heads * s_.v_head_dim, kForms);
+    add_all_gather("outputs", s_.hidden_size);
     add_gemm("gate", s_.num_routed_experts, s_.hidden_size, {&kFloat, 1});
     add_topk_gate();
     if (options_.on_device) add_exchange();
@@ -315,6 +317,23 @@ class Cases {
                     operands.memory().move_rows(from_rows, to_rows, cols);
                   };
                 });
+  }
+
+  /// Where several devices share attention: each brings its columns of all rows, and gets those of
+  /// all. What one gets counts, read and written, so that alone it copies.
+  void add_all_gather(const char* what, size_t cols) {
+    const size_t num_ranks = options_.num_ranks;
+    if (num_ranks == 0) return;
+    const size_t count = rows_ * cols / num_ranks;
+    add_rows_op("all_gather",
+                what + (" " + std::to_string(cols)) + " ranks " + std::to_string(num_ranks), "",
+                row_work(2 * rows_ * cols), [count, num_ranks](Operands& operands) {
+                  return [&operands, count, part = operands.values(count),
+                          parts = operands.room<float>(num_ranks * count)] {
+                    operands.collective().all_gather(part, count, parts);
+                  };
+                });
+    out_.back().on_all_ranks = true;
   }
 
   /// What the sampling parameters of a request ask of its row; answers come to the host.

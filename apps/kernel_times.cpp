@@ -19,21 +19,70 @@ using Clock = std::chrono::steady_clock;
 /// starting to compute and waiting for it cost.
 constexpr double kShortestOfCpu = 20e-6, kShortestOfDevice = 2e-3;
 
+/// The devices of a backend, each with its operands and a thread.
+class Devices {
+ public:
+  /// @param backend outlives the object @param cold_bytes for the first, which all cases run on
+  static Result<std::unique_ptr<Devices>> make(const kernels::Backend& backend, size_t cold_bytes) {
+    std::unique_ptr<Devices> devices(new Devices(backend));
+    for (size_t k = 0; k < backend.num_devices(); ++k) {
+      devices->operands_.push_back(
+          TRY(Operands::make(backend.of_rank(k), k == 0 ? cold_bytes : 1)));
+    }
+    return devices;
+  }
+
+  /// @errors kResourceExhausted: it has no room
+  Result<void> prepare(const KernelCase& c) {
+    calls_.clear();
+    for (const auto& operands : operands_) operands->clear();
+    for (size_t k = 0; k < (c.on_all_ranks ? operands_.size() : 1); ++k) {
+      calls_.push_back(c.prepare(*operands_[k]));
+      TRY(operands_[k]->check());
+    }
+    return {};
+  }
+
+  /// Seconds for so many calls on each device that the case runs on, at the same time. One of
+  /// several that fails ends the process, for the others may wait for it forever.
+  /// @errors those of a single device
+  Result<double> sample(size_t count) {
+    const auto run = [&](size_t k) {
+      for (size_t i = 0; i < count; ++i) calls_[k]();
+    };
+    const auto before = Clock::now();
+    if (calls_.size() == 1) {
+      run(0);  // in this thread: operations of the CPU have their own
+      TRY(operands_[0]->memory().finish());
+    } else {
+      threads_.parallel_for(calls_.size(), [&](size_t k) {
+        run(k);
+        kernels::finish_or_end(operands_[k]->memory());
+      });
+    }
+    return seconds_since(before);
+  }
+
+  [[nodiscard]] double shortest_sample() const {
+    return operands_[0]->memory().is_host() ? kShortestOfCpu : kShortestOfDevice;
+  }
+
+ private:
+  explicit Devices(const kernels::Backend& backend) : threads_(backend.num_devices()) {}
+
+  std::vector<std::unique_ptr<Operands>> operands_;
+  std::vector<std::function<void()>> calls_;
+  kernels::ThreadPool threads_;
+};
+
 /// Seconds of a call, sample by sample; a sample of short calls is the mean of some. A device is
 /// waited for at the end of each sample, so its calls follow each other as in a step.
-Result<loadgen::Distribution> times_of(const std::function<void()>& call, kernels::Memory& memory,
-                                       double limit_s) {
+Result<loadgen::Distribution> times_of(Devices& devices, double limit_s) {
   constexpr size_t kFewest = 3, kMost = 10'000;
-  const double shortest = memory.is_host() ? kShortestOfCpu : kShortestOfDevice;
-  const auto sample = [&](size_t calls) -> Result<double> {
-    const auto before = Clock::now();
-    for (size_t i = 0; i < calls; ++i) call();
-    TRY(memory.finish());
-    return seconds_since(before);
-  };
+  const auto sample = [&](size_t calls) { return devices.sample(calls); };
   TRY(sample(1));  // what only the first call costs
   size_t calls = 1;
-  while (TRY(sample(calls)) < shortest) calls *= 2;
+  while (TRY(sample(calls)) < devices.shortest_sample()) calls *= 2;
   std::vector<double> times;
   const auto start = Clock::now();
   while (times.size() < kFewest || (times.size() < kMost && seconds_since(start) < limit_s)) {
@@ -94,12 +143,9 @@ loadgen::ResultTable::Row row_of(const KernelCase& c, const loadgen::Distributio
   return row;
 }
 
-Result<loadgen::Distribution> measure_case(const KernelCase& c, Operands& operands,
-                                           kernels::Memory& memory, double limit_s) {
-  operands.clear();
-  const std::function<void()> call = c.prepare(operands);
-  TRY(operands.check());
-  return times_of(call, memory, limit_s);
+Result<loadgen::Distribution> measure_case(const KernelCase& c, Devices& devices, double limit_s) {
+  TRY(devices.prepare(c));
+  return times_of(devices, limit_s);
 }
 
 }  // namespace
@@ -117,10 +163,10 @@ Result<loadgen::ResultTable> measure_kernels(std::span<const KernelCase> cases,
   }
   std::vector<loadgen::Distribution> times;
   {
-    const auto operands = TRY(Operands::make(backend, cold_bytes));
+    const auto devices = TRY(Devices::make(backend, cold_bytes));
     for (const KernelCase& c : cases) {
       line.show(c.name());
-      Result<loadgen::Distribution> measured = measure_case(c, *operands, *backend.memory, limit_s);
+      Result<loadgen::Distribution> measured = measure_case(c, *devices, limit_s);
       if (!measured.ok()) return std::move(measured).error().with_context(c.name());
       times.push_back(std::move(*measured));
     }

@@ -30,6 +30,9 @@ class Operands {
   /// REQUIRES: a device
   [[nodiscard]] kernels::RowSampler& sampler() const { return *backend_.sampler; }
 
+  /// REQUIRES: a device that is joined with others, or a group of one
+  [[nodiscard]] kernels::Collective& collective() const { return *backend_.collective; }
+
   /// [n], n > 0, numbers in [-0.5, 0.5), some of them equal.
   float* values(size_t n);
   /// [n], n > 0, for results.

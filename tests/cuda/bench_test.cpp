@@ -26,9 +26,10 @@ class CudaBench : public testing::Test {
   }
 
   /// Rows by name of the case, "gemm kv_a 80x128 bf16 1".
-  std::map<std::string, json::object> kernels_of(const std::vector<KernelCase>& cases) {
-    const auto machine = make_device_machine(backend_);
-    const auto table = measure_kernels(cases, backend_, *machine, "tiny", 0);
+  static std::map<std::string, json::object> kernels_of(const std::vector<KernelCase>& cases,
+                                                        kernels::Backend& backend) {
+    const auto machine = make_device_machine(backend);
+    const auto table = measure_kernels(cases, backend, *machine, "tiny", 0);
     EXPECT_TRUE(table.ok()) << table.error().message;
     std::map<std::string, json::object> rows;
     if (!table.ok()) return rows;
@@ -93,7 +94,8 @@ constexpr ByHand kOneRow[] = {
 TEST_F(CudaBench, RunsEveryCaseAndCountsItsWork) {
   const std::vector<uint32_t> one = {1};
   const auto rows = kernels_of(
-      kernel_cases(tiny(), {.rows = one, .context = 20, .routed = true, .on_device = true}));
+      kernel_cases(tiny(), {.rows = one, .context = 20, .routed = true, .on_device = true}),
+      backend_);
   for (const ByHand& want : kOneRow) {
     ASSERT_TRUE(rows.contains(want.name)) << want.name;
     const json::object& row = rows.at(want.name);
@@ -129,12 +131,31 @@ TEST_F(CudaBench, RunsCasesOfManyRows) {
   std::erase_if(cases, [](const KernelCase& c) {
     return c.dtype != "bf16" && c.dtype != "i4-g32-asym" && c.dtype != "f32" && !c.dtype.empty();
   });
-  const auto rows = kernels_of(cases);
+  const auto rows = kernels_of(cases, backend_);
   EXPECT_EQ(rows.size(), cases.size());
   const json::object& chunk = rows.at("mla_absorbed chunk bf16 40");
   EXPECT_EQ(chunk.at("bytes"), 40 * 80 * 2);
   // Row r sees r + 1 of the 40 positions.
   EXPECT_EQ(chunk.at("float_multiply_adds"), 4 * (2 * 64 + 16) * (40 * 41 / 2));
+}
+
+TEST_F(CudaBench, GathersOnAllRanks) {
+  for (const size_t num_ranks : {1, 2}) {
+    kernels::Backend group;
+    kernels::start_test_group({.workspace_bytes = size_t{64} << 20U}, num_ranks, group);
+    if (group.ops == nullptr) return;  // fewer GPUs, or without NCCL
+    const std::vector<uint32_t> three = {3};
+    std::vector<KernelCase> cases =
+        kernel_cases(tiny(), {.rows = three, .context = 20, .num_ranks = num_ranks});
+    std::erase_if(cases, [](const KernelCase& c) { return c.op != "all_gather" && c.op != "add"; });
+    const auto rows = kernels_of(cases, group);
+    const std::string ranks = " ranks " + std::to_string(num_ranks) + " 3";
+    EXPECT_EQ(rows.size(), 3U);
+    for (const std::string what : {"heads", "outputs"}) {  // 4 of 32; hidden 128
+      ASSERT_TRUE(rows.contains("all_gather " + what + " 128" + ranks)) << ranks;
+      EXPECT_EQ(rows.at("all_gather " + what + " 128" + ranks).at("bytes"), 3 * 128 * 2 * 4);
+    }
+  }
 }
 
 TEST_F(CudaBench, SaysWhichCaseHasNoRoom) {

@@ -152,8 +152,19 @@ TEST_F(EmulatedDevices, GenerateTheSameTokensTogether) {
   EXPECT_EQ(together.code, 0) << together.output;
   EXPECT_EQ(together.output, alone.output);
   EXPECT_THAT(generated("cuda:0,0").output, HasSubstr("--device must be cpu or cuda:"));
-  EXPECT_THAT(finish({kTroupeOfThese, "bench", "kernels", "--device", "cuda:0,1"}).output,
-              HasSubstr("--device must name one"));
+}
+
+TEST_F(EmulatedDevices, GatherInBenchKernels) {
+  const auto measured = [&](const std::string& device) {
+    return finish({kTroupeOfThese, "bench", "kernels", "--device", device, "--shape", "tiny",
+                   "--rows", "3", "--filter", "all_gather heads", "--time", "0", "-o", "csv"});
+  };
+  const Finished alone = measured("cuda:0"), together = measured("cuda:0,1");
+  EXPECT_EQ(alone.code, 0) << alone.output;
+  EXPECT_THAT(alone.output, HasSubstr("heads 128 ranks 1"));
+  EXPECT_EQ(together.code, 0) << together.output;
+  EXPECT_THAT(together.output, HasSubstr("heads 128 ranks 2"));
+  EXPECT_THAT(measured("cuda:0,1,4").output, HasSubstr("3 devices cannot share it"));
 }
 
 TEST_F(EmulatedDevices, AreComparedWithCpusByEval) {

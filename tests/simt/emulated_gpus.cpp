@@ -46,13 +46,11 @@ class FaultByFile {
   std::optional<uint64_t> launches_left_;
 };
 
-}  // namespace
-
-Result<kernels::Backend> open_gpus(const Device& device, bool graphs) {
+std::vector<kernels::EmulatedDevice> emulated(const Device& device) {
   CHECK(device.has_gpus());
-  std::vector<kernels::EmulatedDevice> emulated;
+  std::vector<kernels::EmulatedDevice> devices;
   for (const uint32_t gpu : device.gpus) {
-    kernels::EmulatedDevice& one = emulated.emplace_back();
+    kernels::EmulatedDevice& one = devices.emplace_back();
     if (const char* folder = std::getenv("TROUPE_EMULATED_FAULTS"); folder != nullptr) {
       one.fault = FaultByFile(folder, Device{{gpu}});
     }
@@ -60,9 +58,23 @@ Result<kernels::Backend> open_gpus(const Device& device, bool graphs) {
       one.memory_bytes = parse_number<uint64_t>(bytes).value();
     }
   }
-  const kernels::CudaOptions options{.workspace_bytes = size_t{64} << 20U, .graphs = graphs};
-  if (emulated.size() == 1) return kernels::make_emulated_backend(options, std::move(emulated[0]));
-  return kernels::make_emulated_group(options, std::move(emulated));
+  return devices;
+}
+
+kernels::CudaOptions options(bool graphs) {
+  return {.workspace_bytes = size_t{64} << 20U, .graphs = graphs};
+}
+
+}  // namespace
+
+Result<kernels::Backend> open_gpus(const Device& device, bool graphs) {
+  std::vector<kernels::EmulatedDevice> devices = emulated(device);
+  if (devices.size() > 1) return kernels::make_emulated_group(options(graphs), std::move(devices));
+  return kernels::make_emulated_backend(options(graphs), std::move(devices[0]));
+}
+
+Result<kernels::Backend> open_joined_gpus(const Device& device) {
+  return kernels::make_emulated_group(options(/*graphs=*/false), emulated(device));
 }
 
 std::optional<kernels::CudaSystem> cuda_here() { return {}; }
