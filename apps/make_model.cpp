@@ -5,7 +5,6 @@
 
 #include "apps/command.hpp"
 #include "apps/model_shapes.hpp"
-#include "apps/progress_bar.hpp"
 #include "apps/scheme_options.hpp"
 #include "apps/version.hpp"
 #include "model/checkpoint_writer.hpp"
@@ -34,8 +33,7 @@ Result<std::vector<std::string>> tokenizer_files(const std::string& directory,
 Result<int> make_model(const Values& values) {
   model::SavePlan plan;
   plan.directory = values["directory"].as<std::string>();
-  const json::object quantization = TRY(read_scheme_options(values, plan));
-  if (plan.keep) return Error{Code::kInvalidArgument, "--scheme keep: there is nothing to keep"};
+  const json::object quantization = TRY(read_scheme_options(values, KeepScheme::kUnknown, plan));
   plan.verify = false;  // random numbers can be drawn again
   const auto shape = values["shape"].as<std::string>();
   const auto seed = values["seed"].as<uint64_t>();
@@ -49,14 +47,10 @@ Result<int> make_model(const Values& values) {
   }
   const model::RandomWeights source(
       seed, static_cast<float>(config["initializer_range"].to_number<double>()));
-  ProgressBar bar("writing " + shape);
-  plan.progress = [&](uint64_t done, uint64_t total) { bar.show(done, total); };
-  const auto summary = model::save_checkpoint(parsed, source, plan);
-  bar.finish();
-  if (!summary.ok()) return summary.error();
+  const auto summary = TRY(save_with_bar("writing " + shape, parsed, source, plan));
   std::printf("%s: %s with random weights, %.2f GiB in %llu files\n", plan.directory.c_str(),
-              shape.c_str(), static_cast<double>(summary->bytes) / 0x1p30,
-              static_cast<unsigned long long>(summary->num_files));
+              shape.c_str(), static_cast<double>(summary.bytes) / 0x1p30,
+              static_cast<unsigned long long>(summary.num_files));
   return kSuccess;
 }
 
@@ -79,7 +73,7 @@ int run_make_model(const Arguments& arguments) {
       "seed", po::value<uint64_t>()->default_value(0), "of the weights")(
       "tokenizer", po::value<std::string>()->default_value(""),
       "checkpoint directory whose tokenizer it gets");
-  add_scheme_options(line.options);
+  add_scheme_options(line.options, KeepScheme::kUnknown);
   Values values;
   if (const auto code = line.parse(arguments, values)) return *code;
   const auto done = make_model(values);

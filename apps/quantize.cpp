@@ -6,7 +6,6 @@
 #include <filesystem>
 
 #include "apps/command.hpp"
-#include "apps/progress_bar.hpp"
 #include "apps/scheme_options.hpp"
 #include "apps/version.hpp"
 #include "model/checkpoint_source.hpp"
@@ -48,7 +47,7 @@ Result<std::vector<std::string>> companions_of(const std::string& directory) {
 Result<int> quantize(const Values& values) {
   model::SavePlan plan;
   plan.directory = values["destination"].as<std::string>();
-  const json::object quantization = TRY(read_scheme_options(values, plan));
+  const json::object quantization = TRY(read_scheme_options(values, KeepScheme::kKnown, plan));
   const auto from = values["source"].as<std::string>();
   const auto checkpoint = TRY(model::Checkpoint::open(from));
   const auto source = TRY(model::CheckpointSource::open(checkpoint, plan.keep));
@@ -66,24 +65,20 @@ Result<int> quantize(const Values& values) {
                   std::to_string(checkpoint.digest());
   plan.copied_files = TRY(companions_of(from));
   plan.verify = values.count("no-verify") == 0;
-  ProgressBar bar("quantizing");
-  plan.progress = [&](uint64_t done, uint64_t total) { bar.show(done, total); };
-  const auto summary = model::save_checkpoint(checkpoint.config(), *source, plan);
-  bar.finish();
-  if (!summary.ok()) return summary.error();
+  const auto summary = TRY(save_with_bar("quantizing", checkpoint.config(), *source, plan));
   uint64_t before = 0;
   for (const auto& [dtype, bytes] : checkpoint.summary().bytes_by_dtype) before += bytes;
   std::printf("%s: %.3f GiB in %llu files, was %.3f GiB%s\n", plan.directory.c_str(),
-              static_cast<double>(summary->bytes) / 0x1p30,
-              static_cast<unsigned long long>(summary->num_files),
+              static_cast<double>(summary.bytes) / 0x1p30,
+              static_cast<unsigned long long>(summary.num_files),
               static_cast<double>(before) / 0x1p30, plan.verify ? "; verified" : "");
-  if (summary->files_kept > 0) {
+  if (summary.files_kept > 0) {
     std::printf("%llu files were complete from an interrupted run\n",
-                static_cast<unsigned long long>(summary->files_kept));
+                static_cast<unsigned long long>(summary.files_kept));
   }
-  if (summary->matrices_kept > 0) {
+  if (summary.matrices_kept > 0) {
     std::printf("%llu matrices are not multiples of 16 x 32 and were kept in floating point\n",
-                static_cast<unsigned long long>(summary->matrices_kept));
+                static_cast<unsigned long long>(summary.matrices_kept));
   }
   return kSuccess;
 }
@@ -108,7 +103,7 @@ int run_quantize(const Arguments& arguments) {
                              "checkpoint directory")(
       "destination", po::value<std::string>()->required(), "new directory")(
       "no-verify", "do not read the written files again");
-  add_scheme_options(line.options);
+  add_scheme_options(line.options, KeepScheme::kKnown);
   Values values;
   if (const auto code = line.parse(arguments, values)) return *code;
   const auto done = quantize(values);

@@ -290,17 +290,12 @@ class Saving {
     fs::create_directories(plan_.directory, failed);
     if (failed) return system_error("cannot make " + plan_.directory, failed.value());
     const File lock = TRY(claim());
-    std::vector<const OutputFile*> missing;
-    for (const OutputFile& file : output_.files) {
-      if (TRY(is_complete(file))) {
-        done_ += file.size;
-        ++summary_.files_kept;
-      } else {
-        missing.push_back(&file);
-      }
-      total_ += file.size;
-    }
+    const std::vector<const OutputFile*> missing = TRY(missing_files());
     TRY(check_disk(missing));
+    for (const OutputFile& file : output_.files) total_ += file.size;
+    done_ = total_;
+    for (const OutputFile* file : missing) done_ -= file->size;
+    summary_.files_kept = output_.files.size() - missing.size();
     for (const OutputFile* file : missing) TRY(write(*file));
     if (!output_.index_json.empty()) TRY(write_text(path_of(kIndex), output_.index_json));
     for (const std::string& from : plan_.copied_files) {
@@ -363,6 +358,8 @@ class Saving {
     if (!begun && !fs::is_empty(plan_.directory, failed)) {
       return refusal("is not empty");
     }
+    // A refusal leaves no name of this run in an empty directory, where others may have room.
+    if (!begun) TRY(check_disk(TRY(missing_files())));
     File lock = TRY(File::open(path_of(kUnfinishedFile), O_RDWR | O_CREAT));
     if (::flock(lock.fd(), LOCK_EX | LOCK_NB) != 0) {
       return Error{Code::kUnavailable, "another run is writing " + plan_.directory};
@@ -392,6 +389,14 @@ class Saving {
     const MappedFile opened = TRY(MappedFile::open(path_of(file.name)));
     const std::vector<std::byte> header = TRY(opened.read(0, file.header.size()));
     return std::memcmp(header.data(), file.header.data(), header.size()) == 0;
+  }
+
+  [[nodiscard]] Result<std::vector<const OutputFile*>> missing_files() const {
+    std::vector<const OutputFile*> missing;
+    for (const OutputFile& file : output_.files) {
+      if (!TRY(is_complete(file))) missing.push_back(&file);
+    }
+    return missing;
   }
 
   [[nodiscard]] Result<void> check_disk(const std::vector<const OutputFile*>& missing) const {

@@ -1,5 +1,6 @@
 // Tiny models in every format of weights: the bits of a row do not depend on chunks, threads,
-// batch, shards or processes.
+// batch or shards. Clusters are threads of this process here; tests/e2e/process_test.cpp has real
+// processes.
 
 #include <gtest/gtest.h>
 
@@ -160,18 +161,19 @@ TEST_P(EveryFormat, GivesTheSameBitsInChunksOfAnySizeWithAnyThreads) {
 
 TEST_P(EveryFormat, GivesTheSameTokensInAClusterAndInOneProcess) {
   const auto specs = mixed_requests(opened_model(model_).config().vocab_size, 12);
-  const std::vector<Stream> expected = generated_alone(model_, specs);
   const std::vector<ClusterOptions> clusters = {
       {.num_shards = 1, .num_threads = 2, .batcher = {.max_step_tokens = 16, .max_running = 3}},
       {.num_routers = 2, .num_shards = 3, .micro_batches = 2},
       {.num_shards = 5, .num_threads = 2},
+      {.num_routers = 2, .num_shards = 2, .kv_dtype = DType::kBF16},
   };
   for (ClusterOptions options : clusters) {
-    SCOPED_TRACE(std::to_string(options.num_shards) + " shards");
+    SCOPED_TRACE(std::to_string(options.num_shards) + " shards, KV in " +
+                 std::string(to_string(options.kv_dtype)));
     options.model = model_;
     TestCluster cluster(options);
     ASSERT_TRUE(cluster.wait_serving());
-    expect_same_together(cluster, specs, expected);
+    expect_same_together(cluster, specs, generated_alone(model_, specs, options.kv_dtype));
   }
 }
 

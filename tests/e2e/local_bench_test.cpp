@@ -3,10 +3,14 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <boost/json.hpp>
 #include <cmath>
+#include <cstdio>
 #include <filesystem>
+#include <regex>
 #include <set>
+#include <sstream>
 
 #include "kernels/cpu_claims.hpp"
 #include "tests/e2e/processes.hpp"
@@ -54,6 +58,86 @@ TEST(BenchLocal, MakesARowForEveryCombination) {
         number(row, "peak_fraction") * number(row, "machine_peak_float_multiply_adds_per_s"),
         number(row, "product_fraction") * number(row, "machine_product_float_multiply_adds_per_s"),
         1e-6 * number(row, "machine_peak_float_multiply_adds_per_s"));
+  }
+}
+
+/// Records of fields, as RFC 4180 has them.
+std::vector<std::vector<std::string>> records_of_csv(const std::string& text) {
+  std::vector<std::vector<std::string>> records(1, {""});
+  bool quoted = false;
+  for (size_t at = 0; at < text.size(); ++at) {
+    std::string& field = records.back().back();
+    if (text[at] == '"') {
+      if (quoted && text.substr(at + 1, 1) == "\"") {
+        field += text[++at];
+      } else {
+        quoted = !quoted;
+      }
+    } else if (quoted || (text[at] != ',' && text[at] != '\r')) {
+      field += text[at];
+    } else if (text[at] == ',') {
+      records.back().emplace_back();
+    } else {
+      EXPECT_EQ(text.substr(at++, 2), "\r\n");
+      if (at + 1 < text.size()) records.push_back({""});
+    }
+  }
+  EXPECT_FALSE(quoted);
+  return records;
+}
+
+/// The names in JSON and CSV that docs/benchmarking.md has in its table of `bench local`.
+std::set<std::string> documented_names() {
+  const std::string docs = read_file(std::string(TROUPE_SOURCE_DIR) + "/docs/benchmarking.md");
+  const size_t begin = docs.find("\n## A model in one process\n");
+  EXPECT_NE(begin, std::string::npos);
+  std::istringstream lines(docs.substr(begin, docs.find("\n## ", begin + 1) - begin));
+  const std::regex name("`(\\w+)`");
+  std::set<std::string> names;
+  for (std::string line; std::getline(lines, line);) {
+    if (!line.starts_with("| ")) continue;
+    const size_t column = line.find(" | ") + 3;
+    const std::string cell = line.substr(column, line.find(" | ", column) - column);
+    for (std::sregex_iterator it(cell.begin(), cell.end(), name), end; it != end; ++it) {
+      names.insert((*it)[1]);
+    }
+  }
+  return names;
+}
+
+TEST(BenchLocal, WritesCsvWithTheDocumentedNamesAndARowForEachTest) {
+  const Scratch scratch;
+  const std::string model = (scratch / "ti,ny").string(), path = (scratch / "out.csv").string();
+  const Finished made = troupe({"make-model", model, "--shape", "tiny", "--scheme", "int8"});
+  ASSERT_EQ(made.code, 0) << made.output;
+  const Finished bench = troupe({"bench", "local", "--model", model, "-p", "4", "-n", "2", "-r",
+                                 "2", "-o", "csv", "--output", path});
+  ASSERT_EQ(bench.code, 0) << bench.output;
+  const auto records = records_of_csv(read_file(path));
+  ASSERT_EQ(records.size(), 3U);
+  const std::vector<std::string>& header = records[0];
+  std::set<std::string> names(header.begin(), header.end());
+  EXPECT_EQ(names.size(), header.size()) << "a name twice";
+  std::set<std::string> documented = documented_names();
+  // Only one of the types of weights is written out there.
+  EXPECT_EQ(documented.count("bytes_BF16"), 1U);
+  for (const char* stored : {"bytes_F32", "bytes_I8"}) {
+    EXPECT_EQ(names.count(stored), 1U) << stored;
+    documented.insert(stored);
+  }
+  EXPECT_EQ(names, documented);
+  for (size_t i = 1; i < records.size(); ++i) {
+    ASSERT_EQ(records[i].size(), header.size());
+    const auto field = [&](const std::string& column) {
+      const auto at = std::ranges::find(header, column) - header.begin();
+      return records[i].at(static_cast<size_t>(at));
+    };
+    EXPECT_EQ(field("test"), i == 1 ? "pp4" : "tg2");
+    EXPECT_EQ(field("model_type"), "ti,ny");
+    EXPECT_GT(std::stod(field("avg_ts")), 0);
+    double a = 0, b = 0;
+    ASSERT_EQ(std::sscanf(field("samples_ts").c_str(), "%lf %lf", &a, &b), 2);
+    EXPECT_NEAR(std::stod(field("avg_ts")), (a + b) / 2, 1e-6 * a);
   }
 }
 

@@ -43,7 +43,7 @@ class ClusterProcesses : public testing::Test {
     control_port_ = free_port();
     config_ = scratch_ / "cluster.yaml";
     std::ofstream out(config_);
-    out << "name: test-" << getpid() << "\nmodel: " << kDemo << "\nserved_name: demo\n"
+    out << "name: test-" << getpid() << "\nmodel: " << model_ << "\nserved_name: demo\n"
         << "http: {host: \"" << http_host_ << "\", port: " << http_port_ << "}\n"
         << "control: {host: " << control_host_ << ", port: " << control_port_ << "}\n"
         << "nodes:\n  - {name: router-0, role: router}\n";
@@ -91,6 +91,7 @@ class ClusterProcesses : public testing::Test {
 
   Scratch scratch_;
   fs::path config_;
+  std::string model_ = kDemo;
   std::string http_host_ = "127.0.0.1", control_host_ = "127.0.0.1";
   uint16_t http_port_ = 0;
   uint16_t control_port_ = 0;
@@ -127,6 +128,29 @@ TEST_F(ClusterProcesses, ServesTheTokensOfOneProcessAndShowsItself) {
   const Finished chat = troupe({"chat", "--url", url(), "What is Troupe?"});
   EXPECT_EQ(chat.code, 0) << chat.output;
   EXPECT_GT(chat.output.size(), 1U);
+}
+
+TEST_F(ClusterProcesses, ServesTheTokensOfOneProcessWithAQuantisedModel) {
+  model_ = scratch_ / "quantised";
+  const Finished quantised =
+      troupe({"quantize", kDemo, model_, "--scheme", "int8", "--experts", "int4-g32"});
+  ASSERT_EQ(quantised.code, 0) << quantised.output;
+  configure(3, "");
+  start();
+  bool differs_from_the_original = false;
+  for (const std::string prompt : {"What is Troupe?", "Sort these words:", "1"}) {
+    const auto alone = [&](const std::string& model) {
+      const Finished done =
+          troupe({"generate", "--model", model, "--prompt", prompt, "--max-tokens", "200",
+                  "--temperature", "0", "--ignore-eos", "--json"});
+      EXPECT_EQ(done.code, 0) << done.output;
+      return done.code == 0 ? std::string(json::parse(done.output).at("text").as_string()) : "";
+    };
+    const std::string text = alone(model_);
+    EXPECT_EQ(complete(prompt, 200), text) << prompt;
+    differs_from_the_original = differs_from_the_original || text != alone(kDemo);
+  }
+  EXPECT_TRUE(differs_from_the_original) << "else nobody computed with integers";
 }
 
 TEST_F(ClusterProcesses, NodesPinTheirThreadsToDifferentCpusOrSayWhyNot) {

@@ -11,6 +11,7 @@
 #include <sstream>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "kernels/cpu/convert.hpp"
@@ -21,6 +22,7 @@
 namespace troupe::model {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
@@ -515,8 +517,19 @@ TEST_F(TinyCheckpoint, RefusesFp8WithoutScalesOrWithoutTheConfigsWord) {
   EXPECT_THAT(refusal(), HasSubstr("quantization_config"));
   config = fp8(config);
   EXPECT_THAT(refusal(), HasSubstr("model.layers.0.self_attn.o_proj.weight_scale_inv"));
-  tensors["model.layers.0.self_attn.o_proj.weight_scale_inv"] = ramp({2, 1});
-  EXPECT_THAT(refusal(), HasSubstr("[2, 1]"));
+}
+
+TEST_F(TinyCheckpoint, RefusesFp8ScalesOfAnotherShapeThanItsBlocks) {
+  config = fp8(config);
+  const std::string o_proj = "model.layers.0.self_attn.o_proj.weight";
+  tensors[o_proj] = e4m3({8, 6});  // one block
+  tensors[o_proj + "_scale_inv"] = ramp({1, 1});
+  ASSERT_TRUE(open().ok());
+  for (const auto& [shape, text] : std::vector<std::pair<std::vector<uint64_t>, std::string>>{
+           {{2, 1}, "[2, 1]"}, {{1, 2}, "[1, 2]"}, {{1}, "[1]"}, {{1, 1, 1}, "[1, 1, 1]"}}) {
+    tensors[o_proj + "_scale_inv"] = ramp(shape);
+    EXPECT_THAT(refusal(), AllOf(HasSubstr(o_proj + "_scale_inv"), HasSubstr(text)));
+  }
 }
 
 TEST(ToFloat32, ConvertsEveryStoredTypeExactly) {
