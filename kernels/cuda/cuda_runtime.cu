@@ -352,7 +352,7 @@ Result<Backend> make_cuda_backend(const CudaOptions& options) {
   TRY(runtime->open(options));
   std::unique_ptr<Ops> ops = TRY(cuda::make_cuda_ops(*runtime, options));
   MatrixPeakRun peak = TRY(cuda::make_matrix_peak(*runtime));
-  std::unique_ptr<RowSampler> sampler = cuda::make_row_sampler(*runtime, options);
+  std::unique_ptr<RowSampler> sampler = TRY(cuda::make_row_sampler(*runtime, options));
   return Backend{.memory = std::move(runtime),
                  .ops = std::move(ops),
                  .device = device.name,

@@ -4,7 +4,8 @@
 // A device fails when a file with its name, "cuda:0", comes to be in $TROUPE_EMULATED_FAULTS: at
 // the launch that is as many launches away as the file says. Who opened the device takes the file
 // away, so the device is whole for the process that is started next. $TROUPE_EMULATED_MEMORY says
-// how many bytes each device has.
+// how many bytes each device has, $TROUPE_EMULATED_FOR_OTHERS how many of them others take once a
+// node has looked at what is free.
 
 #include <cstdlib>
 #include <filesystem>
@@ -58,6 +59,9 @@ Result<kernels::Backend> open_gpus(const Device& device, bool graphs) {
     }
     if (const char* bytes = std::getenv("TROUPE_EMULATED_MEMORY"); bytes != nullptr) {
       one.memory_bytes = parse_number<uint64_t>(bytes).value();
+    }
+    if (const char* bytes = std::getenv("TROUPE_EMULATED_FOR_OTHERS"); bytes != nullptr) {
+      one.bytes_for_others = parse_number<uint64_t>(bytes).value();
     }
   }
   const kernels::CudaOptions options{.workspace_bytes = size_t{64} << 20U, .graphs = graphs};
