@@ -19,7 +19,8 @@ namespace troupe::apps {
 ///         kResourceExhausted. Messages say what to do
 Result<kernels::Backend> open_gpus(const Device& device, bool graphs);
 
+/// @param with_free_memory of kernels::cuda_system()
 /// @returns none if this binary has no CUDA backend
-std::optional<kernels::CudaSystem> cuda_here();
+std::optional<kernels::CudaSystem> cuda_here(bool with_free_memory);
 
 }  // namespace troupe::apps

@@ -10,6 +10,6 @@ Result<kernels::Backend> open_gpus(const Device& device, bool /*graphs*/) {
                                        "./run build where nvcc is, or compute on the CPUs (cpu)"};
 }
 
-std::optional<kernels::CudaSystem> cuda_here() { return {}; }
+std::optional<kernels::CudaSystem> cuda_here(bool /*with_free_memory*/) { return {}; }
 
 }  // namespace troupe::apps

@@ -69,6 +69,6 @@ Result<kernels::Backend> open_gpus(const Device& device, bool graphs) {
   return kernels::make_emulated_group(options, std::move(emulated));
 }
 
-std::optional<kernels::CudaSystem> cuda_here() { return {}; }
+std::optional<kernels::CudaSystem> cuda_here(bool /*with_free_memory*/) { return {}; }
 
 }  // namespace troupe::apps
