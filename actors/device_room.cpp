@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <string>
+#include <utility>
 
 #include "actors/router_engine.hpp"
 #include "base/memory_room.hpp"
@@ -9,6 +10,22 @@
 
 namespace troupe::actors {
 namespace {
+
+constexpr const char* kRouterNeedsLess =
+    "lower limits.kv_blocks or limits.max_step_tokens, or set limits.kv_dtype: bf16";
+constexpr const char* kShardNeedsLess =
+    "more expert shards need less each, and so do experts in fewer bits and a lower "
+    "limits.max_step_tokens";
+
+Error no_room(const std::string& what, Error error, const char* remedy) {
+  if (error.code != Code::kResourceExhausted) return error;
+  error.message +=
+      std::string(
+          "; another process may have taken it since it was counted: give the node another "
+          "device, or let it need less: ") +
+      remedy;
+  return std::move(error).with_context("taking memory for " + what);
+}
 
 /// Of a lane whose steps have at most so many rows, logits of so many of them.
 uint64_t bytes_of_lane(const model::ModelConfig& config, uint64_t num_rows, uint64_t num_logits,
@@ -91,9 +108,13 @@ Result<void> check_room_of_router(const kernels::Backend& backend, const model::
             rounded_size(weight_bytes) + "), KV blocks (" + rounded_size(kv.blocks_bytes()) +
             ") and activations of the largest step (" + rounded_size(activation_bytes) + ") need",
         weight_bytes + kv.blocks_bytes() + activation_bytes, device.memory->bytes_left(),
-        "lower limits.kv_blocks or limits.max_step_tokens, or set limits.kv_dtype: bf16"));
+        kRouterNeedsLess));
   }
   return {};
+}
+
+Error no_room_for_router(const std::string& what, Error error) {
+  return no_room(what, std::move(error), kRouterNeedsLess);
 }
 
 Result<void> check_room_of_shard(const kernels::Backend& device, uint64_t num_experts,
@@ -102,9 +123,11 @@ Result<void> check_room_of_shard(const kernels::Backend& device, uint64_t num_ex
       "on the device, " + beside_reserved(device) + std::to_string(num_experts) + " experts (" +
           rounded_size(expert_bytes) + ") and activations of the largest batch (" +
           rounded_size(activation_bytes) + ") need",
-      expert_bytes + activation_bytes, device.memory->bytes_left(),
-      "more expert shards need less each, and so do experts in fewer bits and a lower "
-      "limits.max_step_tokens");
+      expert_bytes + activation_bytes, device.memory->bytes_left(), kShardNeedsLess);
+}
+
+Error no_room_for_shard(const std::string& what, Error error) {
+  return no_room(what, std::move(error), kShardNeedsLess);
 }
 
 }  // namespace troupe::actors

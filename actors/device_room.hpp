@@ -1,8 +1,9 @@
 #pragma once
 
 // What a node takes of its device's memory beside weights and KV blocks, counted before anything is
-// copied there, and taken before the first step or batch, so that those allocate nothing of it;
-// what finds no room ends the process (kernels/array.hpp). Counts are pure.
+// copied there, and taken before the first step or batch, so that those allocate nothing of it. Two
+// nodes that start together may count the same bytes as free: then taking them is an error, too;
+// in a step what finds no room ends the process (kernels/array.hpp). Counts are pure.
 
 #include <cstdint>
 #include <string>
@@ -47,8 +48,13 @@ Result<void> check_room_of_router(const kernels::Backend& backend, const model::
                                   const model::Checkpoint::Bytes& weights, const KvShape& kv,
                                   const LargestStep& step);
 
+/// The error of an allocation that failed in spite of that check, with what it was for and what to
+/// do; any other error as it is. @param what "weights"
+Error no_room_for_router(const std::string& what, Error error);
+
 /// The same of an expert shard, which holds others already. @param num_experts that it still lacks
 Result<void> check_room_of_shard(const kernels::Backend& device, uint64_t num_experts,
                                  uint64_t expert_bytes, uint64_t activation_bytes);
+Error no_room_for_shard(const std::string& what, Error error);
 
 }  // namespace troupe::actors

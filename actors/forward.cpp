@@ -61,9 +61,11 @@ Rows Forward::rows(kernels::Array& buffer, size_t cols) {
   return Rows(buffer.room<float>(memory_, size_t{num_rows_} * cols), num_rows_, cols);
 }
 
-void Forward::make_room(uint32_t num_rows, size_t num_logits, size_t num_others) {
-  num_rows_ = num_rows;
-  const size_t hidden = config_.hidden_size;
+Result<void> Forward::make_room(size_t num_rows, size_t num_logits, size_t num_others) {
+  const size_t hidden = config_.hidden_size, vocab = config_.vocab_size;
+  const auto reserve = [&](kernels::Array& buffer, size_t cols) {
+    return buffer.reserve<float>(memory_, num_rows * cols);
+  };
   for (const auto& [buffer, cols] : std::initializer_list<std::pair<kernels::Array*, size_t>>{
            {&hidden_, hidden},
            {&normed_, hidden},
@@ -72,32 +74,35 @@ void Forward::make_room(uint32_t num_rows, size_t num_logits, size_t num_others)
            {&kv_rows_, config_.kv_dim()},
            {&heads_, num_heads_ * config_.v_head_dim},
            {&update_, hidden}}) {
-    if (cols > 0) rows(*buffer, cols);
+    TRY(reserve(*buffer, cols));
   }
   if (form_ == AttentionForm::kAbsorbed) {
-    rows(q_latent_, num_heads_ * config_.kv_lora_rank);
-    rows(q_rope_, num_heads_ * config_.qk_rope_head_dim);
-    rows(o_latent_, num_heads_ * config_.kv_lora_rank);
+    TRY(reserve(q_latent_, num_heads_ * config_.kv_lora_rank));
+    TRY(reserve(q_rope_, num_heads_ * config_.qk_rope_head_dim));
+    TRY(reserve(o_latent_, num_heads_ * config_.kv_lora_rank));
   }
   if (collective_ != nullptr) {
-    rows(all_heads_, config_.num_heads * config_.v_head_dim);
-    rows(part_of_update_, hidden / num_ranks_);
+    TRY(reserve(all_heads_, config_.num_heads * config_.v_head_dim));
+    TRY(reserve(part_of_update_, hidden / num_ranks_));
   }
-  if (collective_ != nullptr && num_rows_ > 1) {
-    rows(gathered_, std::max<size_t>(config_.num_heads * config_.v_head_dim, hidden));
+  if (collective_ != nullptr && num_rows > 1) {
+    TRY(reserve(gathered_, std::max<size_t>(config_.num_heads * config_.v_head_dim, hidden)));
   }
   if (config_.has_moe_layer()) {
-    rows(gate_logits_, config_.num_routed_experts);
-    rows(topk_weight_, config_.num_experts_per_tok);
-    topk_idx_.room<ExpertIdx>(memory_, num_rows_ * config_.num_experts_per_tok);
-    chosen();
-    if (config_.num_shared_experts > 0) rows(shared_, hidden);
-    if (copies_rows_) normed_on_host_.room_on_host<float>(memory_, num_rows_ * hidden);
+    const size_t num_chosen = num_rows * config_.num_experts_per_tok;
+    TRY(reserve(gate_logits_, config_.num_routed_experts));
+    TRY(reserve(topk_weight_, config_.num_experts_per_tok));
+    TRY(topk_idx_.reserve<ExpertIdx>(memory_, num_chosen));
+    TRY(chosen_.reserve_on_host<ExpertIdx>(memory_, num_chosen));
+    if (config_.num_shared_experts > 0) TRY(reserve(shared_, hidden));
+    if (copies_rows_) TRY(normed_on_host_.reserve_on_host<float>(memory_, num_rows * hidden));
   }
-  if (num_logits + num_others == 0) return;
-  head_in_.room<float>(memory_, std::max(num_logits, num_others) * hidden);
-  logits_of_sequences_.room<float>(memory_, num_logits * config_.vocab_size);
-  logits_of_others_.room<float>(memory_, num_others * config_.vocab_size);
+  const size_t most_logits = std::max(num_logits, num_others);
+  TRY(head_in_.reserve<float>(memory_, most_logits * hidden));
+  TRY(logits_of_sequences_.reserve<float>(memory_, num_logits * vocab));
+  TRY(logits_of_others_.reserve<float>(memory_, num_others * vocab));
+  if (memory_.is_host()) return {};
+  return logits_on_host_.reserve_on_host<float>(memory_, most_logits * vocab);
 }
 
 /// What all ranks have, each so many columns, beside each other.
@@ -148,7 +153,10 @@ void Forward::begin(std::span<const StepSequence> sequences) {
   awaiting_ = false;
   // None of several devices may allocate behind what it waits for from the others
   // (kernels/collective.hpp).
-  if (collective_ != nullptr) make_room(num_rows_, logit_rows_.size(), 0);
+  if (collective_ != nullptr) {
+    const Result<void> room = make_room(num_rows_, logit_rows_.size(), 0);
+    if (!room.ok()) kernels::end_process(room.error());
+  }
   ops_.embed(
       {.table = weights_.embedding, .tokens = tokens_, .out = rows(hidden_, config_.hidden_size)});
 }

@@ -23,6 +23,7 @@
 #include "actors/kv_store.hpp"
 #include "actors/placed_weights.hpp"
 #include "base/ids.hpp"
+#include "base/result.hpp"
 #include "base/tensor_view.hpp"
 #include "kernels/array.hpp"
 #include "kernels/collective.hpp"
@@ -75,9 +76,11 @@ class Forward {
           KvStore& kv, AttentionForm form, ExchangeRows exchange_rows,
           kernels::Collective* collective = nullptr);
 
-  /// Takes the memory of steps of at most so many rows, so that none of those allocates.
+  /// Takes the memory of steps of at most so many rows, so that none of those allocates; on_host()
+  /// of either logits included.
   /// @param num_logits of begin(); @param num_others of logits_of()
-  void make_room(uint32_t num_rows, size_t num_logits, size_t num_others);
+  /// @errors kResourceExhausted; what was taken stays
+  Result<void> make_room(size_t num_rows, size_t num_logits, size_t num_others);
 
   /// Starts a step over these sequences' tokens. Token ids are below vocab_size.
   void begin(std::span<const StepSequence> sequences);

@@ -78,9 +78,10 @@ ParallelForward::ParallelForward(const model::ModelConfig& config, Ranks& ranks,
   }
 }
 
-void ParallelForward::make_room(uint32_t num_rows, size_t num_logits, size_t num_others) {
-  forwards_[0].make_room(num_rows, num_logits, num_others);
-  for (size_t k = 1; k < forwards_.size(); ++k) forwards_[k].make_room(num_rows, 0, 0);
+Result<void> ParallelForward::make_room(size_t num_rows, size_t num_logits, size_t num_others) {
+  TRY(forwards_[0].make_room(num_rows, num_logits, num_others));
+  for (size_t k = 1; k < forwards_.size(); ++k) TRY(forwards_[k].make_room(num_rows, 0, 0));
+  return {};
 }
 
 void ParallelForward::begin(std::span<const StepSequence> sequences) {

@@ -72,7 +72,7 @@ class ParallelForward {
                   ExchangeRows exchange_rows);
 
   // As those of Forward.
-  void make_room(uint32_t num_rows, size_t num_logits, size_t num_others);
+  Result<void> make_room(size_t num_rows, size_t num_logits, size_t num_others);
   void begin(std::span<const StepSequence> sequences);
   Forward::Status advance();
   void compute_shared();

@@ -26,10 +26,14 @@ Result<std::shared_ptr<RouterEngine>> RouterEngine::make(
     const model::ModelConfig& config, const std::shared_ptr<const model::RouterWeights>& weights,
     const kernels::Backend& backend, kernels::ThreadPool& pool, KvShape kv, AttentionForm form,
     const LargestStep& largest) {
-  auto ranks = TRY(Ranks::load(config, weights, backend, kv));
+  auto ranks = Ranks::load(config, weights, backend, kv);
+  if (!ranks.ok()) return no_room_for_router("weights and KV blocks", std::move(ranks).error());
   std::shared_ptr<RouterEngine> engine(
-      new RouterEngine(config, std::move(ranks), backend, pool, form));
-  if (!backend.memory->is_host()) engine->make_room(largest);
+      new RouterEngine(config, std::move(*ranks), backend, pool, form));
+  if (backend.memory->is_host()) return engine;
+  if (auto room = engine->make_room(largest); !room.ok()) {
+    return no_room_for_router("activations of the largest step", std::move(room).error());
+  }
   return engine;
 }
 
@@ -49,20 +53,22 @@ RouterEngine::RouterEngine(const model::ModelConfig& config, std::unique_ptr<Ran
   }
 }
 
-void RouterEngine::make_room(const LargestStep& largest) {
+Result<void> RouterEngine::make_room(const LargestStep& largest) {
   for (uint32_t i = 0; i < kLanes; ++i) {
     const uint32_t num_rows = most_rows_of_lane(largest, i);
     if (num_rows == 0) continue;
     Lane& lane = lanes_[i];
-    lane.forward.make_room(num_rows, std::min(largest.num_logits, num_rows),
-                           std::min(kScoredAtOnce, num_rows));
+    TRY(lane.forward.make_room(num_rows, std::min(largest.num_logits, num_rows),
+                               std::min(kScoredAtOnce, num_rows)));
     if (!config_.has_moe_layer()) continue;
     for (size_t k = 0; k < lane.results.size(); ++k) {
       const size_t count = size_t{num_rows} * config_.num_experts_per_tok * config_.hidden_size;
-      lane.results[k].staged.room_on_host<float>((*ranks_)[k].kv.memory(), count);
-      lane.results[k].copies.room<float>((*ranks_)[k].kv.memory(), count);
+      kernels::Memory& memory = (*ranks_)[k].kv.memory();
+      TRY(lane.results[k].staged.reserve_on_host<float>(memory, count));
+      TRY(lane.results[k].copies.reserve<float>(memory, count));
     }
   }
+  return {};
 }
 
 void RouterEngine::set_epoch(std::shared_ptr<const experts::Placement> placement,

@@ -72,7 +72,7 @@ class RouterEngine {
   /// @param backend and the rest outlive the engine; it keeps the weights only if they stay on the
   ///        host
   /// @param largest whose activations a device takes now; larger ones take theirs when they come
-  /// @errors those of Ranks::load()
+  /// @errors those of Ranks::load(); kResourceExhausted without room for those activations
   static Result<std::shared_ptr<RouterEngine>> make(
       const model::ModelConfig& config, const std::shared_ptr<const model::RouterWeights>& weights,
       const kernels::Backend& backend, kernels::ThreadPool& pool, KvShape kv, AttentionForm form,
@@ -137,7 +137,7 @@ class RouterEngine {
   /// To one rank: copies of answers, if it is a device.
   void provide(Lane& lane, size_t rank, const experts::DispatchPlan& plan,
                const std::vector<GatheredFrame>& answers);
-  void make_room(const LargestStep& largest);
+  Result<void> make_room(const LargestStep& largest);
   Segment advance(Lane& lane);
   StepOutput sample(Lane& lane);
   /// Fills `out` of each.

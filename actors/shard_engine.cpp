@@ -56,20 +56,25 @@ Result<void> ShardEngine::load(const Keys& held) {
   for (const experts::ExpertKey& key : missing) {
     TRY(hold(key, TRY(checkpoint_.load_expert(key.layer, key.expert, num_threads_))));
   }
-  make_room();
-  return {};
+  return make_room();
 }
 
-void ShardEngine::make_room() {
-  if (memory_.is_host()) return;
+Result<void> ShardEngine::make_room() {
+  if (memory_.is_host()) return {};
   const size_t num_rows = size_t{max_batch_rows_} * checkpoint_.config().hidden_size;
   const size_t num_results = num_rows * experts_per_row({});
-  if (num_results == 0) return;
-  rows_.room<float>(memory_, num_rows);
-  results_.room<float>(memory_, num_results);
-  scratch_.sorted.room<float>(memory_, num_results);
-  rows_staged_.room_on_host<float>(memory_, num_rows);
-  results_staged_.room_on_host<float>(memory_, num_results);
+  if (num_results == 0) return {};
+  const auto reserve = [&]() -> Result<void> {
+    TRY(rows_.reserve<float>(memory_, num_rows));
+    TRY(results_.reserve<float>(memory_, num_results));
+    TRY(scratch_.sorted.reserve<float>(memory_, num_results));
+    TRY(rows_staged_.reserve_on_host<float>(memory_, num_rows));
+    return results_staged_.reserve_on_host<float>(memory_, num_results);
+  };
+  if (auto room = reserve(); !room.ok()) {
+    return no_room_for_shard("activations of the largest batch", std::move(room).error());
+  }
+  return {};
 }
 
 Result<ExpertTable> ShardEngine::load_ahead(const Keys& missing) const {
@@ -90,12 +95,13 @@ Result<void> ShardEngine::take_some(ExpertTable& loaded) {
     TRY(hold(first.key(), first.mapped()));
     if (!memory_.is_host()) break;
   }
-  if (loaded.empty()) make_room();
-  return {};
+  return loaded.empty() ? make_room() : Result<void>();
 }
 
 Result<void> ShardEngine::hold(const experts::ExpertKey& key, const model::ExpertWeights& loaded) {
-  table_[key] = TRY(place(loaded, memory_));
+  auto placed = place(loaded, memory_);
+  if (!placed.ok()) return no_room_for_shard("an expert", std::move(placed).error());
+  table_[key] = std::move(*placed);
   finish_or_end(memory_);
   return {};
 }

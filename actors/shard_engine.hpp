@@ -43,7 +43,8 @@ class ShardEngine {
   /// @errors kResourceExhausted, naming sizes and what to do
   [[nodiscard]] Result<void> check_room(const Keys& missing) const;
   /// Holds these and no others, and takes memory for the largest batch on a device. @errors those
-  /// of check_room(), before any is loaded; those of the checkpoint and of kernels::PlacedWeights
+  /// of check_room(), before any is loaded; those of the checkpoint and of kernels::PlacedWeights;
+  /// kResourceExhausted if others took that memory meanwhile
   Result<void> load(const Keys& held);
 
   /// Maps experts and reads a byte of each of their pages, so that nobody who computes waits for a
@@ -52,7 +53,7 @@ class ShardEngine {
   /// Takes experts out of `loaded` and holds them, too: all of them in the host's memory, one on a
   /// device, since whoever waits to be computed waits for the copy. With the last one memory for
   /// the largest batch.
-  /// @errors as load()
+  /// @errors as load(); without room for that batch smaller ones take theirs when they come
   Result<void> take_some(ExpertTable& loaded);
 
   /// Of some dispatches, [assignments, hidden] each. A device that fails ends the process.
@@ -71,7 +72,7 @@ class ShardEngine {
   /// Experts of a row at most, with those held and these.
   [[nodiscard]] uint64_t experts_per_row(const Keys& missing) const;
   /// On a device, for the largest batch of the experts held.
-  void make_room();
+  Result<void> make_room();
 
   const model::Checkpoint& checkpoint_;
   const kernels::Backend& backend_;

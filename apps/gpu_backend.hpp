@@ -22,7 +22,8 @@ Result<kernels::Backend> open_gpus(const Device& device, bool graphs);
 /// Likewise, without graphs; a single GPU is joined with itself where NCCL is there.
 Result<kernels::Backend> open_joined_gpus(const Device& device);
 
+/// @param with_free_memory of kernels::cuda_system()
 /// @returns none if this binary has no CUDA backend
-std::optional<kernels::CudaSystem> cuda_here();
+std::optional<kernels::CudaSystem> cuda_here(bool with_free_memory);
 
 }  // namespace troupe::apps

@@ -26,6 +26,8 @@ Result<kernels::Backend> open_joined_gpus(const Device& device) {
   return kernels::make_cuda_group(gpus, {});
 }
 
-std::optional<kernels::CudaSystem> cuda_here() { return kernels::cuda_system(); }
+std::optional<kernels::CudaSystem> cuda_here(bool with_free_memory) {
+  return kernels::cuda_system(with_free_memory);
+}
 
 }  // namespace troupe::apps

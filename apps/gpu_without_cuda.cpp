@@ -14,6 +14,6 @@ Result<kernels::Backend> open_joined_gpus(const Device& device) {
   return open_gpus(device, /*graphs=*/false);
 }
 
-std::optional<kernels::CudaSystem> cuda_here() { return {}; }
+std::optional<kernels::CudaSystem> cuda_here(bool /*with_free_memory*/) { return {}; }
 
 }  // namespace troupe::apps

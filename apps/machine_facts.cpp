@@ -97,7 +97,7 @@ Result<cluster::ClockFacts> clock() {
 cluster::GpuFacts gpus() {
   cluster::GpuFacts facts;
   if (auto line = first_line("/proc/driver/nvidia/version"); line.ok()) facts.driver = *line;
-  facts.cuda = cuda_here();
+  facts.cuda = cuda_here(/*with_free_memory=*/true);
   return facts;
 }
 

@@ -53,7 +53,7 @@ int run(int argc, char** argv) {
 
 int run_version(const Arguments&) {
   std::cout << "troupe " << kVersion << '\n';
-  const std::optional<kernels::CudaSystem> cuda = cuda_here();
+  const std::optional<kernels::CudaSystem> cuda = cuda_here(/*with_free_memory=*/false);
   if (!cuda) return kSuccess;
   if (!cuda->error.empty()) std::cout << "CUDA: " << cuda->error << '\n';
   for (const kernels::CudaDevice& device : cuda->devices) {

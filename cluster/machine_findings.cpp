@@ -277,21 +277,41 @@ std::string cuda_version(int version) {
   return std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10);
 }
 
-void add_gpu(const kernels::CudaSystem& cuda, size_t i, std::vector<Finding>& findings) {
-  const kernels::CudaDevice& device = cuda.devices[i];
+Finding gpu(const MachineFacts& facts, size_t i) {
+  const kernels::CudaDevice& device = facts.gpus.cuda->devices[i];
   const std::string check = "GPU " + std::to_string(i);
   const std::string why = kernels::why_refused(device);
   std::string found = device.name;
   if (device.error.empty()) {
     found += ", sm_" + std::to_string(device.sm) + ", " + size(device.memory_bytes);
   }
-  findings.push_back(why.empty() ? ok(check, found)
-                                 : note(check, found,
-                                        "The CUDA backend refuses it, for " + why +
-                                            ": compute on the CPUs or on another one."));
+  if (!why.empty()) {
+    return note(
+        check, found,
+        "The CUDA backend refuses it, for " + why + ": compute on the CPUs or on another one.");
+  }
+  if (!device.free_bytes) return ok(check, found);
+  if (!device.free_bytes->ok()) {
+    return note(
+        check,
+        found + ", of which it is not known what is free: " + device.free_bytes->error().message,
+        "Another process may have all of its memory, or the GPU for itself (exclusive "
+        "mode): see what nvidia-smi says.");
+  }
+  const size_t free = device.free_bytes->value();
+  found += ", " + size(free) + " free";
+  const size_t used = device.memory_bytes - std::min(device.memory_bytes, free);
+  // Some is always used: by the driver, and by the context of who asks.
+  if (used <= device.memory_bytes / 10 || is_serving(facts)) return ok(check, found);
+  return note(check, found,
+              "Others use " + size(used) +
+                  ", and a node takes what it needs of the rest or does not start: end their "
+                  "processes (nvidia-smi lists them), let the node compute on another GPU, or "
+                  "have it need less (limits.kv_blocks, limits.max_step_tokens).");
 }
 
-void add_cuda(const GpuFacts& gpus, std::vector<Finding>& findings) {
+void add_cuda(const MachineFacts& facts, std::vector<Finding>& findings) {
+  const GpuFacts& gpus = facts.gpus;
   const kernels::CudaSystem& cuda = *gpus.cuda;
   const std::string runtime = "runtime " + cuda_version(cuda.runtime_version);
   if (cuda.driver_version == 0 && gpus.driver.empty()) {
@@ -313,7 +333,7 @@ void add_cuda(const GpuFacts& gpus, std::vector<Finding>& findings) {
     return;
   }
   findings.push_back(ok("CUDA", found));
-  for (size_t i = 0; i < cuda.devices.size(); ++i) add_gpu(cuda, i, findings);
+  for (size_t i = 0; i < cuda.devices.size(); ++i) findings.push_back(gpu(facts, i));
   if (cuda.devices.size() < 2) return;
   findings.push_back(ok("NCCL", cuda.nccl_version > 0
                                     ? nccl_version(cuda.nccl_version)
@@ -365,8 +385,9 @@ Finding gpus_of_nodes(const MachineFacts& facts) {
       "let all nodes compute on the CPUs (cpu).");
 }
 
-void add_gpus(const GpuFacts& gpus, std::vector<Finding>& findings) {
-  if (gpus.cuda) return add_cuda(gpus, findings);
+void add_gpus(const MachineFacts& facts, std::vector<Finding>& findings) {
+  const GpuFacts& gpus = facts.gpus;
+  if (gpus.cuda) return add_cuda(facts, findings);
   findings.push_back(no_gpu(gpus.driver.empty() ? "built without, and no driver is loaded"
                                                 : "built without; " + gpus.driver,
                             "docs/gpu.md says how to build with CUDA."));
@@ -542,7 +563,7 @@ std::vector<Finding> examine(const MachineFacts& facts) {
   } else {
     findings.push_back(unread("clock", facts.clock.error()));
   }
-  add_gpus(facts.gpus, findings);
+  add_gpus(facts, findings);
   findings.insert(findings.end(),
                   {transports(facts.ucx), shm_wires(facts), cma(facts), net_wires(facts.ucx),
                    rdma(facts.ucx), addresses(facts.addresses)});

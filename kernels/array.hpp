@@ -35,25 +35,38 @@ class Array {
   /// Without room the process ends: a step that has begun cannot be computed anywhere else.
   template <class T>
   T* room(Memory& memory, size_t count) {
-    return static_cast<T*>(grow(memory, count * sizeof(T), &allocate));
+    return static_cast<T*>(or_end(reserve<T>(memory, count)));
   }
   /// The same on the host, for Memory::copy_out(). An array is always of one kind.
   template <class T>
   T* room_on_host(Memory& memory, size_t count) {
-    return static_cast<T*>(grow(memory, count * sizeof(T), &allocate_on_host));
+    return static_cast<T*>(or_end(reserve_on_host<T>(memory, count)));
+  }
+  /// Before the first step, which then finds its room there.
+  /// @errors kResourceExhausted; the array has no room at all then
+  template <class T>
+  Result<void> reserve(Memory& memory, size_t count) {
+    return grow(memory, count * sizeof(T), &allocate);
+  }
+  template <class T>
+  Result<void> reserve_on_host(Memory& memory, size_t count) {
+    return grow(memory, count * sizeof(T), &allocate_on_host);
   }
   /// That it takes now.
   [[nodiscard]] size_t bytes() const { return bytes_; }
 
  private:
-  void* grow(Memory& memory, size_t bytes, Result<OwnedMemory> (*allocate)(Memory&, size_t)) {
-    if (bytes > bytes_) {
-      data_.reset();
-      Result<OwnedMemory> allocated = allocate(memory, bytes);
-      if (!allocated.ok()) end_process(allocated.error());
-      data_ = std::move(*allocated);
-      bytes_ = bytes;
-    }
+  Result<void> grow(Memory& memory, size_t bytes,
+                    Result<OwnedMemory> (*allocate)(Memory&, size_t)) {
+    if (bytes <= bytes_) return {};
+    data_.reset();
+    bytes_ = 0;
+    data_ = TRY(allocate(memory, bytes));
+    bytes_ = bytes;
+    return {};
+  }
+  void* or_end(const Result<void>& reserved) {
+    if (!reserved.ok()) end_process(reserved.error());
     return data_.get();
   }
 

@@ -58,8 +58,8 @@ class Runtime;
 /// Of make_cuda_backend(), and of tests. @param runtime outlives the result
 /// @errors kResourceExhausted without memory for the workspace
 Result<std::unique_ptr<Ops>> make_cuda_ops(Runtime& runtime, const CudaOptions& options);
-/// Likewise.
-std::unique_ptr<RowSampler> make_row_sampler(Runtime& runtime, const CudaOptions& options);
+/// Likewise, for what nearly all steps ask.
+Result<std::unique_ptr<RowSampler>> make_row_sampler(Runtime& runtime, const CudaOptions& options);
 }  // namespace cuda
 
 }  // namespace troupe::kernels

@@ -41,7 +41,22 @@ Result<std::vector<CudaDevice>> cuda_devices() {
   return devices;
 }
 
-CudaSystem cuda_system() {
+namespace {
+
+/// In this process's context on the device, which is created if there is none.
+Result<size_t> free_bytes(int device) {
+  size_t free = 0;
+  size_t total = 0;
+  cudaError_t asked = cudaSetDevice(device);
+  if (asked == cudaSuccess) asked = cudaMemGetInfo(&free, &total);
+  if (asked == cudaSuccess) return free;
+  cudaGetLastError();  // is not to be found by who asks next
+  return Error{Code::kUnavailable, cudaGetErrorString(asked)};
+}
+
+}  // namespace
+
+CudaSystem cuda_system(bool with_free_memory) {
   CudaSystem system;
   system.nccl_version = nccl_version();
   cudaDriverGetVersion(&system.driver_version);
@@ -52,6 +67,9 @@ CudaSystem cuda_system() {
     return system;
   }
   system.devices = std::move(*devices);
+  for (size_t i = 0; with_free_memory && i < system.devices.size(); ++i) {
+    system.devices[i].free_bytes = free_bytes(static_cast<int>(i));
+  }
   for (size_t a = 0; a < system.devices.size(); ++a) {
     for (size_t b = 0; b < system.devices.size(); ++b) {
       int can = 0;
@@ -143,14 +161,7 @@ class CudaRuntime final : public cuda::Runtime {
     start_kept();
     keep(cudaFree(memory), "releasing memory");
   }
-  Result<uint64_t> bytes_left() override {
-    size_t free = 0;
-    size_t total = 0;
-    cudaError_t error = cudaSetDevice(device_);
-    if (error == cudaSuccess) error = cudaMemGetInfo(&free, &total);
-    if (error != cudaSuccess) return Error{Code::kUnavailable, cudaGetErrorString(error)};
-    return uint64_t{free};
-  }
+  Result<uint64_t> bytes_left() override { return free_bytes(device_); }
   Result<void*> allocate_on_host(size_t bytes) override {
     void* memory = nullptr;
     cudaError_t error = cudaSetDevice(device_);
@@ -352,7 +363,7 @@ Result<Backend> make_cuda_backend(const CudaOptions& options) {
   TRY(runtime->open(options));
   std::unique_ptr<Ops> ops = TRY(cuda::make_cuda_ops(*runtime, options));
   MatrixPeakRun peak = TRY(cuda::make_matrix_peak(*runtime));
-  std::unique_ptr<RowSampler> sampler = cuda::make_row_sampler(*runtime, options);
+  std::unique_ptr<RowSampler> sampler = TRY(cuda::make_row_sampler(*runtime, options));
   return Backend{.memory = std::move(runtime),
                  .ops = std::move(ops),
                  .device = device.name,

@@ -3,6 +3,7 @@
 // The GPUs of this machine.
 
 #include <cstddef>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -17,6 +18,9 @@ struct CudaDevice {
   int sm = 0;                     ///< compute capability as 10 * major + minor: 80 for A100
   size_t block_shared_bytes = 0;  ///< shared memory that a block may ask for
   std::string error = {};         ///< CUDA's word for why it tells nothing of this GPU, or ""
+  /// Of memory_bytes, what no process has taken, or CUDA's word for why that is not known; none: it
+  /// was not asked.
+  std::optional<Result<size_t>> free_bytes = {};
 };
 
 inline constexpr int kOldestSm = 80;
@@ -69,8 +73,10 @@ struct CudaSystem {
   std::vector<std::pair<size_t, size_t>> no_peer_access;
 };
 
-/// Creates no context on any GPU.
-CudaSystem cuda_system();
+/// @param with_free_memory asks for CudaDevice::free_bytes, too. CUDA tells it only to who has a
+///        context on the GPU, so each gets one that stays as long as the process and takes some
+///        hundred megabytes there; else no context is created
+CudaSystem cuda_system(bool with_free_memory = false);
 
 /// CudaSystem::nccl_version
 int nccl_version();

@@ -21,11 +21,13 @@ static_assert(sizeof(RowAnswer) % alignof(LikelyToken) == 0);
 class CudaRowSampler final : public RowSampler {
  public:
   CudaRowSampler(Runtime& runtime, const CudaOptions& options)
-      : runtime_(runtime), part_bytes_(options.staging_bytes / 4) {
-    // For nearly all steps, so that they need not allocate.
-    unedited_.room<float>(runtime_, kRoomForEdits);
-    answers_.room<std::byte>(runtime_, kRoomForAnswers);
-    on_host_array_.room_on_host<std::byte>(runtime_, kRoomForAnswers);
+      : runtime_(runtime), part_bytes_(options.staging_bytes / 4) {}
+
+  /// For nearly all steps, so that they need not allocate.
+  Result<void> make_room() {
+    TRY(unedited_.reserve<float>(runtime_, kRoomForEdits));
+    TRY(answers_.reserve<std::byte>(runtime_, kRoomForAnswers));
+    return on_host_array_.reserve_on_host<std::byte>(runtime_, kRoomForAnswers);
   }
 
   void ask(std::span<const AskedRow> rows, size_t vocab) override {
@@ -145,8 +147,12 @@ class CudaRowSampler final : public RowSampler {
 
 }  // namespace
 
-std::unique_ptr<RowSampler> make_row_sampler(Runtime& runtime, const CudaOptions& options) {
-  return std::make_unique<CudaRowSampler>(runtime, options);
+Result<std::unique_ptr<RowSampler>> make_row_sampler(Runtime& runtime, const CudaOptions& options) {
+  auto sampler = std::make_unique<CudaRowSampler>(runtime, options);
+  if (auto room = sampler->make_room(); !room.ok()) {
+    return std::move(room).error().with_context("memory for choosing tokens");
+  }
+  return std::unique_ptr<RowSampler>(std::move(sampler));
 }
 
 }  // namespace troupe::kernels::cuda

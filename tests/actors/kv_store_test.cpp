@@ -104,7 +104,7 @@ TEST(KvOnADevice, HasItsHostTierInMemoryThatCopiesAreFastestWith) {
     EXPECT_EQ(allocate_kv(without, memory)->host_slots, nullptr);
   }
   EXPECT_EQ(memory.bytes_held() + memory.bytes_held_on_host(), 0U);
-  memory.fails_on_host = true;
+  memory.allocations_left_on_host = 0;
   const auto refused = allocate_kv(kShape, memory);
   ASSERT_FALSE(refused.ok());
   EXPECT_EQ(refused.error().code, Code::kResourceExhausted);

@@ -3,6 +3,7 @@
 
 #include "actors/router_engine.hpp"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <boost/json.hpp>
@@ -15,6 +16,8 @@
 
 namespace troupe::actors {
 namespace {
+
+using ::testing::HasSubstr;
 
 constexpr NodeId kShard{7};
 
@@ -132,14 +135,40 @@ TEST_F(RouterEngines, SayThatADeviceHasNoRoomAndLeaveNothingThere) {
   auto& memory = static_cast<kernels::OtherMemory&>(*device_.memory);
   ASSERT_TRUE(make(device_).ok());
   EXPECT_EQ(memory.num_allocated, 0);
-  memory.fails = true;
+  memory.allocations_left = 0;
   const auto refused = make(device_);
   ASSERT_FALSE(refused.ok());
   EXPECT_EQ(refused.error().code, Code::kResourceExhausted);
-  memory.fails = false;
+  memory.allocations_left = INT_MAX;
   memory.failure = Error{Code::kInternal, "a copy failed"};
   EXPECT_EQ(make(device_).error().message, "a copy failed") << "an error of loading";
   EXPECT_EQ(memory.num_allocated, 0);
+}
+
+/// As if others took what was free when it was counted, before any one of the allocations.
+TEST_F(RouterEngines, SayWhatFoundNoRoomWhicheverAllocationFails) {
+  auto& memory = static_cast<kernels::OtherMemory&>(*device_.memory);
+  const LargestStep largest{.num_rows = 9, .num_logits = 2};
+  ASSERT_TRUE(make(device_).ok());
+  const int of_weights_and_kv = memory.num_allocations;
+  memory.num_allocations = 0;
+  ASSERT_TRUE(make(device_, largest).ok());
+  const int on_device = memory.num_allocations, on_host = memory.num_allocations_on_host;
+  ASSERT_GT(on_device, of_weights_and_kv + 30);
+  ASSERT_GT(on_host, 0);
+  for (int i = 0; i < on_device + on_host; ++i) {
+    memory.allocations_left = i < on_device ? i : INT_MAX;
+    memory.allocations_left_on_host = i < on_device ? INT_MAX : i - on_device;
+    const auto refused = make(device_, largest);
+    ASSERT_FALSE(refused.ok()) << i;
+    EXPECT_EQ(refused.error().code, Code::kResourceExhausted);
+    EXPECT_THAT(
+        refused.error().message,
+        HasSubstr(i < of_weights_and_kv ? "taking memory for weights and KV blocks: full; "
+                                        : "taking memory for activations of the largest step: "));
+    EXPECT_THAT(refused.error().message, HasSubstr("lower limits.kv_blocks"));
+    EXPECT_EQ(memory.bytes_held() + memory.bytes_held_on_host(), 0U) << i;
+  }
 }
 
 TEST_F(RouterEngines, BeginWithTheSharedExpertBeforeTheAnswersCome) {
@@ -171,7 +200,7 @@ TEST_F(RouterEngines, TakeWhatIsCountedForTheirLargestStepBeforeTheFirstAndNothi
       EXPECT_EQ(memory.bytes_held() - weights_and_kv,
                 activation_bytes_of_router(checkpoint_.config(), largest))
           << name << " " << largest.num_rows << " rows in " << largest.micro_batches;
-      const int taken = memory.num_allocations;
+      const int taken = memory.num_allocations, pinned = memory.num_allocations_on_host;
       memory.num_unpinned = 0;
       const uint32_t rows = largest.num_rows;
       const auto run = [&](uint32_t lane, uint32_t rows_of_lane) {
@@ -185,6 +214,7 @@ TEST_F(RouterEngines, TakeWhatIsCountedForTheirLargestStepBeforeTheFirstAndNothi
         run(1, rows / 2);
       }
       EXPECT_EQ(memory.num_allocations, taken) << "in a step";
+      EXPECT_EQ(memory.num_allocations_on_host, pinned) << "in a step";
       EXPECT_EQ(memory.num_unpinned, 0) << "copies that a device waits for";
     }
   }

@@ -147,8 +147,47 @@ TEST_F(ShardEngineOnADevice, RefusesExpertsForWhichThereIsNoRoomBeforeItLoadsAny
   EXPECT_TRUE(engine_.load(kTwo).ok());
   memory().left = Error{Code::kUnavailable, "not told"};
   EXPECT_TRUE(engine_.check_room(kTwo).ok()) << "then the allocation will tell";
-  memory().fails = true;
+  memory().allocations_left = 0;
   EXPECT_EQ(engine_.load({{kLayer, 7}}).error().code, Code::kResourceExhausted);
+}
+
+/// As if others took what was free when it was counted, before any one of the allocations.
+TEST_F(ShardEngineOnADevice, SaysWhatFoundNoRoomWhicheverAllocationFailsAndLivesOn) {
+  constexpr int kOfExperts = 2 * 3, kOnHost = 2;  // rows and results
+  const transport::Frame frame = dispatch({{0, 0}, {1, 3}}, 2);
+  const transport::Frame* const pointer = &frame;
+  ASSERT_TRUE(engine_.load(kTwo).ok());
+  const auto want = engine_.compute(kLayer, {&pointer, 1});
+  const auto expect_refusal = [](const Result<void>& refused, int i) {
+    ASSERT_FALSE(refused.ok()) << i;
+    EXPECT_EQ(refused.error().code, Code::kResourceExhausted);
+    EXPECT_THAT(refused.error().message,
+                HasSubstr(i < kOfExperts ? "taking memory for an expert: full; "
+                                         : "taking memory for activations of the largest batch: "));
+    EXPECT_THAT(refused.error().message, HasSubstr("more expert shards need less each"));
+  };
+  for (int i = 0; i < kOfExperts + kArrays + kOnHost; ++i) {
+    ShardEngine at_once(checkpoint_, backend_, kMaxBatchRows);
+    ShardEngine one_by_one(checkpoint_, backend_, kMaxBatchRows);
+    const bool is_on_host = i >= kOfExperts + kArrays;
+    const auto fail = [&] {
+      memory().allocations_left = is_on_host ? INT_MAX : i;
+      memory().allocations_left_on_host = is_on_host ? i - kOfExperts - kArrays : INT_MAX;
+    };
+    fail();
+    expect_refusal(at_once.load(kTwo), i);
+    fail();
+    auto loaded = one_by_one.load_ahead(kTwo);
+    auto taken = one_by_one.take_some(*loaded);
+    if (taken.ok()) taken = one_by_one.take_some(*loaded);
+    expect_refusal(taken, i);
+    memory().allocations_left = memory().allocations_left_on_host = INT_MAX;
+    for (ShardEngine* engine : {&at_once, &one_by_one}) {
+      ASSERT_TRUE(engine->load(kTwo).ok());
+      const auto got = engine->compute(kLayer, {&pointer, 1});
+      EXPECT_EQ(std::memcmp(got[0]->data(), want[0]->data(), want[0]->size()), 0) << i;
+    }
+  }
 }
 
 TEST_F(ShardEngineOnADevice, EndsTheProcessWithTheCauseWhenTheDeviceFails) {

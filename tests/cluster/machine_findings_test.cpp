@@ -11,6 +11,14 @@ namespace {
 constexpr uint64_t kGiB = 1ULL << 30;
 const Error kRefused{Code::kUnavailable, "permission denied"};
 
+kernels::CudaDevice a100() {
+  return {.name = "A100",
+          .memory_bytes = 80 * kGiB,
+          .sm = 80,
+          .block_shared_bytes = 163 << 10,
+          .free_bytes = 79 * kGiB};
+}
+
 /// A machine with two GPUs and RDMA that is the head and both nodes of a small cluster, with
 /// nothing to find fault with.
 MachineFacts sound() {
@@ -28,8 +36,7 @@ MachineFacts sound() {
                .cuda = kernels::CudaSystem{.driver_version = 13000,
                                            .runtime_version = 13000,
                                            .nccl_version = 22809,
-                                           .devices = {{"A100", 80 * kGiB, 80, 163 << 10},
-                                                       {"A100", 80 * kGiB, 80, 163 << 10}}}},
+                                           .devices = {a100(), a100()}}},
       .ucx = {.version = "1.13.1",
               .transports = std::vector<transport::UcxTransport>{{"self", "memory0"},
                                                                  {"posix", "memory"},
@@ -171,6 +178,14 @@ const Case kCases[] = {
      "GPU 1", Verdict::kNote, "101376 bytes of shared memory"},
     {"GPU that tells nothing", [](auto& m) { m.gpus.cuda->devices[0] = {.error = "is lost"}; },
      "GPU 0", Verdict::kNote, "is lost"},
+    {"a GPU that others use",
+     [](auto& m) { m.gpus.cuda->devices[1].free_bytes = size_t{30} * kGiB; }, "GPU 1",
+     Verdict::kNote, "Others use 50.00 GiB"},
+    {"a GPU whose memory others have",
+     [](auto& m) {
+       m.gpus.cuda->devices[0].free_bytes = Error{Code::kUnavailable, "out of memory"};
+     },
+     "GPU 0", Verdict::kNote, "not known what is free: out of memory"},
     {"GPUs apart",
      [](auto& m) {
        m.gpus.cuda->no_peer_access = {{0, 1}, {1, 0}};
@@ -303,6 +318,7 @@ TEST(MachineFindings, AreOkWithWhatIsNotNeeded) {
        [](auto& m) {
          m.cluster->is_serving = true;
          m.memory->available_bytes = kGiB;
+         m.gpus.cuda->devices[0].free_bytes = kGiB;
          m.groups->memory_left = kGiB;
          m.shared_memory->free_bytes = 0;
        }},

@@ -188,5 +188,20 @@ TEST_F(EmulatedDevices, ARouterThatDoesNotFitOnItsDeviceSaysWhatItNeedsAndIsNotS
   EXPECT_THAT(node.output, HasSubstr(" and 22.75 MiB are available; lower limits.kv_blocks"));
 }
 
+TEST_F(EmulatedDevices, ARouterWhoseRoomOthersTakeWhenItWasCountedSaysSoAndIsNotStarted) {
+  const uint64_t all = 512U << 20U;  // enough, and 96 MiB are reserved
+  ASSERT_EQ(setenv("TROUPE_EMULATED_MEMORY", std::to_string(all).c_str(), 1), 0);
+  ASSERT_EQ(setenv("TROUPE_EMULATED_FOR_OTHERS", std::to_string(all - (120U << 20U)).c_str(), 1),
+            0);
+  const Finished node = finish({kTroupeOfThese, "node", "--config", config_, "--name", "router-0"});
+  unsetenv("TROUPE_EMULATED_MEMORY");
+  unsetenv("TROUPE_EMULATED_FOR_OTHERS");
+  EXPECT_EQ(node.code, 1) << node.output;
+  EXPECT_THAT(node.output, HasSubstr("troupe: taking memory for "));
+  EXPECT_THAT(node.output, HasSubstr("; another process may have taken it since it was counted: "));
+  EXPECT_THAT(node.output, HasSubstr("lower limits.kv_blocks"));
+  EXPECT_THAT(node.output, Not(HasSubstr("device_failed")));
+}
+
 }  // namespace
 }  // namespace troupe

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <algorithm>
+#include <climits>
 #include <cstring>
 #include <map>
 #include <memory>
@@ -16,7 +17,8 @@ class OtherMemory : public Memory {
  public:
   bool is_host() const override { return false; }
   Result<void*> allocate(size_t bytes) override {
-    if (fails) return Error{Code::kResourceExhausted, "full"};
+    if (allocations_left == 0) return Error{Code::kResourceExhausted, "full"};
+    --allocations_left;
     ++num_allocated;
     ++num_allocations;
     num_bytes += bytes;
@@ -31,7 +33,9 @@ class OtherMemory : public Memory {
   }
   Result<uint64_t> bytes_left() override { return left; }
   Result<void*> allocate_on_host(size_t bytes) override {
-    if (fails_on_host) return Error{Code::kResourceExhausted, "the host is full"};
+    if (allocations_left_on_host == 0) return Error{Code::kResourceExhausted, "the host is full"};
+    --allocations_left_on_host;
+    ++num_allocations_on_host;
     void* memory = TRY(host_->allocate_on_host(bytes));
     held_on_host_[memory] = bytes;
     return memory;
@@ -76,10 +80,12 @@ class OtherMemory : public Memory {
 
   int num_allocated = 0;    ///< and not released
   int num_allocations = 0;  ///< ever
-  size_t num_bytes = 0;     ///< of all that were ever allocated
-  int num_started = 0;      ///< calls of start()
-  int num_unpinned = 0;     ///< copies in and out of other memory
-  bool fails = false, fails_on_host = false;
+  int num_allocations_on_host = 0;
+  size_t num_bytes = 0;  ///< of all that were ever allocated
+  int num_started = 0;   ///< calls of start()
+  int num_unpinned = 0;  ///< copies in and out of other memory
+  /// Then there is no room.
+  int allocations_left = INT_MAX, allocations_left_on_host = INT_MAX;
   Result<void> failure = {};  ///< of the device
   Result<uint64_t> left = Error{Code::kUnavailable, "nobody counted"};
 

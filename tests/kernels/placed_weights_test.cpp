@@ -131,7 +131,7 @@ TEST(PlacedWeights, StayEmptyAndAreReleasedWithTheObject) {
 
 TEST(PlacedWeights, AreRefusedWhereThereIsNoRoom) {
   OtherMemory memory;
-  memory.fails = true;
+  memory.allocations_left = 0;
   PlacedWeights weights(memory);
   const auto placed = weights.place(std::vector<float>{1, 2});
   ASSERT_FALSE(placed.ok());

@@ -69,6 +69,11 @@ class EmulatedRuntime final : public cuda::Runtime {
 
   Result<void*> allocate(size_t bytes) override {
     check_no_gather("allocated");
+    if (const uint64_t left = left_beside(kind_.bytes_for_others); bytes > left) {
+      return Error{Code::kResourceExhausted, "the emulated device has " + std::to_string(left) +
+                                                 " bytes left and " + std::to_string(bytes) +
+                                                 " more are needed"};
+    }
     void* memory = TRY(host_->allocate(bytes));
     std::memset(memory, kNothing, bytes);
     device_.add(memory, bytes);
@@ -83,8 +88,7 @@ class EmulatedRuntime final : public cuda::Runtime {
   }
   Result<uint64_t> bytes_left() override {
     if (!kind_.memory_bytes) return Error{Code::kUnavailable, "it has as much as the host"};
-    const uint64_t taken = device_.bytes() + 2 * half_bytes_;
-    return *kind_.memory_bytes - std::min(*kind_.memory_bytes, taken);
+    return left_beside(0);
   }
   /// Not known to the device: an operation that gets such a pointer ends the test, too.
   Result<void*> allocate_on_host(size_t bytes) override {
@@ -158,6 +162,10 @@ class EmulatedRuntime final : public cuda::Runtime {
   }
 
  private:
+  [[nodiscard]] uint64_t left_beside(uint64_t others) const {
+    const uint64_t all = kind_.memory_bytes.value_or(UINT64_MAX);
+    return all - std::min(all, device_.bytes() + 2 * half_bytes_ + others);
+  }
   void send(size_t first, size_t bytes) override {
     ++traffic_.uploads;
     traffic_.uploaded_bytes += bytes;
@@ -274,7 +282,7 @@ Result<Backend> make_device(const CudaOptions& options, EmulatedDevice device,
   std::unique_ptr<Ops> ops = TRY(cuda::make_cuda_ops(*runtime, options));
   auto checked = std::make_unique<OnDevice>(std::move(ops), runtime->device());
   MatrixPeakRun peak = TRY(cuda::make_matrix_peak(*runtime));
-  std::unique_ptr<RowSampler> sampler = cuda::make_row_sampler(*runtime, options);
+  std::unique_ptr<RowSampler> sampler = TRY(cuda::make_row_sampler(*runtime, options));
   return Backend{.memory = std::move(runtime),
                  .ops = std::move(checked),
                  .device = "an emulated device",

@@ -20,6 +20,7 @@ struct EmulatedDevice {
   /// hears of it when the stream has got there, as CUDA tells of a kernel that failed
   std::function<std::string()> fault = nullptr;
   std::optional<uint64_t> memory_bytes = {};  ///< what it has; none: as much as the host
+  uint64_t bytes_for_others = 0;  ///< of memory_bytes: taken when Memory::bytes_left() was asked
   bool has_no_room_for_graphs = false;
 };
 

@@ -102,5 +102,21 @@ TEST(EmulatedGathers, FindRanksThatGatherDifferentCounts) {
   EXPECT_EQ(said[1], "rank 1 gathers 2 numbers and rank 0 1");
 }
 
+TEST(EmulatedDevices, ThatHaveNoRoomToChooseTokensAreNotOpened) {
+  const CudaOptions options{.workspace_bytes = size_t{1} << 20U, .staging_bytes = size_t{1} << 20U};
+  const uint64_t reserved = options.workspace_bytes + options.staging_bytes;
+  // Workspace, staging memory and what is between take less than the sampler's arrays.
+  for (const uint64_t more : {64U << 10U, 512U << 10U}) {
+    const auto refused = make_emulated_backend(options, {.memory_bytes = reserved + more});
+    ASSERT_FALSE(refused.ok());
+    EXPECT_EQ(refused.error().code, Code::kResourceExhausted);
+    EXPECT_EQ(
+        refused.error().message.rfind("memory for choosing tokens: the emulated device has ", 0),
+        0U)
+        << refused.error().message;
+  }
+  EXPECT_TRUE(make_emulated_backend(options, {.memory_bytes = reserved + (2U << 20U)}).ok());
+}
+
 }  // namespace
 }  // namespace troupe::kernels

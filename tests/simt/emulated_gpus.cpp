@@ -4,7 +4,8 @@
 // A device fails when a file with its name, "cuda:0", comes to be in $TROUPE_EMULATED_FAULTS: at
 // the launch that is as many launches away as the file says. Who opened the device takes the file
 // away, so the device is whole for the process that is started next. $TROUPE_EMULATED_MEMORY says
-// how many bytes each device has.
+// how many bytes each device has, $TROUPE_EMULATED_FOR_OTHERS how many of them others take once a
+// node has looked at what is free.
 
 #include <cstdlib>
 #include <filesystem>
@@ -57,6 +58,9 @@ std::vector<kernels::EmulatedDevice> emulated(const Device& device) {
     if (const char* bytes = std::getenv("TROUPE_EMULATED_MEMORY"); bytes != nullptr) {
       one.memory_bytes = parse_number<uint64_t>(bytes).value();
     }
+    if (const char* bytes = std::getenv("TROUPE_EMULATED_FOR_OTHERS"); bytes != nullptr) {
+      one.bytes_for_others = parse_number<uint64_t>(bytes).value();
+    }
   }
   return devices;
 }
@@ -77,6 +81,6 @@ Result<kernels::Backend> open_joined_gpus(const Device& device) {
   return kernels::make_emulated_group(options(/*graphs=*/false), emulated(device));
 }
 
-std::optional<kernels::CudaSystem> cuda_here() { return {}; }
+std::optional<kernels::CudaSystem> cuda_here(bool /*with_free_memory*/) { return {}; }
 
 }  // namespace troupe::apps

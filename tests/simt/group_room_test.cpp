@@ -21,13 +21,13 @@ constexpr uint32_t kBlocks = 32, kBlockTokens = 4;
 
 class GroupRoom : public testing::Test {
  protected:
-  void load(const std::string& directory, size_t num_devices) {
+  /// @param of_last that others take of the last device
+  void load(const std::string& directory, size_t num_devices, uint64_t of_last = 0) {
     checkpoint_ = std::make_unique<model::Checkpoint>(*model::Checkpoint::open(directory));
     group_.reset();
-    group_ = kernels::make_emulated_group(
-                 {.workspace_bytes = size_t{16} << 20U},
-                 std::vector<kernels::EmulatedDevice>(num_devices, {.memory_bytes = kMemory}))
-                 .value();
+    std::vector<kernels::EmulatedDevice> devices(num_devices, {.memory_bytes = kMemory});
+    devices.back().bytes_for_others = of_last;
+    group_ = kernels::make_emulated_group({.workspace_bytes = size_t{16} << 20U}, devices).value();
     group_->sampler.reset();  // whose buffers are not counted
   }
 
@@ -137,6 +137,30 @@ TEST_F(GroupRoom, IsMissingOnTheDeviceThatIsNamed) {
   ASSERT_FALSE(refused.ok());
   EXPECT_EQ(refused.error().code, Code::kResourceExhausted);
   EXPECT_EQ(refused.error().message.rfind("on device 2 of 2, beside ", 0), 0U)
+      << refused.error().message;
+}
+
+TEST_F(GroupRoom, ThatOthersTookMeanwhileIsAnErrorOfMaking) {
+  const LargestStep step{.num_rows = 64, .num_logits = 8};
+  const auto make = [&] {
+    return RouterEngine::make(checkpoint_->config(), *checkpoint_->load_router(), *group_, pool_,
+                              kv(), AttentionForm::kAbsorbed, step);
+  };
+  load(kernels::test_model("v3-groups"), 2);
+  const RankOf second{.rank = 1, .num_ranks = 2};
+  const auto weights = *checkpoint_->bytes_of_router();
+  const uint64_t needed = placed_bytes(weights, second) + kv().blocks_bytes() +
+                          activation_bytes_of_router(checkpoint_->config(), step, second);
+  const uint64_t spare = left()[1] - needed;
+  load(kernels::test_model("v3-groups"), 2, spare);
+  EXPECT_TRUE(make().ok());
+  load(kernels::test_model("v3-groups"), 2, spare + 1);
+  EXPECT_TRUE(check_room_of_router(*group_, checkpoint_->config(), weights, kv(), step).ok());
+  const auto refused = make();
+  ASSERT_FALSE(refused.ok());
+  EXPECT_EQ(refused.error().code, Code::kResourceExhausted);
+  EXPECT_EQ(refused.error().message.rfind("taking memory for activations of the largest step: ", 0),
+            0U)
       << refused.error().message;
 }
 
