@@ -28,7 +28,8 @@ class UcxWatch {
   /// for a few milliseconds, the driver's thread takes it.
   void leave();
 
-  /// Whether somebody has it. That of all who may take the turn only its holder leaves.
+  /// Whether somebody has it. Who has the driver's turn may rely on a yes: only with the turn is
+  /// the watch left. A no may end at any time.
   [[nodiscard]] bool is_kept();
 
   /// Of the driver's thread: whether a guest waits for it to leave.

@@ -68,6 +68,10 @@ class FakePort final : public transport::Port {
     const std::lock_guard lock(mutex_);
     return num_calls_;
   }
+  int num_drives() {
+    const std::lock_guard lock(mutex_);
+    return num_drives_;
+  }
 
  private:
   const bool has_thread_;
@@ -137,6 +141,8 @@ TEST(ThreadExecutor, SleepsWhereThePortNeedsNobody) {
   const auto executor = make_thread_executor();
   executor->drive_when_idle(&port);
   for (int i = 0; i < 10; ++i) thread_of_a_job(*executor);
+  std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  EXPECT_LE(port.num_drives(), 11) << "asked once and after each job, not again and again";
 }
 
 }  // namespace

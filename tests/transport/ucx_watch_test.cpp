@@ -61,15 +61,18 @@ TEST_F(Watch, GoesBackToTheDriverWhenTheGuestIsAway) {
   EXPECT_TRUE(watch_.is_kept());
 }
 
-TEST_F(Watch, StaysTheGuestsWhereTheTimerWasLate) {
+TEST_F(Watch, StaysTheGuestsWhoTookItJustBeforeTheDriver) {
   watch_.leave();
-  watch_.wake();  // now the driver's thread is to take it
-  ASSERT_TRUE(watch_.take(never)) << "but a guest was faster";
   std::atomic<bool> resumed = false;
   std::thread driver([&] {
     watch_.resume();
     resumed = true;
   });
+  // Asked under the lock: meanwhile the driver's time comes, and it waits for the lock.
+  ASSERT_TRUE(watch_.take([] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    return false;
+  }));
   std::this_thread::sleep_for(std::chrono::milliseconds(20));
   EXPECT_FALSE(resumed);
   watch_.leave();
